@@ -1,0 +1,165 @@
+// The Python module densecrf_rnn._cpu: NumPy arrays in, the loops of cpp/cpu underneath, the GIL
+// released. Arrays are checked here once more, so a wrong call raises and never touches memory it
+// should not. Typed in densecrf_rnn/_cpu.pyi; reached through densecrf_rnn/_backends.py alone.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../core/simplex.hpp"
+#include "../cpu/lattice.hpp"
+#include "../cpu/mean_field.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+template <typename T>
+using Rows = py::array_t<T, py::array::c_style>;
+using Ints = py::array_t<std::int32_t, py::array::c_style>;
+
+void require(bool holds, const char* what) {
+  if (!holds) throw std::invalid_argument(std::string("_cpu: ") + what);
+}
+
+template <typename T>
+std::int64_t build(const Rows<T>& features, Ints vertex, Rows<T> weight, Ints neighbour, Ints offset,
+                   Ints entry, int threads) {
+  require(features.ndim() == 2, "features must be [N, d]");
+  const std::int64_t points = features.shape(0);
+  const int dims = int(features.shape(1));
+  require(dims >= 1 && dims <= dcrf::kMaxDims, "d must be 1 to 16");
+  const std::int64_t corners = points * (dims + 1);
+  require(corners < (std::int64_t(1) << 31), "N (d+1) must be below 2^31");
+  require(vertex.size() == corners && weight.size() == corners && entry.size() == corners,
+          "vertex, weight and entry must hold N (d+1) items");
+  require(offset.size() == corners + 1 && neighbour.size() == 2 * corners * (dims + 1),
+          "offset must hold N (d+1) + 1 items, neighbour 2 N (d+1)^2");
+  const dcrf::LatticeBuffers<T> out{vertex.mutable_data(), weight.mutable_data(),
+                                    neighbour.mutable_data(), offset.mutable_data(),
+                                    entry.mutable_data()};
+  const T* const data = features.data();
+  const py::gil_scoped_release release;
+  return dcrf::build(data, points, dims, out, threads);
+}
+
+template <typename T>
+dcrf::LatticeView<T> view(const Ints& vertex, const Rows<T>& weight, const Ints& neighbour,
+                          const Ints& offset, const Ints& entry, std::int64_t vertices) {
+  require(vertex.ndim() == 2, "vertex must be [N, d+1]");
+  dcrf::LatticeView<T> lattice;
+  lattice.points = vertex.shape(0);
+  lattice.dims = int(vertex.shape(1)) - 1;
+  lattice.vertices = vertices;
+  require(lattice.dims >= 1 && lattice.dims <= dcrf::kMaxDims, "d must be 1 to 16");
+  require(weight.size() == vertex.size() && entry.size() == vertex.size(),
+          "weight and entry must hold N (d+1) items");
+  require(vertices >= 0 && offset.size() >= vertices + 1 &&
+              neighbour.size() >= 2 * vertices * (lattice.dims + 1),
+          "offset and neighbour must hold M vertices");
+  lattice.vertex = vertex.data();
+  lattice.weight = weight.data();
+  lattice.neighbour = neighbour.data();
+  lattice.offset = offset.data();
+  lattice.entry = entry.data();
+  return lattice;
+}
+
+template <typename T>
+void filter(const Ints& vertex, const Rows<T>& weight, const Ints& neighbour, const Ints& offset,
+            const Ints& entry, std::int64_t vertices, const Rows<T>& values, Rows<T> out,
+            bool transpose, int threads) {
+  const dcrf::LatticeView<T> lattice = view(vertex, weight, neighbour, offset, entry, vertices);
+  require(values.ndim() == 2 && values.shape(0) == lattice.points, "values must be [N, C]");
+  require(out.ndim() == 2 && out.shape(0) == values.shape(0) && out.shape(1) == values.shape(1),
+          "out must have the shape of values");
+  const T* const in = values.data();
+  T* const result = out.mutable_data();
+  const int channels = int(values.shape(1));
+  const py::gil_scoped_release release;
+  dcrf::filter(lattice, in, channels, transpose, result, threads);
+}
+
+template <typename T>
+void self_response(const Ints& vertex, const Rows<T>& weight, const Ints& neighbour,
+                   const Ints& offset, const Ints& entry, std::int64_t vertices, Rows<T> out,
+                   int threads) {
+  const dcrf::LatticeView<T> lattice = view(vertex, weight, neighbour, offset, entry, vertices);
+  require(out.ndim() == 1 && out.shape(0) == lattice.points, "out must be [N]");
+  T* const result = out.mutable_data();
+  const py::gil_scoped_release release;
+  dcrf::self_response(lattice, result, threads);
+}
+
+// An optional [N] array; null for None.
+template <typename T>
+const T* optional_rows(const py::handle& array, std::int64_t points) {
+  if (array.is_none()) return nullptr;
+  require(Rows<T>::check_(array), "before, after and diagonal must have the dtype of logits");
+  const auto rows = py::reinterpret_borrow<Rows<T>>(array);
+  require(rows.size() == points, "before, after and diagonal must hold N items");
+  return rows.data();
+}
+
+template <typename T>
+dcrf::KernelView<T> kernel_view(const py::tuple& kernel, std::int64_t points, int labels) {
+  require(kernel.size() == 10, "a kernel is a tuple of ten");
+  for (const int i : {0, 2, 3, 4}) require(Ints::check_(kernel[i]), "indices must be int32");
+  for (const int i : {1, 9}) {
+    require(Rows<T>::check_(kernel[i]), "weight and coupling must have the dtype of logits");
+  }
+  const auto ints = [&](int i) { return py::reinterpret_borrow<Ints>(kernel[i]); };
+  const auto rows = [&](int i) { return py::reinterpret_borrow<Rows<T>>(kernel[i]); };
+  dcrf::KernelView<T> out;
+  out.lattice = view<T>(ints(0), rows(1), ints(2), ints(3), ints(4), kernel[5].cast<std::int64_t>());
+  require(out.lattice.points == points, "the lattice must have N points");
+  out.before = optional_rows<T>(kernel[6], points);
+  out.after = optional_rows<T>(kernel[7], points);
+  out.diagonal = optional_rows<T>(kernel[8], points);
+  require(rows(9).size() == std::int64_t(labels) * labels, "coupling must be [L, L]");
+  out.coupling = rows(9).data();
+  return out;
+}
+
+template <typename T>
+void mean_field(const std::vector<py::tuple>& kernels, const Rows<T>& logits, Rows<T> refined,
+                int iterations, int threads) {
+  require(logits.ndim() == 2 && refined.ndim() == 2 && refined.shape(0) == logits.shape(0) &&
+              refined.shape(1) == logits.shape(1),
+          "logits and refined must be [L, N]");
+  const int labels = int(logits.shape(0));
+  const std::int64_t points = logits.shape(1);
+  std::vector<dcrf::KernelView<T>> views;
+  for (const py::tuple& kernel : kernels) views.push_back(kernel_view<T>(kernel, points, labels));
+  const T* const in = logits.data();
+  T* const out = refined.mutable_data();
+  const py::gil_scoped_release release;
+  dcrf::mean_field(views.data(), int(views.size()), in, points, labels, iterations, out, threads);
+}
+
+template <typename T>
+void define(py::module_& m) {
+  // noconvert: a wrong dtype or a strided array is refused, never copied in silence.
+  const auto in = [](const char* name) { return py::arg(name).noconvert(); };
+  m.def("build", &build<T>, in("features"), in("vertex"), in("weight"), in("neighbour"),
+        in("offset"), in("entry"), py::arg("threads"));
+  m.def("filter", &filter<T>, in("vertex"), in("weight"), in("neighbour"), in("offset"),
+        in("entry"), py::arg("vertices"), in("values"), in("out"), py::arg("transpose"),
+        py::arg("threads"));
+  m.def("self_response", &self_response<T>, in("vertex"), in("weight"), in("neighbour"),
+        in("offset"), in("entry"), py::arg("vertices"), in("out"), py::arg("threads"));
+  m.def("mean_field", &mean_field<T>, py::arg("kernels"), in("logits"), in("refined"),
+        py::arg("iterations"), py::arg("threads"));
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, m) {
+  m.doc() = "Native CPU loops of densecrf_rnn; use densecrf_rnn.PermutohedralLattice instead.";
+  m.attr("compiler") = DCRF_COMPILER;
+  define<float>(m);
+  define<double>(m);
+}

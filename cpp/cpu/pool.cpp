@@ -1,0 +1,127 @@
+#include "pool.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#ifndef _WIN32
+#include <unistd.h>
+#endif
+
+namespace dcrf {
+namespace {
+
+long process_id() {
+#ifdef _WIN32
+  return 0;  // no fork there
+#else
+  return long(getpid());
+#endif
+}
+
+using Body = std::function<void(std::int64_t)>;
+
+class Pool {
+ public:
+  // Leaked on purpose: workers may outlive static destruction. A forked child inherits no
+  // workers, so it starts a pool of its own. No lock here that a fork could leave held.
+  static Pool& get() {
+    static std::atomic<Pool*> current{nullptr};
+    Pool* pool = current.load();
+    while (pool == nullptr || pool->owner_ != process_id()) {
+      Pool* fresh = new Pool;
+      if (current.compare_exchange_strong(pool, fresh)) return *fresh;
+      delete fresh;  // another thread was first; `pool` is now its pool
+    }
+    return *pool;
+  }
+
+  bool try_run(std::int64_t chunks, int threads, const Body& body) {
+    if (busy_.exchange(true, std::memory_order_acquire)) return false;
+    const int wanted = int(std::min<std::int64_t>(threads, chunks)) - 1;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      while (workers_ < wanted && add_worker()) {
+      }
+      body_ = &body;
+      chunks_ = chunks;
+      next_.store(0, std::memory_order_relaxed);
+      invited_ = running_ = std::min(wanted, workers_);
+      ++round_;
+    }
+    wake_.notify_all();
+    work();
+    std::unique_lock<std::mutex> lock(mutex_);
+    done_.wait(lock, [&] { return running_ == 0; });
+    body_ = nullptr;
+    const std::exception_ptr error = std::exchange(error_, nullptr);
+    lock.unlock();
+    busy_.store(false, std::memory_order_release);
+    if (error) std::rethrow_exception(error);
+    return true;
+  }
+
+ private:
+  bool add_worker() {
+    try {
+      std::thread([this, id = workers_] { serve(id); }).detach();
+    } catch (const std::system_error&) {
+      return false;  // the system grants no more threads; fewer give the same result
+    }
+    ++workers_;
+    return true;
+  }
+
+  void serve(int id) {
+    std::uint64_t seen = 0;
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      wake_.wait(lock, [&] { return round_ != seen; });
+      seen = round_;
+      if (id >= invited_ || body_ == nullptr) continue;
+      lock.unlock();
+      work();
+      lock.lock();
+      if (--running_ == 0) done_.notify_one();
+    }
+  }
+
+  void work() {
+    for (;;) {
+      const std::int64_t chunk = next_.fetch_add(1, std::memory_order_relaxed);
+      if (chunk >= chunks_) return;
+      try {
+        (*body_)(chunk);
+      } catch (...) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (!error_) error_ = std::current_exception();
+        next_.store(chunks_, std::memory_order_relaxed);
+      }
+    }
+  }
+
+  const long owner_ = process_id();
+  std::atomic<bool> busy_{false};  // true for the length of one parallel_for
+  std::mutex mutex_;               // guards everything below
+  std::condition_variable wake_, done_;
+  const Body* body_ = nullptr;
+  std::int64_t chunks_ = 0;
+  std::atomic<std::int64_t> next_{0};
+  int workers_ = 0, invited_ = 0, running_ = 0;
+  std::uint64_t round_ = 0;
+  std::exception_ptr error_;
+};
+
+}  // namespace
+
+void parallel_for(std::int64_t chunks, int threads, const Body& body) {
+  if (threads > 1 && chunks > 1 && Pool::get().try_run(chunks, threads, body)) return;
+  for (std::int64_t chunk = 0; chunk < chunks; ++chunk) body(chunk);
+}
+
+}  // namespace dcrf

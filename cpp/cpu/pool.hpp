@@ -1,0 +1,26 @@
+// Threads for the CPU loops: one pool per process, shared by every call. Work is cut by the
+// caller into chunks that do not depend on the number of threads, so results do not either.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace dcrf {
+
+// Calls body(0) ... body(chunks - 1), each once, on at most `threads` threads including the
+// caller's; in order on the caller's thread alone when the pool is already in use (a nested call,
+// or another Python thread). The first exception that a body throws is thrown again from here;
+// chunks not yet begun are then left out.
+void parallel_for(std::int64_t chunks, int threads, const std::function<void(std::int64_t)>& body);
+
+// Chunks of `size` items cover `items`; body receives the half-open range of each.
+template <class Body>
+void parallel_ranges(std::int64_t items, std::int64_t size, int threads, const Body& body) {
+  parallel_for((items + size - 1) / size, threads, [&](std::int64_t chunk) {
+    const std::int64_t begin = chunk * size;
+    const std::int64_t end = begin + size < items ? begin + size : items;
+    body(begin, end);
+  });
+}
+
+}  // namespace dcrf

@@ -1,0 +1,390 @@
+"""Every argument error of the public API, and nothing else.
+
+Each message says what came, what is wanted and the way out. NumPy arrays and torch tensors are
+both looked at here through what they share, so torch is not imported.
+"""
+
+import math
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+MAX_DIMS = 16
+# The largest lattice coordinate that leaves its dtype enough digits to find the simplex (float32:
+# steps of 1/16 below 2^20) and whose quotient fits 32 bits (float64).
+_MAX_ELEVATED = {"float32": 2.0**20, "float64": 2.0**31}
+_FLOATS = ("float32", "float64")
+
+
+# --- numbers and options -------------------------------------------------------------------------
+
+
+def number(name: str, value: Any) -> float:
+    """A finite real number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} is {_kind(value)}; it must be a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {float(value)}; it must be finite")
+    return float(value)
+
+
+def positive_number(name: str, value: Any) -> float:
+    """A finite number above 0."""
+    value = number(name, value)
+    if value <= 0:
+        raise ValueError(
+            f"{name} is {value:g}; a bandwidth must be above 0 (to switch a kernel off, set its "
+            "weight to 0)"
+        )
+    return float(value)
+
+
+def weight(name: str, value: Any) -> float | tuple[float, ...]:
+    """A finite number, or a sequence of them as a tuple."""
+    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim == 1):
+        if len(value) == 0:
+            raise ValueError(f"{name} is empty; give one weight, or one for each label")
+        return tuple(number(f"{name}[{i}]", v) for i, v in enumerate(value))
+    return number(name, value)
+
+
+def option(name: str, value: Any, allowed: Sequence[str]) -> None:
+    """One of a few words."""
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; choose from {', '.join(map(repr, allowed))}")
+
+
+def flag(name: str, value: Any) -> None:
+    """True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} is {_kind(value)}; it must be True or False")
+
+
+def count(name: str, value: Any, at_least: int) -> int:
+    """A whole number."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} is {_kind(value)}; it must be a whole number")
+    if value < at_least:
+        raise ValueError(f"{name} is {value}; it must be at least {at_least}")
+    return int(value)
+
+
+def threads(value: int | None, default: int) -> int:
+    """A number of threads, or None for the default."""
+    return default if value is None else count("threads", value, 1)
+
+
+# --- arrays and tensors --------------------------------------------------------------------------
+
+
+def logits(array: Any, *, batched: bool) -> None:
+    """[L, *S], or with a batch axis [B, L, *S]; float32 or float64; -inf rules a label out."""
+    layout = "[B, L, H, W] or [B, L, D, H, W]" if batched else "[L, H, W] or [L, D, H, W]"
+    array_kind("logits", array, batched=batched)
+    if len(array.shape) - batched not in (3, 4):
+        raise ValueError(f"logits has shape {_shape(array)}; it must be {layout}")
+    float_dtype("logits", array, batched=batched)
+    if 0 in array.shape[batched:]:
+        raise ValueError(
+            f"logits has shape {_shape(array)}, without labels or without pixels; leave empty "
+            "images out" + (" (an empty batch is allowed)" if batched else "")
+        )
+
+
+def logits_values(array: Any, *, batched: bool) -> None:
+    """No NaN, no +inf, and no pixel whose labels are all -inf."""
+    if 0 in array.shape:
+        return
+    peak = getattr(array, "amax", array.max)(int(batched))  # over the labels; NaN wins
+    if _finite(peak):
+        return
+    if bool((peak != peak).any()):
+        raise ValueError(_nan("logits", int((array != array).sum())))
+    if bool((peak == math.inf).any()):
+        raise ValueError(
+            "logits contains +infinity; to fix a label, set the others to -infinity instead"
+        )
+    if array.shape[int(batched)] == 1:
+        return  # one logit x stands for the labels (0, x), of which 0 remains
+    dead = int((peak == -math.inf).sum())
+    raise ValueError(
+        f"logits is -infinity for every label at {dead} pixels; leave at least one label possible "
+        "(0 everywhere means: no opinion)"
+    )
+
+
+def image(array: Any, logits: Any, *, batched: bool) -> None:
+    """[*S, C], or [B, C, *S] with a batch axis; finite; the size of `logits`."""
+    array_kind("image", array, batched=batched)
+    size = tuple(logits.shape[1 + batched :])
+    axes = "D, H, W" if len(size) == 3 else "H, W"
+    layout = f"[B, C, {axes}]" if batched else f"[{axes}, C]"
+    if len(array.shape) != len(size) + 1 + batched:
+        way_out = ""
+        if len(array.shape) == len(size) + batched:
+            one = "image[:, None]" if batched else "image[..., None]"
+            way_out = f"; a one-channel image is {one}"
+        raise ValueError(f"image has shape {_shape(array)}; it must be {layout}{way_out}")
+    found = tuple(array.shape[2:] if batched else array.shape[:-1])
+    if found != size:
+        raise ValueError(
+            f"image is {_by(found)} but logits is {_by(size)} ({axes}); resize one to the other"
+            + _transposed(array, size, batched)
+        )
+    if batched and array.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"image holds {array.shape[0]} images but logits {logits.shape[0]}; give one each"
+        )
+    if array.shape[1 if batched else -1] == 0:
+        raise ValueError(f"image has shape {_shape(array)}, without channels; give at least one")
+    name = _dtype(array)
+    if not batched and not array.dtype.isnative:
+        raise TypeError(
+            f"image has dtype {name}, which is not this machine's byte order; "
+            "image.astype(image.dtype.newbyteorder('='))"
+        )
+    if not (name.startswith(("int", "uint")) or name in (*_FLOATS, "float16", "bfloat16")):
+        raise TypeError(f"image has dtype {name}; it must be integer or floating point")
+
+
+def image_values(array: Any, theta_beta: float | None) -> None:
+    """Finite; and warn when its range does not go with `theta_beta`."""
+    if 0 in array.shape or not _dtype(array).startswith(("float", "bfloat")):
+        return
+    low, high = _range(array)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        _refuse_non_finite("image", array)
+    if theta_beta is not None and theta_beta > 1 and 0 <= low < high <= 1:
+        warnings.warn(
+            f"image lies in 0..1 but theta_beta is {theta_beta:g}, so the appearance kernel sees "
+            "no edges; pass image * 255, or divide theta_beta by 255",
+            UserWarning,
+            stacklevel=_callers_level(),
+        )
+
+
+def _callers_level() -> int:
+    """stacklevel of the first frame outside this package and torch, for our caller's warning."""
+    inside = {__name__.partition(".")[0], "torch"}
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in inside:
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def features(array: Any) -> None:
+    """[N, D], 1 <= D <= 16, float32 or float64, finite and small enough to index."""
+    array_kind("features", array, batched=False)
+    if len(array.shape) != 2:
+        raise ValueError(f"features has shape {_shape(array)}; it must be [N, D], a row per point")
+    dims = array.shape[1]
+    if not 1 <= dims <= MAX_DIMS:
+        raise ValueError(f"features has {dims} columns; a lattice takes 1 to {MAX_DIMS}")
+    float_dtype("features", array, batched=False)
+    feature_values(array)
+
+
+def feature_values(array: Any) -> None:
+    """Finite feature rows [N, D] whose lattice can be indexed."""
+    points, dims = array.shape
+    if points * (dims + 1) >= 2**31:
+        raise ValueError(
+            f"features has {points} rows of {dims}; a lattice takes fewer than "
+            f"{2**31 // (dims + 1)} such rows, so cut the input into tiles"
+        )
+    if points == 0:
+        return
+    reach = np.maximum(np.abs(array.min(0)), np.abs(array.max(0))).astype(np.float64)  # [D]
+    if not np.isfinite(reach).all():
+        _refuse_non_finite("features", array)
+    i = np.arange(1, dims + 1)
+    elevated = float((reach * i * math.sqrt(2 / 3) * (dims + 1) / np.sqrt(i * (i + 1))).sum())
+    limit = _MAX_ELEVATED[_dtype(array)]
+    if elevated > limit:
+        way_out = "use larger bandwidths (theta)"
+        if _dtype(array) == "float32":
+            way_out += " or float64 input"
+        raise ValueError(
+            f"features reach {reach.max():g} bandwidths from the origin, {elevated / limit:.3g} "
+            f"times what {_dtype(array)} can index; {way_out}"
+        )
+
+
+def values(array: Any, points: int, dtype: Any) -> None:
+    """[N, C], with the lattice's points and dtype."""
+    array_kind("values", array, batched=False)
+    if len(array.shape) != 2 or array.shape[0] != points:
+        raise ValueError(
+            f"values has shape {_shape(array)}; it must be [N, C] with N = {points}, a row for "
+            "each point of the lattice"
+        )
+    if array.dtype != dtype:
+        raise TypeError(
+            f"values has dtype {_dtype(array)} but the lattice was built from {dtype} features; "
+            f"pass values.astype('{dtype}')"
+        )
+    if array.size and not _finite(array):
+        _refuse_non_finite("values", array)
+
+
+def compatibility(array: Any, labels: int) -> None:
+    """[L, L], finite."""
+    if tuple(array.shape) != (labels, labels):
+        raise ValueError(
+            f"compatibility has shape {_shape(array)}; it must be [{labels}, {labels}], the "
+            "penalty of a label (row) beside another (column)"
+        )
+    parameter("compatibility", array)
+
+
+def kernel_weights(array: Any, kernels: int, labels: int) -> None:
+    """[M], [M, L] or [M, L, L], finite."""
+    allowed = ((kernels,), (kernels, labels), (kernels, labels, labels))
+    if tuple(array.shape) not in allowed:
+        raise ValueError(
+            f"kernel_weights has shape {_shape(array)}; it must be {_by(allowed[0])}, "
+            f"{_by(allowed[1])} or {_by(allowed[2])}: one per kernel, per kernel and label, or a "
+            "matrix per kernel"
+        )
+    parameter("kernel_weights", array)
+
+
+def parameter(name: str, array: Any) -> None:
+    """Finite real numbers."""
+    dtype = _dtype(array)
+    kind = getattr(array.dtype, "kind", dtype[0])  # NumPy: "f", "i", "u"; torch has its name only
+    if kind not in "fiu" and not dtype.startswith("bfloat"):
+        raise TypeError(f"{name} has dtype {dtype}; it must be integer or floating point")
+    if not _finite(array):
+        _refuse_non_finite(name, array)
+
+
+def coupling(matrices: Sequence[Any], dtype: Any) -> None:
+    """Products of weights and compatibility that the dtype of the logits can hold."""
+    if max(float(abs(m).max()) for m in matrices) > np.finfo(dtype).max:
+        raise ValueError(
+            f"a kernel weight times the compatibility is beyond the range of {dtype}; use smaller "
+            "weights"
+        )
+
+
+def params(value: Any, kind: type) -> None:
+    """A CRFParams."""
+    if not isinstance(value, kind):
+        raise TypeError(f"params is {_kind(value)}; it must be a CRFParams(theta_alpha=..., ...)")
+
+
+def weights_fit(name: str, value: float | tuple[float, ...], labels: int) -> None:
+    """A tuple of weights has one for each label."""
+    if isinstance(value, tuple) and len(value) != labels:
+        raise ValueError(
+            f"params.{name} has {len(value)} weights but there are {labels} labels; give one "
+            "weight, or one for each label"
+        )
+
+
+def mask(array: Any, size: tuple[int, ...]) -> None:
+    """[*S] of bool: True where the CRF acts."""
+    array_kind("mask", array, batched=False)
+    if tuple(array.shape) != size:
+        raise ValueError(f"mask is {_by(array.shape)} but logits is {_by(size)}; make them equal")
+    if array.dtype != np.bool_:
+        raise TypeError(
+            f"mask has dtype {_dtype(array)}; it must be bool, True where the CRF acts (such as "
+            "mask > 0)"
+        )
+
+
+def spacing(value: Sequence[float] | None, axes: int) -> tuple[float, ...]:
+    """One positive number per spatial axis; None means 1 each."""
+    if value is None:
+        return (1.0,) * axes
+    if not isinstance(value, (list, tuple, np.ndarray)) or len(value) != axes:
+        raise ValueError(
+            f"spacing is {value!r}; it must hold {axes} numbers, the pixel size along each axis "
+            f"({'depth, ' if axes == 3 else ''}row, column)"
+        )
+    return tuple(positive_number(f"spacing[{i}]", v) for i, v in enumerate(value))
+
+
+def array_kind(name: str, array: Any, *, batched: bool) -> None:
+    """A NumPy array where NumPy is spoken, a tensor where torch is."""
+    if batched and not hasattr(array, "requires_grad"):
+        raise TypeError(f"{name} is {_kind(array)}; it must be a tensor (torch.as_tensor)")
+    if not batched and not isinstance(array, np.ndarray):
+        way_out = "x.detach().cpu().numpy()" if hasattr(array, "requires_grad") else "np.asarray"
+        raise TypeError(f"{name} is {_kind(array)}; it must be a NumPy array ({way_out})")
+
+
+def float_dtype(name: str, array: Any, *, batched: bool) -> None:
+    """float32 or float64, in the machine's byte order."""
+    native = batched or array.dtype.isnative
+    if _dtype(array) not in _FLOATS or not native:
+        cast = f"{name}.float()" if batched else f"{name}.astype(np.float32)"
+        found = array.dtype if not native else _dtype(array)
+        raise TypeError(f"{name} has dtype {found}; it must be float32 or float64 ({cast})")
+
+
+def same_device(image: Any, logits: Any) -> None:
+    """Two tensors on one device."""
+    if image.device != logits.device:
+        raise ValueError(
+            f"image is on {image.device} but logits on {logits.device}; move one "
+            f"(image.to({str(logits.device)!r}))"
+        )
+
+
+# --- wording -------------------------------------------------------------------------------------
+
+
+def _range(array: Any) -> tuple[float, float]:
+    return float(array.min()), float(array.max())
+
+
+def _finite(array: Any) -> bool:
+    return all(map(math.isfinite, _range(array)))
+
+
+def _refuse_non_finite(name: str, array: Any) -> None:
+    bad = int((array != array).sum())
+    if bad:
+        raise ValueError(_nan(name, bad))
+    raise ValueError(f"{name} contains infinity; every entry must be finite")
+
+
+def _nan(name: str, bad: int) -> str:
+    return (
+        f"{name} contains NaN ({bad} entr{'y' if bad == 1 else 'ies'}); every entry must be a "
+        "number, so look at what made it"
+    )
+
+
+def _transposed(array: Any, size: tuple[int, ...], batched: bool) -> str:
+    """A hint when the axes are merely in another order."""
+    shape = tuple(array.shape)
+    if batched:
+        swapped = shape[1:-1] == size
+        return "; the channels come before the rows: image.movedim(-1, 1)" if swapped else ""
+    swapped = shape[1:] == size
+    return "; the channels come last: np.moveaxis(image, 0, -1)" if swapped else ""
+
+
+def _shape(array: Any) -> str:
+    return "(" + ", ".join(map(str, array.shape)) + ("," if len(array.shape) == 1 else "") + ")"
+
+
+def _by(size: Sequence[int]) -> str:
+    return "[" + ", ".join(map(str, size)) + "]" if len(size) == 1 else " x ".join(map(str, size))
+
+
+def _dtype(array: Any) -> str:
+    return str(array.dtype).removeprefix("torch.")
+
+
+def _kind(value: Any) -> str:
+    return f"{value!r}" if isinstance(value, (str, bool, type(None))) else type(value).__name__

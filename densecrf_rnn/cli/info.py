@@ -1,0 +1,89 @@
+"""`densecrf-rnn info`: versions, processors, and which engines can run here.
+
+Reads installed versions from metadata, so a broken or heavy torch is not loaded to be named.
+"""
+
+import argparse
+import json
+import os
+import platform
+import textwrap
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from .. import __version__, _backends
+
+_PACKAGES = ("numpy", "torch", "numba", "scikit-image", "matplotlib", "tqdm")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("--json", action="store_true", help="print the same as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report."""
+    facts = _facts()
+    print(json.dumps(facts, indent=2) if args.json else _text(facts))
+    return 0
+
+
+def _facts() -> dict[str, Any]:
+    reasons = {name: _backends.why_unavailable(name) for name in _backends._ENGINES}
+    return {
+        "densecrf_rnn": __version__,
+        "python": platform.python_version(),
+        "packages": {name: _installed(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "default_threads": _backends.default_threads(),
+        "backends": {
+            name: {"available": reason is None, "why_not": reason}
+            for name, reason in reasons.items()
+        },
+        "auto": next((name for name, reason in reasons.items() if reason is None), None),
+        "native_compiler": _backends.native_compiler(),
+    }
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _text(facts: dict[str, Any]) -> str:
+    lines = [
+        _entry("densecrf-rnn", facts["densecrf_rnn"]),
+        _entry("python", facts["python"]),
+        *(_entry(name, found or "not installed") for name, found in facts["packages"].items()),
+        "",
+        _entry("platform", facts["platform"]),
+        _entry("processors", facts["processors"]),
+        _entry("threads", f"{facts['default_threads']} by default"),
+        "",
+    ]
+    for name, backend in facts["backends"].items():
+        state = "available" if backend["available"] else f"not available: {backend['why_not']}"
+        if name == "cpu" and backend["available"]:
+            state += f", native code compiled by {facts['native_compiler']}"
+        lines.append(_entry(f"backend {name}", state))
+    lines.append(_entry("backend auto", _auto(facts)))
+    return "\n".join(lines)
+
+
+def _auto(facts: dict[str, Any]) -> str:
+    if facts["auto"] is None:
+        return "none: no backend can run here"
+    if facts["auto"] == "numba":
+        return "takes numba, which serves in place of cpu: the same results, on one thread"
+    return f"takes {facts['auto']}"
+
+
+def _entry(name: str, value: object) -> str:
+    """A name and its value, with long values folded under their own start."""
+    folded = textwrap.wrap(
+        str(value), 80, break_long_words=False, break_on_hyphens=False
+    )
+    return f"{name:<15}" + ("\n" + " " * 15).join(folded)

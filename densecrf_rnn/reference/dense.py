@@ -1,0 +1,152 @@
+"""The exact dense CRF, O(N^2), in float64: the definition that every fast engine approximates.
+
+Follows docs/math.md line by line and is written to be read, not run on more than a few thousand
+points. N points, L labels, M kernels, T iterations. The backward pass is plain formulae, so it
+checks the gradients of the fast paths without sharing any code with them.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..kernels import inverse_mass
+
+Array = np.ndarray[Any, Any]
+
+
+def gaussian_kernel(features: Array) -> Array:
+    """K with K_ij = exp(-|f_i - f_j|^2 / 2). [N, D] -> [N, N]"""
+    features = np.asarray(features, np.float64)
+    difference = features[:, None, :] - features[None, :, :]  # [N, N, D]
+    return np.exp(-0.5 * (difference**2).sum(-1))
+
+
+def gaussian_filter(features: Array, values: Array, block: int = 256) -> Array:
+    """K values without storing K: `block` rows of it at a time. [N, D], [N, C] -> [N, C]"""
+    features = np.asarray(features, np.float64)
+    square = 0.5 * (features**2).sum(1)
+    out = np.empty(values.shape)
+    for begin in range(0, len(features), block):
+        rows = slice(begin, begin + block)
+        exponent = features[rows] @ features.T - square[rows, None] - square[None, :]
+        out[rows] = np.exp(np.minimum(exponent, 0)) @ values
+    return out
+
+
+def normalized_kernel(
+    features: Array, normalization: str = "after", self_term: bool = True
+) -> Array:
+    """N K: the kernel with its self term kept or removed, and normalised by n = K 1. [N, N]"""
+    kernel = gaussian_kernel(features)
+    if not self_term:
+        np.fill_diagonal(kernel, 0.0)
+    inverse = inverse_mass(kernel.sum(1))
+    if normalization == "after":
+        return inverse[:, None] * kernel
+    if normalization == "before":
+        return kernel * inverse[None, :]
+    if normalization == "symmetric":
+        return np.sqrt(inverse)[:, None] * kernel * np.sqrt(inverse)[None, :]
+    if normalization == "none":
+        return kernel
+    raise ValueError(f"normalization is {normalization!r}")
+
+
+def weight_matrix(weight: Any, labels: int) -> Array:
+    """W as a matrix, from a number, [L] (diagonal) or [L, L]."""
+    weight = np.asarray(weight, np.float64)
+    return weight if weight.ndim == 2 else weight * np.eye(labels)
+
+
+def softmax(logits: Array) -> Array:
+    """Marginals of each row. [N, L]"""
+    q = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return q / q.sum(axis=1, keepdims=True)
+
+
+class Step(NamedTuple):
+    """What one iteration saw; kept for the backward pass."""
+
+    q: Array  # [N, L]
+    messages: list[Array]  # N_m K_m Q, M times [N, L]
+    weighted: Array  # sum_m W_m message_m, [N, L]
+    refined: Array  # U' = U - mu weighted, [N, L]
+
+
+def mean_field_steps(
+    logits: Array, kernels: Sequence[Array], weights: Sequence[Any], mu: Array, iterations: int
+) -> list[Step]:
+    """All iterations of the mean field; the last one's `refined` is the layer's output.
+
+    Parameters
+    ----------
+    logits : ndarray [N, L]
+    kernels : M ndarrays [N, N]
+        Normalised kernels.
+    weights : M numbers, ndarrays [L] or ndarrays [L, L]
+    mu : ndarray [L, L]
+        Compatibility: the penalty of a label (row) beside another (column).
+    iterations : int
+    """
+    labels = logits.shape[1]
+    steps: list[Step] = []
+    refined = logits
+    for _ in range(iterations):
+        q = softmax(refined)
+        messages = [kernel @ q for kernel in kernels]
+        weighted = np.zeros_like(logits)
+        for weight, message in zip(weights, messages, strict=True):
+            weighted += message @ weight_matrix(weight, labels).T
+        refined = logits - weighted @ mu.T
+        steps.append(Step(q, messages, weighted, refined))
+    return steps
+
+
+def mean_field(
+    logits: Array, kernels: Sequence[Array], weights: Sequence[Any], mu: Array, iterations: int
+) -> Array:
+    """Refined logits U' [N, L]; arguments of `mean_field_steps`."""
+    steps = mean_field_steps(logits, kernels, weights, mu, iterations)
+    return steps[-1].refined if steps else logits
+
+
+class Gradients(NamedTuple):
+    """Gradients of sum(cotangent * mean_field(...))."""
+
+    logits: Array  # [N, L]
+    weights: Array  # [M, L, L]; see `reduce_weight_gradient`
+    mu: Array  # [L, L]
+
+
+def mean_field_gradients(
+    logits: Array,
+    kernels: Sequence[Array],
+    weights: Sequence[Any],
+    mu: Array,
+    iterations: int,
+    cotangent: Array,
+) -> Gradients:
+    """Backpropagation through all iterations, by the formulae of docs/math.md."""
+    labels = logits.shape[1]
+    matrices = [weight_matrix(weight, labels) for weight in weights]
+    d_logits = np.zeros_like(logits)
+    d_weights = np.zeros((len(kernels), labels, labels))
+    d_mu = np.zeros((labels, labels))
+    g = cotangent  # dLoss/dU' of the current iteration
+    for step in reversed(mean_field_steps(logits, kernels, weights, mu, iterations)):
+        d_logits = d_logits + g
+        d_mu -= g.T @ step.weighted
+        d_weighted = -g @ mu
+        d_q = np.zeros_like(logits)
+        for m, (kernel, matrix) in enumerate(zip(kernels, matrices, strict=True)):
+            d_weights[m] += d_weighted.T @ step.messages[m]
+            d_q += kernel.T @ (d_weighted @ matrix)
+        g = step.q * (d_q - (step.q * d_q).sum(1, keepdims=True))  # the softmax's Jacobian
+    return Gradients(d_logits + g, d_weights, d_mu)
+
+
+def reduce_weight_gradient(full: Array, form: str) -> Array:
+    """The gradient of [M, L, L] matrices as that of "full", "diagonal" [M, L] or "scalar" [M]."""
+    diagonal: Array = np.einsum("mll->ml", full)
+    return {"full": full, "diagonal": diagonal, "scalar": diagonal.sum(1)}[form]

@@ -1,0 +1,86 @@
+"""refine: the offline front door. Saved logits and their image in, better marginals out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .mean_field import mean_field, softmax
+from .params import CRFParams
+
+Array = np.ndarray[Any, Any]
+
+
+def refine(
+    logits: Array,
+    image: Array,
+    params: CRFParams = CRFParams(),
+    *,
+    compatibility: Array | None = None,
+    iterations: int = 10,
+    mask: Array | None = None,
+    spacing: Sequence[float] | None = None,
+    backend: str = "auto",
+    threads: int | None = None,
+) -> Array:
+    """Label marginals of a dense CRF over an image, from the logits that a network gave for it.
+
+    Parameters
+    ----------
+    logits : ndarray [L, H, W] or [L, D, H, W], float32 or float64
+        Log-likelihood of each label up to a constant per pixel; higher is likelier. Log
+        probabilities are logits too. -inf rules a label out. L = 1: one logit x for the
+        foreground, treated as the labels (0, x).
+    image : ndarray [H, W, C] or [D, H, W, C], integer or floating point
+        The image, any number of channels, in the units of ``params.theta_beta`` (0..255).
+    params : CRFParams
+        Bandwidths, weights and options; good values depend on the network and the images.
+    compatibility : ndarray [L, L], optional
+        Penalty of label l (row) at a pixel beside label l' (column); default Potts, 1 - I.
+    iterations : int, at least 0
+        Mean-field updates.
+    mask : ndarray [H, W] or [D, H, W] of bool, optional
+        False pixels take no part and keep the marginals of their logits.
+    spacing : sequence of one float per spatial axis, optional
+        Pixel size along each axis of `logits`, in the unit of theta_alpha and theta_gamma.
+    backend : str
+        "auto", or a name from `available_backends()`.
+    threads : int, optional
+        At most this many threads; the result does not depend on it.
+
+    Returns
+    -------
+    ndarray, float32, shape of `logits`
+        Marginals: each pixel sums to 1 over the labels (L = 1: the foreground's).
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument of the wrong kind, shape or range, or with NaN or infinity; arguments are
+        never changed.
+    BackendUnavailableError
+        `backend` cannot run here; the message says why.
+
+    Notes
+    -----
+    The softmax of `mean_field`; [KK11] algorithm 1. The arithmetic is that of the dtype of
+    `logits`; the result is float32 either way.
+
+    Examples
+    --------
+    >>> logits = np.random.default_rng(0).normal(size=(3, 8, 9)).astype(np.float32)
+    >>> image = np.zeros((8, 9, 3), np.uint8)
+    >>> q = refine(logits, image, CRFParams(theta_alpha=4, theta_beta=10))
+    >>> q.shape, q.dtype.name, bool(np.allclose(q.sum(0), 1))
+    ((3, 8, 9), 'float32', True)
+    """
+    refined = mean_field(
+        logits, image, params, compatibility=compatibility, iterations=iterations, mask=mask,
+        spacing=spacing, backend=backend, threads=threads,
+    )  # fmt: skip
+    rows = refined.reshape(len(refined), -1).T  # [N, L]
+    if len(refined) == 1:
+        q = softmax(np.concatenate([np.zeros_like(rows), rows], axis=1))[:, 1:]
+    else:
+        q = softmax(rows)
+    return np.ascontiguousarray(q.T, dtype=np.float32).reshape(logits.shape)

@@ -1,0 +1,52 @@
+"""Fixtures that every test shares: engines, dtypes, and the data that is not in the repository."""
+
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+
+from densecrf_rnn import _backends
+
+# Derandomised, so a failure in CI is a failure everywhere; without a deadline, because the first
+# call of a Numba function compiles it.
+hypothesis.settings.register_profile(
+    "densecrf_rnn",
+    deadline=None,
+    derandomize=True,
+    max_examples=30,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("densecrf_rnn")
+
+
+@pytest.fixture(params=["cpu", "numba"])
+def backend(request):
+    """The name of each engine; skipped, with the engine's own reason, where it cannot run."""
+    reason = _backends.why_unavailable(request.param)
+    if reason is not None:
+        pytest.skip(reason)
+    return request.param
+
+
+@pytest.fixture
+def both_backends():
+    """For tests that compare the native engine with the Numba reference."""
+    for name in ("cpu", "numba"):
+        reason = _backends.why_unavailable(name)
+        if reason is not None:
+            pytest.skip(reason)
+
+
+@pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of large data sets beside the repository."""
+    folder = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the data sets are not here (no folder ../shared/data beside the repository)")
+    return folder.resolve()

@@ -1,0 +1,94 @@
+"""Small problems for the torch tests: tensors, dense matrices and the plain formula in torch."""
+
+import numpy as np
+import pytest
+
+from densecrf_rnn import CRFParams, PermutohedralLattice, kernels
+
+torch = pytest.importorskip("torch")
+
+NORMALIZATIONS = ("after", "before", "symmetric", "none")
+FORMS = ("scalar", "diagonal", "full")
+
+# Bandwidths at which a picture of a few pixels has near and far neighbours in both kernels. The
+# weights are no short binary fractions, so a detour through float32 would show.
+SMALL = {"theta_alpha": 4.0, "theta_beta": 60.0, "theta_gamma": 1.5, "w_bilateral": 1.3,
+         "w_spatial": 0.7}
+
+
+def problem(seed, *size, batch=1, labels=3, channels=3, dtype=torch.float64):
+    """Random logits [B, L, *S] and an image [B, C, *S] in 0..255."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(batch, labels, *size, generator=generator, dtype=torch.float64)
+    image = torch.rand(batch, channels, *size, generator=generator, dtype=torch.float64) * 255
+    return logits.to(dtype), image.to(dtype)
+
+
+def weights(form, labels, seed=0, dtype=torch.float64):
+    """Kernel weights of a form, all different and none of them special."""
+    shape = {"scalar": (2,), "diagonal": (2, labels), "full": (2, labels, labels)}[form]
+    generator = torch.Generator().manual_seed(seed)
+    return (0.3 + torch.rand(shape, generator=generator, dtype=torch.float64)).to(dtype)
+
+
+def asymmetric(labels, seed=0, dtype=torch.float64):
+    """A compatibility that is far from its transpose."""
+    generator = torch.Generator().manual_seed(100 + seed)
+    noise = torch.randn(labels, labels, generator=generator, dtype=torch.float64)
+    return (1 - torch.eye(labels, dtype=torch.float64) + noise).to(dtype)
+
+
+def numpy_image(image):
+    """One image [C, *S] as NumPy holds it, [*S, C]."""
+    return image.movedim(0, -1).numpy()
+
+
+def rows(tensor):
+    """[L, *S] -> [N, L]"""
+    return tensor.detach().flatten(1).T.numpy()
+
+
+def feature_rows(image, params):
+    """The features of both kernels for one image [C, *S]; list of [N, D]."""
+    size = image.shape[1:]
+    positions = kernels.positions(size, params.feature_order, (1.0,) * len(size), np.float64)
+    return [k.features(positions, numpy_image(image)) for k in kernels.from_params(params)]
+
+
+def lattice_matrices(image, params, backend):
+    """N K of both kernels as matrices [N, N], where K is what the lattice does to the identity."""
+    matrices = []
+    for features in feature_rows(image, params):
+        kernel = PermutohedralLattice(features, backend=backend).filter(np.eye(len(features)))
+        matrices.append(normalize(kernel, params))
+    return matrices
+
+
+def normalize(kernel, params):
+    """N K from K, straight from the definition."""
+    if not params.self_term:
+        kernel = kernel - np.diag(np.diag(kernel))
+    inverse = kernels.inverse_mass(kernel.sum(1))
+    left = {"after": inverse, "symmetric": np.sqrt(inverse)}.get(params.normalization)
+    right = {"before": inverse, "symmetric": np.sqrt(inverse)}.get(params.normalization)
+    kernel = kernel if left is None else left[:, None] * kernel
+    return kernel if right is None else kernel * right[None, :]
+
+
+def plain_mean_field(logits, matrices, kernel_weights, compatibility, iterations):
+    """The mean field on rows [N, L] with dense kernels [N, N], for autograd to differentiate."""
+    eye = torch.eye(logits.shape[1], dtype=logits.dtype)
+    refined = logits
+    for _ in range(iterations):
+        q = refined.softmax(1)
+        weighted = 0
+        for matrix, weight in zip(matrices, kernel_weights, strict=True):
+            weight = weight if weight.dim() == 2 else weight * eye
+            weighted = weighted + (torch.as_tensor(matrix) @ q) @ weight.T
+        refined = logits - weighted @ compatibility.T
+    return refined
+
+
+def small_params(**changes):
+    """`SMALL` with some fields changed."""
+    return CRFParams(**{**SMALL, **changes})

@@ -1,0 +1,199 @@
+"""Tests of the command line: what it prints, what it writes, how it fails."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import densecrf_rnn
+from densecrf_rnn import _backends, samples
+from densecrf_rnn.cli import main
+
+needs_pictures = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("skimage", "matplotlib", "tqdm"))),
+    reason="the demo needs the extra cli",
+)
+
+
+def run_module(*arguments, **options):
+    """`python -m densecrf_rnn`, importing the package that this process has imported."""
+    package = str(Path(densecrf_rnn.__file__).parents[1])
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(
+        [sys.executable, *options.get("python", []), "-m", "densecrf_rnn", *arguments],
+        env=env, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def few_samples(monkeypatch):
+    """The demo on one photograph with ground truth and one without."""
+    monkeypatch.setattr(samples, "names", lambda: ("2007_000033", "chelsea"))
+
+
+def test_version_names_the_package():
+    done = run_module("--version")
+    assert done.returncode == 0
+    assert done.stdout.strip() == f"densecrf-rnn {densecrf_rnn.__version__}"
+
+
+def test_help_imports_nothing_heavy():
+    done = run_module("--help", python=["-X", "importtime"])
+    assert done.returncode == 0
+    assert "demo" in done.stdout and "info" in done.stdout
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert "numpy" in imported  # the list is what it seems to be
+    assert not imported & {"torch", "matplotlib", "skimage", "tqdm", "numba"}
+
+
+def test_demo_help_imports_nothing_heavy():
+    done = run_module("demo", "--help", python=["-X", "importtime"])
+    assert done.returncode == 0
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert not imported & {"torch", "matplotlib", "skimage", "tqdm", "numba"}
+
+
+@pytest.mark.parametrize(
+    "arguments", [["dmeo"], ["demo", "--steps", "0"], ["demo", "--threads", "two"], ["info", "-x"]]
+)
+def test_bad_arguments_exit_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "densecrf-rnn" in capsys.readouterr().err
+
+
+def test_no_arguments_prints_the_help(capsys):
+    assert main([]) == 2
+    assert "COMMAND" in capsys.readouterr().err
+
+
+def test_info_names_versions_and_backends(capsys):
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    for word in ("densecrf-rnn", "python", "numpy", "threads", "backend cpu", "backend numba"):
+        assert word in out
+    assert f"takes {densecrf_rnn.available_backends()[0]}" in out
+
+
+def test_info_json_holds_the_same(capsys):
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["densecrf_rnn"] == densecrf_rnn.__version__
+    available = [name for name, state in facts["backends"].items() if state["available"]]
+    assert available == densecrf_rnn.available_backends()
+    assert facts["auto"] == available[0]
+    assert facts["default_threads"] == _backends.default_threads()
+
+
+def test_info_says_what_serves_without_the_native_module(capsys, monkeypatch):
+    reasons = {"cpu": "it was not compiled; pip install -e .", "numba": None}
+    monkeypatch.setattr(_backends, "why_unavailable", reasons.get)
+    assert main(["info"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "not available: it was not compiled; pip install -e ." in out
+    assert "takes numba, which serves in place of cpu" in out
+
+
+def test_info_says_that_nothing_can_run(capsys, monkeypatch):
+    monkeypatch.setattr(_backends, "why_unavailable", lambda name: "broken")
+    assert main(["info"]) == 0
+    assert "no backend can run here" in capsys.readouterr().out
+
+
+@needs_pictures
+def test_demo_without_a_backend_exits_with_2(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(_backends, "why_unavailable", lambda name: "broken")
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert one_sentence(capsys).startswith("densecrf-rnn demo: no backend can run here")
+
+
+def test_demo_without_an_extra_names_it(capsys, monkeypatch, tmp_path):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "matplotlib" else found(name)
+    )
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    message = one_sentence(capsys)
+    assert "matplotlib" in message and "pip install 'densecrf-rnn[cli]'" in message
+
+
+@needs_pictures
+@pytest.mark.parametrize("below", ["", "folder"])
+def test_demo_with_unwritable_output_exits_with_2(below, capsys, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    assert main(["demo", "--out", str(file / below)]) == 2
+    assert str(file) in one_sentence(capsys)
+
+
+@needs_pictures
+def test_demo_names_the_picture_it_cannot_write(few_samples, capsys, tmp_path):
+    (tmp_path / "2007_000033.png").mkdir()
+    assert main(["demo", "--no-train", "--out", str(tmp_path)]) == 2
+    assert "2007_000033.png" in one_sentence(capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["2007_000033.png"]
+
+
+@needs_pictures
+def test_ctrl_c_exits_with_130(capsys, monkeypatch, tmp_path):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(samples, "load", interrupted)
+    assert main(["demo", "--out", str(tmp_path)]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@needs_pictures
+def test_demo_draws_every_photograph_and_gains(capsys, tmp_path):
+    from skimage import io
+
+    assert main(["demo", "--no-train", "--out", str(tmp_path / "new" / "folder")]) == 0
+    out = capsys.readouterr().out
+    before, after = percentages(out, "all 7 pairs")[:2]
+    assert 0 < before < after < 100
+    pictures = {path.stem: path for path in (tmp_path / "new" / "folder").iterdir()}
+    assert set(pictures) == set(samples.names())
+    for name, path in pictures.items():
+        assert name in out
+        height, width, _ = io.imread(path).shape
+        assert width == 2000 and 700 < height < 2000
+    assert "Training" not in out
+
+
+@needs_pictures
+def test_demo_training_lowers_the_loss(few_samples, capsys, tmp_path):
+    pytest.importorskip("torch")
+    assert main(["demo", "--steps", "4", "--threads", "1", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    before = percentages(out, "head before training")[0]
+    assert percentages(out, "head after training")[0] < before
+
+
+@needs_pictures
+def test_demo_without_torch_leaves_the_training_out(few_samples, capsys, monkeypatch, tmp_path):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "torch" else found(name)
+    )
+    assert main(["demo", "--out", str(tmp_path)]) == 0
+    assert "pip install 'densecrf-rnn[torch]'" in capsys.readouterr().out
+
+
+def one_sentence(capsys):
+    err = capsys.readouterr().err.strip()
+    assert "\n" not in err and "Traceback" not in err
+    return err
+
+
+def percentages(out, start):
+    """The numbers of the line that begins with `start`."""
+    line = next(line for line in out.splitlines() if line.startswith(start))
+    return [float(number) for number in re.findall(r"\d+\.\d+", line)]

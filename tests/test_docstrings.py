@@ -1,0 +1,53 @@
+"""Every example in a docstring runs and prints what it says."""
+
+import doctest
+import importlib
+import importlib.util
+import pkgutil
+
+import numpy as np
+import pytest
+
+import densecrf_rnn
+
+# Native modules carry no examples, and __main__ would run a command.
+MODULES = ["densecrf_rnn"] + sorted(
+    module.name
+    for module in pkgutil.walk_packages(
+        densecrf_rnn.__path__, "densecrf_rnn.", onerror=lambda name: None
+    )
+    if module.name.rpartition(".")[2] not in ("_cpu", "_cuda", "__main__")
+)
+NEEDS = {"torch", "numba", "skimage", "matplotlib", "tqdm"}  # the optional dependencies
+
+
+def load(name):
+    """The module; skipped where an optional dependency of it is absent."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        missing = {need for need in NEEDS if importlib.util.find_spec(need) is None}
+        if (error.name or "").split(".")[0] in missing or missing & set(str(error).split()):
+            pytest.skip(f"{name} needs what is not installed: {error}")
+        raise
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples_run(name):
+    module = load(name)
+    names = {"np": np}
+    if name.startswith("densecrf_rnn.nn"):
+        torch = importlib.import_module("torch")
+        torch.manual_seed(0)
+        names |= {"torch": torch, "nn": torch.nn}
+    failed, _ = doctest.testmod(module, extraglobs=names, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert failed == 0, "the failing examples are printed above"
+
+
+def test_public_functions_show_an_example():
+    """Of the names that need no torch: an example each, so that the test above is not empty."""
+    for name in densecrf_rnn.__all__:
+        thing = getattr(densecrf_rnn, name) if name not in ("CRFRNN", "GibbsCRF") else None
+        if thing is None or (isinstance(thing, type) and issubclass(thing, Exception)):
+            continue
+        assert ">>>" in (thing.__doc__ or ""), f"{name} has no example"

@@ -1,0 +1,301 @@
+"""Who may import whom (docs/architecture.md, layers), and what an import of the package costs."""
+
+import ast
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import densecrf_rnn
+from densecrf_rnn import _backends
+
+PACKAGE = Path(densecrf_rnn.__file__).parent
+CPP = PACKAGE.parent / "cpp"
+SOURCES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+NATIVE = {"densecrf_rnn._cpu", "densecrf_rnn._cuda"}
+
+# Lowest first: a module imports from rows above its own, and from its own folder. __init__.py of
+# the package itself gathers the public names, so it may import anything.
+LAYERS = (
+    {"_checks", "metrics"},
+    {"params"},
+    {"kernels"},
+    {"reference"},
+    {"_backends"},
+    {"lattice", "gibbs"},
+    {"mean_field"},
+    {"refine"},
+    {"samples"},
+    {"nn"},
+    {"compat", "cli"},
+    {"__main__"},
+)
+
+
+def unit(path):
+    """The module or folder of the package that a source file belongs to."""
+    return path.parts[0].removesuffix(".py")
+
+
+def imported(path):
+    """Full names of all that a source file imports, in functions and by import_module as well."""
+    names = set()
+    package = ["densecrf_rnn", *path.parts[:-1]]
+    for node in ast.walk(ast.parse((PACKAGE / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            if module == "densecrf_rnn":  # from . import a, b: modules or public names
+                names.update(f"{module}.{alias.name}" for alias in node.names)
+            else:
+                names.add(module)
+                names.update(f"{module}.{alias.name}" for alias in node.names)
+        elif (
+            isinstance(node, ast.Call)
+            and getattr(node.func, "attr", "") == "import_module"
+            and node.args
+            and isinstance(node.args[0], ast.Constant)
+        ):
+            names.add(node.args[0].value)
+    return names
+
+
+def outside(path):
+    """Top-level packages that a source file imports, other than ours and the standard library."""
+    tops = {name.split(".")[0] for name in imported(path)}
+    return {top for top in tops if top not in sys.stdlib_module_names} - {"densecrf_rnn"}
+
+
+def inside(path):
+    """Modules and folders of ours that a source file imports."""
+    units = set()
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] != "densecrf_rnn" or len(parts) < 2:
+            continue
+        where = PACKAGE / parts[1]
+        if where.is_dir() or where.with_suffix(".py").is_file():
+            units.add(parts[1])
+    return units
+
+
+def of(*units):
+    return [path for path in SOURCES if unit(path) in units]
+
+
+@pytest.mark.parametrize("path", of("_checks", "params", "kernels", "metrics"), ids=str)
+def test_the_lowest_modules_import_numpy_alone(path):
+    assert outside(path) <= {"numpy"}
+    assert inside(path) <= {"_checks", "params", "kernels", "metrics"}
+
+
+@pytest.mark.parametrize("path", of("reference"), ids=str)
+def test_the_reference_sees_no_engine(path):
+    assert outside(path) <= {"numpy", "numba"}
+    assert inside(path) <= {"reference", "params", "kernels"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_torch_is_imported_in_nn_alone(path):
+    if unit(path) != "nn":
+        assert "torch" not in outside(path)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_native_modules_are_reached_through_backends_alone(path):
+    if unit(path) != "_backends":
+        assert not imported(path) & NATIVE
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_numba_is_imported_in_the_reference_alone(path):
+    if unit(path) != "reference":
+        assert "numba" not in outside(path)
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if str(p) != "__init__.py"], ids=str)
+def test_imports_go_downward_only(path):
+    ranks = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+    assert unit(path) in ranks, "give the new module a place in LAYERS"
+    for other in inside(path) - {unit(path)}:
+        assert ranks[other] < ranks[unit(path)], f"{path} imports {other}"
+
+
+# --- the cost of an import -----------------------------------------------------------------------
+
+
+def run(code, *blocked):
+    """Run `code` in a fresh interpreter where importing any of `blocked` fails."""
+    block = "".join(f"sys.modules[{name!r}] = None\n" for name in blocked)
+    path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"import sys\n{block}{code}"],
+        env={**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+REFINE = """
+import numpy as np
+from densecrf_rnn import PermutohedralLattice, refine
+q = refine(np.zeros((2, 4, 5), np.float32), np.zeros((4, 5, 3), np.uint8))
+assert np.allclose(q, 0.5)
+lattice = PermutohedralLattice(np.zeros((3, 2)))
+lattice.filter(np.ones((3, 1)))
+"""
+
+
+def test_importing_the_package_imports_numpy_alone():
+    out = run(
+        "import densecrf_rnn\n"
+        "print(*sorted({name.split('.')[0] for name in sys.modules} & "
+        "{'torch', 'numba', 'scipy', 'skimage', 'matplotlib', 'tqdm', 'pytest'}))"
+    )
+    assert out.strip() == ""
+
+
+def test_refining_with_the_native_engine_imports_no_torch_and_no_numba():
+    reason = _backends.why_unavailable("cpu")
+    if reason is not None:
+        pytest.skip(reason)
+    out = run(REFINE + "print(lattice.backend, 'torch' in sys.modules, 'numba' in sys.modules)")
+    assert out.split() == ["cpu", "False", "False"]
+
+
+def test_importing_the_command_line_imports_no_torch():
+    if not (PACKAGE / "cli" / "__init__.py").is_file():
+        pytest.skip("there is no command line yet")
+    out = run("import densecrf_rnn.cli\nprint('torch' in sys.modules, 'numba' in sys.modules)")
+    assert out.split() == ["False", "False"]
+
+
+def test_refine_works_without_torch():
+    run(REFINE, "torch")
+
+
+def test_refine_works_without_torch_and_numba():
+    reason = _backends.why_unavailable("cpu")
+    if reason is not None:
+        pytest.skip(reason)
+    out = run(REFINE + "print(lattice.backend)", "torch", "numba")
+    assert out.split() == ["cpu"]
+
+
+def test_refine_works_without_the_native_module():
+    reason = _backends.why_unavailable("numba")
+    if reason is not None:
+        pytest.skip(reason)
+    out = run(REFINE + "print(lattice.backend)", "torch", "densecrf_rnn._cpu")
+    assert out.split() == ["numba"]
+
+
+def test_crfrnn_without_torch_says_what_to_install():
+    out = run(
+        "import densecrf_rnn\n"
+        "try:\n    densecrf_rnn.CRFRNN\n"
+        "except ImportError as error:\n    print(error)",
+        "torch",
+    )
+    assert "CRFRNN needs torch" in out and "pip install 'densecrf-rnn[torch]'" in out
+
+
+def test_without_any_engine_the_error_names_the_fix():
+    out = run(
+        "from densecrf_rnn import BackendUnavailableError, available_backends\n"
+        "assert available_backends() == []\n"
+        f"try:\n    exec({REFINE!r})\n"
+        "except BackendUnavailableError as error:\n    print(error)",
+        "numba",
+        "densecrf_rnn._cpu",
+    )
+    assert "no backend can run here" in out
+    assert "compiler" in out and "pip install 'densecrf-rnn[numba]'" in out
+
+
+def test_an_engine_named_but_absent_is_refused_with_its_reason():
+    out = run(
+        "import numpy as np\n"
+        "from densecrf_rnn import BackendUnavailableError, PermutohedralLattice\n"
+        "for name in ('numba', 'cpu'):\n"
+        "    try:\n        PermutohedralLattice(np.zeros((3, 2)), backend=name)\n"
+        "    except BackendUnavailableError as error:\n        print(error)",
+        "numba",
+        "densecrf_rnn._cpu",
+    )
+    numba, cpu = out.splitlines()
+    assert "'numba' cannot run here: numba is not installed; pip install" in numba
+    assert "'cpu' cannot run here: the native module" in cpu and "pip install" in cpu
+
+
+def test_public_names_exist():
+    for name in densecrf_rnn.__all__:
+        if name == "CRFRNN" and importlib.util.find_spec("torch") is None:
+            continue
+        assert getattr(densecrf_rnn, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'refien'"):
+        densecrf_rnn.refien  # noqa: B018
+
+
+# --- C++ -----------------------------------------------------------------------------------------
+
+CPP_SOURCES = sorted(
+    path.relative_to(CPP)
+    for path in CPP.rglob("*")
+    if path.suffix in (".cpp", ".hpp", ".cu", ".cuh", ".h")
+)
+# The folders of ours that each folder may include.
+CPP_LAYERS = {
+    "core": {"core"},
+    "cpu": {"core", "cpu"},
+    "cuda": {"core", "cuda"},
+    "bindings": {"core", "cpu", "cuda", "bindings"},
+    "tests": {"core", "cpu", "cuda", "tests"},
+}
+
+
+def includes(path):
+    """What a C++ file includes: our files as paths below cpp/, others by name."""
+    text = (CPP / path).read_text(encoding="utf-8")
+    for opening, name in re.findall(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', text, re.MULTILINE):
+        ours = (CPP / path.parent / name).resolve()
+        if opening == '"':
+            assert ours.is_file(), f"{path} includes {name}, which is not beside it"
+            yield ours.relative_to(CPP.resolve())
+        else:
+            yield name
+
+
+@pytest.mark.skipif(not CPP_SOURCES, reason="the C++ sources are not installed with the package")
+def test_cpp_sources_are_found():
+    assert {path.parts[0] for path in CPP_SOURCES} >= {"core", "cpu", "bindings"}
+
+
+@pytest.mark.parametrize("path", CPP_SOURCES, ids=str)
+def test_cpp_includes_go_downward_only(path):
+    for include in includes(path):
+        if isinstance(include, Path):
+            assert include.parts[0] in CPP_LAYERS[path.parts[0]], f"{path} includes {include}"
+
+
+@pytest.mark.parametrize("path", CPP_SOURCES, ids=str)
+def test_cpp_knows_python_in_the_bindings_alone_and_torch_nowhere(path):
+    others = [name for name in includes(path) if isinstance(name, str)]
+    assert not [name for name in others if re.match(r"(torch|ATen|c10)/", name)]
+    if path.parts[0] != "bindings":
+        assert not [name for name in others if re.match(r"pybind11/|Python\.h|numpy/", name)]
+
+
+@pytest.mark.parametrize("path", CPP_SOURCES, ids=str)
+def test_cpp_looks_at_the_cuda_compiler_in_one_header(path):
+    if path.parts[0] != "cuda" and path != Path("core/portable.hpp"):
+        assert "__CUDACC__" not in (CPP / path).read_text(encoding="utf-8")

@@ -1,0 +1,402 @@
+"""PermutohedralLattice: the native engine against the Numba one, and both against the truth."""
+
+import multiprocessing
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from oracles import (
+    ENGINE_TOLERANCE,
+    FEATURE_KINDS,
+    FILTER_TOLERANCE,
+    elevation_scale,
+    features,
+    picture,
+)
+
+from densecrf_rnn import BackendUnavailableError, PermutohedralLattice, _backends, kernels
+from densecrf_rnn.reference import dense
+
+DIMS = (*range(1, 9), 16)
+SIZES = (1, 2, 7, 97, 1009)
+SEVERAL_CHUNKS = 9001  # the native engine cuts points by 4,096 and vertices by 1,024
+
+
+def pair(rows):
+    """The same lattice by the native engine and by Numba."""
+    return PermutohedralLattice(rows, backend="cpu"), PermutohedralLattice(rows, backend="numba")
+
+
+def plan_arrays(lattice):
+    """The parts of a plan that M vertices fill; the rest of the arrays is never written."""
+    plan, vertices = lattice._plan, lattice.num_vertices
+    corners = plan.vertex.shape[1]
+    neighbour = plan.neighbour[: 2 * corners * vertices]
+    return plan.vertex, plan.weight, neighbour, plan.offset[: vertices + 1], plan.entry
+
+
+def assert_same_plan(a, b):
+    assert a.num_vertices == b.num_vertices
+    for left, right in zip(plan_arrays(a), plan_arrays(b), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def assert_same_filter(native, reference, values):
+    """Both ways; an error counts relative to the sum of magnitudes, which cannot cancel."""
+    tolerance = ENGINE_TOLERANCE[values.dtype.type]
+    for transpose in (False, True):
+        got = native.filter(values, transpose=transpose)
+        want = reference.filter(values, transpose=transpose)
+        scale = reference.filter(np.abs(values), transpose=transpose)
+        assert got.dtype == values.dtype and got.shape == values.shape
+        assert (np.abs(got - want) <= tolerance * scale).all()
+
+
+# --- native against Numba ------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("both_backends")
+@pytest.mark.parametrize("dims", DIMS)
+@given(
+    kind=st.sampled_from(FEATURE_KINDS),
+    points=st.sampled_from(SIZES),
+    channels=st.sampled_from((0, 1, 2, 3, 21)),
+    seed=st.integers(0, 2**32 - 1),
+)
+@example(kind="ties", points=1009, channels=3, seed=0)
+def test_native_lattice_equals_numba(dtype, dims, kind, points, channels, seed):
+    native, reference = pair(features(kind, points, dims, dtype, seed))
+    assert_same_plan(native, reference)
+    values = np.random.default_rng(seed).normal(size=(points, channels)).astype(dtype)
+    assert_same_filter(native, reference, values)
+    response = reference.self_response()
+    np.testing.assert_allclose(native.self_response(), response, ENGINE_TOLERANCE[dtype])
+
+
+def key_words(rows):
+    """64-bit words in the key of a vertex: a field for the remainder and one for each quotient.
+
+    Restated from the comment on KeyLayout in cpp/core/key.hpp: a field is as wide as its range
+    needs, with room for one step past either end of a simplex, and never crosses a word.
+    """
+    dims = rows.shape[1]
+    scaled = rows * elevation_scale(dims)
+    elevated = [scaled[:, j:].sum(1) - j * scaled[:, j - 1] for j in range(dims)]
+    quotients = np.column_stack(elevated) / (dims + 1)
+    words, used = 1, dims.bit_length()
+    for extent in np.ptp(quotients, axis=0):
+        bits = int(extent + 3).bit_length()
+        words, used = (words + 1, bits) if used + bits > 64 else (words, used + bits)
+    return words
+
+
+@pytest.mark.usefixtures("both_backends")
+@pytest.mark.parametrize(("dims", "reach", "words"), [(3, 5e7, 2), (5, 2e6, 3), (16, 7e6, 8)])
+def test_lattice_keys_wider_than_64_bits_keep_vertices_apart(dims, reach, words):
+    """Clusters so far apart that the quotients of a vertex do not fit one word, or two."""
+    rng = np.random.default_rng(dims)
+    centres = rng.uniform(-reach, reach, (20, dims))
+    rows = (centres[:, None] + rng.normal(size=(20, 50, dims))).reshape(-1, dims)
+    assert key_words(rows) == words
+    native, reference = pair(rows)
+    assert_same_plan(native, reference)
+    assert_same_filter(native, reference, rng.normal(size=(1000, 3)))
+
+
+@pytest.mark.usefixtures("both_backends")
+def test_lattice_with_several_chunks_equals_numba(dtype):
+    rows = features("normal", SEVERAL_CHUNKS, 5, dtype)
+    native, reference = pair(rows)
+    assert_same_plan(native, reference)
+    values = np.random.default_rng(1).normal(size=(len(rows), 4)).astype(dtype)
+    assert_same_filter(native, reference, values)
+
+
+@pytest.mark.parametrize("dims", [2, 5])
+def test_filter_gives_equal_bits_for_any_number_of_threads(backend, dtype, dims):
+    rows = features("normal", SEVERAL_CHUNKS, dims, dtype) * (20 if dims == 2 else 1)
+    values = np.random.default_rng(2).normal(size=(len(rows), 3)).astype(dtype)
+    serial = PermutohedralLattice(rows, backend=backend, threads=1)
+    assert serial.num_vertices > 2048
+    for threads in (2, 3, 7):
+        lattice = PermutohedralLattice(rows, backend=backend, threads=threads)
+        assert_same_plan(lattice, serial)
+        for transpose in (False, True):
+            np.testing.assert_array_equal(
+                lattice.filter(values, transpose=transpose),
+                serial.filter(values, transpose=transpose),
+            )
+        np.testing.assert_array_equal(lattice.self_response(), serial.self_response())
+
+
+# --- properties ----------------------------------------------------------------------------------
+
+CLOUDS = given(
+    kind=st.sampled_from(FEATURE_KINDS),
+    points=st.sampled_from(SIZES),
+    dims=st.sampled_from(DIMS),
+    seed=st.integers(0, 2**32 - 1),
+)
+
+
+@CLOUDS
+def test_filter_transpose_is_the_adjoint(backend, kind, points, dims, seed):
+    rng = np.random.default_rng(seed)
+    lattice = PermutohedralLattice(features(kind, points, dims, np.float64, seed), backend=backend)
+    x, y = rng.normal(size=(2, points, 3))
+    left, right = (lattice.filter(x) * y).sum(), (x * lattice.filter(y, transpose=True)).sum()
+    scale = (lattice.filter(np.abs(x)) * np.abs(y)).sum()
+    assert abs(left - right) <= 1e-12 * scale
+
+
+@CLOUDS
+def test_lattice_weights_are_barycentric(backend, dtype, kind, points, dims, seed):
+    rows = features(kind, points, dims, dtype, seed)
+    weight = PermutohedralLattice(rows, backend=backend)._plan.weight
+    # Rounding shows in proportion to the coordinates, which reach some hundred times the features.
+    rounding = np.finfo(dtype).eps * (1 + np.abs(rows).max()) * 20 * dims
+    assert weight.min() >= -rounding
+    np.testing.assert_allclose(weight.sum(1), 1, rtol=0, atol=rounding)
+
+
+@CLOUDS
+def test_filter_keeps_constants_once_rows_are_normalised(backend, kind, points, dims, seed):
+    lattice = PermutohedralLattice(features(kind, points, dims, np.float64, seed), backend=backend)
+    constants = np.array([[1.0, -2.5, 1e3]])
+    smoothed = lattice.filter(np.repeat(constants, points, axis=0))
+    np.testing.assert_allclose(smoothed / smoothed[:, :1], constants.repeat(points, 0), 1e-12)
+
+
+@given(
+    kind=st.sampled_from(FEATURE_KINDS),
+    points=st.sampled_from((1, 2, 7, 97)),
+    dims=st.sampled_from(DIMS),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_self_response_is_the_diagonal_of_the_filter(backend, kind, points, dims, seed):
+    lattice = PermutohedralLattice(features(kind, points, dims, np.float64, seed), backend=backend)
+    matrix = lattice.filter(np.eye(points))
+    np.testing.assert_allclose(lattice.self_response(), np.diag(matrix), 1e-12)
+
+
+@given(
+    points=st.sampled_from(SIZES), dims=st.sampled_from(DIMS), seed=st.integers(0, 2**32 - 1)
+)
+def test_lattice_of_points_far_apart_leaves_them_alone(backend, points, dims, seed):
+    """A million deviations apart, so each point hears itself only."""
+    rows = features("normal", points, dims, np.float64, seed)
+    rows[:, 0] += 1e6 * np.arange(points) / 10
+    lattice = PermutohedralLattice(rows, backend=backend)
+    values = np.random.default_rng(seed).normal(size=(points, 2))
+    alone = lattice.self_response()[:, None] * values
+    np.testing.assert_allclose(lattice.filter(values), alone, 1e-12)
+
+
+@pytest.mark.parametrize(("theta", "theta_guide", "dims", "rms", "largest"), FILTER_TOLERANCE)
+def test_filter_is_near_the_exact_gaussian(backend, theta, theta_guide, dims, rms, largest):
+    image = picture(40, 50)
+    positions = kernels.positions(image.shape[:2], "xy", (1.0, 1.0), np.float64)
+    rows = kernels.Kernel(theta, theta_guide).features(positions, image)
+    assert rows.shape[1] == dims
+    noise = np.random.default_rng(0).random((len(rows), 2))
+    values = np.column_stack([noise, positions[:, 0] / 50])  # and a smooth ramp
+    ones = np.ones((len(rows), 1))
+    lattice = PermutohedralLattice(rows, backend=backend)
+    exact = dense.gaussian_filter(rows, values) / dense.gaussian_filter(rows, ones)
+    error = lattice.filter(values) / lattice.filter(ones) - exact
+    found = np.sqrt((error**2).mean(0)).max(), np.abs(error).max()
+    print(f"rms {found[0]:.4f}, largest {found[1]:.4f}")
+    assert found[0] < rms and found[1] < largest
+
+
+def test_lattice_of_no_points_filters_nothing(backend, dtype):
+    lattice = PermutohedralLattice(np.empty((0, 3), dtype), backend=backend)
+    assert lattice.num_vertices == 0
+    assert lattice.filter(np.empty((0, 2), dtype)).shape == (0, 2)
+    assert lattice.self_response().shape == (0,)
+
+
+def test_lattice_of_one_point_has_one_simplex(backend, dtype):
+    lattice = PermutohedralLattice(np.full((1, 4), 0.3, dtype), backend=backend)
+    assert lattice.num_vertices == 5
+    assert "1 points, 4 features, 5 vertices" in repr(lattice)
+
+
+# --- arrays as they come -------------------------------------------------------------------------
+
+
+def layouts(array):
+    """The same numbers in other memory layouts."""
+    read_only = array.copy()
+    read_only.flags.writeable = False
+    padded = np.zeros((2 * len(array), array.shape[1] + 3), array.dtype)
+    padded[::2, 1:-2] = array
+    return {
+        "read-only": read_only,
+        "Fortran": np.asfortranarray(array),
+        "strided": padded[::2, 1:-2],
+        "reversed": array[::-1].copy()[::-1],
+    }
+
+
+def test_filter_takes_any_memory_layout_and_changes_no_input(backend, dtype):
+    rows = features("normal", 97, 3, dtype)
+    values = np.random.default_rng(3).normal(size=(97, 4)).astype(dtype)
+    want = PermutohedralLattice(rows, backend=backend).filter(values)
+    for (layout, laid_rows), laid_values in zip(
+        layouts(rows).items(), layouts(values).values(), strict=True
+    ):
+        got = PermutohedralLattice(laid_rows, backend=backend).filter(laid_values)
+        np.testing.assert_array_equal(got, want, err_msg=layout)
+        np.testing.assert_array_equal(laid_rows, rows, err_msg=layout)
+        np.testing.assert_array_equal(laid_values, values, err_msg=layout)
+
+
+def test_lattice_keeps_no_hold_on_its_features(backend):
+    rows = features("normal", 97, 3, np.float64)
+    values = np.ones((97, 1))
+    lattice = PermutohedralLattice(rows, backend=backend)
+    want = lattice.filter(values)
+    rows[:] = 0
+    np.testing.assert_array_equal(lattice.filter(values), want)
+
+
+# --- threads and processes -----------------------------------------------------------------------
+
+
+def test_one_lattice_serves_many_python_threads(backend):
+    rows = features("normal", SEVERAL_CHUNKS, 3, np.float32)
+    lattice = PermutohedralLattice(rows, backend=backend, threads=3)
+    rng = np.random.default_rng(4)
+    inputs = [rng.normal(size=(len(rows), 2)).astype(np.float32) for _ in range(12)]
+    want = [lattice.filter(values) for values in inputs]
+    with ThreadPoolExecutor(4) as executor:
+        for got, expected in zip(executor.map(lattice.filter, inputs), want, strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+def test_lattices_can_be_built_from_many_python_threads(backend):
+    clouds = [features("normal", SEVERAL_CHUNKS, 3, np.float64, seed) for seed in range(6)]
+
+    def build(rows):
+        return PermutohedralLattice(rows, backend=backend, threads=2)
+
+    with ThreadPoolExecutor(4) as executor:
+        for lattice, rows in zip(executor.map(build, clouds), clouds, strict=True):
+            assert_same_plan(lattice, build(rows))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_filter_works_in_a_forked_child(backend):
+    """As in a DataLoader: the parent has started worker threads, which a fork does not copy."""
+    rows = features("normal", SEVERAL_CHUNKS, 3, np.float64)
+    values = np.ones((len(rows), 1))
+    lattice = PermutohedralLattice(rows, backend=backend, threads=3)
+    want = lattice.filter(values)
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def work():
+        fresh = PermutohedralLattice(rows, backend=backend, threads=3)
+        sender.send((lattice.filter(values), fresh.filter(values)))
+
+    child = context.Process(target=work, daemon=True)
+    child.start()
+    try:
+        assert receiver.poll(60), "the child hangs"
+        for got in receiver.recv():
+            np.testing.assert_array_equal(got, want)
+    finally:
+        child.join(10)
+        child.kill()
+
+
+@pytest.mark.parametrize(("setting", "threads"), [("3", 3), ("5,2", 5)])
+def test_lattice_threads_default_to_omp_num_threads(monkeypatch, setting, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", setting)
+    assert _backends.default_threads() == threads
+
+
+@pytest.mark.parametrize("setting", ["", "many", "0", "-2"])
+def test_lattice_threads_fall_back_to_the_processors(monkeypatch, setting):
+    monkeypatch.setenv("OMP_NUM_THREADS", setting)
+    assert _backends.default_threads() >= 1
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert _backends.default_threads() >= 1
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+GOOD = np.zeros((4, 3))
+NAN, INFINITY = (np.array([[0.0, bad]]) for bad in (np.nan, -np.inf))
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        (np.zeros(5), ValueError, r"features has shape \(5,\); it must be \[N, D\]"),
+        (np.zeros((2, 3, 4)), ValueError, r"features has shape .*\[N, D\]"),
+        (np.zeros((5, 0)), ValueError, "features has 0 columns; a lattice takes 1 to 16"),
+        (np.zeros((5, 17)), ValueError, "features has 17 columns; a lattice takes 1 to 16"),
+        (np.zeros((5, 2), int), TypeError, "features has dtype int64.*astype"),
+        (np.zeros((5, 2), np.float16), TypeError, "features has dtype float16.*astype"),
+        (np.zeros((5, 2), ">f4"), TypeError, "features has dtype >f4.*astype"),
+        (np.zeros((5, 2), np.complex64), TypeError, "features has dtype complex64"),
+        (NAN, ValueError, r"features contains NaN \(1 entry\)"),
+        (INFINITY, ValueError, "features contains infinity"),
+        ([[0.0, 1.0]], TypeError, "features is list; it must be a NumPy array"),
+        (None, TypeError, "features is None; it must be a NumPy array"),
+        (np.full((2, 2), 1e6, np.float32), ValueError, "features reach 1e[+]06 .*float64 input"),
+        (np.full((2, 2), 1e12), ValueError, "features reach 1e[+]12 .*larger bandwidths"),
+    ],
+)
+def test_lattice_refuses_features(rows, error, message):
+    with pytest.raises(error, match=message):
+        PermutohedralLattice(rows)
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        (np.zeros(4), ValueError, r"values has shape \(4,\); it must be \[N, C\] with N = 4"),
+        (np.zeros((3, 2)), ValueError, r"values has shape \(3, 2\).* N = 4"),
+        (np.zeros((4, 2), np.float32), TypeError, "values has dtype float32.*astype.'float64'"),
+        (np.zeros((4, 2), int), TypeError, "values has dtype int64.*astype.'float64'"),
+        (np.full((4, 1), np.nan), ValueError, r"values contains NaN \(4 entries\)"),
+        (np.full((4, 1), np.inf), ValueError, "values contains infinity"),
+        ([[1.0]] * 4, TypeError, "values is list; it must be a NumPy array"),
+    ],
+)
+def test_filter_refuses_values(backend, values, error, message):
+    with pytest.raises(error, match=message):
+        PermutohedralLattice(GOOD, backend=backend).filter(values)
+
+
+@pytest.mark.parametrize("transpose", [1, None, "yes"])
+def test_filter_refuses_a_transpose_that_is_not_bool(backend, transpose):
+    with pytest.raises(TypeError, match="transpose is .*; it must be True or False"):
+        PermutohedralLattice(GOOD, backend=backend).filter(GOOD, transpose=transpose)
+
+
+@pytest.mark.parametrize(
+    ("threads", "error", "message"),
+    [
+        (0, ValueError, "threads is 0; it must be at least 1"),
+        (-1, ValueError, "threads is -1; it must be at least 1"),
+        (1.5, TypeError, "threads is float; it must be a whole number"),
+        (True, TypeError, "threads is True; it must be a whole number"),
+    ],
+)
+def test_lattice_refuses_threads(threads, error, message):
+    with pytest.raises(error, match=message):
+        PermutohedralLattice(GOOD, threads=threads)
+
+
+@pytest.mark.parametrize("name", ["gpu", "CPU", "", None, 3])
+def test_lattice_refuses_an_unknown_backend(name):
+    with pytest.raises(BackendUnavailableError, match="cannot run here: .*(choose|string)"):
+        PermutohedralLattice(GOOD, backend=name)

@@ -1,0 +1,36 @@
+"""The README's promises that a machine can check."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_readme_has_exactly_two_commands_to_set_up_and_run():
+    ends = [block.strip().rsplit("/", 1)[1] for block in blocks("sh")]
+    assert ends == ["densecrf-rnn demo", "python -m pytest"]
+
+
+def test_ci_calls_the_test_command_of_the_readme():
+    assert blocks("sh")[1].strip() in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_in_the_readme_runs(block):
+    if "import torch" in block:
+        pytest.importorskip("torch")
+    exec(compile(block, "README.md", "exec"), {})
+
+
+def test_files_that_the_documents_link_to_exist():
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name}: {target}"
