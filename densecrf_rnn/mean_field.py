@@ -129,7 +129,7 @@ def _iterate(
     u = np.ascontiguousarray(logits.T)  # [N, L]
     refined = u
     for _ in range(iterations):
-        q = softmax(refined)  # [N, L]
+        q = softmax(refined, axis=1)  # [N, L]
         pairwise = sum(f(q) @ c.T for f, c in zip(filters, coupling, strict=True))  # [N, L]
         refined = u - pairwise
     return refined.T
@@ -208,8 +208,9 @@ class _NormalizedFilter:
         return out
 
 
-def softmax(logits: Array) -> Array:
-    """Marginals of logits [N, L]: each row sums to 1."""
-    q = np.exp(logits - logits.max(axis=1, keepdims=True))
-    q /= q.sum(axis=1, keepdims=True)
+def softmax(logits: Array, axis: int) -> Array:
+    """Marginals of logits: they sum to 1 over the labels, which lie along `axis`."""
+    q = logits - logits.max(axis=axis, keepdims=True)
+    np.exp(q, out=q)
+    q /= q.sum(axis=axis, keepdims=True)
     return q

@@ -78,9 +78,8 @@ def refine(
         logits, image, params, compatibility=compatibility, iterations=iterations, mask=mask,
         spacing=spacing, backend=backend, threads=threads,
     )  # fmt: skip
-    rows = refined.reshape(len(refined), -1).T  # [N, L]
-    if len(refined) == 1:
-        q = softmax(np.concatenate([np.zeros_like(rows), rows], axis=1))[:, 1:]
+    if len(refined) == 1:  # one logit x stands for the labels (0, x)
+        q = softmax(np.concatenate([np.zeros_like(refined), refined]), axis=0)[1:]
     else:
-        q = softmax(rows)
-    return np.ascontiguousarray(q.T, dtype=np.float32).reshape(logits.shape)
+        q = softmax(refined, axis=0)
+    return q.astype(np.float32, copy=False)

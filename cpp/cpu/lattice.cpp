@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <limits>
-#include <memory>
 #include <stdexcept>
 #include <type_traits>
 #include <vector>
 
 #include "../core/key.hpp"
 #include "../core/simplex.hpp"
+#include "buffer.hpp"
 #include "pool.hpp"
 
 namespace dcrf {
@@ -32,16 +32,16 @@ void with_dims(int dims, const Body& body) {
 }
 
 struct Located {
-  std::unique_ptr<std::int32_t[]> quotient;  // [N, d], of vertex 0
-  std::unique_ptr<std::int8_t[]> axis;       // [N, d], the axis that leads from vertex k to k + 1
+  Buffer<std::int32_t> quotient;  // [N, d], of vertex 0
+  Buffer<std::int8_t> axis;      // [N, d], the axis that leads from vertex k to k + 1
   std::int32_t low[kMaxDims], high[kMaxDims];
 };
 
 template <typename T>
 Located locate_all(const T* features, std::int64_t points, int dims, T* weight, int threads) {
   Located out;
-  out.quotient.reset(new std::int32_t[points * dims]);
-  out.axis.reset(new std::int8_t[points * dims]);
+  out.quotient = make_buffer<std::int32_t>(points * dims);
+  out.axis = make_buffer<std::int8_t>(points * dims);
   T scale[kMaxDims];
   for (int i = 0; i < dims; ++i) scale[i] = T(elevation_scale(dims, i));
 
@@ -273,7 +273,7 @@ template <typename T>
 void filter(const LatticeView<T>& lattice, const T* values, int channels, bool transpose, T* out,
             int threads) {
   const std::int64_t size = (lattice.vertices + 1) * channels;
-  const std::unique_ptr<T[]> first(new T[size]), second(new T[size]);
+  const Buffer<T> first = make_buffer<T>(size), second = make_buffer<T>(size);
   T* front = first.get();
   T* back = second.get();
   std::fill(front + size - channels, front + size, T(0));

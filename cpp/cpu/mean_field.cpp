@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <memory>
 #include <type_traits>
 #include <vector>
 
 #include "../core/softmax.hpp"
+#include "buffer.hpp"
 #include "pool.hpp"
 
 namespace dcrf {
@@ -16,6 +16,19 @@ namespace {
 constexpr std::int64_t kPointChunk = 4096;   // points per unit of work
 constexpr std::int64_t kVertexChunk = 1024;  // vertices per unit of work
 constexpr std::int64_t kTile = 64;           // points whose rows stay in the first-level cache
+
+// How many rows ahead the loops ask for memory that they will read out of order.
+constexpr std::int64_t kAhead = 12;
+
+// Asks for a row of `width` values to be brought near.
+template <typename T>
+inline void prefetch(const T* row, int width) {
+#if defined(__GNUC__)
+  for (int c = 0; c < width; c += int(64 / sizeof(T))) __builtin_prefetch(row + c);
+#else
+  (void)row, (void)width;
+#endif
+}
 
 // Rows of L channels are padded with zeros to a multiple of four.
 int padded(int labels) { return (labels + 3) / 4 * 4; }
@@ -44,11 +57,11 @@ class Kernel {
     const LatticeView<T>& lattice = view.lattice;
     const std::int64_t entries = lattice.points * corners_;
     const std::int64_t size = (lattice.vertices + 1) * width_;
-    splat_pixel_.reset(new std::int32_t[entries]);
-    splat_weight_.reset(new T[entries]);
-    slice_weight_.reset(new T[entries]);
-    front_.reset(new T[size]);
-    back_.reset(new T[size]);
+    splat_pixel_ = make_buffer<std::int32_t>(entries);
+    splat_weight_ = make_buffer<T>(entries);
+    slice_weight_ = make_buffer<T>(entries);
+    front_ = make_buffer<T>(size);
+    back_ = make_buffer<T>(size);
     std::fill(front_.get() + size - width_, front_.get() + size, T(0));  // the missing vertices
     std::fill(back_.get() + size - width_, back_.get() + size, T(0));
 
@@ -85,6 +98,11 @@ class Kernel {
     const int width = Width > 0 ? Width : width_;
     const std::int32_t* const vertex = view_.lattice.vertex + pixel * corners_;
     const T* const weight = slice_weight_.get() + pixel * corners_;
+    if (pixel + 2 < view_.lattice.points) {
+      for (int k = 0; k < corners_; ++k) {
+        prefetch(front_.get() + std::int64_t(vertex[2 * corners_ + k]) * width, width);
+      }
+    }
     for (int k = 0; k < corners_; ++k) {
       const T* const value = front_.get() + std::int64_t(vertex[k]) * width;
       for (int c = 0; c < width; ++c) row[c] -= weight[k] * value[c];
@@ -111,12 +129,14 @@ class Kernel {
     const int width = Width > 0 ? Width : width_;
     const LatticeView<T>& lattice = view_.lattice;
     parallel_ranges(lattice.vertices, kVertexChunk, threads, [&](std::int64_t begin, std::int64_t end) {
+      const std::int32_t last = lattice.offset[end];
       for (std::int64_t v = begin; v < end; ++v) {
         T* const row = front_.get() + v * width;
         std::fill(row, row + width, T(0));
         for (std::int32_t e = lattice.offset[v]; e < lattice.offset[v + 1]; ++e) {
           const T* const value = q + std::int64_t(splat_pixel_[e]) * width;
           const T weight = splat_weight_[e];
+          if (e + kAhead < last) prefetch(q + std::int64_t(splat_pixel_[e + kAhead]) * width, width);
           for (int c = 0; c < width; ++c) row[c] += weight * value[c];
         }
       }
@@ -161,10 +181,10 @@ class Kernel {
 
   KernelView<T> view_;
   int width_, corners_;
-  std::unique_ptr<std::int32_t[]> splat_pixel_;  // [N (d+1)], by vertex
-  std::unique_ptr<T[]> splat_weight_;            // [N (d+1)], by vertex
-  std::unique_ptr<T[]> slice_weight_;            // [N, d+1]
-  std::unique_ptr<T[]> front_, back_;            // [M + 1, width]; row M is zero
+  Buffer<std::int32_t> splat_pixel_;  // [N (d+1)], by vertex
+  Buffer<T> splat_weight_;            // [N (d+1)], by vertex
+  Buffer<T> slice_weight_;            // [N, d+1]
+  Buffer<T> front_, back_;            // [M + 1, width]; row M is zero
   std::vector<T> coupling_;                      // [L, width], transposed
 };
 
@@ -202,7 +222,7 @@ void mean_field(const KernelView<T>* views, int kernel_count, const T* logits, s
   kernels.reserve(kernel_count);
   for (int m = 0; m < kernel_count; ++m) kernels.emplace_back(views[m], labels, threads);
   const int width = padded(labels);
-  const std::unique_ptr<T[]> q(new T[points * width]);
+  const Buffer<T> q = make_buffer<T>(points * width);
 
   with_width(width, [&](auto static_width) {
     constexpr int kWidth = decltype(static_width)::value;
@@ -214,7 +234,7 @@ void mean_field(const KernelView<T>* views, int kernel_count, const T* logits, s
         }
       }
       parallel_ranges(points, kPointChunk, threads, [&](std::int64_t begin, std::int64_t end) {
-        const std::unique_ptr<T[]> scratch(new T[2 * kTile * width]);
+        const Buffer<T> scratch = make_buffer<T>(2 * kTile * width);
         T* const rows = scratch.get();         // [kTile, width], pixel-major
         T* const tile = rows + kTile * width;  // [labels, kTile], label-major
         for (std::int64_t at = begin; at < end; at += kTile) {
