@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <memory>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "../core/softmax.hpp"
@@ -47,24 +48,145 @@ void with_width(int width, const Body& body) {
   }
 }
 
+// One row of values in registers where the width is known, on the heap where it is not.
+template <typename T, int Width>
+class Row {
+ public:
+  explicit Row(int width) : heap_(Width > 0 ? Buffer<T>() : make_buffer<T>(width)) {}
+  T* data() { return Width > 0 ? fixed_ : heap_.get(); }
+
+ private:
+  T fixed_[Width > 0 ? Width : 1];
+  Buffer<T> heap_;
+};
+
+// mu W of one kernel, [L, L], acting on padded rows. Where every column is constant but for its
+// diagonal (Potts, with one weight or one per label) it costs O(L) in place of O(L^2).
+template <typename T>
+class Coupling {
+ public:
+  Coupling(const T* matrix, int labels)
+      : labels_(labels), width_(padded(labels)), constant_(width_, T(0)), extra_(width_, T(0)) {
+    const auto at = [&](int own, int other) { return matrix[std::size_t(own) * labels + other]; };
+    for (int other = 0; other < labels; ++other) {
+      constant_[other] = labels > 1 ? at(other == 0, other) : T(0);
+      extra_[other] = at(other, other) - constant_[other];
+      for (int own = 0; own < labels; ++own) {
+        if (own != other && at(own, other) != constant_[other]) simple_ = false;
+      }
+    }
+    if (simple_) return;
+    columns_.assign(std::size_t(labels) * width_, T(0));
+    for (int own = 0; own < labels; ++own) {
+      for (int other = 0; other < labels; ++other) {
+        columns_[std::size_t(other) * width_ + own] = at(own, other);
+      }
+    }
+  }
+
+  // out = C in; rows of `width` whose padding is 0 on both sides.
+  template <int Width>
+  void apply(const T* in, T* out) const {
+    const int width = Width > 0 ? Width : width_;
+    if (simple_) {
+      T part[4] = {};  // four sums, so that the additions do not wait for each other
+      for (int c = 0; c < width; c += 4) {
+        for (int j = 0; j < 4; ++j) part[j] += constant_[c + j] * in[c + j];
+      }
+      const T sum = (part[0] + part[1]) + (part[2] + part[3]);
+      for (int c = 0; c < width; ++c) out[c] = sum + extra_[c] * in[c];
+      std::fill(out + labels_, out + width, T(0));
+    } else {
+      std::fill(out, out + width, T(0));
+      for (int other = 0; other < labels_; ++other) {
+        const T* const column = columns_.data() + std::size_t(other) * width;
+        for (int own = 0; own < width; ++own) out[own] += in[other] * column[own];
+      }
+    }
+  }
+
+ private:
+  int labels_, width_;
+  bool simple_ = true;
+  std::vector<T> constant_, extra_;  // [width]: each column off its diagonal, and what that adds
+  std::vector<T> columns_;           // [L, width]: the transpose, where it is not simple
+};
+
+// The vertices of one axis as runs of neighbours, so that its blur can work in place.
+class Chains {
+ public:
+  // `neighbour` [M, 2] links each vertex along the axis; M means missing.
+  Chains(const std::int32_t* neighbour, std::int64_t vertices) {
+    const auto missing = std::int32_t(vertices);
+    for (std::int32_t head = 0; head < missing; ++head) {
+      // A vertex on its own is left as it is.
+      if (neighbour[2 * head] != missing || neighbour[2 * head + 1] == missing) continue;
+      if (std::int64_t(rows_.size()) - (blocks_.empty() ? -kChainBlock : blocks_.back()) >= kChainBlock) {
+        blocks_.push_back(std::int64_t(rows_.size()));
+      }
+      for (std::int32_t v = head; v != missing; v = neighbour[2 * v + 1]) rows_.push_back(v);
+      rows_.back() |= kEnd;
+    }
+    blocks_.push_back(std::int64_t(rows_.size()));
+  }
+
+  // 1/2, 1, 1/2 along every chain of values [M, width].
+  template <typename T, int Width>
+  void blur(T* values, int runtime_width, int threads) const {
+    const int width = Width > 0 ? Width : runtime_width;
+    parallel_for(std::int64_t(blocks_.size()) - 1, threads, [&](std::int64_t block) {
+      Row<T, Width> row_before(width), row_here(width);
+      T* const before = row_before.data();
+      T* const here = row_here.data();
+      const std::int64_t end = blocks_[block + 1];
+      bool starts = true;
+      for (std::int64_t i = blocks_[block]; i < end; ++i) {
+        if (i + kAhead < end) prefetch(values + std::int64_t(rows_[i + kAhead] & ~kEnd) * width, width);
+        T* const out = values + std::int64_t(rows_[i] & ~kEnd) * width;
+        if (starts) {
+          for (int c = 0; c < width; ++c) {
+            before[c] = T(0);
+            here[c] = out[c];
+          }
+        }
+        const bool ends = rows_[i] & kEnd;
+        const T* const next = ends ? out : values + std::int64_t(rows_[i + 1] & ~kEnd) * width;
+        const T keep = ends ? T(0) : T(1);
+        for (int c = 0; c < width; ++c) {
+          const T after = keep * next[c];
+          out[c] = here[c] + T(0.5) * (before[c] + after);
+          before[c] = here[c];
+          here[c] = after;
+        }
+        starts = ends;
+      }
+    });
+  }
+
+ private:
+  static constexpr std::int64_t kChainBlock = 4096;  // rows per unit of work, at least
+  static constexpr std::uint32_t kEnd = std::uint32_t(1) << 31;
+
+  std::vector<std::uint32_t> rows_;   // vertices, chain after chain; kEnd marks a chain's last
+  std::vector<std::int64_t> blocks_;  // where units of work begin, and the end
+};
+
 // A kernel made ready for many iterations: weights with the normaliser folded in, in the order in
 // which they are read, and room for the lattice values.
 template <typename T>
 class Kernel {
  public:
   Kernel(const KernelView<T>& view, int labels, int threads)
-      : view_(view), width_(padded(labels)), corners_(view.lattice.dims + 1) {
+      : view_(view),
+        width_(padded(labels)),
+        corners_(view.lattice.dims + 1),
+        coupling_(view.coupling, labels) {
     const LatticeView<T>& lattice = view.lattice;
     const std::int64_t entries = lattice.points * corners_;
-    const std::int64_t size = (lattice.vertices + 1) * width_;
     splat_pixel_ = make_buffer<std::int32_t>(entries);
     splat_weight_ = make_buffer<T>(entries);
     slice_weight_ = make_buffer<T>(entries);
-    front_ = make_buffer<T>(size);
-    back_ = make_buffer<T>(size);
-    std::fill(front_.get() + size - width_, front_.get() + size, T(0));  // the missing vertices
-    std::fill(back_.get() + size - width_, back_.get() + size, T(0));
-
+    values_ = make_buffer<T>(lattice.vertices * width_);
     const T alpha = T(1) / (T(1) + std::ldexp(T(1), -lattice.dims));
     parallel_ranges(entries, kPointChunk, threads, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t e = begin; e < end; ++e) {
@@ -75,21 +197,20 @@ class Kernel {
         slice_weight_[e] = alpha * lattice.weight[e] * (view.after ? view.after[e / corners_] : T(1));
       }
     });
-    // Transposed and padded, so that a row of it adds to a padded row of values.
-    coupling_.assign(std::size_t(labels) * width_, T(0));
-    for (int own = 0; own < labels; ++own) {
-      for (int other = 0; other < labels; ++other) {
-        coupling_[std::size_t(other) * width_ + own] = view.coupling[own * labels + other];
-      }
-    }
+    std::vector<std::unique_ptr<Chains>> chains(corners_);
+    parallel_for(corners_, threads, [&](std::int64_t axis) {
+      const std::int32_t* const neighbour = lattice.neighbour + axis * lattice.vertices * 2;
+      chains[axis] = std::make_unique<Chains>(neighbour, lattice.vertices);
+    });
+    chains_ = std::move(chains);
   }
 
-  // Splat, blur along all axes, couple: from q [N, width] to values at the vertices.
+  // Splat, couple, blur along all axes: from q [N, width] to values at the vertices. Weights and
+  // compatibility act on labels, so they may act on the vertices, usually fewer than the pixels.
   template <int Width>
-  void pass_messages(const T* q, int labels, int threads) {
+  void pass_messages(const T* q, int threads) {
     splat<Width>(q, threads);
-    for (int axis = 0; axis < corners_; ++axis) blur<Width>(axis, threads);
-    couple<Width>(labels, threads);
+    for (const auto& axis : chains_) axis->template blur<T, Width>(values_.get(), width_, threads);
   }
 
   // Subtracts the coupled message at `pixel` from row [width].
@@ -100,27 +221,25 @@ class Kernel {
     const T* const weight = slice_weight_.get() + pixel * corners_;
     if (pixel + 2 < view_.lattice.points) {
       for (int k = 0; k < corners_; ++k) {
-        prefetch(front_.get() + std::int64_t(vertex[2 * corners_ + k]) * width, width);
+        prefetch(values_.get() + std::int64_t(vertex[2 * corners_ + k]) * width, width);
       }
     }
     for (int k = 0; k < corners_; ++k) {
-      const T* const value = front_.get() + std::int64_t(vertex[k]) * width;
+      const T* const value = values_.get() + std::int64_t(vertex[k]) * width;
       for (int c = 0; c < width; ++c) row[c] -= weight[k] * value[c];
     }
   }
 
-  // Takes back what the pixel said to itself.
-  void add_self_term(std::int64_t pixel, const T* q, int labels, T* row) const {
+  // Takes back what the pixel, of marginals q [width], said to itself; scratch [width].
+  template <int Width>
+  void add_self_term(std::int64_t pixel, const T* q, T* scratch, T* row) const {
     if (view_.diagonal == nullptr) return;
+    const int width = Width > 0 ? Width : width_;
     T scale = view_.diagonal[pixel];
     if (view_.before) scale *= view_.before[pixel];
     if (view_.after) scale *= view_.after[pixel];
-    for (int other = 0; other < labels; ++other) {
-      const T share = scale * q[other];
-      for (int own = 0; own < labels; ++own) {
-        row[own] += share * coupling_[std::size_t(other) * width_ + own];
-      }
-    }
+    coupling_.template apply<Width>(q, scratch);
+    for (int c = 0; c < width; ++c) row[c] += scale * scratch[c];
   }
 
  private:
@@ -129,63 +248,30 @@ class Kernel {
     const int width = Width > 0 ? Width : width_;
     const LatticeView<T>& lattice = view_.lattice;
     parallel_ranges(lattice.vertices, kVertexChunk, threads, [&](std::int64_t begin, std::int64_t end) {
+      Row<T, Width> row(width);
+      T* const sum = row.data();
       const std::int32_t last = lattice.offset[end];
       for (std::int64_t v = begin; v < end; ++v) {
-        T* const row = front_.get() + v * width;
-        std::fill(row, row + width, T(0));
+        for (int c = 0; c < width; ++c) sum[c] = T(0);
         for (std::int32_t e = lattice.offset[v]; e < lattice.offset[v + 1]; ++e) {
           const T* const value = q + std::int64_t(splat_pixel_[e]) * width;
           const T weight = splat_weight_[e];
           if (e + kAhead < last) prefetch(q + std::int64_t(splat_pixel_[e + kAhead]) * width, width);
-          for (int c = 0; c < width; ++c) row[c] += weight * value[c];
+          for (int c = 0; c < width; ++c) sum[c] += weight * value[c];
         }
+        coupling_.template apply<Width>(sum, values_.get() + v * width);
       }
     });
-  }
-
-  template <int Width>
-  void blur(int axis, int threads) {
-    const int width = Width > 0 ? Width : width_;
-    const LatticeView<T>& lattice = view_.lattice;
-    const std::int32_t* const neighbour = lattice.neighbour + axis * lattice.vertices * 2;
-    parallel_ranges(lattice.vertices, kVertexChunk, threads, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t v = begin; v < end; ++v) {
-        const T* const centre = front_.get() + v * width;
-        const T* const left = front_.get() + std::int64_t(neighbour[2 * v]) * width;
-        const T* const right = front_.get() + std::int64_t(neighbour[2 * v + 1]) * width;
-        T* const row = back_.get() + v * width;
-        for (int c = 0; c < width; ++c) row[c] = centre[c] + T(0.5) * (left[c] + right[c]);
-      }
-    });
-    std::swap(front_, back_);
-  }
-
-  // Weights and compatibility act on labels, so they may act on the vertices: usually fewer.
-  template <int Width>
-  void couple(int labels, int threads) {
-    const int width = Width > 0 ? Width : width_;
-    const std::int64_t vertices = view_.lattice.vertices;
-    parallel_ranges(vertices, kVertexChunk, threads, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t v = begin; v < end; ++v) {
-        const T* const value = front_.get() + v * width;
-        T* const row = back_.get() + v * width;
-        std::fill(row, row + width, T(0));
-        for (int other = 0; other < labels; ++other) {
-          const T* const column = coupling_.data() + std::size_t(other) * width;
-          for (int own = 0; own < width; ++own) row[own] += value[other] * column[own];
-        }
-      }
-    });
-    std::swap(front_, back_);
   }
 
   KernelView<T> view_;
   int width_, corners_;
-  Buffer<std::int32_t> splat_pixel_;  // [N (d+1)], by vertex
-  Buffer<T> splat_weight_;            // [N (d+1)], by vertex
-  Buffer<T> slice_weight_;            // [N, d+1]
-  Buffer<T> front_, back_;            // [M + 1, width]; row M is zero
-  std::vector<T> coupling_;                      // [L, width], transposed
+  Coupling<T> coupling_;
+  Buffer<std::int32_t> splat_pixel_;             // [N (d+1)], by vertex
+  Buffer<T> splat_weight_;                       // [N (d+1)], by vertex
+  Buffer<T> slice_weight_;                       // [N, d+1]
+  Buffer<T> values_;                             // [M, width]
+  std::vector<std::unique_ptr<Chains>> chains_;  // one per axis
 };
 
 // In place: the columns of a label-major tile [labels, kTile] become marginals.
@@ -230,7 +316,7 @@ void mean_field(const KernelView<T>* views, int kernel_count, const T* logits, s
       const bool first = iteration == 0, last = iteration == iterations;
       if (!first) {
         for (Kernel<T>& kernel : kernels) {
-          kernel.template pass_messages<kWidth>(q.get(), labels, threads);
+          kernel.template pass_messages<kWidth>(q.get(), threads);
         }
       }
       parallel_ranges(points, kPointChunk, threads, [&](std::int64_t begin, std::int64_t end) {
@@ -244,7 +330,7 @@ void mean_field(const KernelView<T>* views, int kernel_count, const T* logits, s
             T* const row = rows + p * width;
             for (const Kernel<T>& kernel : kernels) {
               kernel.template subtract_message<kWidth>(at + p, row);
-              kernel.add_self_term(at + p, q.get() + (at + p) * width, labels, row);
+              kernel.template add_self_term<kWidth>(at + p, q.get() + (at + p) * width, tile, row);
             }
           }
           for (int l = 0; l < labels; ++l) {
