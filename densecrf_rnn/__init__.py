@@ -4,6 +4,7 @@ Importing the package imports NumPy alone; torch is loaded when `CRFRNN` is firs
 """
 
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ._backends import BackendUnavailableError, available_backends
@@ -13,7 +14,7 @@ from .params import CRFParams
 from .refine import refine
 
 if TYPE_CHECKING:
-    from .nn import CRFRNN
+    from .nn import CRFRNN  # noqa: F401  # for type checkers; __all__ names it at run time
 
 try:
     __version__ = version("densecrf-rnn")
@@ -23,18 +24,20 @@ except PackageNotFoundError:  # a source folder on sys.path that was never insta
 __all__ = [
     "BackendUnavailableError",
     "CRFParams",
-    "CRFRNN",
     "PermutohedralLattice",
     "available_backends",
     "mean_field",
     "refine",
 ]
 
+if find_spec("torch") is not None:  # so that `import *` works without it
+    __all__.append("CRFRNN")
+
 
 def __getattr__(name: str) -> Any:
     if name == "CRFRNN":
         try:
-            from .nn import CRFRNN
+            from .nn import CRFRNN as layer
         except ModuleNotFoundError as error:
             if error.name != "torch":
                 raise
@@ -42,5 +45,5 @@ def __getattr__(name: str) -> Any:
                 "CRFRNN needs torch, which is not installed; pip install 'densecrf-rnn[torch]' "
                 "(refine and PermutohedralLattice work without it)"
             ) from error
-        return CRFRNN
+        return layer
     raise AttributeError(f"module 'densecrf_rnn' has no attribute {name!r}")

@@ -74,19 +74,40 @@ class Engine(Protocol):
         """Write the diagonal of K to `out` [N]."""
 
 
+def row_width(labels: int) -> int:
+    """Length of the zero-padded rows in which fused engines keep marginals (cpp/cpu/rows.hpp)."""
+    return (labels + 3) // 4 * 4
+
+
 class FusedEngine(Engine, Protocol):
-    """A backend that runs whole mean fields."""
+    """A backend that runs whole mean fields; coupling is mu W, [L, L], of each kernel."""
 
     def mean_field(
         self,
         kernels: list[NormalizedKernel],
-        coupling: list[Array],
+        coupling: Array,
         logits: Array,
         refined: Array,
+        saved_q: Array,
         iterations: int,
         threads: int,
     ) -> None:
-        """Write the refined logits [L, N] for logits [L, N] and mu W [L, L] of each kernel."""
+        """Write the refined logits [L, N] for logits [L, N] and couplings [M, L, L].
+
+        `saved_q` receives what the gradient needs, [T, N, row_width(L)]; empty: nothing is kept.
+        """
+
+    def mean_field_backward(
+        self,
+        kernels: list[NormalizedKernel],
+        coupling: Array,
+        saved_q: Array,
+        d_refined: Array,
+        d_logits: Array,
+        d_coupling: Array,
+        threads: int,
+    ) -> None:
+        """Write the gradients for logits [L, N] and couplings [M, L, L], given d_refined."""
 
 
 class _NativeCpu:
@@ -110,18 +131,37 @@ class _NativeCpu:
     def mean_field(
         self,
         kernels: list[NormalizedKernel],
-        coupling: list[Array],
+        coupling: Array,
         logits: Array,
         refined: Array,
+        saved_q: Array,
         iterations: int,
         threads: int,
     ) -> None:
+        tuples = self._tuples(kernels, coupling)
+        self._module.mean_field(tuples, logits, refined, saved_q, iterations, threads)
+
+    def mean_field_backward(
+        self,
+        kernels: list[NormalizedKernel],
+        coupling: Array,
+        saved_q: Array,
+        d_refined: Array,
+        d_logits: Array,
+        d_coupling: Array,
+        threads: int,
+    ) -> None:
+        arrays = (saved_q, d_refined, d_logits, d_coupling)
+        self._module.mean_field_backward(self._tuples(kernels, coupling), *arrays, threads)
+
+    @staticmethod
+    def _tuples(kernels: list[NormalizedKernel], coupling: Array) -> list[tuple[Any, ...]]:
         tuples = []
         for k, c in zip(kernels, coupling, strict=True):
             plan = k.plan
             arrays = (plan.vertex, plan.weight, plan.neighbour, plan.offset, plan.entry)
             tuples.append((*arrays, plan.num_vertices, k.before, k.after, k.diagonal, c))
-        self._module.mean_field(tuples, logits, refined, iterations, threads)
+        return tuples
 
 
 class _Numba:
@@ -161,8 +201,8 @@ _ENGINES: dict[str, type[Engine]] = {"cpu": _NativeCpu, "numba": _Numba}
 _loaded: dict[str, Engine] = {}
 
 _BUILD = (
-    "install with a C++17 compiler present (pip install densecrf-rnn), "
-    "or in a checkout: pip install -e ."
+    "reinstall where a C++17 compiler is found; in a checkout pip install -e ., for an installed "
+    "copy is not seen from inside the source folder"
 )
 
 
@@ -180,6 +220,8 @@ def why_unavailable(name: str) -> str | None:
         if importlib.util.find_spec("numba") is None:
             return "numba is not installed; pip install 'densecrf-rnn[numba]'"
         return None
+    if name == "cuda":
+        return "this version has no CUDA engine"
     return f"there is no backend of that name; choose from {', '.join(_ENGINES)} or auto"
 
 
@@ -223,6 +265,12 @@ def engine(name: str) -> Engine:
     if name not in _loaded:
         _loaded[name] = _ENGINES[name]()
     return _loaded[name]
+
+
+def fused_engine(name: str) -> FusedEngine | None:
+    """The engine `name`, if it runs whole mean fields; else None."""
+    found: Any = engine(name)
+    return found if hasattr(found, "mean_field") else None
 
 
 def native_compiler() -> str | None:

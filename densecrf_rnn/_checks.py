@@ -1,4 +1,4 @@
-"""Every argument error of the public API, and nothing else.
+"""The argument errors that the public functions share, and nothing else.
 
 Each message says what came, what is wanted and the way out. NumPy arrays and torch tensors are
 both looked at here through what they share, so torch is not imported.
@@ -28,8 +28,12 @@ def number(name: str, value: Any) -> float:
     """A finite real number."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} is {_kind(value)}; it must be a number")
+    try:
+        value = float(value)
+    except OverflowError:
+        value = math.inf
     if not math.isfinite(value):
-        raise ValueError(f"{name} is {float(value)}; it must be finite")
+        raise ValueError(f"{name} is {value}; it must be finite")
     return float(value)
 
 
@@ -41,12 +45,17 @@ def positive_number(name: str, value: Any) -> float:
             f"{name} is {value:g}; a bandwidth must be above 0 (to switch a kernel off, set its "
             "weight to 0)"
         )
+    low, high = 1e-6, 1e9  # so that no feature under- or overflows float32
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value:g}; it must lie in {low:g}..{high:g}")
     return float(value)
 
 
 def weight(name: str, value: Any) -> float | tuple[float, ...]:
     """A finite number, or a sequence of them as a tuple."""
-    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim == 1):
+    if hasattr(value, "tolist"):  # an array, or a tensor
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
         if len(value) == 0:
             raise ValueError(f"{name} is empty; give one weight, or one for each label")
         return tuple(number(f"{name}[{i}]", v) for i, v in enumerate(value))
@@ -55,7 +64,7 @@ def weight(name: str, value: Any) -> float | tuple[float, ...]:
 
 def option(name: str, value: Any, allowed: Sequence[str]) -> None:
     """One of a few words."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} is {value!r}; choose from {', '.join(map(repr, allowed))}")
 
 
@@ -71,6 +80,8 @@ def count(name: str, value: Any, at_least: int) -> int:
         raise TypeError(f"{name} is {_kind(value)}; it must be a whole number")
     if value < at_least:
         raise ValueError(f"{name} is {value}; it must be at least {at_least}")
+    if value >= 2**31:
+        raise ValueError(f"{name} is {value}; it must be below 2^31")
     return int(value)
 
 
@@ -87,7 +98,10 @@ def logits(array: Any, *, batched: bool) -> None:
     layout = "[B, L, H, W] or [B, L, D, H, W]" if batched else "[L, H, W] or [L, D, H, W]"
     array_kind("logits", array, batched=batched)
     if len(array.shape) - batched not in (3, 4):
-        raise ValueError(f"logits has shape {_shape(array)}; it must be {layout}")
+        way_out = ""
+        if len(array.shape) - batched == 2:
+            way_out = "; a binary map is " + ("logits[:, None]" if batched else "logits[None]")
+        raise ValueError(f"logits has shape {_shape(array)}; it must be {layout}{way_out}")
     float_dtype("logits", array, batched=batched)
     if 0 in array.shape[batched:]:
         raise ValueError(
@@ -102,6 +116,7 @@ def logits_values(array: Any, *, batched: bool) -> None:
         return
     peak = getattr(array, "amax", array.max)(int(batched))  # over the labels; NaN wins
     if _finite(peak):
+        _warn_of_probabilities(array, peak, int(batched))
         return
     if bool((peak != peak).any()):
         raise ValueError(_nan("logits", int((array != array).sum())))
@@ -118,6 +133,21 @@ def logits_values(array: Any, *, batched: bool) -> None:
     )
 
 
+def _warn_of_probabilities(array: Any, peak: Any, axis: int) -> None:
+    """A look at a part of the pixels: within 0..1, and sums of 1."""
+    low, high = _range(peak)
+    if not 0 < low <= high <= 1 or array.shape[axis] == 1:
+        return
+    rows = array.reshape(*array.shape[: axis + 1], -1)[..., :1000]
+    if float(rows.min()) >= 0 and float(abs(rows.sum(axis) - 1).max()) < 1e-3:
+        warnings.warn(
+            "logits lie in 0..1 and sum to 1 over the labels, as probabilities do; pass their "
+            "logarithm (np.log(p), with p a little above 0)",
+            UserWarning,
+            stacklevel=_callers_level(),
+        )
+
+
 def image(array: Any, logits: Any, *, batched: bool) -> None:
     """[*S, C], or [B, C, *S] with a batch axis; finite; the size of `logits`."""
     array_kind("image", array, batched=batched)
@@ -126,22 +156,28 @@ def image(array: Any, logits: Any, *, batched: bool) -> None:
     layout = f"[B, C, {axes}]" if batched else f"[{axes}, C]"
     if len(array.shape) != len(size) + 1 + batched:
         way_out = ""
-        if len(array.shape) == len(size) + batched:
+        if not batched and len(size) == 3 and tuple(array.shape[:2]) == size[1:]:
+            way_out = "; a batch goes in one image at a time: logits[b]"
+        elif len(array.shape) == len(size) + batched:
             one = "image[:, None]" if batched else "image[..., None]"
             way_out = f"; a one-channel image is {one}"
         raise ValueError(f"image has shape {_shape(array)}; it must be {layout}{way_out}")
     found = tuple(array.shape[2:] if batched else array.shape[:-1])
     if found != size:
         raise ValueError(
-            f"image is {_by(found)} but logits is {_by(size)} ({axes}); resize one to the other"
-            + _transposed(array, size, batched)
+            f"image is {_by(found)} but logits is {_by(size)} ({axes}); "
+            + _size_hint(array, logits, batched)
         )
     if batched and array.shape[0] != logits.shape[0]:
         raise ValueError(
             f"image holds {array.shape[0]} images but logits {logits.shape[0]}; give one each"
         )
-    if array.shape[1 if batched else -1] == 0:
-        raise ValueError(f"image has shape {_shape(array)}, without channels; give at least one")
+    channels = array.shape[1 if batched else -1]
+    if not 1 <= channels <= MAX_DIMS - len(size):
+        raise ValueError(
+            f"image has {channels} channels; a lattice takes 1 to {MAX_DIMS - len(size)} beside "
+            f"{len(size)} positions, so pick or combine channels"
+        )
     name = _dtype(array)
     if not batched and not array.dtype.isnative:
         raise TypeError(
@@ -152,14 +188,18 @@ def image(array: Any, logits: Any, *, batched: bool) -> None:
         raise TypeError(f"image has dtype {name}; it must be integer or floating point")
 
 
-def image_values(array: Any, theta_beta: float | None) -> None:
+def image_values(array: Any, theta_beta: float) -> None:
     """Finite; and warn when its range does not go with `theta_beta`."""
     if 0 in array.shape or not _dtype(array).startswith(("float", "bfloat")):
         return
     low, high = _range(array)
     if not (math.isfinite(low) and math.isfinite(high)):
         _refuse_non_finite("image", array)
-    if theta_beta is not None and theta_beta > 1 and 0 <= low < high <= 1:
+    if max(-low, high) > 1e30:
+        raise ValueError(
+            f"image reaches {max(-low, high):g}; intensities must lie within 1e30, so rescale it"
+        )
+    if theta_beta > 1 and 0 <= low < high <= 1:
         warnings.warn(
             f"image lies in 0..1 but theta_beta is {theta_beta:g}, so the appearance kernel sees "
             "no edges; pass image * 255, or divide theta_beta by 255",
@@ -264,12 +304,15 @@ def parameter(name: str, array: Any) -> None:
         _refuse_non_finite(name, array)
 
 
-def coupling(matrices: Sequence[Any], dtype: Any) -> None:
-    """Products of weights and compatibility that the dtype of the logits can hold."""
-    if max(float(abs(m).max()) for m in matrices) > np.finfo(dtype).max:
+def coupling(matrices: Any, points: int, largest: float) -> None:
+    """Products of weights and compatibility [M, L, L] whose sums stay below `largest`."""
+    kernels, labels = matrices.shape[:2]
+    found = float(abs(matrices).max())
+    limit = float(largest) / (4 * kernels * labels * max(points, 1))
+    if not found <= limit:
         raise ValueError(
-            f"a kernel weight times the compatibility is beyond the range of {dtype}; use smaller "
-            "weights"
+            f"a kernel weight times the compatibility is {found:g}, so messages could pass the "
+            f"range of the logits' dtype; use weights whose products are below {limit:g}"
         )
 
 
@@ -304,7 +347,9 @@ def spacing(value: Sequence[float] | None, axes: int) -> tuple[float, ...]:
     """One positive number per spatial axis; None means 1 each."""
     if value is None:
         return (1.0,) * axes
-    if not isinstance(value, (list, tuple, np.ndarray)) or len(value) != axes:
+    if hasattr(value, "tolist"):  # an array, or a tensor
+        value = value.tolist()
+    if not isinstance(value, (list, tuple)) or len(value) != axes:
         raise ValueError(
             f"spacing is {value!r}; it must hold {axes} numbers, the pixel size along each axis "
             f"({'depth, ' if axes == 3 else ''}row, column)"
@@ -364,14 +409,23 @@ def _nan(name: str, bad: int) -> str:
     )
 
 
-def _transposed(array: Any, size: tuple[int, ...], batched: bool) -> str:
-    """A hint when the axes are merely in another order."""
-    shape = tuple(array.shape)
+def _size_hint(image: Any, logits: Any, batched: bool) -> str:
+    """What may be the matter when image and logits differ in size."""
+    shape, scores = tuple(image.shape), tuple(logits.shape)
+    size = scores[1 + batched :]
     if batched:
-        swapped = shape[1:-1] == size
-        return "; the channels come before the rows: image.movedim(-1, 1)" if swapped else ""
-    swapped = shape[1:] == size
-    return "; the channels come last: np.moveaxis(image, 0, -1)" if swapped else ""
+        if shape[1:-1] == size:
+            return "the channels come before the rows: image.movedim(-1, 1)"
+        return "resize one to the other (torch.nn.functional.interpolate)"
+    if shape[1:] == size:
+        return "the channels come last: np.moveaxis(image, 0, -1)"
+    if shape[:-1] == scores[:-1]:
+        return "the labels come first: np.moveaxis(logits, -1, 0)"
+    if shape[:-1] == size[::-1]:
+        return "rows come before columns: swap the axes of one"
+    if len(size) == 3 and shape[1:-1] == size[1:]:
+        return "a batch goes in one image at a time: logits[b], image[b]"
+    return "resize one to the other"
 
 
 def _shape(array: Any) -> str:

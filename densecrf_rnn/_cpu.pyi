@@ -43,6 +43,15 @@ def mean_field(
     kernels: list[tuple[Any, ...]],
     logits: Array,
     refined: Array,
+    saved_q: Array,
     iterations: int,
+    threads: int,
+) -> None: ...
+def mean_field_backward(
+    kernels: list[tuple[Any, ...]],
+    saved_q: Array,
+    d_refined: Array,
+    d_logits: Array,
+    d_coupling: Array,
     threads: int,
 ) -> None: ...

@@ -15,8 +15,9 @@ from .params import CRFParams, FeatureOrder
 Array = np.ndarray[Any, Any]
 
 # A normaliser n = K 1 below this counts as 0 and its pixel hears nothing. With the self term n is
-# above 0.1; without it n is 0 for a pixel that has no neighbour, but for rounding (float32: 1e-7).
-EMPTY_MASS = 1e-5
+# above 0.1. Without it n is the small difference of two numbers near 1 where a pixel has hardly a
+# neighbour; dividing by less would let float32's rounding through.
+EMPTY_MASS = 1e-2
 
 
 @dataclass(frozen=True)

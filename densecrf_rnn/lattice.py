@@ -62,12 +62,15 @@ class PermutohedralLattice:
         _checks.features(features)
         self._threads = _checks.threads(threads, _backends.default_threads())
         self.backend = _backends.resolve(backend)
-        self._engine = _backends.engine(self.backend)
         features = np.ascontiguousarray(features)
         points, dims = features.shape
         plan = _backends.Plan.empty(points, dims, features.dtype)
         self.num_vertices = self._engine.build(features, plan, self._threads)
         self._plan = replace(plan, num_vertices=self.num_vertices)
+
+    @property
+    def _engine(self) -> _backends.Engine:
+        return _backends.engine(self.backend)  # looked up, so that a lattice can be pickled
 
     def filter(self, values: Array, *, transpose: bool = False) -> Array:
         """The Gaussian-filtered values, or with `transpose` the adjoint K' values.

@@ -1,5 +1,6 @@
 """Mean-field inference of a dense CRF on NumPy arrays: the algorithm, one line a step."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +46,8 @@ def mean_field(
     iterations : int, at least 0
         Mean-field updates T; 0 returns the logits.
     mask : ndarray [H, W] or [D, H, W] of bool, optional
-        False pixels neither send nor receive messages and come back unchanged.
+        False pixels neither send nor receive messages and come back unchanged; they may hold
+        NaN, in the image too.
     spacing : sequence of one float per spatial axis, optional
         Pixel size along each axis of `logits`, in the unit of theta_alpha and theta_gamma.
     backend : str
@@ -78,17 +80,17 @@ def mean_field(
     """
     _checks.params(params, CRFParams)
     _checks.logits(logits, batched=False)
-    _checks.logits_values(logits, batched=False)
     _checks.image(image, logits, batched=False)
-    _checks.image_values(image, params.theta_beta)
     size = logits.shape[1:]
     iterations = _checks.count("iterations", iterations, 0)
     binary = logits.shape[0] == 1
     labels = 2 if binary else logits.shape[0]
-    coupling = _coupling(params, kernel_weights, compatibility, labels, logits.dtype)
+    points = math.prod(size)
+    coupling = _coupling(params, kernel_weights, compatibility, labels, points, logits.dtype)
     if mask is not None:
         _checks.mask(mask, size)
-
+    _checks.logits_values(logits if mask is None else logits[:, mask], batched=False)
+    _checks.image_values(image if mask is None else image[mask], params.theta_beta)
     spacing = _checks.spacing(spacing, len(size))
     _checks.threads(threads, 1)
     _backends.resolve(backend)
@@ -102,7 +104,8 @@ def mean_field(
         u = np.concatenate([np.zeros_like(u), u])
     filters = []
     for kernel in kernels.from_params(params):
-        features = kernel.features(positions, image)[rows]
+        with np.errstate(invalid="ignore"):  # NaN outside the mask
+            features = kernel.features(positions, image)[rows]
         _checks.feature_values(features)
         filters.append(_NormalizedFilter(features, params, backend, threads))
 
@@ -117,14 +120,16 @@ def mean_field(
 
 
 def _iterate(
-    logits: Array, filters: list["_NormalizedFilter"], coupling: list[Array], iterations: int
+    logits: Array, filters: list["_NormalizedFilter"], coupling: Array, iterations: int
 ) -> Array:
     """The iterations themselves, on label-major rows [L, N]."""
     fused = filters[0].fused_engine
     if fused is not None:
         refined = np.empty_like(logits)
+        kept = np.empty((0, 0, 0), logits.dtype)  # nothing: there is no backward pass here
         normalized = [f.kernel for f in filters]
-        fused.mean_field(normalized, coupling, logits, refined, iterations, filters[0].threads)
+        threads = filters[0].threads
+        fused.mean_field(normalized, coupling, logits, refined, kept, iterations, threads)
         return refined
     u = np.ascontiguousarray(logits.T)  # [N, L]
     refined = u
@@ -140,9 +145,10 @@ def _coupling(
     kernel_weights: Array | None,
     compatibility: Array | None,
     labels: int,
+    points: int,
     dtype: Any,
-) -> list[Array]:
-    """mu W for each kernel: how a message about one label bears on another. M times [L, L]"""
+) -> Array:
+    """mu W for each kernel: how a message about one label bears on another. [M, L, L]"""
     mu = 1.0 - np.eye(labels) if compatibility is None else compatibility
     _checks.array_kind("compatibility", mu, batched=False)
     _checks.compatibility(mu, labels)
@@ -150,14 +156,17 @@ def _coupling(
         given = {"w_bilateral": params.w_bilateral, "w_spatial": params.w_spatial}
         for name, weight in given.items():
             _checks.weights_fit(name, weight, labels)  # type: ignore[arg-type]
-        weights = [np.asarray(weight, float) for weight in given.values()]
+        weights = [np.broadcast_to(weight, labels) for weight in given.values()]
     else:
         _checks.array_kind("kernel_weights", kernel_weights, batched=False)
         _checks.kernel_weights(kernel_weights, 2, labels)
         weights = list(kernel_weights)
-    coupling = [mu @ (w if w.ndim == 2 else w * np.eye(labels)) for w in weights]
-    _checks.coupling(coupling, dtype)
-    return [c.astype(dtype) for c in coupling]
+    mu = mu.astype(np.float64)  # whole numbers of few bits would wrap in the product
+    coupling = np.stack(
+        [mu @ (w if w.ndim == 2 else w * np.eye(labels)) for w in np.asarray(weights, np.float64)]
+    )
+    _checks.coupling(coupling, points, np.finfo(dtype).max)
+    return coupling.astype(dtype)
 
 
 class _NormalizedFilter:
@@ -184,8 +193,7 @@ class _NormalizedFilter:
     @property
     def fused_engine(self) -> _backends.FusedEngine | None:
         """The engine, if it runs whole mean fields."""
-        engine: Any = self._lattice._engine
-        return engine if hasattr(engine, "mean_field") else None
+        return _backends.fused_engine(self._lattice.backend)
 
     @property
     def kernel(self) -> _backends.NormalizedKernel:
@@ -210,7 +218,8 @@ class _NormalizedFilter:
 
 def softmax(logits: Array, axis: int) -> Array:
     """Marginals of logits: they sum to 1 over the labels, which lie along `axis`."""
-    q = logits - logits.max(axis=axis, keepdims=True)
-    np.exp(q, out=q)
-    q /= q.sum(axis=axis, keepdims=True)
+    with np.errstate(over="ignore", invalid="ignore"):  # far below the peak; NaN outside a mask
+        q = logits - logits.max(axis=axis, keepdims=True)
+        np.exp(q, out=q)
+        q /= q.sum(axis=axis, keepdims=True)
     return q

@@ -40,7 +40,8 @@ def refine(
     iterations : int, at least 0
         Mean-field updates.
     mask : ndarray [H, W] or [D, H, W] of bool, optional
-        False pixels take no part and keep the marginals of their logits.
+        False pixels take no part and keep the marginals of their logits; they may hold NaN, in
+        the image too.
     spacing : sequence of one float per spatial axis, optional
         Pixel size along each axis of `logits`, in the unit of theta_alpha and theta_gamma.
     backend : str

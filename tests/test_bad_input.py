@@ -81,7 +81,7 @@ IMAGES = {
     "other size": (image((4, 7, 3)), ValueError, r"image is 4 x 7 but logits is 5 x 7 .*resize"),
     "swapped axes": (image((7, 5, 3)), ValueError, "image is 7 x 5 but logits is 5 x 7"),
     "channels first": (image((3, 5, 7)), ValueError, r"np\.moveaxis\(image, 0, -1\)"),
-    "no channels": (image((5, 7, 0)), ValueError, "image has shape .*without channels"),
+    "no channels": (image((5, 7, 0)), ValueError, "image has 0 channels"),
     "booleans": (np.zeros((5, 7, 1), bool), TypeError, "image has dtype bool"),
     "complex": (np.zeros((5, 7, 1), complex), TypeError, "image has dtype complex128"),
     "objects": (np.zeros((5, 7, 1), object), TypeError, "image has dtype object"),
@@ -216,10 +216,9 @@ def test_weights_of_another_number_of_labels_are_refused(function, name):
         function(logits(), image(), params)
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered")
 def test_weights_beyond_the_range_of_float32_are_refused(function):
     """Finite as given, infinite once in the dtype of the logits; the result would be NaN."""
-    with pytest.raises(ValueError, match="weight.*float32"):
+    with pytest.raises(ValueError, match="weight.*range of the logits' dtype"):
         function(logits(), image(), CRFParams(w_bilateral=1e300))
 
 
@@ -269,7 +268,7 @@ def test_params_refuse_a_bandwidth(name, value, error, message):
         ((), ValueError, " is empty; give one weight, or one for each label"),
         ((1.0, float("nan")), ValueError, r"\[1\] is nan; it must be finite"),
         ([1.0, "2"], TypeError, r"\[1\] is '2'; it must be a number"),
-        (np.eye(2), TypeError, " is ndarray; it must be a number"),
+        (np.eye(2), TypeError, r"\[0\] is list; it must be a number"),
     ],
 )
 def test_params_refuse_a_weight(name, value, error, message):

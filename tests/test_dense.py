@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from densecrf_rnn import kernels
 from densecrf_rnn.reference import dense
 
 NORMALIZATIONS = ("after", "before", "symmetric", "none")
@@ -63,7 +64,8 @@ def test_kernel_without_self_term_has_a_zero_diagonal(normalization, points, dim
     np.testing.assert_array_equal(np.diag(kernel), 0)
     sums = {"after": kernel.sum(1), "before": kernel.sum(0)}.get(normalization)
     if sums is not None:
-        np.testing.assert_allclose(sums, 1 if points > 1 else 0)
+        others = dense.gaussian_kernel(features).sum(1) - 1
+        np.testing.assert_allclose(sums, others > kernels.EMPTY_MASS)  # else it hears nothing
 
 
 def test_normalisation_refuses_an_unknown_name():

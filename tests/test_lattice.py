@@ -1,6 +1,7 @@
 """PermutohedralLattice: the native engine against the Numba one, and both against the truth."""
 
 import multiprocessing
+import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -400,3 +401,12 @@ def test_lattice_refuses_threads(threads, error, message):
 def test_lattice_refuses_an_unknown_backend(name):
     with pytest.raises(BackendUnavailableError, match="cannot run here: .*(choose|string)"):
         PermutohedralLattice(GOOD, backend=name)
+
+
+def test_lattice_survives_pickling(backend):
+    """Workers that are spawned receive what they use by pickle."""
+    points = np.random.default_rng(0).normal(size=(40, 3))
+    lattice = PermutohedralLattice(points, backend=backend)
+    copied = pickle.loads(pickle.dumps(lattice))
+    values = np.ones((40, 2))
+    np.testing.assert_array_equal(copied.filter(values), lattice.filter(values))

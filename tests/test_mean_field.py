@@ -17,7 +17,8 @@ from oracles import (
     softmax,
 )
 
-from densecrf_rnn import CRFParams, mean_field, refine
+from densecrf_rnn import CRFParams, mean_field, refine, samples
+from densecrf_rnn._backends import why_unavailable
 
 NORMALIZATIONS = ("after", "before", "symmetric", "none")
 SIZES = ((1, 1), (1, 13), (13, 1), (7, 11), (2, 3, 5), (1, 1, 1))
@@ -408,3 +409,58 @@ def test_results_are_new_contiguous_arrays(backend, dtype):
         result = function(logits, image, SOFT, backend=backend)
         assert result.flags.c_contiguous and result.flags.writeable
         assert not np.shares_memory(result, logits)
+
+
+# --- found in review -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("theta", [(30, 5), (160, 3)])
+@pytest.mark.parametrize("self_term", [True, False])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_engines_agree_on_a_photograph_in_float32(normalization, self_term, theta):
+    """Where a colour is rare, K 1 without the self term is a small difference of larger numbers."""
+    for backend in ("cpu", "numba"):
+        if why_unavailable(backend) is not None:
+            pytest.skip(f"{backend}: {why_unavailable(backend)}")
+    pytest.importorskip("skimage")
+    sample = samples.load("2007_000129")
+    image, logits = sample.image[:150, :200], sample.logits[:, :150, :200]
+    params = CRFParams(*theta, 3, 5, 3, normalization=normalization, self_term=self_term)
+    native, reference = (mean_field(logits, image, params, backend=b) for b in ("cpu", "numba"))
+    exact = mean_field(logits.astype(np.float64), image, params, backend="cpu")
+    # "none" sums over thousands of pixels, so its logits reach thousands.
+    scale = max(1.0, float(np.abs(exact).max()) / 20)
+    assert np.abs(native - reference).max() < 1e-3 * scale
+    assert np.abs(native - exact).max() < 1e-2 * scale
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.float16, np.int64])
+def test_weights_of_any_number_type_are_multiplied_in_full(kind):
+    logits, image = random_problem(3)
+    weights = np.stack([np.diag([100, 50, 20])] * 2).astype(kind)
+    mu = (3 * (1 - np.eye(3))).astype(kind)
+    found = mean_field(logits, image, SOFT, kernel_weights=weights, compatibility=mu)
+    wanted = mean_field(
+        logits, image, SOFT, kernel_weights=weights.astype(float), compatibility=mu.astype(float)
+    )
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_masked_pixels_may_hold_anything(backend, dtype):
+    logits, image = random_problem(3, (7, 11), 3, dtype)
+    image = image.astype(dtype)
+    mask = np.ones((7, 11), bool)
+    mask[2:4, 3:9] = False
+    wanted = mean_field(logits, image, SOFT, mask=mask, backend=backend)
+    logits[:, ~mask], image[~mask] = np.nan, np.inf
+    found = mean_field(logits, image, SOFT, mask=mask, backend=backend)
+    np.testing.assert_array_equal(found[:, mask], wanted[:, mask])
+    assert np.isnan(found[:, ~mask]).all()
+    q = refine(logits, image, SOFT, mask=mask, backend=backend)
+    np.testing.assert_allclose(q[:, mask].sum(0), 1, rtol=1e-5)
+
+
+def test_probabilities_in_place_of_logits_are_noticed():
+    logits, image = random_problem(3)
+    with pytest.warns(UserWarning, match="as probabilities do; pass their logarithm"):
+        refine(softmax(logits), image, SOFT)

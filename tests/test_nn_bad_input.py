@@ -74,7 +74,7 @@ def test_crfrnn_rejects_another_number_of_images(crf):
 
 def test_crfrnn_rejects_an_image_of_no_channels(crf):
     logits, image = good()
-    with pytest.raises(ValueError, match="without channels"):
+    with pytest.raises(ValueError, match="image has 0 channels"):
         crf(logits, image[:, :0])
 
 

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 import nn_problems as make  # noqa: E402
 from densecrf_rnn import CRFParams, CRFRNN, _backends  # noqa: E402
+from densecrf_rnn._backends import why_unavailable  # noqa: E402
 from densecrf_rnn.nn import IMAGENET_MEAN, IMAGENET_STD, functional  # noqa: E402
 
 
@@ -494,3 +495,66 @@ def test_crfrnn_learns_an_asymmetric_compatibility_that_no_symmetric_one_can_rep
     assert trained > accuracy(unseen, symmetrised(matrix)) + 0.5
     same, accuracy_of_symmetric = train(symmetric=True)
     assert trained > accuracy_of_symmetric(unseen, symmetrised(same.compatibility)) + 0.15
+
+
+# --- found in review -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_segmenter_trains_under_autocast(dtype):
+    """The backbone gives half precision there; the head computes in float32 and gives float32."""
+    torch.manual_seed(0)
+    model = CRFRNN.wrap(torch.nn.Conv2d(3, 3, 1), 3)
+    image = torch.rand(1, 3, 6, 7)
+    with torch.autocast("cpu", dtype):
+        refined = model(image)
+        logits = model.backbone(image)
+        assert logits.dtype == dtype and refined.dtype == torch.float32
+        loss = torch.nn.functional.cross_entropy(refined, torch.zeros(1, 6, 7).long())
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    assert torch.equal(refined, model.crf(logits.float(), image * 255))
+
+
+def test_segmenter_passes_spacing_on():
+    model = CRFRNN.wrap(torch.nn.Conv3d(1, 2, 1), 2)
+    volume = torch.rand(1, 1, 3, 4, 5)
+    wanted = model.crf(model.backbone(volume), volume * 255, spacing=(5, 1, 1))
+    assert torch.equal(model(volume, spacing=(5, 1, 1)), wanted)
+
+
+@pytest.mark.parametrize("options", [{"std": 0}, {"scale": 0}, {"mean": None}, {"std": "x"}])
+def test_wrap_refuses_statistics_that_cannot_be(options):
+    with pytest.raises((TypeError, ValueError), match=next(iter(options))):
+        CRFRNN.wrap(torch.nn.Conv2d(3, 2, 1), 2, **options)
+
+
+def test_compiled_layer_still_refuses_nan():
+    """The check runs inside the operator, so tracing does not lose it."""
+    if why_unavailable("cpu") is not None:
+        pytest.skip(why_unavailable("cpu"))
+    layer = torch.compile(CRFRNN(3), fullgraph=True, backend="aot_eager")
+    logits, image = torch.zeros(1, 3, 4, 5), torch.rand(1, 3, 4, 5) * 255
+    layer(logits, image)
+    logits[0, 1, 2, 3] = float("nan")
+    with pytest.raises(ValueError, match="logits contains NaN"):
+        layer(logits, image)
+
+
+def test_products_of_weights_beyond_the_range_are_refused():
+    weights, mu = torch.full((2, 3), 1e38), 100 * (1 - torch.eye(3))
+    logits, image = torch.zeros(1, 3, 4, 5), torch.rand(1, 3, 4, 5) * 255
+    with pytest.raises(ValueError, match="messages could pass the range"):
+        functional.mean_field(logits, image, kernel_weights=weights, compatibility=mu)
+
+
+def test_zero_iterations_do_not_hand_the_input_back(backend):
+    logits, image = torch.zeros(1, 2, 1, 1), torch.zeros(1, 3, 1, 1)
+    functional.mean_field(logits, image, iterations=0, backend=backend).add_(7)
+    assert logits.abs().max() == 0
+
+
+def test_image_may_require_grad_where_no_gradient_is_recorded():
+    image = torch.rand(1, 3, 4, 5, requires_grad=True)
+    with torch.no_grad():
+        CRFRNN(2)(torch.zeros(1, 2, 4, 5), image * 255)

@@ -5,7 +5,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from densecrf_rnn import PermutohedralLattice  # noqa: E402
+from densecrf_rnn import (  # noqa: E402
+    BackendUnavailableError,
+    PermutohedralLattice,
+    available_backends,
+)
 from densecrf_rnn.nn import ops  # noqa: E402
 
 DTYPES = [torch.float32, torch.float64]
@@ -163,3 +167,71 @@ def test_lattice_build_rejects_features_that_cannot_be_indexed(backend, value):
     points[1, 3, 0] = value
     with pytest.raises(ValueError, match="features"):
         ops.lattice_build(points, backend)
+
+
+# --- the fused mean field ------------------------------------------------------------------------
+
+
+def fused_arguments(dtype, batch=2, points=19, labels=3):
+    """Arguments of ops.mean_field: two kernels, one lattice for all images and one for each."""
+    kernels = []
+    for seed, count in ((0, 1), (1, batch)):
+        features = cloud(count, points, dtype=dtype) + seed
+        lattice = ops.Lattice(*ops.lattice_build(features, "cpu"))
+        scale = torch.rand(count, points, 1, dtype=dtype) + 0.5
+        none = features.new_empty(0)
+        kernels.append(ops.Kernel(lattice, scale, none if seed else scale, none if seed else scale))
+    logits = torch.randn(batch, labels, points, dtype=dtype, requires_grad=True)
+    coupling = torch.randn(2, labels, labels, dtype=dtype, requires_grad=True)
+    return logits, coupling, ops.flatten(kernels)
+
+
+needs_native = pytest.mark.skipif(
+    "cpu" not in available_backends(), reason="the fused mean field is native code"
+)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("batch", [0, 1, 2])
+def test_mean_field_passes_opcheck(dtype, batch):
+    torch.library.opcheck(ops.mean_field, (*fused_arguments(dtype, batch), 3, True, "cpu"))
+    logits, coupling, kernels = fused_arguments(dtype, batch)
+    plain = (logits.detach(), coupling.detach(), kernels, 3, False, "cpu")
+    torch.library.opcheck(ops.mean_field, plain)
+
+
+@needs_native
+@pytest.mark.parametrize("labels", [1, 3, 4, 25])
+def test_fused_mean_field_and_its_gradients_equal_the_unfused(labels):
+    logits, coupling, flat = fused_arguments(torch.float64, labels=labels)
+    fused = ops.mean_field(logits, coupling, flat, 4, True, "cpu")[0]
+    unfused = ops.mean_field_unfused(logits, coupling, ops._unflatten(flat), 4, "cpu")
+    torch.testing.assert_close(fused, unfused, rtol=1e-11, atol=1e-11)
+    cotangent = torch.randn_like(fused)
+    found = torch.autograd.grad(fused, (logits, coupling), cotangent)
+    wanted = torch.autograd.grad(unfused, (logits, coupling), cotangent)
+    for one, other in zip(found, wanted):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+@needs_native
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_mean_field_second_derivative_allows_a_frozen_input(frozen):
+    arguments = list(fused_arguments(torch.float64, points=7))
+    arguments[frozen] = arguments[frozen].detach()
+    free = arguments[1 - frozen]
+    refined = ops.mean_field(*arguments, 2, True, "cpu")[0]
+    (first,) = torch.autograd.grad(refined.square().sum(), free, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), free)
+    assert torch.isfinite(second).all() and second.abs().max() > 0
+
+
+def test_mean_field_without_a_fused_engine_is_refused():
+    pytest.importorskip("numba")
+    features = cloud(1, 5)
+    none = features.new_empty(0)
+    kernel = ops.Kernel(ops.Lattice(*ops.lattice_build(features, "numba")), none, none, none)
+    logits, coupling = torch.zeros(1, 2, 5).double(), torch.zeros(1, 2, 2).double()
+    with pytest.raises(BackendUnavailableError, match="no fused mean field"):
+        ops.mean_field(logits, coupling, ops.flatten([kernel]), 1, False, "numba")

@@ -1,10 +1,11 @@
 // The Python module densecrf_rnn._cpu: NumPy arrays in, the loops of cpp/cpu underneath, the GIL
-// released. Arrays are checked here once more, so a wrong call raises and never touches memory it
-// should not. Typed in densecrf_rnn/_cpu.pyi; reached through densecrf_rnn/_backends.py alone.
+// released. Dtypes and sizes are checked here once more; the ids inside a plan are trusted, for only
+// build() makes them. Typed in densecrf_rnn/_cpu.pyi; reached through densecrf_rnn/_backends.py alone.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -125,19 +126,62 @@ dcrf::KernelView<T> kernel_view(const py::tuple& kernel, std::int64_t points, in
 }
 
 template <typename T>
-void mean_field(const std::vector<py::tuple>& kernels, const Rows<T>& logits, Rows<T> refined,
-                int iterations, int threads) {
-  require(logits.ndim() == 2 && refined.ndim() == 2 && refined.shape(0) == logits.shape(0) &&
-              refined.shape(1) == logits.shape(1),
-          "logits and refined must be [L, N]");
-  const int labels = int(logits.shape(0));
-  const std::int64_t points = logits.shape(1);
+std::vector<dcrf::KernelView<T>> kernel_views(const std::vector<py::tuple>& kernels,
+                                              std::int64_t points, int labels) {
+  require(labels >= 1 && !kernels.empty(), "there must be a label and a kernel");
   std::vector<dcrf::KernelView<T>> views;
   for (const py::tuple& kernel : kernels) views.push_back(kernel_view<T>(kernel, points, labels));
+  return views;
+}
+
+template <typename T>
+void require_shape(const Rows<T>& array, std::initializer_list<std::int64_t> shape,
+                   const char* what) {
+  bool same = array.ndim() == py::ssize_t(shape.size());
+  py::ssize_t axis = 0;
+  for (const std::int64_t length : shape) same = same && array.shape(axis++) == length;
+  require(same, what);
+}
+
+template <typename T>
+void mean_field(const std::vector<py::tuple>& kernels, const Rows<T>& logits, Rows<T> refined,
+                Rows<T> saved_q, int iterations, int threads) {
+  require(logits.ndim() == 2 && iterations >= 0, "logits must be [L, N], iterations at least 0");
+  const int labels = int(logits.shape(0));
+  const std::int64_t points = logits.shape(1);
+  require_shape(refined, {labels, points}, "refined must be [L, N]");
+  if (saved_q.size() > 0) {
+    require_shape(saved_q, {iterations, points, dcrf::row_width(labels)},
+                  "saved_q must be empty or [T, N, row_width(L)]");
+  }
+  const auto views = kernel_views<T>(kernels, points, labels);
   const T* const in = logits.data();
   T* const out = refined.mutable_data();
+  T* const saved = saved_q.size() > 0 ? saved_q.mutable_data() : nullptr;
   const py::gil_scoped_release release;
-  dcrf::mean_field(views.data(), int(views.size()), in, points, labels, iterations, out, threads);
+  dcrf::mean_field(views.data(), int(views.size()), in, points, labels, iterations, out, saved,
+                   threads);
+}
+
+template <typename T>
+void mean_field_backward(const std::vector<py::tuple>& kernels, const Rows<T>& saved_q,
+                         const Rows<T>& d_refined, Rows<T> d_logits, Rows<T> d_coupling,
+                         int threads) {
+  require(d_refined.ndim() == 2 && saved_q.ndim() == 3, "d_refined must be [L, N]");
+  const int labels = int(d_refined.shape(0)), iterations = int(saved_q.shape(0));
+  const std::int64_t points = d_refined.shape(1), count = std::int64_t(kernels.size());
+  require_shape(saved_q, {iterations, points, dcrf::row_width(labels)},
+                "saved_q must be [T, N, row_width(L)]");
+  require_shape(d_logits, {labels, points}, "d_logits must be [L, N]");
+  require_shape(d_coupling, {count, labels, labels}, "d_coupling must be [M, L, L]");
+  const auto views = kernel_views<T>(kernels, points, labels);
+  const T* const q = saved_q.data();
+  const T* const in = d_refined.data();
+  T* const out = d_logits.mutable_data();
+  T* const out_coupling = d_coupling.mutable_data();
+  const py::gil_scoped_release release;
+  dcrf::mean_field_backward(views.data(), int(count), q, in, points, labels, iterations, out,
+                            out_coupling, threads);
 }
 
 template <typename T>
@@ -152,7 +196,9 @@ void define(py::module_& m) {
   m.def("self_response", &self_response<T>, in("vertex"), in("weight"), in("neighbour"),
         in("offset"), in("entry"), py::arg("vertices"), in("out"), py::arg("threads"));
   m.def("mean_field", &mean_field<T>, py::arg("kernels"), in("logits"), in("refined"),
-        py::arg("iterations"), py::arg("threads"));
+        in("saved_q"), py::arg("iterations"), py::arg("threads"));
+  m.def("mean_field_backward", &mean_field_backward<T>, py::arg("kernels"), in("saved_q"),
+        in("d_refined"), in("d_logits"), in("d_coupling"), py::arg("threads"));
 }
 
 }  // namespace

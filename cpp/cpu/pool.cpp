@@ -5,24 +5,29 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <utility>
 
 #ifndef _WIN32
-#include <unistd.h>
+#include <pthread.h>
 #endif
 
 namespace dcrf {
 namespace {
 
-long process_id() {
-#ifdef _WIN32
-  return 0;  // no fork there
-#else
-  return long(getpid());
+// How many forks lie between the first process and this one. Not the process id: a child in a
+// namespace of its own may have its parent's.
+std::atomic<long> forks{0};
+
+long fork_count() {
+#ifndef _WIN32
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { ++forks; });
+  (void)registered;
 #endif
+  return forks.load();
 }
+
+constexpr std::int64_t kMaxWorkers = 255;
 
 using Body = std::function<void(std::int64_t)>;
 
@@ -33,7 +38,7 @@ class Pool {
   static Pool& get() {
     static std::atomic<Pool*> current{nullptr};
     Pool* pool = current.load();
-    while (pool == nullptr || pool->owner_ != process_id()) {
+    while (pool == nullptr || pool->owner_ != fork_count()) {
       Pool* fresh = new Pool;
       if (current.compare_exchange_strong(pool, fresh)) return *fresh;
       delete fresh;  // another thread was first; `pool` is now its pool
@@ -43,7 +48,7 @@ class Pool {
 
   bool try_run(std::int64_t chunks, int threads, const Body& body) {
     if (busy_.exchange(true, std::memory_order_acquire)) return false;
-    const int wanted = int(std::min<std::int64_t>(threads, chunks)) - 1;
+    const int wanted = int(std::min({std::int64_t(threads), chunks, kMaxWorkers + 1})) - 1;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       while (workers_ < wanted && add_worker()) {
@@ -70,8 +75,8 @@ class Pool {
   bool add_worker() {
     try {
       std::thread([this, id = workers_] { serve(id); }).detach();
-    } catch (const std::system_error&) {
-      return false;  // the system grants no more threads; fewer give the same result
+    } catch (const std::exception&) {
+      return false;  // no more threads, or no memory for one; fewer give the same result
     }
     ++workers_;
     return true;
@@ -105,7 +110,7 @@ class Pool {
     }
   }
 
-  const long owner_ = process_id();
+  const long owner_ = fork_count();
   std::atomic<bool> busy_{false};  // true for the length of one parallel_for
   std::mutex mutex_;               // guards everything below
   std::condition_variable wake_, done_;

@@ -28,6 +28,8 @@
 
 namespace {
 
+float* const no_saving = nullptr;
+
 template <typename T>
 struct Built {
   std::vector<std::int32_t> vertex, neighbour, offset, entry;
@@ -119,7 +121,7 @@ void results_do_not_depend_on_the_number_of_threads() {
     std::vector<float> ones(points, 0.05f), refined(logits.size());
     const dcrf::KernelView<float> kernel{lattice.view, ones.data(), nullptr, ones.data(),
                                          coupling.data()};
-    dcrf::mean_field(&kernel, 1, logits.data(), points, labels, 3, refined.data(), threads);
+    dcrf::mean_field(&kernel, 1, logits.data(), points, labels, 3, refined.data(), no_saving, threads);
     if (first.empty()) first = refined;
     CHECK(refined == first);
   }
@@ -144,9 +146,9 @@ void concurrent_callers_get_the_serial_answer() {
 void pool_runs_every_chunk_once_and_passes_exceptions_on() {
   std::vector<std::atomic<int>> runs(1000);
   dcrf::parallel_for(1000, 4, [&](std::int64_t i) {
-    dcrf::parallel_for(1, 4, [&](std::int64_t) { ++runs[i]; });  // nested: serial, no deadlock
+    dcrf::parallel_for(3, 4, [&](std::int64_t) { ++runs[i]; });  // nested: serial, no deadlock
   });
-  for (const auto& count : runs) CHECK(count == 1);
+  for (const auto& count : runs) CHECK(count == 3);
   bool caught = false;
   try {
     dcrf::parallel_for(100, 4, [](std::int64_t i) {
@@ -180,10 +182,47 @@ void label_of_minus_infinity_stays_out() {
   const std::vector<float> coupling{0, 90, 90, 90, 0, 90, 90, 90, 0};
   std::vector<float> refined(logits.size());
   const dcrf::KernelView<float> kernel{lattice.view, nullptr, nullptr, nullptr, coupling.data()};
-  dcrf::mean_field(&kernel, 1, logits.data(), points, labels, 4, refined.data(), 2);
+  dcrf::mean_field(&kernel, 1, logits.data(), points, labels, 4, refined.data(), no_saving, 2);
   for (std::size_t i = 0; i < logits.size(); ++i) {
     CHECK((refined[i] == -infinity) == (logits[i] == -infinity) && !std::isnan(refined[i]));
   }
+}
+
+void backward_is_the_derivative_of_forward() {
+  const int points = 23, labels = 3, iterations = 3;
+  Built<double> lattice(random_numbers(points * 2, 1.5, 8), 2, 1);
+  auto logits = random_numbers(points * labels, 1.0, 9);
+  auto coupling = random_numbers(labels * labels, 0.5, 10);
+  auto scale = random_numbers(points, 0.1, 11), cotangent = random_numbers(points * labels, 1.0, 12);
+  for (double& x : scale) x += 0.5;
+  const dcrf::KernelView<double> kernel{lattice.view, scale.data(), scale.data(), scale.data(),
+                                        coupling.data()};
+  std::vector<double> saved(std::size_t(iterations) * points * dcrf::row_width(labels));
+  std::vector<double> refined(logits.size()), d_logits(logits.size()), d_coupling(coupling.size());
+  const auto loss = [&] {
+    dcrf::mean_field(&kernel, 1, logits.data(), points, labels, iterations, refined.data(),
+                     saved.data(), 2);
+    double sum = 0;
+    for (std::size_t i = 0; i < refined.size(); ++i) sum += refined[i] * cotangent[i];
+    return sum;
+  };
+  loss();
+  dcrf::mean_field_backward(&kernel, 1, saved.data(), cotangent.data(), points, labels, iterations,
+                            d_logits.data(), d_coupling.data(), 2);
+  const auto check = [&](std::vector<double>& input, const std::vector<double>& gradient) {
+    for (std::size_t i = 0; i < input.size(); ++i) {
+      const double kept = input[i], step = 1e-5;
+      input[i] = kept + step;
+      const double above = loss();
+      input[i] = kept - step;
+      const double below = loss();
+      input[i] = kept;
+      const double slope = (above - below) / (2 * step);
+      CHECK(std::abs(slope - gradient[i]) < 1e-7 * (1 + std::abs(slope)));
+    }
+  };
+  check(logits, d_logits);
+  check(coupling, d_coupling);
 }
 
 }  // namespace
@@ -197,6 +236,7 @@ int main() {
   pool_runs_every_chunk_once_and_passes_exceptions_on();
   exponential_is_accurate_and_ends_in_an_exact_zero();
   label_of_minus_infinity_stays_out();
-  std::puts("8 native tests passed");
+  backward_is_the_derivative_of_forward();
+  std::puts("9 native tests passed");
   return 0;
 }

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .. import _backends, _checks
 from ..params import CRFParams, Normalization
-from .functional import default_weights, mean_field
+from .functional import autocast_to_float32, default_weights, mean_field
 
 if TYPE_CHECKING:
     from .segmenter import Segmenter
@@ -24,7 +24,8 @@ class CRFRNN(nn.Module):
         Labels L, at least 2; or 1 for a binary segmenter whose one logit x stands for the labels
         (0, x).
     params : CRFParams
-        Bandwidths (fixed) and initial kernel weights.
+        Bandwidths (fixed) and initial kernel weights. They belong to the constructor, not to the
+        state_dict: build the module that loads a checkpoint with the same ones.
     iterations, eval_iterations : int
         Mean-field updates in train() and in eval() mode.
     kernel_weights : {"diagonal", "scalar", "full"}
@@ -39,7 +40,7 @@ class CRFRNN(nn.Module):
     Attributes
     ----------
     kernel_weights : nn.Parameter [2, L], [2] or [2, L, L]
-        Bilateral, then spatial.
+        Bilateral, then spatial. For num_classes=1, L is 2 here and below: the labels (0, x).
     compatibility : nn.Parameter or buffer [L, L]
         Penalty of a label (row) at a pixel beside another (column).
 
@@ -52,6 +53,8 @@ class CRFRNN(nn.Module):
 
     Notes
     -----
+    Train the backbone before the head, as the paper does: behind an untrained network the head
+    settles on the commonest label.
     [CRF-RNN] sections 3 to 5; defaults as published: 160 / 3 / 3, weights 5 and 3, T = 5 in
     training and 10 at test time.
 
@@ -85,6 +88,7 @@ class CRFRNN(nn.Module):
         self.eval_iterations = _checks.count("eval_iterations", eval_iterations, 0)
         _checks.option("kernel_weights", kernel_weights, ("diagonal", "scalar", "full"))
         _checks.option("compatibility", compatibility, ("learned", "potts"))
+        _checks.params(params, CRFParams)
         if normalization is not None:
             params = replace(params, normalization=normalization)
         if self_term is not None:
@@ -126,6 +130,7 @@ class CRFRNN(nn.Module):
         -------
         Tensor, shape and dtype of `logits`
         """
+        logits = autocast_to_float32(logits)
         _checks.logits(logits, batched=True)
         if logits.shape[1] != self.num_classes:
             raise ValueError(
@@ -167,7 +172,8 @@ class CRFRNN(nn.Module):
         Parameters
         ----------
         backbone : nn.Module
-            Maps images [B, C, H, W] to logits [B, num_classes, h, w], a tensor.
+            Maps images [B, C, *S] to logits [B, num_classes, *s], a tensor; S = (H, W) or
+            (D, H, W), and s may be smaller.
         num_classes : int
         mean, std : one float per channel, or one for all
             What the images were normalised with, as fractions of `scale`: the head sees

@@ -1,7 +1,6 @@
 """Mean-field inference of a dense CRF on tensors, differentiable; NumPy's twin of the same name."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -9,10 +8,6 @@ from torch import Tensor
 from .. import _backends, _checks, kernels
 from ..params import CRFParams
 from . import ops
-
-Filter = Callable[[Tensor], Tensor]
-
-_BLOCK = 256  # rows of one matrix product; see _couple
 
 
 def mean_field(
@@ -31,6 +26,7 @@ def mean_field(
     Parameters
     ----------
     logits : Tensor [B, L, H, W] or [B, L, D, H, W], float32 or float64
+        (Under autocast float16 and bfloat16 too: they are then computed with in float32.)
         Log-likelihood of each label up to a constant per pixel; higher is likelier. -inf rules a
         label out. L = 1: one logit x, treated as the labels (0, x). B may be 0.
     image : Tensor [B, C, H, W] or [B, C, D, H, W], integer or floating point, on the same device
@@ -52,7 +48,7 @@ def mean_field(
 
     Returns
     -------
-    Tensor, shape and dtype of `logits`
+    Tensor, shape and dtype of `logits` (float32 for lower precision under autocast)
         U' of the last iteration: logits again, for cross-entropy. Differentiable in `logits`,
         `kernel_weights` and `compatibility`.
 
@@ -76,27 +72,44 @@ def mean_field(
     >>> logits.grad.shape
     torch.Size([1, 3, 4, 5])
     """
+    logits = autocast_to_float32(logits)
     _check(logits, image, params, backend)
     iterations = _checks.count("iterations", iterations, 0)
     size = logits.shape[2:]
     labels = max(2, logits.shape[1])
     with torch.autocast(logits.device.type, enabled=False):  # float32 stays float32
         coupling = _coupling(params, kernel_weights, compatibility, labels, logits)
-        u = logits.flatten(2).mT.contiguous()  # [B, N, L]
+        u = logits.flatten(2)  # [B, L, N]
         if logits.shape[1] == 1:
-            u = torch.cat([torch.zeros_like(u), u], dim=-1)
-        filters = _filters(image, params, _checks.spacing(spacing, len(size)), u, backend)
-
-        refined = u
-        for _ in range(iterations):
-            q = _Softmax.apply(refined)  # type: ignore[no-untyped-call]
-            messages = [f(q) for f in filters]  # M times [B, N, L]
-            pairwise = sum(_couple(m, c) for m, c in zip(messages, coupling, strict=True))
-            refined = u - pairwise
-
+            u = torch.cat([torch.zeros_like(u), u], dim=1)
+        spacing = _checks.spacing(spacing, len(size))
+        kernels_ = _kernels(image, params, spacing, logits.dtype, backend)
+        iterate = _fused if _is_fused(backend) else ops.mean_field_unfused
+        refined = iterate(u, coupling, kernels_, iterations, backend)  # [B, L, N]
         if logits.shape[1] == 1:
-            refined = refined[..., 1:] - refined[..., :1]
-        return refined.mT.reshape(logits.shape)
+            refined = refined[:, 1:] - refined[:, :1]
+        return refined.reshape(logits.shape)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _is_fused(backend: str) -> bool:
+    return _backends.fused_engine(backend) is not None
+
+
+def _fused(
+    u: Tensor, coupling: Tensor, kernels_: Sequence[ops.Kernel], iterations: int, backend: str
+) -> Tensor:
+    """All iterations in one operator."""
+    keep = torch.is_grad_enabled() and (u.requires_grad or coupling.requires_grad)
+    return ops.mean_field(u, coupling, ops.flatten(kernels_), iterations, keep, backend)[0]
+
+
+def autocast_to_float32(logits: Tensor) -> Tensor:
+    """What an autocast backbone gives, as float32: like torch's own losses, the CRF wants that."""
+    lower = logits.dtype in (torch.float16, torch.bfloat16)
+    if lower and torch.is_autocast_enabled(logits.device.type):
+        return logits.float()
+    return logits
 
 
 def _check(logits: Tensor, image: Tensor, params: CRFParams, backend: str) -> None:
@@ -104,7 +117,7 @@ def _check(logits: Tensor, image: Tensor, params: CRFParams, backend: str) -> No
     _checks.logits(logits, batched=True)
     _checks.image(image, logits, batched=True)
     _checks.same_device(image, logits)
-    if image.requires_grad:
+    if image.requires_grad and torch.is_grad_enabled():
         raise ValueError(
             "image requires grad, but no gradient flows to the image; pass image.detach()"
         )
@@ -115,40 +128,7 @@ def _check(logits: Tensor, image: Tensor, params: CRFParams, backend: str) -> No
         )
     if not torch.compiler.is_compiling():  # values are not known while a graph is traced
         _backends.resolve(backend)
-        _checks.logits_values(logits.detach(), batched=True)
         _checks.image_values(image, params.theta_beta)
-
-
-class _Softmax(torch.autograd.Function):
-    """Softmax over the last axis. The gradient of torch's own depends on the number of threads."""
-
-    @staticmethod
-    def forward(logits: Tensor) -> Tensor:
-        return logits.softmax(-1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(output)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (q,) = ctx.saved_tensors
-        weighted = q * grad
-        return weighted - q * weighted.sum(-1, keepdim=True)
-
-
-def _couple(messages: Tensor, coupling: Tensor) -> Tensor:
-    """messages coupling', [B, N, L].
-
-    In products of a fixed number of rows: a large one is split by batch size and number of
-    threads, and so would its rounding be.
-    """
-    batch, points, labels = messages.shape
-    blocks = -(-points // _BLOCK)
-    rows = torch.nn.functional.pad(messages, (0, 0, 0, blocks * _BLOCK - points))
-    rows = rows.view(batch * blocks, _BLOCK, labels)
-    out = torch.bmm(rows, coupling.mT.expand(len(rows), -1, -1))
-    return out.view(batch, blocks * _BLOCK, labels)[:, :points]
 
 
 def _coupling(
@@ -157,8 +137,8 @@ def _coupling(
     compatibility: Tensor | None,
     labels: int,
     like: Tensor,
-) -> list[Tensor]:
-    """mu W for each kernel: how a message about one label bears on another. M times [L, L]"""
+) -> Tensor:
+    """mu W for each kernel: how a message about one label bears on another. [M, L, L]"""
     eye = torch.eye(labels, dtype=like.dtype, device=like.device)
     mu = 1 - eye if compatibility is None else compatibility
     if kernel_weights is None:
@@ -175,8 +155,14 @@ def _coupling(
         _checks.compatibility(mu.detach(), labels)
         _checks.kernel_weights(kernel_weights.detach(), 2, labels)
     if kernel_weights.dim() == 3:
-        return list(torch.bmm(mu.expand(len(kernel_weights), -1, -1), kernel_weights))
-    return [mu * w for w in kernel_weights]  # one weight per column, or one for all
+        coupling = torch.bmm(mu.expand(len(kernel_weights), -1, -1), kernel_weights)
+    else:
+        weights = kernel_weights if kernel_weights.dim() == 2 else kernel_weights[:, None]
+        coupling = mu * weights[:, None, :]  # one weight per column, or one for all
+    if not torch.compiler.is_compiling():
+        points = like.shape[2:].numel()
+        _checks.coupling(coupling.detach(), points, torch.finfo(like.dtype).max)
+    return coupling
 
 
 def default_weights(params: CRFParams, labels: int) -> Tensor:
@@ -190,20 +176,20 @@ def default_weights(params: CRFParams, labels: int) -> Tensor:
 
 
 @torch.no_grad()
-def _filters(
-    image: Tensor, params: CRFParams, spacing: Sequence[float], like: Tensor, backend: str
-) -> list[Filter]:
-    """The operator N K of each kernel, on rows [B, N, L] of dtype and device of `like`."""
-    positions = _positions(image.shape[2:], params, spacing, like)[None]  # [1, N, S]
-    guide = image.flatten(2).mT.to(like.dtype)  # [B, N, C]
-    filters = []
+def _kernels(
+    image: Tensor, params: CRFParams, spacing: Sequence[float], dtype: torch.dtype, backend: str
+) -> list[ops.Kernel]:
+    """The operator N K of each kernel."""
+    guide = image.flatten(2).mT.to(dtype)  # [B, N, C]
+    positions = _positions(image.shape[2:], params, spacing, guide)[None]  # [1, N, S]
+    found = []
     for kernel in kernels.from_params(params):
         features = positions / kernel.theta_position
         if kernel.theta_guide is not None:
             features = features.expand(len(guide), -1, -1)
             features = torch.cat([features, guide / kernel.theta_guide], dim=-1)
-        filters.append(_normalized_filter(features, params, backend))
-    return filters
+        found.append(_normalized_kernel(features, params, backend))
+    return found
 
 
 def _positions(
@@ -218,27 +204,19 @@ def _positions(
     return torch.stack(grids[::-1] if params.feature_order == "xy" else grids, dim=-1)
 
 
-def _normalized_filter(features: Tensor, params: CRFParams, backend: str) -> Filter:
-    lattice = ops.lattice_build(features, backend)
-    self_response = None
+def _normalized_kernel(features: Tensor, params: CRFParams, backend: str) -> ops.Kernel:
+    lattice = ops.Lattice(*ops.lattice_build(features, backend))
+    none = features.new_empty(0)
+    diagonal = none
     if not params.self_term:
-        self_response = ops.lattice_self_response(*lattice, backend)[..., None]
-
-    def filtered(values: Tensor) -> Tensor:
-        out = ops.lattice_filter(values, *lattice, False, backend)
-        return out if self_response is None else out - self_response * values
-
+        diagonal = ops.lattice_self_response(*lattice, backend)[..., None]
+    raw = ops.Kernel(lattice, none, none, diagonal)
     if params.normalization == "none":
-        return filtered
-    mass = filtered(features.new_ones(*features.shape[:2], 1))
+        return raw
+    mass = ops.filtered(raw, features.new_ones(*features.shape[:2], 1), backend)  # [B, N, 1]
     scale = torch.where(mass > kernels.EMPTY_MASS, 1 / mass, 0.0)
     if params.normalization == "symmetric":
         scale = scale.sqrt()
-    before = params.normalization in ("before", "symmetric")
-    after = params.normalization in ("after", "symmetric")
-
-    def normalized(values: Tensor) -> Tensor:
-        out = filtered(values * scale if before else values)
-        return out * scale if after else out
-
-    return normalized
+    before = scale if params.normalization in ("before", "symmetric") else none
+    after = scale if params.normalization in ("after", "symmetric") else none
+    return ops.Kernel(lattice, before, after, diagonal)

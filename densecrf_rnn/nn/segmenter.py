@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from .. import _checks
 from .crfrnn import CRFRNN
 
 # The statistics that ImageNet backbones are normalised with (RGB, fractions of 255).
@@ -48,15 +49,19 @@ class Segmenter(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.crf = crf
-        self.scale = float(scale)
+        self.scale = _checks.positive_number("scale", scale)
         # Known from the arguments, so not part of the state that is saved.
-        self.register_buffer("mean", torch.tensor(mean).reshape(-1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).reshape(-1), persistent=False)
+        for name, given in (("mean", mean), ("std", std)):
+            numbers = _checks.weight(name, given)
+            if name == "std" and not torch.tensor(numbers).gt(0).all():
+                raise ValueError(f"std is {given!r}; it must be above 0")
+            self.register_buffer(name, torch.tensor(numbers).reshape(-1), persistent=False)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, *, spacing: Sequence[float] | None = None) -> Tensor:
         """Refined logits [B, L, *S] at the size of the image [B, C, *S].
 
         Logits smaller than the image are enlarged (bi- or trilinearly, corners not aligned).
+        `spacing` is the pixel size along each axis: ([depth,] row, column).
 
         Raises
         ------
@@ -75,7 +80,7 @@ class Segmenter(nn.Module):
         if logits.shape[2:] != size:
             mode = "bilinear" if len(size) == 2 else "trilinear"
             logits = interpolate(logits, size=size, mode=mode, align_corners=False)
-        return self.crf(logits, self._guide(image))
+        return self.crf(logits, self._guide(image), spacing=spacing)
 
     def _guide(self, image: Tensor) -> Tensor:
         """The image in the units of theta_beta."""

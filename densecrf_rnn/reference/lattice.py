@@ -12,13 +12,21 @@ from numba import njit
 Array = np.ndarray[Any, Any]
 
 
+def _compiled(function: Any) -> Any:
+    """The function compiled at its first call, and kept on disk where a folder can be written."""
+    try:
+        return njit(cache=True)(function)
+    except RuntimeError:  # Numba found no such folder
+        return njit(function)
+
+
 def elevation_scale(dims: int, dtype: Any) -> Array:
     """Scale of each feature that makes splat + blur + slice a Gaussian of unit deviation. [d]"""
     i = np.arange(dims, dtype=np.float64)
     return (np.sqrt(2.0 / 3.0) * (dims + 1) / np.sqrt((i + 1) * (i + 2))).astype(dtype)
 
 
-@njit(cache=True)
+@_compiled
 def _locate(feature, scale, up, down, elevated, delta, rank, quotient, weight):
     """The simplex of one point: quotient and rank of each axis, weight of each corner. [d+1] each
 
@@ -61,7 +69,7 @@ def _locate(feature, scale, up, down, elevated, delta, rank, quotient, weight):
         weight[k] = elevated[d - k] - elevated[d - k + 1]
 
 
-@njit(cache=True)
+@_compiled
 def _slot(coordinate, coordinates, table):
     """Where the vertex `coordinate` [d+1] is in the hash table, or the free slot for it."""
     h = np.uint64(0)
@@ -82,7 +90,7 @@ def _slot(coordinate, coordinates, table):
     return at
 
 
-@njit(cache=True)
+@_compiled
 def _grown(coordinates, count, table):
     """A table of twice the size that holds the first `count` vertices, and room for as many."""
     table = np.full(2 * table.size, -1, np.int64)
@@ -93,7 +101,7 @@ def _grown(coordinates, count, table):
     return room, table
 
 
-@njit(cache=True)
+@_compiled
 def _build(features, scale, vertex, weight, neighbour, offset, entry):
     points, d = features.shape
     up = features.dtype.type(d + 1)
@@ -146,7 +154,7 @@ def _build(features, scale, vertex, weight, neighbour, offset, entry):
     return count
 
 
-@njit(cache=True)
+@_compiled
 def _filter(vertex, weight, neighbour, count, values, transpose, alpha, out):
     points, corners = vertex.shape
     channels = values.shape[1]
@@ -174,7 +182,7 @@ def _filter(vertex, weight, neighbour, count, values, transpose, alpha, out):
                 out[p, c] += scaled * front[vertex[p, k], c]
 
 
-@njit(cache=True)
+@_compiled
 def _route(start, between, side, sense, neighbour, count, half):
     """The product of a walk along the axes where `between` is `side`; 0 if a vertex is missing."""
     at = start
@@ -188,7 +196,7 @@ def _route(start, between, side, sense, neighbour, count, half):
     return product
 
 
-@njit(cache=True)
+@_compiled
 def _self_response(vertex, weight, neighbour, count, alpha, out):
     """What a pixel receives of its own value, over all pairs of its corners.
 
