@@ -21,10 +21,19 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def problem():
+    """From parameters to a photograph, logits, and the vertices of the bilateral lattice."""
+    if "cpu" not in available_backends():
+        pytest.skip("the native module is not compiled")
     data = pytest.importorskip("skimage.data")
     image = np.ascontiguousarray(data.astronaut()[:500, :500])
     logits = np.random.default_rng(0).normal(size=(LABELS, *SIZE)).astype(np.float32)
-    return image, logits
+    positions = kernels.positions(SIZE, "xy", (1.0, 1.0), np.float32)
+
+    def with_params(params):
+        features = kernels.from_params(params)[0].features(positions, image)
+        return image, logits, PermutohedralLattice(features).num_vertices
+
+    return with_params
 
 
 def pydensecrf_refine(image, logits, params):
@@ -41,13 +50,8 @@ def pydensecrf_refine(image, logits, params):
 
 @pytest.mark.parametrize("case", CASES)
 def test_mean_field_forward(case, problem):
-    if "cpu" not in available_backends():
-        pytest.skip("the native module is not compiled")
-    image, logits = problem
     params = CASES[case]
-    positions = kernels.positions(SIZE, "xy", (1.0, 1.0), np.float32)
-    features = kernels.from_params(params)[0].features(positions, image)
-    vertices = PermutohedralLattice(features).num_vertices
+    image, logits, vertices = problem(params)
 
     def ours(threads):
         return lambda: refine(logits, image, params, iterations=ITERATIONS, threads=threads)

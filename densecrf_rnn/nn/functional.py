@@ -30,7 +30,7 @@ def mean_field(
         Log-likelihood of each label up to a constant per pixel; higher is likelier. -inf rules a
         label out. L = 1: one logit x, treated as the labels (0, x). B may be 0.
     image : Tensor [B, C, H, W] or [B, C, D, H, W], integer or floating point, on the same device
-        Guide of the appearance kernel, any number of channels, in the units of
+        Guide of the appearance kernel, up to 14 channels (13 in 3-D), in the units of
         ``params.theta_beta`` (0..255 by default). A constant: no gradient flows to it.
     params : CRFParams
         Bandwidths, weights and options.
