@@ -34,6 +34,11 @@ class Plan:
     entry: Array  # [N (d+1)] int32
     num_vertices: int
 
+    @property
+    def arrays(self) -> tuple[Array, Array, Array, Array, Array]:
+        """All of them, in the order in which native functions take them."""
+        return self.vertex, self.weight, self.neighbour, self.offset, self.entry
+
     @staticmethod
     def sizes(points: int, dims: int) -> tuple[int, int, int]:
         """Lengths of `neighbour`, `offset` and `entry`."""
@@ -115,18 +120,15 @@ class _NativeCpu:
         self._module = importlib.import_module("densecrf_rnn._cpu")
 
     def build(self, features: Array, plan: Plan, threads: int) -> int:
-        arrays = (plan.vertex, plan.weight, plan.neighbour, plan.offset, plan.entry)
-        return int(self._module.build(features, *arrays, threads))
+        return int(self._module.build(features, *plan.arrays, threads))
 
     def filter(
         self, plan: Plan, values: Array, out: Array, transpose: bool, threads: int
     ) -> None:
-        arrays = (plan.vertex, plan.weight, plan.neighbour, plan.offset, plan.entry)
-        self._module.filter(*arrays, plan.num_vertices, values, out, transpose, threads)
+        self._module.filter(*plan.arrays, plan.num_vertices, values, out, transpose, threads)
 
     def self_response(self, plan: Plan, out: Array, threads: int) -> None:
-        arrays = (plan.vertex, plan.weight, plan.neighbour, plan.offset, plan.entry)
-        self._module.self_response(*arrays, plan.num_vertices, out, threads)
+        self._module.self_response(*plan.arrays, plan.num_vertices, out, threads)
 
     def mean_field(
         self,
@@ -158,9 +160,7 @@ class _NativeCpu:
     def _tuples(kernels: list[NormalizedKernel], coupling: Array) -> list[tuple[Any, ...]]:
         tuples = []
         for k, c in zip(kernels, coupling, strict=True):
-            plan = k.plan
-            arrays = (plan.vertex, plan.weight, plan.neighbour, plan.offset, plan.entry)
-            tuples.append((*arrays, plan.num_vertices, k.before, k.after, k.diagonal, c))
+            tuples.append((*k.plan.arrays, k.plan.num_vertices, k.before, k.after, k.diagonal, c))
         return tuples
 
 
@@ -178,8 +178,7 @@ class _Numba:
         found = (plan.neighbour.size, plan.offset.size, plan.entry.size)
         if plan.vertex.shape != (points, dims + 1) or found != Plan.sizes(points, dims):
             raise ValueError("the arrays of the plan do not fit the features")
-        arrays = (plan.vertex, plan.weight, plan.neighbour, plan.offset, plan.entry)
-        return int(self._module.build(features, *arrays))
+        return int(self._module.build(features, *plan.arrays))
 
     def filter(
         self, plan: Plan, values: Array, out: Array, transpose: bool, threads: int

@@ -6,7 +6,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <limits>
 
 #include "portable.hpp"
 
@@ -20,11 +19,11 @@ inline double elevation_scale(int dims, int i) {
   return std::sqrt(2.0 / 3.0) * (dims + 1) / std::sqrt(double(i + 1) * double(i + 2));
 }
 
-// The nearest whole number, ties to even, for |x| below a quarter of 1 / epsilon: at `magic` the
-// numbers of T lie 1 apart. Compiles to two additions where a call of rint would stop vector code.
+// The nearest whole number, ties to even, for |x| below 2^21 (double: 2^50): at `magic` the numbers
+// of T lie 1 apart. Compiles to two additions where a call of rint would stop vector code.
 template <typename T>
 DCRF_HOST_DEVICE inline T round_to_even(T x) {
-  constexpr T magic = T(1.5) / std::numeric_limits<T>::epsilon();
+  constexpr T magic = sizeof(T) == 4 ? T(12582912.0) : T(6755399441055744.0);  // 1.5 * 2^23, 2^52
   return (x + magic) - magic;
 }
 
