@@ -13,6 +13,7 @@
 #include "../core/simplex.hpp"
 #include "../cpu/lattice.hpp"
 #include "../cpu/mean_field.hpp"
+#include "../cpu/pool.hpp"
 
 namespace py = pybind11;
 
@@ -21,6 +22,21 @@ namespace {
 template <typename T>
 using Rows = py::array_t<T, py::array::c_style>;
 using Ints = py::array_t<std::int32_t, py::array::c_style>;
+
+// For the length of a native call: the GIL is released, and Ctrl-C is noticed all the same.
+class Unlocked {
+ public:
+  Unlocked() : check_(&raise_pending_signal) {}
+
+ private:
+  static void raise_pending_signal() {
+    const py::gil_scoped_acquire locked;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+  }
+
+  py::gil_scoped_release released_;
+  dcrf::InterruptCheck check_;
+};
 
 void require(bool holds, const char* what) {
   if (!holds) throw std::invalid_argument(std::string("_cpu: ") + what);
@@ -43,7 +59,7 @@ std::int64_t build(const Rows<T>& features, Ints vertex, Rows<T> weight, Ints ne
                                     neighbour.mutable_data(), offset.mutable_data(),
                                     entry.mutable_data()};
   const T* const data = features.data();
-  const py::gil_scoped_release release;
+  const Unlocked unlocked;
   return dcrf::build(data, points, dims, out, threads);
 }
 
@@ -80,7 +96,7 @@ void filter(const Ints& vertex, const Rows<T>& weight, const Ints& neighbour, co
   const T* const in = values.data();
   T* const result = out.mutable_data();
   const int channels = int(values.shape(1));
-  const py::gil_scoped_release release;
+  const Unlocked unlocked;
   dcrf::filter(lattice, in, channels, transpose, result, threads);
 }
 
@@ -91,7 +107,7 @@ void self_response(const Ints& vertex, const Rows<T>& weight, const Ints& neighb
   const dcrf::LatticeView<T> lattice = view(vertex, weight, neighbour, offset, entry, vertices);
   require(out.ndim() == 1 && out.shape(0) == lattice.points, "out must be [N]");
   T* const result = out.mutable_data();
-  const py::gil_scoped_release release;
+  const Unlocked unlocked;
   dcrf::self_response(lattice, result, threads);
 }
 
@@ -158,7 +174,7 @@ void mean_field(const std::vector<py::tuple>& kernels, const Rows<T>& logits, Ro
   const T* const in = logits.data();
   T* const out = refined.mutable_data();
   T* const saved = saved_q.size() > 0 ? saved_q.mutable_data() : nullptr;
-  const py::gil_scoped_release release;
+  const Unlocked unlocked;
   dcrf::mean_field(views.data(), int(views.size()), in, points, labels, iterations, out, saved,
                    threads);
 }
@@ -179,7 +195,7 @@ void mean_field_backward(const std::vector<py::tuple>& kernels, const Rows<T>& s
   const T* const in = d_refined.data();
   T* const out = d_logits.mutable_data();
   T* const out_coupling = d_coupling.mutable_data();
-  const py::gil_scoped_release release;
+  const Unlocked unlocked;
   dcrf::mean_field_backward(views.data(), int(count), q, in, points, labels, iterations, out,
                             out_coupling, threads);
 }

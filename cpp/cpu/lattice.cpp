@@ -140,6 +140,7 @@ std::int64_t connect(const Located& located, const KeyLayout& layout, std::int64
   const KeyMaths<Words> maths(layout);
   Table<Words> table;
   for (std::int64_t p = 0; p < points; ++p) {
+    if (p % kPointChunk == 0) poll_interrupt();
     Key<Words> key = maths.pack(located.quotient.get() + p * d);
     for (int k = 0; k <= d; ++k) {
       vertex[p * (d + 1) + k] = table.find_or_insert(key);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -30,6 +31,10 @@ long fork_count() {
 constexpr std::int64_t kMaxWorkers = 255;
 
 using Body = std::function<void(std::int64_t)>;
+using Clock = std::chrono::steady_clock;
+
+thread_local void (*interrupt_check)() = nullptr;
+thread_local Clock::time_point last_check;
 
 class Pool {
  public:
@@ -60,7 +65,7 @@ class Pool {
       ++round_;
     }
     wake_.notify_all();
-    work();
+    work(poll_interrupt);
     std::unique_lock<std::mutex> lock(mutex_);
     done_.wait(lock, [&] { return running_ == 0; });
     body_ = nullptr;
@@ -90,17 +95,19 @@ class Pool {
       seen = round_;
       if (id >= invited_ || body_ == nullptr) continue;
       lock.unlock();
-      work();
+      work([] {});  // only the caller's thread may run its check
       lock.lock();
       if (--running_ == 0) done_.notify_one();
     }
   }
 
-  void work() {
+  template <class Poll>
+  void work(const Poll& poll) {
     for (;;) {
       const std::int64_t chunk = next_.fetch_add(1, std::memory_order_relaxed);
       if (chunk >= chunks_) return;
       try {
+        poll();
         (*body_)(chunk);
       } catch (...) {
         const std::lock_guard<std::mutex> lock(mutex_);
@@ -126,7 +133,25 @@ class Pool {
 
 void parallel_for(std::int64_t chunks, int threads, const Body& body) {
   if (threads > 1 && chunks > 1 && Pool::get().try_run(chunks, threads, body)) return;
-  for (std::int64_t chunk = 0; chunk < chunks; ++chunk) body(chunk);
+  for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+    poll_interrupt();
+    body(chunk);
+  }
+}
+
+InterruptCheck::InterruptCheck(void (*check)()) {
+  interrupt_check = check;
+  last_check = Clock::now();
+}
+
+InterruptCheck::~InterruptCheck() { interrupt_check = nullptr; }
+
+void poll_interrupt() {
+  if (interrupt_check == nullptr) return;
+  const Clock::time_point now = Clock::now();
+  if (now - last_check < std::chrono::milliseconds(100)) return;
+  last_check = now;
+  interrupt_check();
 }
 
 }  // namespace dcrf

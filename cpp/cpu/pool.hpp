@@ -13,6 +13,19 @@ namespace dcrf {
 // chunks not yet begun are then left out.
 void parallel_for(std::int64_t chunks, int threads, const std::function<void(std::int64_t)>& body);
 
+// While one lives, the loops that its thread runs call `check` about ten times a second. It may
+// throw, which ends the loop as an exception of its body would.
+class InterruptCheck {
+ public:
+  explicit InterruptCheck(void (*check)());
+  ~InterruptCheck();
+  InterruptCheck(const InterruptCheck&) = delete;
+  InterruptCheck& operator=(const InterruptCheck&) = delete;
+};
+
+// Calls this thread's check if it is due. For long loops that are not cut into chunks.
+void poll_interrupt();
+
 // Chunks of `size` items cover `items`; body receives the half-open range of each.
 template <class Body>
 void parallel_ranges(std::int64_t items, std::int64_t size, int threads, const Body& body) {
