@@ -235,3 +235,12 @@ def test_mean_field_without_a_fused_engine_is_refused():
     logits, coupling = torch.zeros(1, 2, 5).double(), torch.zeros(1, 2, 2).double()
     with pytest.raises(BackendUnavailableError, match="no fused mean field"):
         ops.mean_field(logits, coupling, ops.flatten([kernel]), 1, False, "numba")
+
+
+@needs_native
+def test_mean_field_backward_passes_opcheck():
+    logits, coupling, flat = fused_arguments(torch.float64)
+    refined, saved_q = ops.mean_field(logits.detach(), coupling.detach(), flat, 3, True, "cpu")
+    cotangent = torch.randn_like(refined)
+    arguments = (cotangent, saved_q, coupling.detach(), flat, "cpu")
+    torch.library.opcheck(ops.mean_field_backward, arguments)

@@ -23,10 +23,15 @@ def test_ci_calls_the_test_command_of_the_readme():
 
 
 @pytest.mark.parametrize("block", blocks("python"))
-def test_python_in_the_readme_runs(block):
+def test_python_in_the_readme_runs_and_prints_what_it_says(block, capsys):
     if "import torch" in block:
         pytest.importorskip("torch")
+    if "samples" in block:
+        pytest.importorskip("skimage")
     exec(compile(block, "README.md", "exec"), {})
+    promised = re.findall(r"print\(.*\)  # (0\.\d+)", block)
+    printed = [f"{float(line):.3f}" for line in capsys.readouterr().out.split()]
+    assert printed == promised
 
 
 def test_files_that_the_documents_link_to_exist():
