@@ -34,21 +34,21 @@ def number(name: str, value: Any) -> float:
         value = math.inf
     if not math.isfinite(value):
         raise ValueError(f"{name} is {value}; it must be finite")
-    return float(value)
+    return value
 
 
 def positive_number(name: str, value: Any) -> float:
-    """A finite number above 0."""
+    """A finite number above 0: a bandwidth, a distance or a scale."""
     value = number(name, value)
     if value <= 0:
-        raise ValueError(
-            f"{name} is {value:g}; a bandwidth must be above 0 (to switch a kernel off, set its "
-            "weight to 0)"
-        )
+        what, way_out = "it", ""
+        if name.startswith("theta"):
+            what, way_out = "a bandwidth", " (to switch a kernel off, set its weight to 0)"
+        raise ValueError(f"{name} is {value:g}; {what} must be above 0{way_out}")
     low, high = 1e-6, 1e9  # so that no feature under- or overflows float32
     if not low <= value <= high:
         raise ValueError(f"{name} is {value:g}; it must lie in {low:g}..{high:g}")
-    return float(value)
+    return value
 
 
 def weight(name: str, value: Any) -> float | tuple[float, ...]:

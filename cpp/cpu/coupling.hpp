@@ -16,7 +16,7 @@ template <typename T>
 class Coupling {
  public:
   Coupling(const T* matrix, int labels)
-      : labels_(labels), width_(padded(labels)), constant_(width_, T(0)), extra_(width_, T(0)) {
+      : labels_(labels), width_(row_width(labels)), constant_(width_, T(0)), extra_(width_, T(0)) {
     const auto at = [&](int own, int other) { return matrix[std::size_t(own) * labels + other]; };
     for (int other = 0; other < labels; ++other) {
       constant_[other] = labels > 1 ? at(other == 0, other) : T(0);

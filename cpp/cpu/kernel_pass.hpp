@@ -17,9 +17,6 @@
 
 namespace dcrf {
 
-constexpr std::int64_t kPointChunk = 4096;   // points per unit of work
-constexpr std::int64_t kVertexChunk = 1024;  // vertices per unit of work
-
 // One kernel made ready for many passes: weights with the normaliser folded in, in the order in
 // which they are read, and room for the values at the vertices. A pass in the adjoint sense runs the
 // transposed operator: before and after swap, the axes are blurred in reverse order, C becomes C'.
@@ -31,7 +28,7 @@ class KernelPass {
   KernelPass(const KernelView<T>& view, int labels, Sense sense, int threads)
       : view_(view),
         labels_(labels),
-        width_(padded(labels)),
+        width_(row_width(labels)),
         corners_(view.lattice.dims + 1),
         coupling_(view.coupling, labels) {
     const LatticeView<T>& lattice = view.lattice;

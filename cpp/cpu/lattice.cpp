@@ -14,9 +14,6 @@
 namespace dcrf {
 namespace {
 
-constexpr std::int64_t kPointChunk = 4096;   // points per unit of work
-constexpr std::int64_t kVertexChunk = 1024;  // vertices per unit of work
-
 // Calls body(std::integral_constant<int, D>) with D = dims for the common sizes, else D = 0.
 template <class Body>
 void with_dims(int dims, const Body& body) {
@@ -33,7 +30,7 @@ void with_dims(int dims, const Body& body) {
 
 struct Located {
   Buffer<std::int32_t> quotient;  // [N, d], of vertex 0
-  Buffer<std::int8_t> axis;      // [N, d], the axis that leads from vertex k to k + 1
+  Buffer<std::int8_t> axis;       // [N, d], the axis that leads from vertex k to k + 1
   std::int32_t low[kMaxDims], high[kMaxDims];
 };
 

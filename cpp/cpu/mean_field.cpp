@@ -47,13 +47,11 @@ std::vector<KernelPass<T>> passes(const KernelView<T>* views, int count, int lab
 
 }  // namespace
 
-int row_width(int labels) { return padded(labels); }
-
 template <typename T>
 void mean_field(const KernelView<T>* views, int kernel_count, const T* logits, std::int64_t points,
                 int labels, int iterations, T* refined, T* saved_q, int threads) {
   std::vector<KernelPass<T>> kernels = passes(views, kernel_count, labels, Sense::kForward, threads);
-  const int width = padded(labels);
+  const int width = row_width(labels);
   const std::int64_t size = points * width;
   const Buffer<T> reused = make_buffer<T>(saved_q ? 0 : size);
 
@@ -107,7 +105,7 @@ void mean_field_backward(const KernelView<T>* views, int kernel_count, const T* 
                          const T* d_refined, std::int64_t points, int labels, int iterations,
                          T* d_logits, T* d_coupling, int threads) {
   std::vector<KernelPass<T>> kernels = passes(views, kernel_count, labels, Sense::kAdjoint, threads);
-  const int width = padded(labels);
+  const int width = row_width(labels);
   const std::int64_t size = points * width;
   const std::int64_t chunks = (points + kPointChunk - 1) / kPointChunk;
   const std::int64_t matrix = std::int64_t(labels) * width;

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "lattice.hpp"
+#include "rows.hpp"
 
 namespace dcrf {
 
@@ -18,9 +19,6 @@ struct KernelView {
   const T* diagonal = nullptr;  // [N] or null for 0: the self term to remove
   const T* coupling = nullptr;  // [L, L], mu W: rows are the pixel's own label
 };
-
-// Rows of L labels are kept padded with zeros to this width.
-int row_width(int labels);
 
 // Writes U' of the last iteration to `refined`; logits and refined are label-major, [L, N]. Wants
 // L >= 1, at least one kernel, and at every pixel one logit above -infinity. If `saved_q` is not

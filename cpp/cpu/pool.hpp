@@ -7,6 +7,10 @@
 
 namespace dcrf {
 
+// How the loops cut their work. Fixed, because partial sums are added up by unit of work.
+constexpr std::int64_t kPointChunk = 4096;   // points per unit of work
+constexpr std::int64_t kVertexChunk = 1024;  // vertices per unit of work
+
 // Calls body(0) ... body(chunks - 1), each once, on at most `threads` threads including the
 // caller's; in order on the caller's thread alone when the pool is already in use (a nested call,
 // or another Python thread). The first exception that a body throws is thrown again from here;

@@ -21,8 +21,8 @@ inline void prefetch(const T* row, int width) {
 #endif
 }
 
-// Rows of L channels are padded with zeros to a multiple of four.
-inline int padded(int labels) { return (labels + 3) / 4 * 4; }
+// Rows of L labels are padded with zeros to this width (densecrf_rnn/_backends.py: row_width).
+inline int row_width(int labels) { return (labels + 3) / 4 * 4; }
 
 // Calls body(std::integral_constant<int, W>) with W = width for the common ones, else W = 0.
 template <class Body>

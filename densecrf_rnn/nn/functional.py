@@ -83,9 +83,9 @@ def mean_field(
         if logits.shape[1] == 1:
             u = torch.cat([torch.zeros_like(u), u], dim=1)
         spacing = _checks.spacing(spacing, len(size))
-        kernels_ = _kernels(image, params, spacing, logits.dtype, backend)
+        normalized = _kernels(image, params, spacing, logits.dtype, backend)
         iterate = _fused if _is_fused(backend) else ops.mean_field_unfused
-        refined = iterate(u, coupling, kernels_, iterations, backend)  # [B, L, N]
+        refined = iterate(u, coupling, normalized, iterations, backend)  # [B, L, N]
         if logits.shape[1] == 1:
             refined = refined[:, 1:] - refined[:, :1]
         return refined.reshape(logits.shape)
@@ -97,11 +97,11 @@ def _is_fused(backend: str) -> bool:
 
 
 def _fused(
-    u: Tensor, coupling: Tensor, kernels_: Sequence[ops.Kernel], iterations: int, backend: str
+    u: Tensor, coupling: Tensor, normalized: Sequence[ops.Kernel], iterations: int, backend: str
 ) -> Tensor:
     """All iterations in one operator."""
     keep = torch.is_grad_enabled() and (u.requires_grad or coupling.requires_grad)
-    return ops.mean_field(u, coupling, ops.flatten(kernels_), iterations, keep, backend)[0]
+    return ops.mean_field(u, coupling, ops.flatten(normalized), iterations, keep, backend)[0]
 
 
 def autocast_to_float32(logits: Tensor) -> Tensor:
