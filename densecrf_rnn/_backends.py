@@ -1,18 +1,24 @@
 """The engines that can build and filter a lattice, and why one cannot run here.
 
-The only module that reaches native code. An engine works on checked, C-contiguous NumPy arrays;
-`Plan` is what it builds, and is plain data, so any engine can filter any engine's plan.
+The only module that reaches native code. An engine works on checked NumPy arrays; `Plan` is what
+it builds: plain data, but laid out as that engine likes it.
 """
 
 import importlib
 import importlib.util
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from .grid import GridAxis
+
 Array = np.ndarray[Any, Any]
+
+# How hard a lattice tries to be the exact Gaussian (CRFParams.quality), as engines number it.
+QUALITIES = ("standard", "symmetric", "filled")
 
 
 class BackendUnavailableError(RuntimeError):
@@ -21,67 +27,142 @@ class BackendUnavailableError(RuntimeError):
 
 @dataclass(frozen=True)
 class Plan:
-    """A built lattice of N points, d features and M vertices (layouts: cpp/cpu/lattice.hpp).
+    """A built lattice of N points and d features.
 
-    The last three arrays are as long as the worst case; only what M vertices need is ever written
-    (and so, on systems that commit memory on first touch, ever resident).
+    `links` is the engine's own: how the rows of values hang together. It is as long as the worst
+    case; only what the vertices need is ever written (and so, on systems that commit memory on
+    first touch, ever resident). Its first two numbers are M, the number of vertices, and the
+    quality.
     """
 
-    vertex: Array  # [N, d+1] int32
-    weight: Array  # [N, d+1]
-    neighbour: Array  # [2 N (d+1)^2] int32
-    offset: Array  # [N (d+1) + 1] int32
-    entry: Array  # [N (d+1)] int32
-    num_vertices: int
-
-    @property
-    def arrays(self) -> tuple[Array, Array, Array, Array, Array]:
-        """All of them, in the order in which native functions take them."""
-        return self.vertex, self.weight, self.neighbour, self.offset, self.entry
+    vertex: Array  # [N, d+1] int32: the row of values that each corner touches
+    weight: Array  # [N, d+1]: barycentric
+    links: Array  # [links_size] int32
 
     @staticmethod
-    def sizes(points: int, dims: int) -> tuple[int, int, int]:
-        """Lengths of `neighbour`, `offset` and `entry`."""
-        corners = points * (dims + 1)
-        return 2 * corners * (dims + 1), corners + 1, corners
+    def links_size(points: int, dims: int, quality: str) -> int:
+        """Length of `links`, whatever the features."""
+        corners = dims + 1
+        vertices = points * corners
+        if quality == "filled":
+            vertices *= 2 * corners + 1
+        return 1024 + 2 * corners * vertices + vertices // 32
 
     @classmethod
-    def empty(cls, points: int, dims: int, dtype: Any) -> "Plan":
+    def empty(cls, points: int, dims: int, dtype: Any, quality: str) -> "Plan":
         """Arrays for an engine to fill."""
-        neighbour, offset, entry = (np.empty(n, np.int32) for n in cls.sizes(points, dims))
+        links = np.empty(cls.links_size(points, dims, quality), np.int32)
         shape = (points, dims + 1)
-        vertex, weight = np.empty(shape, np.int32), np.empty(shape, dtype)
-        return cls(vertex, weight, neighbour, offset, entry, 0)
+        return cls(np.empty(shape, np.int32), np.empty(shape, dtype), links)
+
+    @property
+    def num_vertices(self) -> int:
+        """M, once built."""
+        return int(self.links[0])
 
 
 @dataclass(frozen=True)
-class NormalizedKernel:
+class LatticeKernel:
     """One kernel of a mean field: message = after * (K - diag(diagonal)) (before * q)."""
 
     plan: Plan
-    before: Array | None  # [N]; None is 1
-    after: Array | None  # [N]; None is 1
-    diagonal: Array | None  # [N]; None is 0
+    before: Array | None = None  # [N]; None is 1
+    after: Array | None = None  # [N]; None is 1
+    diagonal: Array | None = None  # [N]; None is 0
+
+
+@dataclass(frozen=True)
+class GridKernel:
+    """A spatial kernel on a regular grid (grid.py); the scales as in `LatticeKernel`.
+
+    Of each axis `splat` replaces its taps on the way into the grid and `slice` on the way out of
+    it, so that a normaliser which is a product over the axes costs nothing per pixel.
+    """
+
+    axes: tuple[GridAxis, ...]  # of (H, W) or (D, H, W)
+    splat: tuple[Array, ...]  # [n, 3] per axis
+    slice: tuple[Array, ...]  # [n, 3] per axis
+    pixel: Array | None = None  # [N] int32: where each point lies in the image; None: all, in order
+    before: Array | None = None
+    after: Array | None = None
+    diagonal: Array | None = None
+
+
+MeanFieldKernel = LatticeKernel | GridKernel
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The mean field of one image: N points, L labels.
+
+    `saved` [T, N, row_width(L)] receives what the gradient needs; empty: nothing is kept.
+    """
+
+    kernels: Sequence[MeanFieldKernel]
+    logits: Array  # [L, N]
+    refined: Array  # [L, N], written
+    saved: Array
+
+
+@dataclass(frozen=True)
+class KernelGradient:
+    """Where the gradient of one lattice kernel goes. Each is added to nothing: it is overwritten."""
+
+    weight: Array  # [N, d+1]
+    before: Array | None  # [N]; None exactly where the kernel has None
+    after: Array | None
+    diagonal: Array | None
+
+
+@dataclass(frozen=True)
+class BackwardProblem:
+    """The gradient of one image's mean field."""
+
+    kernels: Sequence[MeanFieldKernel]
+    logits: Array  # [L, N]
+    saved: Array  # as the forward pass left it
+    d_refined: Array  # [L, N]
+    d_logits: Array  # [L, N], written
+    d_coupling: Array  # [K, L, L], written; K kernels
+    d_kernels: Sequence[KernelGradient | None]  # written; None: not wanted, or a grid
 
 
 class Engine(Protocol):
     """What a backend can do. Arguments are checked before; results go to the caller's arrays."""
 
-    def build(self, features: Array, plan: Plan, threads: int) -> int:
-        """Fill the arrays of `plan` from features [N, d]; the number of vertices."""
+    def build(
+        self, features: Sequence[Array], plans: Sequence[Plan], quality: str, threads: int
+    ) -> None:
+        """Fill each plan from features [N, d], of any strides."""
 
     def filter(
         self, plan: Plan, values: Array, out: Array, transpose: bool, threads: int
     ) -> None:
         """Write K values or K' values, [N, C], to `out`."""
 
+    def filter_weight_gradient(
+        self, plan: Plan, values: Array, cotangent: Array, transpose: bool, out: Array, threads: int
+    ) -> None:
+        """Write the gradient of <cotangent, K values> (or K') for the weights, [N, d+1], to `out`."""
+
+    def feature_gradient(
+        self, features: Array, d_weight: Array, out: Array, threads: int
+    ) -> None:
+        """Write the gradient for the features [N, d], from that for the weights, to `out`."""
+
     def self_response(self, plan: Plan, out: Array, threads: int) -> None:
         """Write the diagonal of K to `out` [N]."""
+
+    def self_response_gradient(
+        self, plan: Plan, cotangent: Array, out: Array, threads: int
+    ) -> None:
+        """Write the gradient of <cotangent, diagonal> for the weights, [N, d+1], to `out`."""
 
 
 def row_width(labels: int) -> int:
     """Length of the zero-padded rows in which fused engines keep marginals (cpp/cpu/rows.hpp)."""
-    return (labels + 3) // 4 * 4
+    step = 4 if labels <= 32 else 8
+    return (labels + step - 1) // step * step
 
 
 class FusedEngine(Engine, Protocol):
@@ -89,79 +170,113 @@ class FusedEngine(Engine, Protocol):
 
     def mean_field(
         self,
-        kernels: list[NormalizedKernel],
+        problems: Sequence[Problem],
         coupling: Array,
-        logits: Array,
-        refined: Array,
-        saved_q: Array,
         iterations: int,
+        marginals: bool,
+        memory_budget: int,
         threads: int,
-    ) -> None:
-        """Write the refined logits [L, N] for logits [L, N] and couplings [M, L, L].
+    ) -> bool:
+        """Write U' of the last iteration, or with `marginals` its softmax, of each problem.
 
-        `saved_q` receives what the gradient needs, [T, N, row_width(L)]; empty: nothing is kept.
+        `memory_budget` bounds, in bytes per problem, what `saved` may take. Where the marginals of
+        all iterations do not fit, the values at the vertices are saved instead, if they are fewer.
+        False: the logits of a problem hold NaN, +infinity, or a pixel of -infinity alone; its
+        results mean nothing.
         """
 
     def mean_field_backward(
         self,
-        kernels: list[NormalizedKernel],
+        problems: Sequence[BackwardProblem],
         coupling: Array,
-        saved_q: Array,
-        d_refined: Array,
-        d_logits: Array,
-        d_coupling: Array,
+        iterations: int,
+        memory_budget: int,
         threads: int,
     ) -> None:
-        """Write the gradients for logits [L, N] and couplings [M, L, L], given d_refined."""
+        """Write the gradients of each problem; `memory_budget` as in the forward pass."""
 
 
 class _NativeCpu:
     def __init__(self) -> None:
         self._module = importlib.import_module("densecrf_rnn._cpu")
 
-    def build(self, features: Array, plan: Plan, threads: int) -> int:
-        return int(self._module.build(features, *plan.arrays, threads))
+    def build(
+        self, features: Sequence[Array], plans: Sequence[Plan], quality: str, threads: int
+    ) -> None:
+        tuples = [(f, p.vertex, p.weight, p.links) for f, p in zip(features, plans, strict=True)]
+        self._module.build(tuples, QUALITIES.index(quality), threads)
 
     def filter(
         self, plan: Plan, values: Array, out: Array, transpose: bool, threads: int
     ) -> None:
-        self._module.filter(*plan.arrays, plan.num_vertices, values, out, transpose, threads)
+        self._module.filter(plan.vertex, plan.weight, plan.links, values, out, transpose, threads)
+
+    def filter_weight_gradient(
+        self, plan: Plan, values: Array, cotangent: Array, transpose: bool, out: Array, threads: int
+    ) -> None:
+        arrays = (plan.vertex, plan.weight, plan.links, values, cotangent, out)
+        self._module.filter_weight_gradient(*arrays, transpose, threads)
+
+    def feature_gradient(
+        self, features: Array, d_weight: Array, out: Array, threads: int
+    ) -> None:
+        self._module.feature_gradient(features, d_weight, out, threads)
 
     def self_response(self, plan: Plan, out: Array, threads: int) -> None:
-        self._module.self_response(*plan.arrays, plan.num_vertices, out, threads)
+        self._module.self_response(plan.vertex, plan.weight, plan.links, out, threads)
+
+    def self_response_gradient(
+        self, plan: Plan, cotangent: Array, out: Array, threads: int
+    ) -> None:
+        arrays = (plan.vertex, plan.weight, plan.links, cotangent, out)
+        self._module.self_response_gradient(*arrays, threads)
 
     def mean_field(
         self,
-        kernels: list[NormalizedKernel],
+        problems: Sequence[Problem],
         coupling: Array,
-        logits: Array,
-        refined: Array,
-        saved_q: Array,
         iterations: int,
+        marginals: bool,
+        memory_budget: int,
         threads: int,
-    ) -> None:
-        tuples = self._tuples(kernels, coupling)
-        self._module.mean_field(tuples, logits, refined, saved_q, iterations, threads)
+    ) -> bool:
+        tuples = [(_kernels(p.kernels), p.logits, p.refined, p.saved) for p in problems]
+        options = (iterations, marginals, memory_budget, threads)
+        return bool(self._module.mean_field(tuples, coupling, *options))
 
     def mean_field_backward(
         self,
-        kernels: list[NormalizedKernel],
+        problems: Sequence[BackwardProblem],
         coupling: Array,
-        saved_q: Array,
-        d_refined: Array,
-        d_logits: Array,
-        d_coupling: Array,
+        iterations: int,
+        memory_budget: int,
         threads: int,
     ) -> None:
-        arrays = (saved_q, d_refined, d_logits, d_coupling)
-        self._module.mean_field_backward(self._tuples(kernels, coupling), *arrays, threads)
-
-    @staticmethod
-    def _tuples(kernels: list[NormalizedKernel], coupling: Array) -> list[tuple[Any, ...]]:
         tuples = []
-        for k, c in zip(kernels, coupling, strict=True):
-            tuples.append((*k.plan.arrays, k.plan.num_vertices, k.before, k.after, k.diagonal, c))
-        return tuples
+        for p in problems:
+            wanted = [
+                None if g is None else (g.weight, g.before, g.after, g.diagonal)
+                for g in p.d_kernels
+            ]
+            arrays = (p.logits, p.saved, p.d_refined, p.d_logits, p.d_coupling)
+            tuples.append((_kernels(p.kernels), *arrays, wanted))
+        self._module.mean_field_backward(tuples, coupling, iterations, memory_budget, threads)
+
+
+def _kernels(kernels: Sequence[MeanFieldKernel]) -> list[tuple[Any, ...]]:
+    """Kernels as the native module takes them."""
+    tuples: list[tuple[Any, ...]] = []
+    for k in kernels:
+        scales = (k.before, k.after, k.diagonal)
+        if isinstance(k, LatticeKernel):
+            tuples.append(("lattice", k.plan.vertex, k.plan.weight, k.plan.links, *scales))
+        else:
+            axes = [
+                (axis.cell, splat, slice_, axis.band, axis.cells)
+                for axis, splat, slice_ in zip(k.axes, k.splat, k.slice, strict=True)
+            ]
+            tuples.append(("grid", axes, k.pixel, *scales))
+    return tuples
 
 
 class _Numba:
@@ -173,26 +288,7 @@ class _Numba:
     def __init__(self) -> None:
         self._module = importlib.import_module("densecrf_rnn.reference.lattice")
 
-    def build(self, features: Array, plan: Plan, threads: int) -> int:
-        points, dims = features.shape
-        found = (plan.neighbour.size, plan.offset.size, plan.entry.size)
-        if plan.vertex.shape != (points, dims + 1) or found != Plan.sizes(points, dims):
-            raise ValueError("the arrays of the plan do not fit the features")
-        return int(self._module.build(features, *plan.arrays))
-
-    def filter(
-        self, plan: Plan, values: Array, out: Array, transpose: bool, threads: int
-    ) -> None:
-        if len(values) != len(plan.vertex) or values.shape != out.shape:
-            raise ValueError(f"values is {values.shape}, out {out.shape}; N is {len(plan.vertex)}")
-        arrays = (plan.vertex, plan.weight, plan.neighbour)
-        self._module.filter(*arrays, plan.num_vertices, values, out, transpose)
-
-    def self_response(self, plan: Plan, out: Array, threads: int) -> None:
-        if out.shape != plan.vertex.shape[:1]:
-            raise ValueError(f"out is {out.shape}; N is {len(plan.vertex)}")
-        arrays = (plan.vertex, plan.weight, plan.neighbour)
-        self._module.self_response(*arrays, plan.num_vertices, out)
+    TODO = "helper: build, filter, filter_weight_gradient, feature_gradient, self_response(_gradient)"
 
 
 # In order of preference; "auto" takes the first that can run.
