@@ -132,8 +132,11 @@ class Engine(Protocol):
 
     def build(
         self, features: Sequence[Array], plans: Sequence[Plan], quality: str, threads: int
-    ) -> None:
-        """Fill each plan from features [N, d], of any strides."""
+    ) -> bool:
+        """Fill each plan from features [N, d], of any strides.
+
+        False: a feature is NaN, infinite or too large to be indexed; the plans mean nothing.
+        """
 
     def filter(
         self, plan: Plan, values: Array, out: Array, transpose: bool, threads: int
@@ -202,9 +205,9 @@ class _NativeCpu:
 
     def build(
         self, features: Sequence[Array], plans: Sequence[Plan], quality: str, threads: int
-    ) -> None:
+    ) -> bool:
         tuples = [(f, p.vertex, p.weight, p.links) for f, p in zip(features, plans, strict=True)]
-        self._module.build(tuples, QUALITIES.index(quality), threads)
+        return bool(self._module.build(tuples, QUALITIES.index(quality), threads))
 
     def filter(
         self, plan: Plan, values: Array, out: Array, transpose: bool, threads: int
