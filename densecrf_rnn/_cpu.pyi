@@ -8,50 +8,46 @@ Array = np.ndarray[Any, Any]
 
 compiler: str
 
-def build(
-    features: Array,
-    vertex: Array,
-    weight: Array,
-    neighbour: Array,
-    offset: Array,
-    entry: Array,
-    threads: int,
-) -> int: ...
+def isa() -> str: ...
+def build(plans: list[tuple[Any, ...]], quality: int, threads: int) -> bool: ...
 def filter(
     vertex: Array,
     weight: Array,
-    neighbour: Array,
-    offset: Array,
-    entry: Array,
-    vertices: int,
+    links: Array,
     values: Array,
     out: Array,
     transpose: bool,
     threads: int,
 ) -> None: ...
-def self_response(
+def filter_weight_gradient(
     vertex: Array,
     weight: Array,
-    neighbour: Array,
-    offset: Array,
-    entry: Array,
-    vertices: int,
+    links: Array,
+    values: Array,
+    cotangent: Array,
     out: Array,
+    transpose: bool,
     threads: int,
+) -> None: ...
+def feature_gradient(features: Array, d_weight: Array, out: Array, threads: int) -> None: ...
+def self_response(
+    vertex: Array, weight: Array, links: Array, out: Array, threads: int
+) -> None: ...
+def self_response_gradient(
+    vertex: Array, weight: Array, links: Array, cotangent: Array, out: Array, threads: int
 ) -> None: ...
 def mean_field(
-    kernels: list[tuple[Any, ...]],
-    logits: Array,
-    refined: Array,
-    saved_q: Array,
+    problems: list[tuple[Any, ...]],
+    coupling: Array,
     iterations: int,
+    marginals: bool,
+    memory_budget: int,
     threads: int,
-) -> None: ...
+) -> bool: ...
 def mean_field_backward(
-    kernels: list[tuple[Any, ...]],
-    saved_q: Array,
-    d_refined: Array,
-    d_logits: Array,
-    d_coupling: Array,
+    problems: list[tuple[Any, ...]],
+    coupling: Array,
+    iterations: int,
+    memory_budget: int,
     threads: int,
 ) -> None: ...

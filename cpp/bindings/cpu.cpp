@@ -1,5 +1,5 @@
 // The Python module densecrf_rnn._cpu: NumPy arrays in, the loops of cpp/cpu underneath, the GIL
-// released. Dtypes and sizes are checked here once more; the ids inside a plan are trusted, for only
+// released. Dtypes and sizes are checked here once more; the rows inside a plan are trusted, for only
 // build() makes them. Typed in densecrf_rnn/_cpu.pyi; reached through densecrf_rnn/_backends.py alone.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -22,6 +22,8 @@ namespace {
 template <typename T>
 using Rows = py::array_t<T, py::array::c_style>;
 using Ints = py::array_t<std::int32_t, py::array::c_style>;
+using Tuples = std::vector<py::tuple>;
+using Shape = std::initializer_list<std::int64_t>;
 
 // For the length of a native call: the GIL is released, and Ctrl-C is noticed all the same.
 class Unlocked {
@@ -42,179 +44,359 @@ void require(bool holds, const char* what) {
   if (!holds) throw std::invalid_argument(std::string("_cpu: ") + what);
 }
 
+// The array behind a handle, which must have this dtype and shape and lie in one piece.
 template <typename T>
-std::int64_t build(const Rows<T>& features, Ints vertex, Rows<T> weight, Ints neighbour, Ints offset,
-                   Ints entry, int threads) {
-  require(features.ndim() == 2, "features must be [N, d]");
-  const std::int64_t points = features.shape(0);
-  const int dims = int(features.shape(1));
-  require(dims >= 1 && dims <= dcrf::kMaxDims, "d must be 1 to 16");
-  const std::int64_t corners = points * (dims + 1);
-  require(corners < (std::int64_t(1) << 31), "N (d+1) must be below 2^31");
-  require(vertex.size() == corners && weight.size() == corners && entry.size() == corners,
-          "vertex, weight and entry must hold N (d+1) items");
-  require(offset.size() == corners + 1 && neighbour.size() == 2 * corners * (dims + 1),
-          "offset must hold N (d+1) + 1 items, neighbour 2 N (d+1)^2");
-  const dcrf::LatticeBuffers<T> out{vertex.mutable_data(), weight.mutable_data(),
-                                    neighbour.mutable_data(), offset.mutable_data(),
-                                    entry.mutable_data()};
-  const T* const data = features.data();
-  const Unlocked unlocked;
-  return dcrf::build(data, points, dims, out, threads);
-}
-
-template <typename T>
-dcrf::LatticeView<T> view(const Ints& vertex, const Rows<T>& weight, const Ints& neighbour,
-                          const Ints& offset, const Ints& entry, std::int64_t vertices) {
-  require(vertex.ndim() == 2, "vertex must be [N, d+1]");
-  dcrf::LatticeView<T> lattice;
-  lattice.points = vertex.shape(0);
-  lattice.dims = int(vertex.shape(1)) - 1;
-  lattice.vertices = vertices;
-  require(lattice.dims >= 1 && lattice.dims <= dcrf::kMaxDims, "d must be 1 to 16");
-  require(weight.size() == vertex.size() && entry.size() == vertex.size(),
-          "weight and entry must hold N (d+1) items");
-  require(vertices >= 0 && offset.size() >= vertices + 1 &&
-              neighbour.size() >= 2 * vertices * (lattice.dims + 1),
-          "offset and neighbour must hold M vertices");
-  lattice.vertex = vertex.data();
-  lattice.weight = weight.data();
-  lattice.neighbour = neighbour.data();
-  lattice.offset = offset.data();
-  lattice.entry = entry.data();
-  return lattice;
-}
-
-template <typename T>
-void filter(const Ints& vertex, const Rows<T>& weight, const Ints& neighbour, const Ints& offset,
-            const Ints& entry, std::int64_t vertices, const Rows<T>& values, Rows<T> out,
-            bool transpose, int threads) {
-  const dcrf::LatticeView<T> lattice = view(vertex, weight, neighbour, offset, entry, vertices);
-  require(values.ndim() == 2 && values.shape(0) == lattice.points, "values must be [N, C]");
-  require(out.ndim() == 2 && out.shape(0) == values.shape(0) && out.shape(1) == values.shape(1),
-          "out must have the shape of values");
-  const T* const in = values.data();
-  T* const result = out.mutable_data();
-  const int channels = int(values.shape(1));
-  const Unlocked unlocked;
-  dcrf::filter(lattice, in, channels, transpose, result, threads);
-}
-
-template <typename T>
-void self_response(const Ints& vertex, const Rows<T>& weight, const Ints& neighbour,
-                   const Ints& offset, const Ints& entry, std::int64_t vertices, Rows<T> out,
-                   int threads) {
-  const dcrf::LatticeView<T> lattice = view(vertex, weight, neighbour, offset, entry, vertices);
-  require(out.ndim() == 1 && out.shape(0) == lattice.points, "out must be [N]");
-  T* const result = out.mutable_data();
-  const Unlocked unlocked;
-  dcrf::self_response(lattice, result, threads);
-}
-
-// An optional [N] array; null for None.
-template <typename T>
-const T* optional_rows(const py::handle& array, std::int64_t points) {
-  if (array.is_none()) return nullptr;
-  require(Rows<T>::check_(array), "before, after and diagonal must have the dtype of logits");
-  const auto rows = py::reinterpret_borrow<Rows<T>>(array);
-  require(rows.size() == points, "before, after and diagonal must hold N items");
-  return rows.data();
-}
-
-template <typename T>
-dcrf::KernelView<T> kernel_view(const py::tuple& kernel, std::int64_t points, int labels) {
-  require(kernel.size() == 10, "a kernel is a tuple of ten");
-  for (const int i : {0, 2, 3, 4}) require(Ints::check_(kernel[i]), "indices must be int32");
-  for (const int i : {1, 9}) {
-    require(Rows<T>::check_(kernel[i]), "weight and coupling must have the dtype of logits");
-  }
-  const auto ints = [&](int i) { return py::reinterpret_borrow<Ints>(kernel[i]); };
-  const auto rows = [&](int i) { return py::reinterpret_borrow<Rows<T>>(kernel[i]); };
-  dcrf::KernelView<T> out;
-  out.lattice = view<T>(ints(0), rows(1), ints(2), ints(3), ints(4), kernel[5].cast<std::int64_t>());
-  require(out.lattice.points == points, "the lattice must have N points");
-  out.before = optional_rows<T>(kernel[6], points);
-  out.after = optional_rows<T>(kernel[7], points);
-  out.diagonal = optional_rows<T>(kernel[8], points);
-  require(rows(9).size() == std::int64_t(labels) * labels, "coupling must be [L, L]");
-  out.coupling = rows(9).data();
-  return out;
-}
-
-template <typename T>
-std::vector<dcrf::KernelView<T>> kernel_views(const std::vector<py::tuple>& kernels,
-                                              std::int64_t points, int labels) {
-  require(labels >= 1 && !kernels.empty(), "there must be a label and a kernel");
-  std::vector<dcrf::KernelView<T>> views;
-  for (const py::tuple& kernel : kernels) views.push_back(kernel_view<T>(kernel, points, labels));
-  return views;
-}
-
-template <typename T>
-void require_shape(const Rows<T>& array, std::initializer_list<std::int64_t> shape,
-                   const char* what) {
+T* data(const py::handle& handle, Shape shape, const char* what) {
+  require(Rows<T>::check_(handle), what);
+  auto array = py::reinterpret_borrow<Rows<T>>(handle);
   bool same = array.ndim() == py::ssize_t(shape.size());
   py::ssize_t axis = 0;
   for (const std::int64_t length : shape) same = same && array.shape(axis++) == length;
   require(same, what);
+  return array.writeable() ? array.mutable_data() : const_cast<T*>(array.data());
 }
 
 template <typename T>
-void mean_field(const std::vector<py::tuple>& kernels, const Rows<T>& logits, Rows<T> refined,
-                Rows<T> saved_q, int iterations, int threads) {
-  require(logits.ndim() == 2 && iterations >= 0, "logits must be [L, N], iterations at least 0");
-  const int labels = int(logits.shape(0));
-  const std::int64_t points = logits.shape(1);
-  require_shape(refined, {labels, points}, "refined must be [L, N]");
-  if (saved_q.size() > 0) {
-    require_shape(saved_q, {iterations, points, dcrf::row_width(labels)},
-                  "saved_q must be empty or [T, N, row_width(L)]");
+T* optional_data(const py::handle& handle, Shape shape, const char* what) {
+  return handle.is_none() ? nullptr : data<T>(handle, shape, what);
+}
+
+std::int64_t length(const py::handle& handle, int axis, const char* what) {
+  require(py::isinstance<py::array>(handle), what);
+  const auto array = py::reinterpret_borrow<py::array>(handle);
+  require(array.ndim() > axis, what);
+  return array.shape(axis);
+}
+
+// Calls body(T()) with the dtype of an array.
+template <class Body>
+auto with_dtype(const py::handle& array, const Body& body) {
+  if (py::isinstance<py::array_t<float>>(array)) return body(float());
+  require(py::isinstance<py::array_t<double>>(array), "arrays must be float32 or float64");
+  return body(double());
+}
+
+template <typename T>
+dcrf::FeatureView<T> feature_view(const py::handle& handle) {
+  require(py::isinstance<py::array_t<T>>(handle), "features must have one dtype");
+  const auto array = py::reinterpret_borrow<py::array_t<T>>(handle);
+  require(array.ndim() == 2, "features must be [N, d]");
+  dcrf::FeatureView<T> out;
+  out.data = array.data();
+  out.points = array.shape(0);
+  out.dims = int(array.shape(1));
+  require(out.dims >= 1 && out.dims <= dcrf::kMaxDims, "d must be 1 to 16");
+  require(out.points * (out.dims + 1) < (std::int64_t(1) << 31), "N (d+1) must be below 2^31");
+  const auto item = std::int64_t(sizeof(T));
+  require(array.strides(0) % item == 0 && array.strides(1) % item == 0, "features must be aligned");
+  out.point_stride = array.strides(0) / item;
+  out.feature_stride = array.strides(1) / item;
+  return out;
+}
+
+bool build(const Tuples& tuples, int quality, int threads) {
+  require(quality >= 0 && quality <= 2, "quality must be 0 to 2");
+  if (tuples.empty()) return true;
+  return with_dtype(tuples[0][0], [&](auto zero) {
+    using T = decltype(zero);
+    struct Job {
+      dcrf::FeatureView<T> features;
+      std::int32_t* vertex;
+      T* weight;
+      std::int32_t* links;
+      bool good = true;
+    };
+    std::vector<Job> jobs;
+    for (const py::tuple& t : tuples) {
+      require(t.size() == 4, "a plan is a tuple of four");
+      Job job{feature_view<T>(t[0]), nullptr, nullptr, nullptr};
+      const std::int64_t n = job.features.points, corners = job.features.dims + 1;
+      job.vertex = data<std::int32_t>(t[1], {n, corners}, "vertex must be int32 [N, d+1]");
+      job.weight = data<T>(t[2], {n, corners}, "weight must be [N, d+1]");
+      const std::int64_t size = dcrf::links_size(n, job.features.dims, dcrf::Quality(quality));
+      job.links = data<std::int32_t>(t[3], {size}, "links must be int32 [links_size]");
+      jobs.push_back(job);
+    }
+    const Unlocked unlocked;
+    const auto run = [&](Job& job, int inner) {
+      job.good = dcrf::build(job.features, dcrf::Quality(quality), job.vertex, job.weight, job.links, inner);
+    };
+    if (jobs.size() > 1 && std::int64_t(jobs.size()) >= threads) {
+      dcrf::parallel_for(std::int64_t(jobs.size()), threads, [&](std::int64_t i) { run(jobs[i], 1); });
+    } else {
+      for (Job& job : jobs) run(job, threads);
+    }
+    bool good = true;
+    for (const Job& job : jobs) good = good && job.good;
+    return good;
+  });
+}
+
+template <typename T>
+dcrf::LatticeView<T> lattice_view(const py::handle& vertex, const py::handle& weight, const py::handle& links) {
+  dcrf::LatticeView<T> out;
+  out.points = length(vertex, 0, "vertex must be [N, d+1]");
+  const std::int64_t corners = length(vertex, 1, "vertex must be [N, d+1]");
+  out.dims = int(corners) - 1;
+  require(out.dims >= 1 && out.dims <= dcrf::kMaxDims, "d must be 1 to 16");
+  out.vertex = data<std::int32_t>(vertex, {out.points, corners}, "vertex must be int32 [N, d+1]");
+  out.weight = data<T>(weight, {out.points, corners}, "weight must be [N, d+1], of the values' dtype");
+  const std::int64_t size = length(links, 0, "links must be [links_size]");
+  out.links = data<std::int32_t>(links, {size}, "links must be int32 [links_size]");
+  require(size > dcrf::Links::kData, "links is too short");
+  const int quality = out.links[dcrf::Links::kQuality];
+  require(quality >= 0 && quality <= 2 &&
+              size == dcrf::links_size(out.points, out.dims, dcrf::Quality(quality)),
+          "links must hold links_size items");
+  return out;
+}
+
+void filter(const py::array& vertex, const py::array& weight, const py::array& links,
+            const py::array& values, const py::array& out, bool transpose, int threads) {
+  with_dtype(values, [&](auto zero) {
+    using T = decltype(zero);
+    const auto lattice = lattice_view<T>(vertex, weight, links);
+    const std::int64_t channels = length(values, 1, "values must be [N, C]");
+    const T* const in = data<T>(values, {lattice.points, channels}, "values must be [N, C]");
+    T* const result = data<T>(out, {lattice.points, channels}, "out must have the shape of values");
+    const Unlocked unlocked;
+    dcrf::filter(lattice, in, int(channels), transpose, result, threads);
+  });
+}
+
+void filter_weight_gradient(const py::array& vertex, const py::array& weight, const py::array& links,
+                            const py::array& values, const py::array& cotangent, const py::array& out,
+                            bool transpose, int threads) {
+  with_dtype(values, [&](auto zero) {
+    using T = decltype(zero);
+    const auto lattice = lattice_view<T>(vertex, weight, links);
+    const std::int64_t n = lattice.points, channels = length(values, 1, "values must be [N, C]");
+    const T* const x = data<T>(values, {n, channels}, "values must be [N, C]");
+    const T* const g = data<T>(cotangent, {n, channels}, "cotangent must be [N, C]");
+    T* const result = data<T>(out, {n, lattice.dims + 1}, "out must be [N, d+1]");
+    const Unlocked unlocked;
+    dcrf::filter_weight_gradient(lattice, x, g, int(channels), transpose, result, threads);
+  });
+}
+
+void feature_gradient(const py::array& features, const py::array& d_weight, const py::array& out, int threads) {
+  with_dtype(features, [&](auto zero) {
+    using T = decltype(zero);
+    const auto view = feature_view<T>(features);
+    const T* const from = data<T>(d_weight, {view.points, view.dims + 1}, "d_weight must be [N, d+1]");
+    T* const result = data<T>(out, {view.points, view.dims}, "out must be [N, d]");
+    const Unlocked unlocked;
+    dcrf::feature_gradient(view, from, result, threads);
+  });
+}
+
+void self_response(const py::array& vertex, const py::array& weight, const py::array& links,
+                   const py::array& out, int threads) {
+  with_dtype(out, [&](auto zero) {
+    using T = decltype(zero);
+    const auto lattice = lattice_view<T>(vertex, weight, links);
+    T* const result = data<T>(out, {lattice.points}, "out must be [N]");
+    const Unlocked unlocked;
+    dcrf::self_response(lattice, result, threads);
+  });
+}
+
+void self_response_gradient(const py::array& vertex, const py::array& weight, const py::array& links,
+                            const py::array& cotangent, const py::array& out, int threads) {
+  with_dtype(out, [&](auto zero) {
+    using T = decltype(zero);
+    const auto lattice = lattice_view<T>(vertex, weight, links);
+    const T* const from = data<T>(cotangent, {lattice.points}, "cotangent must be [N]");
+    T* const result = data<T>(out, {lattice.points, lattice.dims + 1}, "out must be [N, d+1]");
+    const Unlocked unlocked;
+    dcrf::self_response_gradient(lattice, from, result, threads);
+  });
+}
+
+// The small tables of a grid, in the dtype of the values.
+template <typename T>
+struct GridTables {
+  std::vector<T> splat[3], slice[3], band[3];
+};
+
+template <typename T>
+std::vector<T> numbers(const py::handle& handle, Shape shape, const char* what) {
+  std::int64_t count = 1;
+  for (const std::int64_t n : shape) count *= n;
+  const double* const from = data<double>(handle, shape, what);
+  return std::vector<T>(from, from + count);
+}
+
+// The last axes of `axes` are those of the image; a flat one has a single layer.
+template <typename T>
+dcrf::GridView<T> grid_view(const std::vector<py::tuple>& axes, const py::handle& pixel,
+                            std::int64_t points, GridTables<T>& tables) {
+  static const std::int32_t only_cell = 0;
+  static const T one = 1;
+  dcrf::GridView<T> grid;
+  require(axes.size() == 2 || axes.size() == 3, "a grid has two or three axes");
+  grid.cell[0] = &only_cell;
+  grid.splat[0] = grid.slice[0] = grid.band[0] = &one;
+  std::int64_t pixels = 1;
+  for (std::size_t i = 0; i < axes.size(); ++i) {
+    const std::size_t a = 3 - axes.size() + i;
+    const py::tuple& axis = axes[i];
+    require(axis.size() == 5, "an axis is a tuple of five");
+    const std::int64_t n = length(axis[0], 0, "cell must be [n]");
+    grid.size[a] = n;
+    pixels *= n;
+    grid.taps[a] = 3;
+    grid.cell[a] = data<std::int32_t>(axis[0], {n}, "cell must be int32 [n]");
+    tables.splat[a] = numbers<T>(axis[1], {n, 3}, "splat must be float64 [n, 3]");
+    tables.slice[a] = numbers<T>(axis[2], {n, 3}, "slice must be float64 [n, 3]");
+    const std::int64_t band = length(axis[3], 0, "band must be [2 r + 1]");
+    require(band % 2 == 1, "band must be [2 r + 1]");
+    tables.band[a] = numbers<T>(axis[3], {band}, "band must be float64 [2 r + 1]");
+    grid.radius[a] = int(band / 2);
+    grid.cells[a] = axis[4].cast<std::int64_t>();
+    for (std::int64_t x = 0; x < n; ++x) {
+      require(grid.cell[a][x] >= 0 && grid.cell[a][x] + 3 <= grid.cells[a] &&
+                  (x == 0 || grid.cell[a][x] >= grid.cell[a][x - 1]),
+              "cell must ascend and leave room for three");
+    }
+    grid.splat[a] = tables.splat[a].data();
+    grid.slice[a] = tables.slice[a].data();
+    grid.band[a] = tables.band[a].data();
   }
-  const auto views = kernel_views<T>(kernels, points, labels);
-  const T* const in = logits.data();
-  T* const out = refined.mutable_data();
-  T* const saved = saved_q.size() > 0 ? saved_q.mutable_data() : nullptr;
-  const Unlocked unlocked;
-  dcrf::mean_field(views.data(), int(views.size()), in, points, labels, iterations, out, saved,
-                   threads);
+  grid.pixel = optional_data<std::int32_t>(pixel, {points}, "pixel must be int32 [N]");
+  if (grid.pixel == nullptr) require(pixels == points, "the grid must have N pixels");
+  for (std::int64_t p = 0; grid.pixel != nullptr && p < points; ++p) {
+    require(grid.pixel[p] < pixels && grid.pixel[p] >= (p > 0 ? grid.pixel[p - 1] + 1 : 0),
+            "pixel must ascend within the image");
+  }
+  return grid;
 }
 
+// Tuples of kernels as views; what they point to lives as long as this and the tuples.
 template <typename T>
-void mean_field_backward(const std::vector<py::tuple>& kernels, const Rows<T>& saved_q,
-                         const Rows<T>& d_refined, Rows<T> d_logits, Rows<T> d_coupling,
-                         int threads) {
-  require(d_refined.ndim() == 2 && saved_q.ndim() == 3, "d_refined must be [L, N]");
-  const int labels = int(d_refined.shape(0)), iterations = int(saved_q.shape(0));
-  const std::int64_t points = d_refined.shape(1), count = std::int64_t(kernels.size());
-  require_shape(saved_q, {iterations, points, dcrf::row_width(labels)},
-                "saved_q must be [T, N, row_width(L)]");
-  require_shape(d_logits, {labels, points}, "d_logits must be [L, N]");
-  require_shape(d_coupling, {count, labels, labels}, "d_coupling must be [M, L, L]");
-  const auto views = kernel_views<T>(kernels, points, labels);
-  const T* const q = saved_q.data();
-  const T* const in = d_refined.data();
-  T* const out = d_logits.mutable_data();
-  T* const out_coupling = d_coupling.mutable_data();
-  const Unlocked unlocked;
-  dcrf::mean_field_backward(views.data(), int(count), q, in, points, labels, iterations, out,
-                            out_coupling, threads);
-}
+class Kernels {
+ public:
+  Kernels(const Tuples& tuples, std::int64_t points) : tables_(tuples.size()) {
+    require(!tuples.empty() && tuples.size() <= dcrf::kMaxKernels, "there must be 1 to 8 kernels");
+    for (std::size_t m = 0; m < tuples.size(); ++m) {
+      const py::tuple& t = tuples[m];
+      dcrf::KernelView<T> k;
+      const bool lattice = t[0].cast<std::string>() == "lattice";
+      require(t.size() == std::size_t(lattice ? 7 : 6), "a kernel is a tuple of seven, or of six");
+      if (lattice) {
+        k.lattice = lattice_view<T>(t[1], t[2], t[3]);
+        require(k.lattice.points == points, "the lattice must have N points");
+      } else {
+        k.grid = grid_view<T>(t[1].cast<Tuples>(), t[2], points, tables_[m]);
+      }
+      const int at = lattice ? 4 : 3;
+      k.before = optional_data<T>(t[at], {points}, "before must be [N], of the logits' dtype");
+      k.after = optional_data<T>(t[at + 1], {points}, "after must be [N], of the logits' dtype");
+      k.diagonal = optional_data<T>(t[at + 2], {points}, "diagonal must be [N], of the logits' dtype");
+      views_.push_back(k);
+    }
+  }
+  const std::vector<dcrf::KernelView<T>>& views() const { return views_; }
+
+ private:
+  std::vector<GridTables<T>> tables_;
+  std::vector<dcrf::KernelView<T>> views_;
+};
 
 template <typename T>
-void define(py::module_& m) {
-  // noconvert: a wrong dtype or a strided array is refused, never copied in silence.
-  const auto in = [](const char* name) { return py::arg(name).noconvert(); };
-  m.def("build", &build<T>, in("features"), in("vertex"), in("weight"), in("neighbour"),
-        in("offset"), in("entry"), py::arg("threads"));
-  m.def("filter", &filter<T>, in("vertex"), in("weight"), in("neighbour"), in("offset"),
-        in("entry"), py::arg("vertices"), in("values"), in("out"), py::arg("transpose"),
-        py::arg("threads"));
-  m.def("self_response", &self_response<T>, in("vertex"), in("weight"), in("neighbour"),
-        in("offset"), in("entry"), py::arg("vertices"), in("out"), py::arg("threads"));
-  m.def("mean_field", &mean_field<T>, py::arg("kernels"), in("logits"), in("refined"),
-        in("saved_q"), py::arg("iterations"), py::arg("threads"));
-  m.def("mean_field_backward", &mean_field_backward<T>, py::arg("kernels"), in("saved_q"),
-        in("d_refined"), in("d_logits"), in("d_coupling"), py::arg("threads"));
+dcrf::Model<T> model(const py::array& coupling, int labels, int iterations, std::int64_t budget) {
+  dcrf::Model<T> out;
+  const std::int64_t kernels = length(coupling, 0, "coupling must be [kernels, L, L]");
+  out.coupling = data<T>(coupling, {kernels, labels, labels}, "coupling must be [kernels, L, L]");
+  require(labels >= 1 && iterations >= 0, "there must be a label, and iterations at least 0");
+  out.labels = labels;
+  out.iterations = iterations;
+  out.memory_budget = budget;
+  return out;
+}
+
+bool is_empty(const py::handle& array) { return py::reinterpret_borrow<py::array>(array).size() == 0; }
+
+bool mean_field(const Tuples& problems, const py::array& coupling, int iterations, bool marginals,
+                std::int64_t memory_budget, int threads) {
+  if (problems.empty()) return true;
+  return with_dtype(coupling, [&](auto zero) {
+    using T = decltype(zero);
+    const int labels = int(length(coupling, 1, "coupling must be [kernels, L, L]"));
+    dcrf::Model<T> shared = model<T>(coupling, labels, iterations, memory_budget);
+    shared.marginals = marginals;
+    std::vector<std::unique_ptr<Kernels<T>>> kernels;
+    std::vector<dcrf::Image<T>> images;
+    for (const py::tuple& t : problems) {
+      require(t.size() == 4, "a problem is a tuple of four");
+      dcrf::Image<T> image;
+      const std::int64_t n = length(t[1], 1, "logits must be [L, N]");
+      image.points = n;
+      image.logits = data<T>(t[1], {labels, n}, "logits must be [L, N]");
+      image.refined = data<T>(t[2], {labels, n}, "refined must be [L, N]");
+      if (!is_empty(t[3])) {
+        image.saved = data<T>(t[3], {iterations, n, dcrf::row_width(labels)},
+                              "saved must be empty or [T, N, row_width(L)]");
+      }
+      kernels.push_back(std::make_unique<Kernels<T>>(t[0].cast<Tuples>(), n));
+      image.kernels = kernels.back()->views();
+      require(std::int64_t(image.kernels.size()) == coupling.shape(0), "a coupling is wanted per kernel");
+      images.push_back(image);
+    }
+    const Unlocked unlocked;
+    return dcrf::mean_field(shared, images, threads);
+  });
+}
+
+void mean_field_backward(const Tuples& problems, const py::array& coupling, int iterations,
+                         std::int64_t memory_budget, int threads) {
+  if (problems.empty()) return;
+  with_dtype(coupling, [&](auto zero) {
+    using T = decltype(zero);
+    const int labels = int(length(coupling, 1, "coupling must be [kernels, L, L]"));
+    const dcrf::Model<T> shared = model<T>(coupling, labels, iterations, memory_budget);
+    std::vector<std::unique_ptr<Kernels<T>>> kernels;
+    std::vector<dcrf::Image<T>> images;
+    std::vector<dcrf::ImageGradient<T>> gradients;
+    for (const py::tuple& t : problems) {
+      require(t.size() == 7, "a problem is a tuple of seven");
+      dcrf::Image<T> image;
+      dcrf::ImageGradient<T> gradient;
+      const std::int64_t n = length(t[1], 1, "logits must be [L, N]");
+      image.points = n;
+      image.logits = data<T>(t[1], {labels, n}, "logits must be [L, N]");
+      image.saved = data<T>(t[2], {iterations, n, dcrf::row_width(labels)}, "saved must be [T, N, row_width(L)]");
+      kernels.push_back(std::make_unique<Kernels<T>>(t[0].cast<Tuples>(), n));
+      image.kernels = kernels.back()->views();
+      const auto count = std::int64_t(image.kernels.size());
+      require(count == coupling.shape(0), "a coupling is wanted per kernel");
+      gradient.d_refined = data<T>(t[3], {labels, n}, "d_refined must be [L, N]");
+      gradient.d_logits = data<T>(t[4], {labels, n}, "d_logits must be [L, N]");
+      gradient.d_coupling = data<T>(t[5], {count, labels, labels}, "d_coupling must be [kernels, L, L]");
+      const auto wanted = t[6].cast<std::vector<py::object>>();
+      require(std::int64_t(wanted.size()) == count, "a gradient or None is wanted per kernel");
+      for (std::int64_t m = 0; m < count; ++m) {
+        dcrf::PointGradient<T> to;
+        if (!wanted[m].is_none()) {
+          const auto parts = wanted[m].cast<py::tuple>();
+          const dcrf::KernelView<T>& k = image.kernels[m];
+          require(parts.size() == 4 && k.lattice.vertex != nullptr, "only a lattice has gradients, four");
+          to.weight = data<T>(parts[0], {n, k.lattice.dims + 1}, "d_weight must be [N, d+1]");
+          to.before = optional_data<T>(parts[1], {n}, "d_before must be [N]");
+          to.after = optional_data<T>(parts[2], {n}, "d_after must be [N]");
+          to.diagonal = optional_data<T>(parts[3], {n}, "d_diagonal must be [N]");
+          require((to.before == nullptr) == (k.before == nullptr) && (to.after == nullptr) == (k.after == nullptr) &&
+                      (to.diagonal == nullptr) == (k.diagonal == nullptr),
+                  "d_before, d_after, d_diagonal must be None where the kernel's are");
+        }
+        gradient.kernels.push_back(to);
+      }
+      images.push_back(image);
+      gradients.push_back(gradient);
+    }
+    const Unlocked unlocked;
+    dcrf::mean_field_backward(shared, images, gradients, threads);
+  });
 }
 
 }  // namespace
@@ -222,6 +404,21 @@ void define(py::module_& m) {
 PYBIND11_MODULE(_cpu, m) {
   m.doc() = "Native CPU loops of densecrf_rnn; use densecrf_rnn.PermutohedralLattice instead.";
   m.attr("compiler") = DCRF_COMPILER;
-  define<float>(m);
-  define<double>(m);
+  m.def("isa", &dcrf::isa_name, "The instruction set in use: baseline, avx2 or avx512.");
+  m.def("build", &build, py::arg("plans"), py::arg("quality"), py::arg("threads"));
+  m.def("filter", &filter, py::arg("vertex"), py::arg("weight"), py::arg("links"), py::arg("values"),
+        py::arg("out"), py::arg("transpose"), py::arg("threads"));
+  m.def("filter_weight_gradient", &filter_weight_gradient, py::arg("vertex"), py::arg("weight"),
+        py::arg("links"), py::arg("values"), py::arg("cotangent"), py::arg("out"), py::arg("transpose"),
+        py::arg("threads"));
+  m.def("feature_gradient", &feature_gradient, py::arg("features"), py::arg("d_weight"), py::arg("out"),
+        py::arg("threads"));
+  m.def("self_response", &self_response, py::arg("vertex"), py::arg("weight"), py::arg("links"),
+        py::arg("out"), py::arg("threads"));
+  m.def("self_response_gradient", &self_response_gradient, py::arg("vertex"), py::arg("weight"),
+        py::arg("links"), py::arg("cotangent"), py::arg("out"), py::arg("threads"));
+  m.def("mean_field", &mean_field, py::arg("problems"), py::arg("coupling"), py::arg("iterations"),
+        py::arg("marginals"), py::arg("memory_budget"), py::arg("threads"));
+  m.def("mean_field_backward", &mean_field_backward, py::arg("problems"), py::arg("coupling"),
+        py::arg("iterations"), py::arg("memory_budget"), py::arg("threads"));
 }

@@ -1,5 +1,5 @@
 // The name of a lattice vertex as a few 64-bit words: its remainder and its first d quotients,
-// each in a field as wide as the data need. Fields keep room for one step past the data on
+// each in a field as wide as the data need. Fields keep room for two steps past the data on
 // either side, so stepping to a neighbour is plain addition and never carries or wraps.
 #pragma once
 
@@ -40,17 +40,22 @@ struct Key {
 struct KeyLayout {
   int dims = 0;
   int words = 0;
+  bool one_word_of_halves = true;  // a single word, no field across its halves
   std::array<int, kMaxDims + 1> word{};
   std::array<int, kMaxDims + 1> shift{};
   std::array<std::int64_t, kMaxDims> base{};  // the quotient that is stored as 0
 
-  // `low` and `high` bound the quotients of all simplices, [d] each.
+  // `low` and `high` bound the quotients of all simplices, [d] each. No field lies across a
+  // half of a word unless it is wider than one, so that vector code can work on the halves.
   KeyLayout(int d, const std::int32_t* low, const std::int32_t* high) : dims(d) {
     int used = 0;  // bits of the current word
     const auto place = [&](int field, std::uint64_t largest) {
       int bits = 0;
       while (largest >> bits) ++bits;
-      if (words == 0 || used + bits > 64) {  // a field never crosses a word
+      if (bits > 32) one_word_of_halves = false;
+      const int rest_of_half = 32 - used % 32;
+      if (used % 32 != 0 && bits > rest_of_half) used += rest_of_half;
+      if (words == 0 || used + bits > 64) {
         ++words;
         used = 0;
       }
@@ -60,9 +65,10 @@ struct KeyLayout {
     };
     place(0, std::uint64_t(d));
     for (int j = 0; j < d; ++j) {
-      base[j] = std::int64_t(low[j]) - 2;  // a simplex reaches 1 below, its neighbours 1 more
-      place(j + 1, std::uint64_t(std::int64_t(high[j]) + 1 - base[j]));
+      base[j] = std::int64_t(low[j]) - 3;  // a simplex reaches 1 below, two rings of neighbours 2
+      place(j + 1, std::uint64_t(std::int64_t(high[j]) + 2 - base[j]));
     }
+    if (words > 1) one_word_of_halves = false;
   }
 
   int remainder_bits_mask() const {
@@ -98,6 +104,18 @@ struct KeyMaths {
   void advance(Key<Words>& key, int axis) const {
     key += remainder_one;
     key -= unit[axis];
+  }
+
+  // The neighbour at coordinates +1 everywhere but -d on `axis`: the other way.
+  Key<Words> neighbour_back(Key<Words> key, int axis) const {
+    if (int(key.word[0] & mask_) != layout_.dims) {
+      key += remainder_one;
+    } else {
+      key += all;
+      key -= remainder_d;
+    }
+    key -= unit[axis];
+    return key;
   }
 
   // The neighbour at coordinates -1 everywhere but +d on `axis`.

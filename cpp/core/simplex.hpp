@@ -15,7 +15,7 @@ constexpr int kMaxDims = 16;
 
 // Scale of feature `i` (counted from 0) that makes splat + blur + slice a Gaussian of unit
 // deviation in every feature: sqrt(2/3) (d+1) / sqrt((i+1)(i+2)).
-inline double elevation_scale(int dims, int i) {
+DCRF_HOST_DEVICE inline double elevation_scale(int dims, int i) {
   return std::sqrt(2.0 / 3.0) * (dims + 1) / std::sqrt(double(i + 1) * double(i + 2));
 }
 
@@ -87,6 +87,22 @@ DCRF_HOST_DEVICE inline void locate(const T* feature, const T* scale, int runtim
   }
   out.weight[0] = T(1) + (sorted[d] - sorted[0]);
   for (int k = 1; k <= d; ++k) out.weight[k] = sorted[d - k] - sorted[d - k + 1];
+}
+
+// The derivative of the weights: from d_weight [d+1] of one point to d_feature [d], given its ranks.
+// Defined away from simplex faces; on a face it is that of the simplex which `locate` chose.
+template <typename T>
+DCRF_HOST_DEVICE inline void weight_gradient(const std::int32_t* rank, const T* scale, int d,
+                                             const T* d_weight, T* d_feature) {
+  const T down = T(1) / T(d + 1);
+  T d_elevated_sum = 0;  // over the axes below j
+  for (int j = 0; j <= d; ++j) {
+    // weight[d-r] rises with the delta of rank r, weight[d-r+1] falls.
+    const int rise = d - rank[j], fall = rise == d ? 0 : rise + 1;
+    const T d_elevated = (d_weight[rise] - d_weight[fall]) * down;
+    if (j > 0) d_feature[j - 1] = scale[j - 1] * (d_elevated_sum - T(j) * d_elevated);
+    d_elevated_sum += d_elevated;
+  }
 }
 
 }  // namespace dcrf

@@ -1,322 +1,313 @@
 #include "lattice.hpp"
 
 #include <algorithm>
-#include <limits>
-#include <stdexcept>
-#include <type_traits>
+#include <cmath>
 #include <vector>
 
-#include "../core/key.hpp"
-#include "../core/simplex.hpp"
 #include "buffer.hpp"
+#include "coupling.hpp"
 #include "pool.hpp"
 
 namespace dcrf {
 namespace {
 
-// Calls body(std::integral_constant<int, D>) with D = dims for the common sizes, else D = 0.
-template <class Body>
-void with_dims(int dims, const Body& body) {
-  switch (dims) {
-    case 1: return body(std::integral_constant<int, 1>());
-    case 2: return body(std::integral_constant<int, 2>());
-    case 3: return body(std::integral_constant<int, 3>());
-    case 4: return body(std::integral_constant<int, 4>());
-    case 5: return body(std::integral_constant<int, 5>());
-    case 6: return body(std::integral_constant<int, 6>());
-    default: return body(std::integral_constant<int, 0>());
-  }
-}
+constexpr int kChannels = 24;  // filtered at a time
 
-struct Located {
-  Buffer<std::int32_t> quotient;  // [N, d], of vertex 0
-  Buffer<std::int8_t> axis;       // [N, d], the axis that leads from vertex k to k + 1
-  std::int32_t low[kMaxDims], high[kMaxDims];
-};
+// [begin, end) of a chunk, moved on to where a new group begins on both sides.
+template <class StartsGroup>
+void whole_groups(std::int64_t& begin, std::int64_t& end, std::int64_t length, const StartsGroup& starts) {
+  while (begin > 0 && begin < length && !starts(begin)) ++begin;
+  while (end < length && !starts(end)) ++end;
+}
 
 template <typename T>
-Located locate_all(const T* features, std::int64_t points, int dims, T* weight, int threads) {
-  Located out;
-  out.quotient = make_buffer<std::int32_t>(points * dims);
-  out.axis = make_buffer<std::int8_t>(points * dims);
-  T scale[kMaxDims];
-  for (int i = 0; i < dims; ++i) scale[i] = T(elevation_scale(dims, i));
-
-  struct Range {
-    std::int32_t low[kMaxDims], high[kMaxDims];
-  };
-  std::vector<Range> ranges((points + kPointChunk - 1) / kPointChunk);
-  with_dims(dims, [&](auto static_dims) {
-    constexpr int kDims = decltype(static_dims)::value;
-    parallel_ranges(points, kPointChunk, threads, [&](std::int64_t begin, std::int64_t end) {
-      const int d = kDims > 0 ? kDims : dims;
-      Range& range = ranges[begin / kPointChunk];
-      std::fill(range.low, range.low + d, std::numeric_limits<std::int32_t>::max());
-      std::fill(range.high, range.high + d, std::numeric_limits<std::int32_t>::min());
-      Simplex<T> simplex;
-      for (std::int64_t p = begin; p < end; ++p) {
-        locate<T, kDims>(features + p * d, scale, d, simplex);
-        std::copy(simplex.weight, simplex.weight + d + 1, weight + p * (d + 1));
-        for (int j = 0; j < d; ++j) {
-          out.quotient[p * d + j] = simplex.quotient[j];
-          range.low[j] = std::min(range.low[j], simplex.quotient[j]);
-          range.high[j] = std::max(range.high[j], simplex.quotient[j]);
-        }
-        for (int j = 0; j <= d; ++j) {
-          const int step = d - simplex.rank[j];
-          if (step < d) out.axis[p * d + step] = std::int8_t(j);
-        }
-      }
-    });
+void blur_axis(const Links& links, int axis, T* rows, int width, int threads) {
+  const std::uint32_t* const chain = links.chain[axis];
+  const std::int64_t length = links.chain_length[axis];
+  parallel_ranges(length, kRowChunk, threads, [&](std::int64_t begin, std::int64_t end) {
+    whole_groups(begin, end, length, [&](std::int64_t i) { return (chain[i - 1] & kChainEnd) != 0; });
+    if (begin < end) loops<T>().blur(chain + begin, end - begin, rows, width);
   });
-  for (int j = 0; j < dims; ++j) {
-    out.low[j] = out.high[j] = 0;
-    for (std::size_t r = 0; r < ranges.size(); ++r) {
-      out.low[j] = r == 0 ? ranges[r].low[j] : std::min(out.low[j], ranges[r].low[j]);
-      out.high[j] = r == 0 ? ranges[r].high[j] : std::max(out.high[j], ranges[r].high[j]);
-    }
-  }
-  return out;
 }
 
-// From keys to ids, by open addressing at a load of one half at most.
-template <int Words>
-class Table {
- public:
-  Table() : slots_(std::size_t(1) << kFirstBits), shift_(64 - kFirstBits) {}
+template <typename T>
+PointKernel<T> point_kernel(const LatticeView<T>& lattice, const Links& links) {
+  PointKernel<T> kernel;
+  kernel.corners = lattice.dims + 1;
+  kernel.vertex = lattice.vertex;
+  kernel.weight = lattice.weight;
+  kernel.first_row = links.first_row;
+  return kernel;
+}
 
-  std::int32_t find_or_insert(const Key<Words>& key) {
-    std::size_t at = locate(key);
-    if (slots_[at].id < 0) {
-      if (2 * keys_.size() >= slots_.size()) {
-        grow();
-        at = locate(key);
-      }
-      slots_[at] = {key, std::int32_t(keys_.size())};
-      keys_.push_back(key);
-    }
-    return slots_[at].id;
+// The bare operator on up to kChannels channels: room for one splat and the values it leads to.
+template <typename T>
+class BareFilter {
+ public:
+  BareFilter(const LatticeView<T>& lattice, int channels, int threads)
+      : lattice_(lattice), links_(lattice.links, lattice.dims), threads_(threads),
+        strips_(lattice.points), width_(row_width(channels)), size_(links_.rows * width_),
+        sums_(make_buffer<T>(size_)), values_(make_buffer<T>(size_)),
+        scale_(Coupling<T>::identity(channels, slice_scale<T>(lattice.dims))),
+        kernel_(point_kernel(lattice, links_)) {
+    pass_.points = lattice.points;
+    pass_.labels = channels;
+    pass_.width = width_;
+    pass_.kernels = &kernel_;
+    pass_.kernel_count = 1;
+    kernel_.sums = sums_.get();
+    kernel_.values = values_.get();
+    parallel_ranges(size_, kClearChunk, threads, [&](std::int64_t begin, std::int64_t end) {
+      std::fill(sums_.get() + begin, sums_.get() + end, T(0));
+    });
   }
 
-  std::int32_t find(const Key<Words>& key) const { return slots_[locate(key)].id; }  // -1: absent
+  // What lies at the vertices after splat and blur of rows with that stride.
+  void spread(const T* from, std::int64_t stride, bool transpose) {
+    in_strips([&](int s, T* scratch) { loops<T>().splat(pass_, s, from, stride, scratch); });
+    T* const values = values_.get();
+    fold(links_, sums_.get(), width_, threads_);
+    const bool mean = blur(links_, lattice_.dims, transpose, sums_.get(), values, width_, threads_);
+    parallel_ranges(links_.vertices, kRowChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
+      loops<T>().finish(scale_.view(false), links_.own_row + begin, end - begin, sums_.get(),
+                        mean ? values : nullptr, values, nullptr, width_);
+    });
+    share(links_, values, width_, threads_);
+  }
 
-  const std::vector<Key<Words>>& keys() const { return keys_; }
+  void slice(T* to, std::int64_t stride) {
+    in_strips([&](int s, T* scratch) { loops<T>().slice(pass_, s, to, stride, scratch); });
+  }
+
+  void weight_gradient(const T* from, std::int64_t stride, T* d_weight) {
+    in_strips([&](int s, T* scratch) {
+      loops<T>().weight_gradient(pass_, s, from, stride, d_weight, scratch);
+    });
+  }
 
  private:
-  static constexpr int kFirstBits = 12;
-  struct Slot {
-    Key<Words> key;
-    std::int32_t id = -1;
-  };
-
-  std::size_t locate(const Key<Words>& key) const {
-    const std::size_t mask = slots_.size() - 1;
-    std::size_t at = std::size_t(key.hash() >> shift_);
-    while (slots_[at].id >= 0 && !(slots_[at].key == key)) at = (at + 1) & mask;
-    return at;
+  template <class Body>
+  void in_strips(const Body& body) {
+    parallel_for(strips_.count, threads_, [&](std::int64_t s) {
+      const Buffer<T> scratch = make_buffer<T>(kTile * width_);
+      body(int(s), scratch.get());
+    });
   }
 
-  void grow() {
-    slots_.assign(slots_.size() * 2, Slot());
-    --shift_;
-    for (std::size_t id = 0; id < keys_.size(); ++id) {
-      slots_[locate(keys_[id])] = {keys_[id], std::int32_t(id)};
-    }
-  }
-
-  std::vector<Slot> slots_;
-  std::vector<Key<Words>> keys_;
-  int shift_;
+  const LatticeView<T>& lattice_;
+  Links links_;
+  int threads_;
+  Strips strips_;
+  int width_;
+  std::int64_t size_;
+  Buffer<T> sums_, values_;  // [rows, width]
+  Coupling<T> scale_;
+  PointKernel<T> kernel_;
+  PointPass<T> pass_;
 };
 
-// Numbers the vertices and links each to its neighbours.
-template <int Words>
-std::int64_t connect(const Located& located, const KeyLayout& layout, std::int64_t points,
-                     std::int32_t* vertex, std::int32_t* neighbour, int threads) {
-  const int d = layout.dims;
-  const KeyMaths<Words> maths(layout);
-  Table<Words> table;
-  for (std::int64_t p = 0; p < points; ++p) {
-    if (p % kPointChunk == 0) poll_interrupt();
-    Key<Words> key = maths.pack(located.quotient.get() + p * d);
-    for (int k = 0; k <= d; ++k) {
-      vertex[p * (d + 1) + k] = table.find_or_insert(key);
-      if (k < d) maths.advance(key, located.axis[p * d + k]);
+// The neighbours of every row, as a table; -1 where there is none. A ghost has its owner's.
+std::vector<std::int32_t> neighbour_table(const Links& links, int corners) {
+  std::vector<std::int32_t> owner(links.rows), table(2 * corners * links.rows, -1);
+  for (std::int64_t v = 0; v < links.vertices; ++v) owner[links.own_row[v]] = links.own_row[v];
+  for (std::int64_t g = 0; g < links.ghosts; ++g) owner[links.ghost[g]] = links.owner[g];
+  for (int axis = 0; axis < corners; ++axis) {
+    for (std::int64_t i = 0; i + 1 < links.chain_length[axis]; ++i) {
+      if (links.chain[axis][i] & kChainEnd) continue;
+      const std::int64_t from = links.chain[axis][i], to = links.chain[axis][i + 1] & ~kChainEnd;
+      table[(axis * links.rows + from) * 2] = std::int32_t(to);
+      table[(axis * links.rows + to) * 2 + 1] = std::int32_t(from);
+    }
+    for (std::int64_t g = 0; g < links.ghosts; ++g) {
+      for (int side = 0; side < 2; ++side) {
+        table[(axis * links.rows + links.ghost[g]) * 2 + side] =
+            table[(axis * links.rows + links.owner[g]) * 2 + side];
+      }
     }
   }
-  const std::int64_t count = std::int64_t(table.keys().size());
-  parallel_ranges(2 * (d + 1) * count, 16 * kVertexChunk, threads,
-                  [&](std::int64_t begin, std::int64_t end) {
-                    std::fill(neighbour + begin, neighbour + end, std::int32_t(count));
-                  });
-  parallel_ranges(count, kVertexChunk, threads, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t v = begin; v < end; ++v) {
-      for (int axis = 0; axis <= d; ++axis) {
-        const std::int32_t other = table.find(maths.neighbour(table.keys()[v], axis));
-        if (other < 0) continue;
-        neighbour[(axis * count + v) * 2] = other;
-        neighbour[(axis * count + other) * 2 + 1] = std::int32_t(v);  // v alone writes here
-      }
-    }
-  });
-  return count;
+  table.insert(table.end(), owner.begin(), owner.end());
+  return table;
 }
 
-// Lists, for every vertex, the corners that touch it, in ascending order: a counting sort.
-void list_entries(const std::int32_t* vertex, std::int64_t corners, std::int64_t vertices,
-                  std::int32_t* offset, std::int32_t* entry) {
-  std::fill(offset, offset + vertices + 1, 0);
-  for (std::int64_t c = 0; c < corners; ++c) ++offset[vertex[c] + 1];
-  for (std::int64_t v = 0; v < vertices; ++v) offset[v + 1] += offset[v];
-  for (std::int64_t c = 0; c < corners; ++c) entry[offset[vertex[c]]++] = std::int32_t(c);
-  for (std::int64_t v = vertices; v > 0; --v) offset[v] = offset[v - 1];  // undo the advance
-  offset[0] = 0;
-}
-
-template <typename T, int Dims>
-void splat(const LatticeView<T>& lattice, const T* values, int channels, T* out, int threads) {
-  const int corners = Dims > 0 ? Dims + 1 : lattice.dims + 1;
-  parallel_ranges(lattice.vertices, kVertexChunk, threads, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t v = begin; v < end; ++v) {
-      T* const row = out + v * channels;
-      std::fill(row, row + channels, T(0));
-      for (std::int32_t e = lattice.offset[v]; e < lattice.offset[v + 1]; ++e) {
-        const std::int32_t corner = lattice.entry[e];
-        const T weight = lattice.weight[corner];
-        const T* const value = values + std::int64_t(corner / corners) * channels;
-        for (int c = 0; c < channels; ++c) row[c] += weight * value[c];
-      }
-    }
-  });
-}
-
-// One axis of the blur 1/2, 1, 1/2. Row M of `in` is zero and stands for every missing vertex.
-template <typename T>
-void blur(const LatticeView<T>& lattice, int axis, const T* in, int channels, T* out, int threads) {
-  const std::int32_t* const neighbour = lattice.neighbour + axis * lattice.vertices * 2;
-  parallel_ranges(lattice.vertices, kVertexChunk, threads, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t v = begin; v < end; ++v) {
-      const T* const centre = in + v * channels;
-      const T* const left = in + std::int64_t(neighbour[2 * v]) * channels;
-      const T* const right = in + std::int64_t(neighbour[2 * v + 1]) * channels;
-      T* const row = out + v * channels;
-      for (int c = 0; c < channels; ++c) row[c] = centre[c] + T(0.5) * (left[c] + right[c]);
-    }
-  });
-}
-
-template <typename T, int Dims>
-void slice(const LatticeView<T>& lattice, const T* in, int channels, T* out, int threads) {
-  const int corners = Dims > 0 ? Dims + 1 : lattice.dims + 1;
-  const T alpha = T(1) / (T(1) + std::ldexp(T(1), -lattice.dims));
-  parallel_ranges(lattice.points, kPointChunk, threads, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t p = begin; p < end; ++p) {
-      T* const row = out + p * channels;
-      std::fill(row, row + channels, T(0));
-      for (int k = 0; k < corners; ++k) {
-        const T weight = alpha * lattice.weight[p * corners + k];
-        const T* const value = in + std::int64_t(lattice.vertex[p * corners + k]) * channels;
-        for (int c = 0; c < channels; ++c) row[c] += weight * value[c];
-      }
-    }
-  });
-}
-
-// What vertex `to` receives of a unit at vertex `from` of the same simplex after the blur of all
-// axes. `path[k]` is the axis that leads from corner k to corner k + 1 (mod d+1); a step along
-// every axis in the same sense closes, so two routes lead there: the axes between the corners in
-// one sense, or all others in the opposite sense. Each step halves; a missing vertex ends a route.
-template <typename T>
-T blur_between(const LatticeView<T>& lattice, const int* path, std::int32_t start, int from, int to) {
+// Calls body(point, share) for each point; share [corners, corners] is what corner b receives of a
+// unit at corner a after the blur of all axes. A step along every axis in the same sense closes, so
+// two routes lead from corner to corner: the axes between them in one sense, or all others in the
+// opposite sense. Each step halves; a missing vertex ends a route. Both orders of the axes, and so
+// their mean, take the routes apart only in their vertices on the way.
+template <typename T, class Body>
+void with_shares(const LatticeView<T>& lattice, int threads, const Body& body) {
+  const Links links(lattice.links, lattice.dims);
+  const Strips strips(lattice.points);
   const int corners = lattice.dims + 1;
-  bool between[kMaxDims + 1] = {};
-  for (int k = std::min(from, to); k < std::max(from, to); ++k) between[path[k]] = true;
-  const auto route = [&](bool side, int sense) {
-    std::int32_t at = start;
-    T product = 1;
-    for (int axis = 0; axis < corners; ++axis) {
-      if (between[axis] != side) continue;
-      at = lattice.neighbour[(axis * lattice.vertices + at) * 2 + sense];
-      if (at == lattice.vertices) return T(0);
-      product *= T(0.5);
-    }
-    return product;
+  const std::vector<std::int32_t> table = neighbour_table(links, corners);
+  const std::int32_t* const owner = table.data() + 2 * corners * links.rows;
+  const bool both = links.quality != Quality::kStandard;
+  const auto neighbour = [&](int axis, std::int64_t row, int sense) {
+    return table[(axis * links.rows + row) * 2 + sense];
   };
-  // Sense 1 of the table steps +1 with -d on the axis: the way from corner k to corner k + 1.
-  if (from == to) return T(1) + route(false, 0) + route(false, 1);
-  return from < to ? route(true, 1) + route(false, 0) : route(true, 0) + route(false, 1);
+  parallel_for(strips.count, threads, [&](std::int64_t s) {
+    std::int32_t row[kMaxDims + 1];
+    int path[kMaxDims + 1] = {};
+    T share[(kMaxDims + 1) * (kMaxDims + 1)];
+    for (std::int64_t p = strips.begin[s]; p < strips.begin[s + 1]; ++p) {
+      if (p % kPointChunk == 0) poll_interrupt();
+      for (int k = 0; k < corners; ++k) {
+        row[k] = owner[links.first_row[s] + lattice.vertex[p * corners + k]];
+      }
+      for (int k = 0; k + 1 < corners; ++k) {
+        for (int axis = 0; axis < corners; ++axis) {
+          if (neighbour(axis, row[k], 1) == row[k + 1]) path[k] = axis;
+        }
+      }
+      for (int a = 0; a < corners; ++a) {
+        for (int b = 0; b < corners; ++b) {
+          bool between[kMaxDims + 1] = {};
+          for (int k = std::min(a, b); k < std::max(a, b); ++k) between[path[k]] = true;
+          const auto route = [&](bool side, int sense, bool reverse) {
+            std::int64_t at = row[a];
+            T product = 1;
+            for (int step = 0; step < corners; ++step) {
+              const int axis = reverse ? corners - 1 - step : step;
+              if (between[axis] != side) continue;
+              at = neighbour(axis, at, sense);
+              if (at < 0) return T(0);
+              product *= T(0.5);
+            }
+            return product;
+          };
+          // Sense 1 of the table steps +1 with -d on the axis: from corner k to corner k + 1.
+          const auto all = [&](bool reverse) {
+            if (a == b) return T(1) + route(false, 0, reverse) + route(false, 1, reverse);
+            return a < b ? route(true, 1, reverse) + route(false, 0, reverse)
+                         : route(true, 0, reverse) + route(false, 1, reverse);
+          };
+          share[a * corners + b] = both ? T(0.5) * (all(false) + all(true)) : all(false);
+        }
+      }
+      body(p, share);
+    }
+  });
 }
 
 }  // namespace
 
 template <typename T>
-std::int64_t build(const T* features, std::int64_t points, int dims, const LatticeBuffers<T>& out,
-                   int threads) {
-  const Located located = locate_all(features, points, dims, out.weight, threads);
-  const KeyLayout layout(dims, located.low, located.high);
-  const auto connected = [&](auto words) {
-    return connect<decltype(words)::value>(located, layout, points, out.vertex, out.neighbour,
-                                           threads);
-  };
-  // 16 quotients of 32 bits and a remainder take 9 words; narrower data take fewer.
-  if (layout.words > 9) throw std::invalid_argument("features too large for a lattice key");
-  const std::int64_t vertices = layout.words == 1   ? connected(std::integral_constant<int, 1>())
-                                : layout.words == 2 ? connected(std::integral_constant<int, 2>())
-                                                    : connected(std::integral_constant<int, 9>());
-  list_entries(out.vertex, points * (dims + 1), vertices, out.offset, out.entry);
-  return vertices;
+T slice_scale(int dims) {
+  return T(1) / (T(1) + std::ldexp(T(1), -dims));
+}
+
+template <typename T>
+void fold(const Links& links, T* rows, int width, int threads) {
+  parallel_ranges(links.ghosts, kRowChunk, threads, [&](std::int64_t begin, std::int64_t end) {
+    whole_groups(begin, end, links.ghosts, [&](std::int64_t i) { return links.owner[i] != links.owner[i - 1]; });
+    if (begin < end) loops<T>().fold(links.ghost + begin, links.owner + begin, end - begin, rows, width);
+  });
+}
+
+template <typename T>
+bool blur(const Links& links, int dims, bool transpose, T* rows, T* work, int width, int threads) {
+  if (links.quality == Quality::kStandard) {
+    for (int step = 0; step <= dims; ++step) {
+      blur_axis(links, transpose ? dims - step : step, rows, width, threads);
+    }
+    return false;
+  }
+  parallel_ranges(links.rows * width, kClearChunk, threads, [&](std::int64_t begin, std::int64_t end) {
+    std::copy(rows + begin, rows + end, work + begin);
+  });
+  for (int axis = 0; axis <= dims; ++axis) {
+    blur_axis(links, axis, rows, width, threads);
+    blur_axis(links, dims - axis, work, width, threads);
+  }
+  return true;
+}
+
+template <typename T>
+void share(const Links& links, T* rows, int width, int threads) {
+  parallel_ranges(links.ghosts, kRowChunk, threads, [&](std::int64_t begin, std::int64_t end) {
+    loops<T>().broadcast(links.ghost + begin, links.owner + begin, end - begin, rows, width);
+  });
 }
 
 template <typename T>
 void filter(const LatticeView<T>& lattice, const T* values, int channels, bool transpose, T* out,
             int threads) {
-  const std::int64_t size = (lattice.vertices + 1) * channels;
-  const Buffer<T> first = make_buffer<T>(size), second = make_buffer<T>(size);
-  T* front = first.get();
-  T* back = second.get();
-  std::fill(front + size - channels, front + size, T(0));
-  std::fill(back + size - channels, back + size, T(0));
-  with_dims(lattice.dims, [&](auto static_dims) {
-    constexpr int kDims = decltype(static_dims)::value;
-    splat<T, kDims>(lattice, values, channels, front, threads);
-    for (int step = 0; step <= lattice.dims; ++step) {
-      blur(lattice, transpose ? lattice.dims - step : step, front, channels, back, threads);
-      std::swap(front, back);
+  for (int at = 0; at < channels; at += kChannels) {
+    BareFilter<T> bare(lattice, std::min(kChannels, channels - at), threads);
+    bare.spread(values + at, channels, transpose);
+    bare.slice(out + at, channels);
+  }
+}
+
+template <typename T>
+void filter_weight_gradient(const LatticeView<T>& lattice, const T* values, const T* cotangent,
+                            int channels, bool transpose, T* d_weight, int threads) {
+  std::fill(d_weight, d_weight + lattice.points * (lattice.dims + 1), T(0));
+  for (int at = 0; at < channels; at += kChannels) {
+    BareFilter<T> bare(lattice, std::min(kChannels, channels - at), threads);
+    bare.spread(values + at, channels, transpose);  // the weights that slice
+    bare.weight_gradient(cotangent + at, channels, d_weight);
+    bare.spread(cotangent + at, channels, !transpose);  // the weights that splat
+    bare.weight_gradient(values + at, channels, d_weight);
+  }
+}
+
+template <typename T>
+void feature_gradient(const FeatureView<T>& f, const T* d_weight, T* d_feature, int threads) {
+  const int d = f.dims;
+  T scale[kMaxDims];
+  for (int i = 0; i < d; ++i) scale[i] = T(elevation_scale(d, i));
+  parallel_ranges(f.points, kPointChunk, threads, [&](std::int64_t begin, std::int64_t end) {
+    Simplex<T> simplex;
+    T feature[kMaxDims];
+    for (std::int64_t p = begin; p < end; ++p) {
+      for (int i = 0; i < d; ++i) feature[i] = f.data[p * f.point_stride + i * f.feature_stride];
+      locate<T, 0>(feature, scale, d, simplex);
+      weight_gradient(simplex.rank, scale, d, d_weight + p * (d + 1), d_feature + p * d);
     }
-    slice<T, kDims>(lattice, front, channels, out, threads);
   });
 }
 
 template <typename T>
 void self_response(const LatticeView<T>& lattice, T* out, int threads) {
   const int corners = lattice.dims + 1;
-  const T alpha = T(1) / (T(1) + std::ldexp(T(1), -lattice.dims));
-  parallel_ranges(lattice.points, kPointChunk, threads, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t p = begin; p < end; ++p) {
-      const std::int32_t* const vertex = lattice.vertex + p * corners;
-      const T* const weight = lattice.weight + p * corners;
-      int path[kMaxDims + 1] = {};
-      for (int k = 0; k < corners; ++k) {
-        for (int axis = 0; axis < corners; ++axis) {
-          const std::int64_t step = (axis * lattice.vertices + vertex[k]) * 2 + 1;
-          if (k < lattice.dims && lattice.neighbour[step] == vertex[k + 1]) path[k] = axis;
-        }
-      }
+  const T alpha = slice_scale<T>(lattice.dims);
+  with_shares(lattice, threads, [&](std::int64_t p, const T* share) {
+    const T* const weight = lattice.weight + p * corners;
+    T sum = 0;
+    for (int a = 0; a < corners; ++a) {
+      for (int b = 0; b < corners; ++b) sum += weight[a] * weight[b] * share[a * corners + b];
+    }
+    out[p] = alpha * sum;
+  });
+}
+
+template <typename T>
+void self_response_gradient(const LatticeView<T>& lattice, const T* cotangent, T* d_weight, int threads) {
+  const int corners = lattice.dims + 1;
+  const T alpha = slice_scale<T>(lattice.dims);
+  with_shares(lattice, threads, [&](std::int64_t p, const T* share) {
+    const T* const weight = lattice.weight + p * corners;
+    for (int a = 0; a < corners; ++a) {
       T sum = 0;
-      for (int from = 0; from < corners; ++from) {
-        for (int to = 0; to < corners; ++to) {
-          sum += weight[from] * weight[to] * blur_between(lattice, path, vertex[from], from, to);
-        }
+      for (int b = 0; b < corners; ++b) {
+        sum += weight[b] * (share[a * corners + b] + share[b * corners + a]);
       }
-      out[p] = alpha * sum;
+      d_weight[p * corners + a] = alpha * cotangent[p] * sum;
     }
   });
 }
 
-#define DCRF_INSTANTIATE(T)                                                                      \
-  template std::int64_t build(const T*, std::int64_t, int, const LatticeBuffers<T>&, int);       \
-  template void filter(const LatticeView<T>&, const T*, int, bool, T*, int);                     \
-  template void self_response(const LatticeView<T>&, T*, int);
+#define DCRF_INSTANTIATE(T)                                                                          \
+  template T slice_scale(int);                                                                       \
+  template void fold(const Links&, T*, int, int);                                                    \
+  template bool blur(const Links&, int, bool, T*, T*, int, int);                                     \
+  template void share(const Links&, T*, int, int);                                                   \
+  template void filter(const LatticeView<T>&, const T*, int, bool, T*, int);                         \
+  template void filter_weight_gradient(const LatticeView<T>&, const T*, const T*, int, bool, T*, int); \
+  template void feature_gradient(const FeatureView<T>&, const T*, T*, int);                          \
+  template void self_response(const LatticeView<T>&, T*, int);                                       \
+  template void self_response_gradient(const LatticeView<T>&, const T*, T*, int);
 DCRF_INSTANTIATE(float)
 DCRF_INSTANTIATE(double)
 #undef DCRF_INSTANTIATE

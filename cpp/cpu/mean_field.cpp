@@ -1,187 +1,329 @@
 #include "mean_field.hpp"
 
 #include <algorithm>
+#include <limits>
+#include <memory>
 #include <vector>
 
-#include "../core/softmax.hpp"
-#include "kernel_pass.hpp"
+#include "kernel_run.hpp"
 
 namespace dcrf {
 namespace {
 
-constexpr std::int64_t kTile = 64;  // points whose rows stay in the first-level cache
-
-// In place: the columns of a label-major tile [labels, kTile] become marginals.
+// The kernels of one image in one sense, as the loops over points want them.
 template <typename T>
-void softmax_tile(T* tile, int labels) {
-  T peak[kTile], sum[kTile];
-  std::copy(tile, tile + kTile, peak);
-  for (int l = 1; l < labels; ++l) {
-    for (int p = 0; p < kTile; ++p) {
-      const T x = tile[l * kTile + p];
-      peak[p] = x > peak[p] ? x : peak[p];  // not std::max: its references do not vectorise
+class Runs {
+ public:
+  Runs(const Model<T>& model, const Image<T>& image, Sense sense, int threads) {
+    const std::int64_t matrix = std::int64_t(model.labels) * model.labels;
+    for (std::size_t m = 0; m < image.kernels.size(); ++m) {
+      const T* const coupling = model.coupling + std::int64_t(m) * matrix;
+      runs_.push_back(std::make_unique<KernelRun<T>>(image.kernels[m], image.points, coupling,
+                                                     model.labels, sense, threads));
+      points_.push_back(runs_.back()->points());
+      scratch_ += runs_.back()->scratch();
     }
   }
-  std::fill(sum, sum + kTile, T(0));
-  for (int l = 0; l < labels; ++l) {
-    for (int p = 0; p < kTile; ++p) {
-      const T e = exp_nonpositive(tile[l * kTile + p] - peak[p]);
-      tile[l * kTile + p] = e;
-      sum[p] += e;
-    }
+  KernelRun<T>& operator[](std::size_t m) { return *runs_[m]; }
+  std::size_t size() const { return runs_.size(); }
+  const PointKernel<T>* points() const { return points_.data(); }
+  int scratch() const { return scratch_; }
+  std::int64_t rows() const {
+    std::int64_t sum = 0;
+    for (const auto& run : runs_) sum += run->rows();
+    return sum;
   }
-  for (int p = 0; p < kTile; ++p) sum[p] = T(1) / sum[p];
-  for (int l = 0; l < labels; ++l) {
-    for (int p = 0; p < kTile; ++p) tile[l * kTile + p] *= sum[p];
-  }
+
+ private:
+  std::vector<std::unique_ptr<KernelRun<T>>> runs_;
+  std::vector<PointKernel<T>> points_;
+  int scratch_ = 0;
+};
+
+template <typename T>
+std::vector<T> padding(int labels) {
+  std::vector<T> out(row_width(labels), -std::numeric_limits<T>::infinity());
+  std::fill(out.begin(), out.begin() + labels, T(0));
+  return out;
 }
 
 template <typename T>
-std::vector<KernelPass<T>> passes(const KernelView<T>* views, int count, int labels, Sense sense,
-                                  int threads) {
-  std::vector<KernelPass<T>> out;
-  out.reserve(count);
-  for (int m = 0; m < count; ++m) out.emplace_back(views[m], labels, sense, threads);
-  return out;
+bool has_self_terms(const Image<T>& image) {
+  return std::any_of(image.kernels.begin(), image.kernels.end(),
+                     [](const KernelView<T>& k) { return k.diagonal != nullptr; });
+}
+
+// Whether `saved` holds values at vertices instead of marginals. The same answer forward and backward.
+template <typename T>
+bool saves_vertices(const Model<T>& model, const Image<T>& image, std::int64_t rows) {
+  const std::int64_t marginals = model.iterations * image.points * row_width(model.labels) * std::int64_t(sizeof(T));
+  return marginals > model.memory_budget && rows <= image.points && !has_self_terms(image);
+}
+
+// What the points of each kernel tell themselves: before after diagonal.
+template <typename T>
+class SelfTerms {
+ public:
+  SelfTerms(const Image<T>& image, Runs<T>& runs) : scales_(runs.size()), terms_(runs.size()) {
+    for (std::size_t m = 0; m < runs.size(); ++m) {
+      const KernelView<T>& k = image.kernels[m];
+      if (k.diagonal == nullptr) continue;
+      any_ = true;
+      scales_[m].assign(k.diagonal, k.diagonal + image.points);
+      for (const T* const factor : {k.before, k.after}) {
+        for (std::int64_t p = 0; p < image.points && factor != nullptr; ++p) scales_[m][p] *= factor[p];
+      }
+      terms_[m].scale = scales_[m].data();
+      terms_[m].coupling = runs[m].taken_back();
+    }
+  }
+  const SelfTerm<T>* get() const { return any_ ? terms_.data() : nullptr; }
+
+ private:
+  std::vector<std::vector<T>> scales_;
+  std::vector<SelfTerm<T>> terms_;
+  bool any_ = false;
+};
+
+template <typename T, class Body>
+void in_strips(const Strips& strips, int threads, std::int64_t scratch_size, const Body& body) {
+  parallel_for(strips.count, threads, [&](std::int64_t s) {
+    const Buffer<T> scratch = make_buffer<T>(scratch_size);
+    body(int(s), scratch.get());
+  });
+}
+
+template <typename T>
+bool forward_image(const Model<T>& model, const Image<T>& image, int threads) {
+  Runs<T> runs(model, image, Sense::kForward, threads);
+  const Strips strips(image.points);
+  const int width = row_width(model.labels);
+  const std::int64_t size = image.points * width;
+  const std::vector<T> padded = padding<T>(model.labels);
+  const SelfTerms<T> self(image, runs);
+  const bool vertices = image.saved != nullptr && saves_vertices(model, image, runs.rows());
+  const bool marginals = image.saved != nullptr && !vertices;
+  const Buffer<T> kept = make_buffer<T>(self.get() != nullptr && !marginals ? size : 0);
+
+  ForwardPass<T> pass;
+  pass.points = image.points;
+  pass.labels = model.labels;
+  pass.width = width;
+  pass.kernels = runs.points();
+  pass.kernel_count = int(runs.size());
+  pass.padding = padded.data();
+  pass.logits = image.logits;
+  pass.unary = pass.refined = image.refined;
+  pass.self = self.get();
+  pass.marginals = model.marginals;
+  char good[16];
+  for (int t = 0; t <= model.iterations; ++t) {
+    pass.first = t == 0;
+    pass.last = t == model.iterations;
+    pass.q_before = pass.saved_q;
+    pass.saved_q = pass.last ? nullptr : marginals ? image.saved + t * size : self.get() ? kept.get() : nullptr;
+    in_strips<T>(strips, threads, (kTile + 1) * width + runs.scratch(), [&](int s, T* scratch) {
+      const bool ok = loops<T>().forward(pass, s, scratch);
+      if (pass.first) good[s] = ok;
+    });
+    if (pass.first && !std::all_of(good, good + strips.count, [](char g) { return g != 0; })) return false;
+    if (pass.last) break;
+    T* raw = vertices ? image.saved + t * runs.rows() * width : nullptr;
+    for (std::size_t m = 0; m < runs.size(); ++m) {
+      if (image.kernels[m].lattice.vertex != nullptr) runs[m].fold();
+      runs[m].spread(raw);
+      if (raw != nullptr) raw += runs[m].rows() * width;
+    }
+  }
+  return true;
+}
+
+template <typename T>
+class Backward {
+ public:
+  Backward(const Model<T>& model, const Image<T>& image, const ImageGradient<T>& to, int threads)
+      : model_(model), image_(image), to_(to), threads_(threads), strips_(image.points),
+        width_(row_width(model.labels)), size_(image.points * width_),
+        adjoint_(model, image, Sense::kAdjoint, threads), forward_(model, image, Sense::kForward, threads),
+        vertices_(saves_vertices(model, image, forward_.rows())), self_(image, adjoint_),
+        forward_self_(image, forward_), sums_(forward_.size(), std::vector<double>(model.labels * width_, 0.0)) {
+    for (std::size_t m = 0; m < to.kernels.size(); ++m) {
+      const PointGradient<T>& g = to.kernels[m];
+      if (g.weight == nullptr) continue;
+      features_ = true;
+      std::fill(g.weight, g.weight + image.points * (image.kernels[m].lattice.dims + 1), T(0));
+      for (T* const scale : {g.before, g.after, g.diagonal}) {
+        if (scale != nullptr) std::fill(scale, scale + image.points, T(0));
+      }
+    }
+  }
+
+  void run() {
+    const std::vector<T> padded = padding<T>(model_.labels);
+    const Buffer<T> sum = make_buffer<T>(size_);
+    const Buffer<T> gradient = make_buffer<T>(self_.get() != nullptr ? size_ : 0);
+    const bool values = features_ || vertices_;  // whether the forward values are made once more
+    const Buffer<T> raw = make_buffer<T>(vertices_ ? 0 : forward_.rows() * width_);
+    std::vector<const T*> diagonals;
+    for (const KernelView<T>& k : image_.kernels) diagonals.push_back(k.diagonal);
+
+    BackwardPass<T> pass;
+    pass.points = image_.points;
+    pass.labels = model_.labels;
+    pass.width = width_;
+    pass.kernels = adjoint_.points();
+    pass.kernel_count = int(adjoint_.size());
+    pass.padding = padded.data();
+    pass.d_refined = to_.d_refined;
+    pass.d_logits = to_.d_logits;
+    pass.sum = sum.get();
+    pass.gradient = self_.get() != nullptr ? gradient.get() : nullptr;
+    pass.logits = image_.logits;
+    pass.wanted = features_ ? to_.kernels.data() : nullptr;
+    pass.self = self_.get();
+    pass.forward_self = forward_self_.get();
+    pass.diagonal = diagonals.data();
+    for (int t = model_.iterations; t >= 0; --t) {  // the logits of iteration t, marginals t
+      pass.first = t == model_.iterations;
+      pass.last = t == 0;
+      pass.q = vertices_ || pass.first ? nullptr : image_.saved + t * size_;
+      const T* const before = pass.last ? nullptr : vertices_ ? image_.saved + (t - 1) * forward_.rows() * width_
+                                                             : raw.get();
+      if (!pass.last && values) make_forward_values(t - 1, raw.get());
+      pass.forward = !pass.last && values ? forward_.points() : nullptr;
+      if (pass.first && pass.last) {  // no iterations: U' is U
+        std::copy(to_.d_refined, to_.d_refined + image_.points * model_.labels, to_.d_logits);
+        break;
+      }
+      if (self_.get() != nullptr && !pass.first) add_self_outer(gradient.get(), image_.saved + t * size_);
+      const std::int64_t room = (2 * kTile + 1) * width_ + adjoint_.scratch() + forward_.scratch();
+      in_strips<T>(strips_, threads_, room, [&](int s, T* scratch) { loops<T>().backward(pass, s, scratch); });
+      if (pass.last) break;
+      std::int64_t skip = 0;
+      if (!values) splat_marginals(t - 1);
+      for (std::size_t m = 0; m < adjoint_.size(); ++m) {
+        adjoint_[m].fold();
+        if (values) {
+          forward_[m].outer(adjoint_[m].sums(), before + skip, sums_[m]);
+          adjoint_[m].spread(nullptr);
+        } else {
+          T* const spread = raw.get() + skip;
+          adjoint_[m].spread(spread);
+          forward_[m].outer(spread, forward_[m].sums(), sums_[m]);
+          forward_[m].clear_sums();
+        }
+        skip += forward_[m].rows() * width_;
+      }
+    }
+    write_coupling();
+  }
+
+ private:
+  void splat_marginals(int t) {
+    PointPass<T> pass;
+    pass.points = image_.points;
+    pass.labels = width_;
+    pass.width = width_;
+    pass.kernels = forward_.points();
+    pass.kernel_count = int(forward_.size());
+    const T* const q = image_.saved + t * size_;
+    in_strips<T>(strips_, threads_, kTile * width_ + forward_.scratch(), [&](int s, T* scratch) {
+      loops<T>().splat(pass, s, q, width_, scratch);
+    });
+    for (std::size_t m = 0; m < forward_.size(); ++m) forward_[m].fold();
+  }
+
+  // The values that made the logits of iteration t + 1.
+  void make_forward_values(int t, T* raw) {
+    if (!vertices_) splat_marginals(t);
+    const T* saved = image_.saved + t * forward_.rows() * width_;
+    for (std::size_t m = 0; m < forward_.size(); ++m) {
+      const std::int64_t rows = forward_[m].rows() * width_;
+      if (vertices_) {
+        forward_[m].couple_raw(saved);
+        saved += rows;
+      } else {
+        forward_[m].spread(raw);
+        raw += rows;
+      }
+    }
+  }
+
+  // The removed self terms are messages of their own, straight from q to the same pixel.
+  void add_self_outer(const T* gradient, const T* q) {
+    const std::int64_t chunks = (image_.points + kPointChunk - 1) / kPointChunk;
+    const std::int64_t matrix = std::int64_t(model_.labels) * width_;
+    const Buffer<T> partial = make_buffer<T>(chunks * matrix);
+    for (std::size_t m = 0; m < adjoint_.size(); ++m) {
+      const T* const scale = self_.get()[m].scale;
+      if (scale == nullptr) continue;
+      parallel_ranges(image_.points, kPointChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
+        T* const sum = partial.get() + begin / kPointChunk * matrix;
+        std::fill(sum, sum + matrix, T(0));
+        loops<T>().outer(nullptr, end - begin, gradient + begin * width_, q + begin * width_, scale + begin,
+                         model_.labels, width_, sum);
+      });
+      for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+        for (std::int64_t i = 0; i < matrix; ++i) sums_[m][i] += partial[chunk * matrix + i];
+      }
+    }
+  }
+
+  void write_coupling() {
+    T* out = to_.d_coupling;
+    for (const std::vector<double>& sum : sums_) {
+      for (int own = 0; own < model_.labels; ++own) {
+        for (int other = 0; other < model_.labels; ++other) *out++ = T(sum[std::size_t(own) * width_ + other]);
+      }
+    }
+  }
+
+  const Model<T>& model_;
+  const Image<T>& image_;
+  const ImageGradient<T>& to_;
+  int threads_;
+  Strips strips_;
+  int width_;
+  std::int64_t size_;
+  Runs<T> adjoint_, forward_;
+  bool vertices_, features_ = false;
+  SelfTerms<T> self_, forward_self_;
+  std::vector<std::vector<double>> sums_;  // of the coupling gradients, [L, width] each
+};
+
+// Images side by side if they keep all threads busy, else one after the other, each on all threads.
+template <class Body>
+void over_images(std::size_t count, int threads, const Body& body) {
+  if (std::int64_t(count) >= threads && count > 1) {
+    parallel_for(std::int64_t(count), threads, [&](std::int64_t i) { body(std::size_t(i), 1); });
+  } else {
+    for (std::size_t i = 0; i < count; ++i) body(i, threads);
+  }
 }
 
 }  // namespace
 
 template <typename T>
-void mean_field(const KernelView<T>* views, int kernel_count, const T* logits, std::int64_t points,
-                int labels, int iterations, T* refined, T* saved_q, int threads) {
-  std::vector<KernelPass<T>> kernels = passes(views, kernel_count, labels, Sense::kForward, threads);
-  const int width = row_width(labels);
-  const std::int64_t size = points * width;
-  const Buffer<T> reused = make_buffer<T>(saved_q ? 0 : size);
-
-  with_width(width, [&](auto static_width) {
-    constexpr int kWidth = decltype(static_width)::value;
-    for (int iteration = 0; iteration <= iterations; ++iteration) {
-      const bool first = iteration == 0, last = iteration == iterations;
-      T* const q = saved_q ? saved_q + iteration * size : reused.get();  // written now
-      const T* const q_before = saved_q ? q - size : q;                  // read, unless first
-      if (!first) {
-        for (KernelPass<T>& kernel : kernels) kernel.template pass_messages<kWidth>(q_before, threads);
-      }
-      parallel_ranges(points, kPointChunk, threads, [&](std::int64_t begin, std::int64_t end) {
-        const Buffer<T> scratch = make_buffer<T>(2 * kTile * width);
-        T* const rows = scratch.get();         // [kTile, width], pixel-major: minus the messages
-        T* const tile = rows + kTile * width;  // [labels, kTile], label-major
-        for (std::int64_t at = begin; at < end; at += kTile) {
-          const std::int64_t count = std::min(kTile, end - at);
-          std::fill(rows, rows + kTile * width, T(0));
-          for (std::int64_t p = 0; p < count && !first; ++p) {
-            T* const row = rows + p * width;
-            for (const KernelPass<T>& kernel : kernels) {
-              kernel.template subtract_slice<kWidth>(at + p, row);
-              if (!kernel.removes_self_term()) continue;
-              kernel.coupling().template apply<kWidth>(q_before + (at + p) * width, tile);
-              const T scale = kernel.self_scale(at + p);
-              for (int c = 0; c < width; ++c) row[c] += scale * tile[c];
-            }
-          }
-          for (int l = 0; l < labels; ++l) {
-            const T* const from = logits + l * points + at;
-            T* const to = last ? refined + l * points + at : tile + l * kTile;
-            for (std::int64_t p = 0; p < count; ++p) to[p] = from[p] + rows[p * width + l];
-            if (!last) std::fill(to + count, to + kTile, T(0));
-          }
-          if (last) continue;
-          softmax_tile(tile, labels);
-          for (std::int64_t p = 0; p < count; ++p) {
-            T* const row = q + (at + p) * width;
-            for (int l = 0; l < labels; ++l) row[l] = tile[l * kTile + p];
-            std::fill(row + labels, row + width, T(0));
-          }
-        }
-      });
-    }
+bool mean_field(const Model<T>& model, const std::vector<Image<T>>& images, int threads) {
+  std::vector<char> good(images.size(), 1);
+  over_images(images.size(), threads, [&](std::size_t i, int inner) {
+    if (images[i].points > 0) good[i] = forward_image(model, images[i], inner);
   });
+  return std::all_of(good.begin(), good.end(), [](char g) { return g != 0; });
 }
 
 template <typename T>
-void mean_field_backward(const KernelView<T>* views, int kernel_count, const T* saved_q,
-                         const T* d_refined, std::int64_t points, int labels, int iterations,
-                         T* d_logits, T* d_coupling, int threads) {
-  std::vector<KernelPass<T>> kernels = passes(views, kernel_count, labels, Sense::kAdjoint, threads);
-  const int width = row_width(labels);
-  const std::int64_t size = points * width;
-  const std::int64_t chunks = (points + kPointChunk - 1) / kPointChunk;
-  const std::int64_t matrix = std::int64_t(labels) * width;
-  const Buffer<T> gradient = make_buffer<T>(size);  // dLoss/dU' of the iteration, [N, width]
-  const Buffer<T> partial = make_buffer<T>(chunks * matrix);
-  T* const g = gradient.get();
-  std::vector<std::vector<double>> sums(kernel_count, std::vector<double>(matrix, 0.0));
-  std::copy(d_refined, d_refined + points * labels, d_logits);
-
-  with_width(width, [&](auto static_width) {
-    constexpr int kWidth = decltype(static_width)::value;
-    parallel_ranges(points, kPointChunk, threads, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t p = begin; p < end; ++p) {
-        for (int l = 0; l < labels; ++l) g[p * width + l] = d_refined[l * points + p];
-        std::fill(g + p * width + labels, g + (p + 1) * width, T(0));
-      }
-    });
-    for (int iteration = iterations - 1; iteration >= 0; --iteration) {
-      const T* const q = saved_q + iteration * size;
-      for (int m = 0; m < kernel_count; ++m) {
-        kernels[m].template pass_gradients<kWidth>(g, q, sums[m], threads);
-        if (!kernels[m].removes_self_term()) continue;
-        // The removed self term is a message of its own, straight from q to the same pixel.
-        parallel_ranges(points, kPointChunk, threads, [&](std::int64_t begin, std::int64_t end) {
-          T* const sum = partial.get() + begin / kPointChunk * matrix;
-          std::fill(sum, sum + matrix, T(0));
-          for (std::int64_t p = begin; p < end; ++p) {
-            const T scale = kernels[m].self_scale(p);
-            for (int own = 0; own < labels; ++own) {
-              const T share = scale * g[p * width + own];
-              for (int c = 0; c < width; ++c) sum[own * width + c] += share * q[p * width + c];
-            }
-          }
-        });
-        for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
-          for (std::int64_t i = 0; i < matrix; ++i) sums[m][i] += partial[chunk * matrix + i];
-        }
-      }
-      parallel_ranges(points, kPointChunk, threads, [&](std::int64_t begin, std::int64_t end) {
-        Row<T, kWidth> dq_row(width), self_row(width);
-        T* const dq = dq_row.data();
-        T* const self = self_row.data();
-        for (std::int64_t p = begin; p < end; ++p) {
-          T* const row = g + p * width;
-          for (int c = 0; c < width; ++c) dq[c] = T(0);
-          for (const KernelPass<T>& kernel : kernels) {
-            kernel.template subtract_slice<kWidth>(p, dq);
-            if (!kernel.removes_self_term()) continue;
-            kernel.coupling().template apply_transpose<kWidth>(row, self);
-            const T scale = kernel.self_scale(p);
-            for (int c = 0; c < width; ++c) dq[c] += scale * self[c];
-          }
-          const T* const marginal = q + p * width;  // the softmax's Jacobian
-          T inner = 0;
-          for (int c = 0; c < width; ++c) inner += marginal[c] * dq[c];
-          for (int c = 0; c < width; ++c) row[c] = marginal[c] * (dq[c] - inner);
-          for (int l = 0; l < labels; ++l) d_logits[l * points + p] += row[l];
-        }
-      });
-    }
+void mean_field_backward(const Model<T>& model, const std::vector<Image<T>>& images,
+                         const std::vector<ImageGradient<T>>& gradients, int threads) {
+  over_images(images.size(), threads, [&](std::size_t i, int inner) {
+    if (images[i].points > 0) Backward<T>(model, images[i], gradients[i], inner).run();
   });
-  for (int m = 0; m < kernel_count; ++m) {
-    for (int own = 0; own < labels; ++own) {
-      for (int other = 0; other < labels; ++other) {
-        const double sum = sums[m][std::size_t(own) * width + other];
-        d_coupling[(std::int64_t(m) * labels + own) * labels + other] = T(sum);
-      }
-    }
-  }
 }
 
-#define DCRF_INSTANTIATE(T)                                                                       \
-  template void mean_field(const KernelView<T>*, int, const T*, std::int64_t, int, int, T*, T*,   \
-                           int);                                                                  \
-  template void mean_field_backward(const KernelView<T>*, int, const T*, const T*, std::int64_t,  \
-                                    int, int, T*, T*, int);
+#define DCRF_INSTANTIATE(T)                                                            \
+  template bool mean_field(const Model<T>&, const std::vector<Image<T>>&, int);        \
+  template void mean_field_backward(const Model<T>&, const std::vector<Image<T>>&,     \
+                                    const std::vector<ImageGradient<T>>&, int);
 DCRF_INSTANTIATE(float)
 DCRF_INSTANTIATE(double)
 #undef DCRF_INSTANTIATE

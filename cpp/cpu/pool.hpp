@@ -10,6 +10,8 @@ namespace dcrf {
 // How the loops cut their work. Fixed, because partial sums are added up by unit of work.
 constexpr std::int64_t kPointChunk = 4096;   // points per unit of work
 constexpr std::int64_t kVertexChunk = 1024;  // vertices per unit of work
+constexpr std::int64_t kRowChunk = 4096;     // rows of values per unit of work
+constexpr std::int64_t kClearChunk = 1 << 17;  // numbers per unit of work
 
 // Calls body(0) ... body(chunks - 1), each once, on at most `threads` threads including the
 // caller's; in order on the caller's thread alone when the pool is already in use (a nested call,

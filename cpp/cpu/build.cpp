@@ -1,0 +1,342 @@
+// Building a lattice: locate and number strip by strip, merge the strips, link the neighbours.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <type_traits>
+#include <vector>
+
+#include "../core/key.hpp"
+#include "../core/simplex.hpp"
+#include "buffer.hpp"
+#include "lattice.hpp"
+#include "pool.hpp"
+#include "table.hpp"
+
+namespace dcrf {
+namespace {
+
+template <typename T>
+constexpr double kMaxElevated = sizeof(T) == 4 ? 1048576.0 : 2147483648.0;  // see _checks.py
+
+struct Range {
+  double low[kMaxDims], high[kMaxDims];
+};
+
+// The range of every feature; false if one is not finite.
+template <typename T>
+bool feature_range(const FeatureView<T>& f, Range& range, int threads) {
+  const std::int64_t chunks = (f.points + kPointChunk - 1) / kPointChunk;
+  std::vector<Range> parts(chunks);
+  std::vector<char> good(chunks);
+  parallel_ranges(f.points, kPointChunk, threads, [&](std::int64_t begin, std::int64_t end) {
+    Range& part = parts[begin / kPointChunk];
+    bool finite = true;
+    for (int i = 0; i < f.dims; ++i) {
+      const T* const from = f.data + i * f.feature_stride;
+      T low = from[begin * f.point_stride], high = low;
+      T poison = 0;  // 0 x is NaN where x is not finite
+      const auto scan = [&](std::int64_t stride) {
+        for (std::int64_t p = begin; p < end; ++p) {
+          const T x = from[p * stride];
+          low = x < low ? x : low;
+          high = x > high ? x : high;
+          poison += x * T(0);
+        }
+      };
+      if (f.point_stride == 1) scan(1);
+      else scan(f.point_stride);
+      part.low[i] = double(low);
+      part.high[i] = double(high);
+      finite &= poison == T(0);
+    }
+    good[begin / kPointChunk] = finite;
+  });
+  for (int i = 0; i < f.dims; ++i) {
+    range.low[i] = range.high[i] = 0;
+    for (std::int64_t c = 0; c < chunks; ++c) {
+      range.low[i] = c == 0 ? parts[c].low[i] : std::min(range.low[i], parts[c].low[i]);
+      range.high[i] = c == 0 ? parts[c].high[i] : std::max(range.high[i], parts[c].high[i]);
+    }
+  }
+  return std::all_of(good.begin(), good.end(), [](char g) { return g != 0; });
+}
+
+// The quotients that features within `range` can have; false if they are too large to index.
+template <typename T>
+bool quotient_range(const Range& range, int d, std::int32_t* low, std::int32_t* high) {
+  double reach = 0, sum_low = 0, sum_high = 0;
+  for (int i = 0; i < d; ++i) {
+    reach += std::max(-range.low[i], range.high[i]) * (i + 1) * elevation_scale(d, i);
+  }
+  if (!(reach <= kMaxElevated<T>)) return false;
+  for (int j = d; j >= 0; --j) {  // as in locate(), with intervals for numbers
+    double least = sum_low, most = sum_high;
+    if (j > 0) {
+      const double a = range.low[j - 1] * elevation_scale(d, j - 1);
+      const double b = range.high[j - 1] * elevation_scale(d, j - 1);
+      least -= j * b;
+      most -= j * a;
+      sum_low += a;
+      sum_high += b;
+    }
+    // Rounding to the nearest, the correction by one, and rounding errors.
+    if (j < d) {
+      low[j] = std::int32_t(std::floor(least / (d + 1))) - 3;
+      high[j] = std::int32_t(std::ceil(most / (d + 1))) + 3;
+    }
+  }
+  return true;
+}
+
+template <typename T, int Words>
+class Builder {
+ public:
+  Builder(const FeatureView<T>& features, const KeyLayout& layout, Quality quality, int threads)
+      : f_(features), layout_(layout), maths_(layout), quality_(quality), threads_(threads),
+        strips_(features.points), tables_(strips_.count) {}
+
+  void run(std::int32_t* vertex, T* weight, std::int32_t* links) {
+    parallel_for(strips_.count, threads_, [&](std::int64_t s) {
+      tables_[s] = std::make_unique<Table<Words>>();
+      number_strip(int(s), vertex, weight);
+    });
+    merge(links);
+    link(links);
+  }
+
+ private:
+  // The keys of a strip's points, and their ids in order of first touch.
+  void number_strip(int s, std::int32_t* vertex, T* weight) {
+    const int d = f_.dims, corners = d + 1;
+    Table<Words>& table = *tables_[s];
+    T scale[kMaxDims];
+    for (int i = 0; i < d; ++i) scale[i] = T(elevation_scale(d, i));
+    if constexpr (Words == 1) {
+      if (layout_.one_word_of_halves && d <= 6) return number_tiles(table, s, scale, vertex, weight);
+    }
+    Simplex<T> simplex;
+    T feature[kMaxDims];
+    int axis[kMaxDims + 1];
+    for (std::int64_t p = strips_.begin[s]; p < strips_.begin[s + 1]; ++p) {
+      if (p % kPointChunk == 0) poll_interrupt();
+      for (int i = 0; i < d; ++i) feature[i] = f_.data[p * f_.point_stride + i * f_.feature_stride];
+      locate<T, 0>(feature, scale, d, simplex);
+      for (int j = 0; j <= d; ++j) axis[d - simplex.rank[j]] = j;
+      Key<Words> key = maths_.pack(simplex.quotient);
+      for (int k = 0; k <= d; ++k) {
+        weight[p * corners + k] = simplex.weight[k];
+        vertex[p * corners + k] = table.find_or_insert(key);
+        if (k < d) maths_.advance(key, axis[k]);
+      }
+    }
+  }
+
+  // The same with vector code, a tile at a time.
+  void number_tiles(Table<Words>& table, int s, const T* scale, std::int32_t* vertex, T* weight) {
+    const int d = f_.dims, corners = d + 1;
+    LocateTask<T> task;
+    task.point_stride = f_.point_stride;
+    task.feature_stride = f_.feature_stride;
+    task.dims = d;
+    task.scale = scale;
+    for (int j = 0; j < d; ++j) {
+      const int shift = layout_.shift[j + 1];
+      task.high[j] = shift >= 32;
+      task.unit[j] = std::uint64_t(1) << (shift % 32);
+      task.base[j] = layout_.base[j];
+    }
+    constexpr int kRoom = 7 * kTile + 16;
+    std::uint32_t low[kRoom], high[kRoom];
+    T tile_weight[kRoom];
+    for (std::int64_t at = strips_.begin[s]; at < strips_.begin[s + 1]; at += kTile) {
+      if (at % kPointChunk == 0) poll_interrupt();
+      task.features = f_.data + at * f_.point_stride;
+      task.count = int(std::min<std::int64_t>(kTile, strips_.begin[s + 1] - at));
+      loops<T>().locate(task, low, high, tile_weight);
+      std::int32_t* to = vertex + at * corners;
+      T* to_weight = weight + at * corners;
+      for (int p = 0; p < task.count; ++p) {
+        for (int k = 0; k < corners; ++k) {
+          Key<Words> key;
+          key.word[0] = std::uint64_t(high[k * kTile + p]) << 32 | low[k * kTile + p];
+          *to++ = table.find_or_insert(key);
+          *to_weight++ = tile_weight[k * kTile + p];
+        }
+      }
+    }
+  }
+
+  // Rows of all strips; which row is a vertex's own and which are its ghosts.
+  void merge(std::int32_t* links) {
+    std::int64_t rows = 0;
+    for (int s = 0; s < strips_.count; ++s) {
+      links[Links::kFirstRow + s] = std::int32_t(rows);
+      rows += std::int64_t(tables_[s]->keys().size());
+    }
+    std::vector<std::int32_t> ghost_vertex, ghost_row;
+    if (strips_.count == 1 && quality_ != Quality::kFilled) {
+      all_ = std::move(tables_[0]);
+      own_row_.resize(rows);
+      for (std::int64_t r = 0; r < rows; ++r) own_row_[r] = std::int32_t(r);
+    } else {
+      all_ = std::make_unique<Table<Words>>(rows);
+      own_row_.reserve(rows);
+      std::int32_t row = 0;
+      for (auto& table : tables_) {
+        poll_interrupt();
+        const auto& keys = table->keys();
+        for (std::size_t i = 0; i < keys.size(); ++i, ++row) {
+          if (i + 8 < keys.size()) all_->prefetch(keys[i + 8]);
+          const std::int32_t id = all_->find_or_insert(keys[i]);
+          if (std::size_t(id) == own_row_.size()) {
+            own_row_.push_back(row);
+          } else {
+            ghost_vertex.push_back(id);
+            ghost_row.push_back(row);
+          }
+        }
+        table.reset();
+      }
+    }
+    if (quality_ == Quality::kFilled) {
+      const std::int64_t touched = std::int64_t(own_row_.size());
+      for (std::int64_t v = 0; v < touched; ++v) {
+        if (v % kVertexChunk == 0) poll_interrupt();
+        const Key<Words> key = all_->keys()[v];
+        for (int axis = 0; axis <= f_.dims; ++axis) {
+          for (const Key<Words>& other : {maths_.neighbour(key, axis), maths_.neighbour_back(key, axis)}) {
+            if (std::size_t(all_->find_or_insert(other)) == own_row_.size()) {
+              own_row_.push_back(std::int32_t(rows++));
+            }
+          }
+        }
+      }
+    }
+    const std::int64_t vertices = std::int64_t(own_row_.size()), ghosts = std::int64_t(ghost_row.size());
+    links[Links::kVertices] = std::int32_t(vertices);
+    links[Links::kQuality] = std::int32_t(quality_);
+    links[Links::kRows] = std::int32_t(rows);
+    links[Links::kGhosts] = std::int32_t(ghosts);
+    std::copy(own_row_.begin(), own_row_.end(), links + Links::kData);
+    // Ghosts by vertex, then by strip: a counting sort.
+    std::vector<std::int32_t> at(vertices + 1, 0);
+    for (const std::int32_t v : ghost_vertex) ++at[v + 1];
+    for (std::int64_t v = 0; v < vertices; ++v) at[v + 1] += at[v];
+    std::int32_t* const ghost = links + Links::kData + vertices;
+    std::int32_t* const owner = ghost + ghosts;
+    for (std::int64_t g = 0; g < ghosts; ++g) {
+      const std::int32_t to = at[ghost_vertex[g]]++;
+      ghost[to] = ghost_row[g];
+      owner[to] = own_row_[ghost_vertex[g]];
+    }
+  }
+
+  // The chains of every axis, in order of their first vertices.
+  void link(std::int32_t* links) {
+    const int corners = f_.dims + 1;
+    const std::int64_t vertices = std::int64_t(own_row_.size());
+    Buffer<std::int32_t> next = make_buffer<std::int32_t>(corners * vertices);  // -1: none
+    Buffer<char> has_previous = make_buffer<char>(corners * vertices);
+    parallel_ranges(corners * vertices, 16 * kVertexChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
+      std::fill(has_previous.get() + begin, has_previous.get() + end, char(0));
+    });
+    parallel_ranges(vertices, kVertexChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
+      constexpr int kBlock = 16;
+      Key<Words> wanted[kBlock * (kMaxDims + 1)];
+      for (std::int64_t v = begin; v < end; v += kBlock) {
+        const int count = int(std::min<std::int64_t>(kBlock, end - v));
+        for (int i = 0; i < count; ++i) {
+          for (int axis = 0; axis < corners; ++axis) {
+            Key<Words>& key = wanted[i * corners + axis];
+            key = maths_.neighbour(all_->keys()[v + i], axis);
+            all_->prefetch(key);
+          }
+        }
+        for (int i = 0; i < count; ++i) {
+          for (int axis = 0; axis < corners; ++axis) {
+            const std::int32_t other = all_->find(wanted[i * corners + axis]);
+            next[axis * vertices + v + i] = other;
+            if (other >= 0) has_previous[axis * vertices + other] = 1;  // v alone writes here
+          }
+        }
+      }
+    });
+    // Each axis writes to its own part; the parts are then moved together.
+    std::int32_t* const chains = links + Links::kData + vertices + 2 * links[Links::kGhosts];
+    std::int64_t length[kMaxDims + 1];
+    parallel_for(corners, threads_, [&](std::int64_t axis) {
+      const std::int32_t* const to_next = next.get() + axis * vertices;
+      const char* const entered = has_previous.get() + axis * vertices;
+      std::uint32_t* const begin = reinterpret_cast<std::uint32_t*>(chains) + axis * vertices;
+      std::uint32_t* out = begin;
+      for (std::int64_t head = 0; head < vertices; ++head) {
+        if (entered[head] || to_next[head] < 0) continue;  // inside one, or on its own: left as it is
+        for (std::int32_t v = std::int32_t(head); v >= 0; v = to_next[v]) *out++ = std::uint32_t(own_row_[v]);
+        out[-1] |= kChainEnd;
+      }
+      length[axis] = out - begin;
+    });
+    std::int64_t end = 0;
+    for (int axis = 0; axis < corners; ++axis) {
+      std::copy(chains + axis * vertices, chains + axis * vertices + length[axis], chains + end);
+      links[Links::kChain + axis] = std::int32_t(length[axis]);
+      end += length[axis];
+    }
+  }
+
+  const FeatureView<T>& f_;
+  const KeyLayout& layout_;
+  KeyMaths<Words> maths_;
+  Quality quality_;
+  int threads_;
+  Strips strips_;
+  std::vector<std::unique_ptr<Table<Words>>> tables_;
+  std::unique_ptr<Table<Words>> all_;
+  std::vector<std::int32_t> own_row_;  // [vertices]
+};
+
+}  // namespace
+
+std::int64_t links_size(std::int64_t points, int dims, Quality quality) {
+  const std::int64_t corners = dims + 1;
+  std::int64_t vertices = points * corners;
+  if (quality == Quality::kFilled) vertices *= 2 * corners + 1;
+  return 1024 + 2 * corners * vertices + vertices / 32;
+}
+
+Links::Links(const std::int32_t* links, int dims)
+    : vertices(links[kVertices]), rows(links[kRows]), ghosts(links[kGhosts]),
+      quality(Quality(links[kQuality])), first_row(links + kFirstRow), own_row(links + kData),
+      ghost(own_row + vertices), owner(ghost + ghosts) {
+  const std::int32_t* at = owner + ghosts;
+  for (int axis = 0; axis <= dims; ++axis) {
+    chain[axis] = reinterpret_cast<const std::uint32_t*>(at);
+    chain_length[axis] = links[kChain + axis];
+    at += chain_length[axis];
+  }
+}
+
+template <typename T>
+bool build(const FeatureView<T>& features, Quality quality, std::int32_t* vertex, T* weight,
+           std::int32_t* links, int threads) {
+  Range range;
+  std::int32_t low[kMaxDims], high[kMaxDims];
+  if (!feature_range(features, range, threads)) return false;
+  if (!quotient_range<T>(range, features.dims, low, high)) return false;
+  const KeyLayout layout(features.dims, low, high);
+  const auto run = [&](auto words) {
+    Builder<T, decltype(words)::value>(features, layout, quality, threads).run(vertex, weight, links);
+  };
+  // 16 quotients of 32 bits and a remainder take 9 words; narrower data take fewer.
+  if (layout.words > 9) return false;
+  if (layout.words == 1) run(std::integral_constant<int, 1>());
+  else if (layout.words == 2) run(std::integral_constant<int, 2>());
+  else run(std::integral_constant<int, 9>());
+  return true;
+}
+
+template bool build(const FeatureView<float>&, Quality, std::int32_t*, float*, std::int32_t*, int);
+template bool build(const FeatureView<double>&, Quality, std::int32_t*, double*, std::int32_t*, int);
+
+}  // namespace dcrf

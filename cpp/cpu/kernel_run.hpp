@@ -1,0 +1,248 @@
+// One kernel at work in a mean field: where its sums and values lie, and the way from one to the
+// other over vertices or grid cells. In the adjoint sense before and after swap, splat and slice
+// swap, axes are blurred in reverse order and C becomes C'.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "buffer.hpp"
+#include "coupling.hpp"
+#include "mean_field.hpp"
+#include "pool.hpp"
+
+namespace dcrf {
+
+enum class Sense { kForward, kAdjoint };
+
+template <typename T>
+class KernelRun {
+ public:
+  KernelRun(const KernelView<T>& view, std::int64_t points, const T* coupling, int labels, Sense sense,
+            int threads)
+      : view_(view), labels_(labels), width_(row_width(labels)), adjoint_(sense == Sense::kAdjoint),
+        is_lattice_(view.lattice.vertex != nullptr), threads_(threads), strips_(points),
+        scale_(is_lattice_ ? slice_scale<T>(view.lattice.dims) : T(1)),
+        coupling_(coupling, labels, -scale_), taken_back_(coupling, labels, T(1)) {
+    if (is_lattice_) links_.emplace_back(view.lattice.links, view.lattice.dims);
+    else prepare_grid();
+    const std::int64_t sums = is_lattice_ ? rows() : partial_slabs_ * view_.grid.slab();
+    sums_ = zeros(sums * width_);
+    values_ = make_buffer<T>(rows() * width_);
+  }
+
+  // As the loops over points see it.
+  PointKernel<T> points() const {
+    PointKernel<T> k;
+    if (is_lattice_) {
+      k.corners = view_.lattice.dims + 1;
+      k.vertex = view_.lattice.vertex;
+      k.weight = view_.lattice.weight;
+      k.first_row = links_[0].first_row;
+    } else {
+      k.grid = view_.grid;
+      if (adjoint_) std::swap(k.grid.splat, k.grid.slice);
+      k.first_slab = first_slab_.data();
+      k.slab_offset = slab_offset_.data();
+    }
+    k.into = adjoint_ ? view_.after : view_.before;
+    k.out_of = adjoint_ ? view_.before : view_.after;
+    k.sums = sums_.get();
+    k.values = values_.get();
+    return k;
+  }
+
+  std::int64_t rows() const { return is_lattice_ ? links_[0].rows : cells(); }
+  CouplingView<T> taken_back() const { return taken_back_.view(adjoint_); }
+  int scratch() const { return is_lattice_ ? 0 : int(2 * view_.grid.cells[2] * width_); }
+
+  // Adds up what the strips splatted, so that sums() holds it, [rows, width].
+  void fold() {
+    if (is_lattice_) {
+      dcrf::fold(links_[0], sums_.get(), width_, threads_);
+      return;
+    }
+    if (!folded_) folded_ = make_buffer<T>(cells() * width_);
+    const T one = 1;
+    over_cell_rows([&](std::int64_t row, T* scratch) {
+      sum_columns(row, &one, 0, scratch, folded_.get() + row * row_length());
+    });
+    is_folded_ = true;
+  }
+  const T* sums() const { return is_lattice_ ? sums_.get() : folded_.get(); }
+
+  void clear_sums() {
+    if (is_lattice_) clear(sums_.get(), rows() * width_);  // fold() left a grid's strips zero
+    is_folded_ = false;
+  }
+
+  // From sums, which are zero afterwards, to values. `raw` receives what C acts on; may be null.
+  void spread(T* raw) {
+    if (is_lattice_) spread_lattice(raw);
+    else spread_grid(raw);
+  }
+
+  // Values from what C acts on, as spread() gave it.
+  void couple_raw(const T* raw) {
+    T* const values = values_.get();
+    const CouplingView<T> coupling = coupling_.view(adjoint_);
+    const std::int32_t* const list = is_lattice_ ? links_[0].own_row : nullptr;
+    parallel_ranges(listed(), kRowChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
+      // finish() clears what it reads, so it reads a copy: a row at a time.
+      const Buffer<T> copy = make_buffer<T>(width_);
+      for (std::int64_t i = begin; i < end; ++i) {
+        const std::int64_t row = list != nullptr ? list[i] : i;
+        std::copy(raw + row * width_, raw + (row + 1) * width_, copy.get());
+        loops<T>().finish(coupling, nullptr, 1, copy.get(), nullptr, values + row * width_, nullptr, width_);
+      }
+    });
+    if (is_lattice_) share(links_[0], values, width_, threads_);
+  }
+
+  // sum [L, width] += the outer products of the rows of a and b.
+  void outer(const T* a, const T* b, std::vector<double>& sum) const {
+    const std::int64_t chunks = (listed() + kRowChunk - 1) / kRowChunk, size = std::int64_t(labels_) * width_;
+    const Buffer<T> partial = zeros(chunks * size);  // summed in order: the same bits
+    const std::int32_t* const list = is_lattice_ ? links_[0].own_row : nullptr;
+    parallel_ranges(listed(), kRowChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
+      const std::int64_t skip = list != nullptr ? 0 : begin * width_;
+      loops<T>().outer(list != nullptr ? list + begin : nullptr, end - begin, a + skip, b + skip, nullptr,
+                       labels_, width_, partial.get() + begin / kRowChunk * size);
+    });
+    for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+      for (std::int64_t i = 0; i < size; ++i) sum[i] += double(scale_) * -partial[chunk * size + i];
+    }
+  }
+
+ private:
+  std::int64_t cells() const {
+    return view_.grid.cells[0] * view_.grid.cells[1] * view_.grid.cells[2];
+  }
+  std::int64_t cell_rows() const { return view_.grid.cells[0] * view_.grid.cells[1]; }
+  std::int64_t row_length() const { return view_.grid.cells[2] * width_; }
+  std::int64_t listed() const { return is_lattice_ ? links_[0].vertices : cells(); }
+
+  void clear(T* numbers, std::int64_t count) const {
+    parallel_ranges(count, kClearChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
+      std::fill(numbers + begin, numbers + end, T(0));
+    });
+  }
+  Buffer<T> zeros(std::int64_t count) const {
+    Buffer<T> out = make_buffer<T>(count);
+    clear(out.get(), count);
+    return out;
+  }
+
+  // Each strip has its own sums for the slabs of cells that its points touch.
+  void prepare_grid() {
+    const GridView<T>& g = view_.grid;
+    const int outer = g.outer();
+    const std::int64_t unit = outer == 0 ? g.size[1] * g.size[2] : g.size[2];
+    for (int s = 0; s < strips_.count; ++s) {
+      const auto slab = [&](std::int64_t point) {
+        return g.cell[outer][(g.pixel != nullptr ? g.pixel[point] : point) / unit];
+      };
+      const bool empty = strips_.begin[s] == strips_.begin[s + 1];
+      first_slab_.push_back(empty ? 0 : slab(strips_.begin[s]));
+      slab_offset_.push_back(partial_slabs_);
+      slabs_.push_back(empty ? 0 : slab(strips_.begin[s + 1] - 1) + g.taps[outer] - first_slab_[s]);
+      partial_slabs_ += slabs_[s];
+    }
+    blurred_ = make_buffer<T>(cells() * width_);
+    if (g.cells[0] > 1) blurred_rows_ = make_buffer<T>(cells() * width_);
+  }
+
+  template <class Body>
+  void over_cell_rows(const Body& body) {
+    const std::int64_t unit = std::max<std::int64_t>(1, kClearChunk / 4 / row_length());
+    parallel_ranges(cell_rows(), unit, threads_, [&](std::int64_t begin, std::int64_t end) {
+      const Buffer<T> scratch = make_buffer<T>(row_length());
+      for (std::int64_t row = begin; row < end; ++row) body(row, scratch.get());
+    });
+  }
+
+  // One row of cells, summed over the strips and blurred along the columns.
+  void sum_columns(std::int64_t row, const T* band, int radius, T* scratch, T* out) {
+    const GridView<T>& g = view_.grid;
+    T* parts[16];
+    int count = 0;
+    const std::int64_t slab = row * g.cells[2] / g.slab(), within = row * g.cells[2] % g.slab();
+    for (int s = 0; s < strips_.count; ++s) {
+      if (slab < first_slab_[s] || slab >= first_slab_[s] + slabs_[s]) continue;
+      parts[count++] = sums_.get() + ((slab_offset_[s] + slab - first_slab_[s]) * g.slab() + within) * width_;
+    }
+    loops<T>().grid_columns(parts, count, band, radius, g.cells[2], width_, scratch, out);
+  }
+
+  void spread_grid(T* raw) {
+    const GridView<T>& g = view_.grid;
+    const CouplingView<T> coupling = coupling_.view(adjoint_);
+    T* const columns = blurred_.get();
+    over_cell_rows([&](std::int64_t row, T* scratch) {
+      T* const out = columns + row * row_length();
+      if (is_folded_) {
+        T* from = folded_.get() + row * row_length();
+        loops<T>().grid_columns(&from, 1, g.band[2], g.radius[2], g.cells[2], width_, scratch, out);
+      } else {
+        sum_columns(row, g.band[2], g.radius[2], scratch, out);
+      }
+    });
+    is_folded_ = false;
+    // One band along rows of cells, or along layers of them.
+    const auto along = [&](int axis, std::int64_t step, const T* from, std::int64_t row, T* out) {
+      const std::int64_t at = axis == 1 ? row % g.cells[1] : row / g.cells[1];
+      const std::int64_t low = std::max<std::int64_t>(-g.radius[axis], -at);
+      const std::int64_t high = std::min<std::int64_t>(g.radius[axis], g.cells[axis] - 1 - at);
+      std::vector<const T*> rows;
+      for (std::int64_t k = low; k <= high; ++k) rows.push_back(from + (row + k * step) * row_length());
+      loops<T>().grid_rows(rows.data(), g.band[axis] + g.radius[axis] + low, int(rows.size()),
+                           row_length(), out);
+    };
+    const T* last = columns;
+    if (g.cells[0] > 1) {
+      over_cell_rows([&](std::int64_t row, T*) {
+        along(1, 1, columns, row, blurred_rows_.get() + row * row_length());
+      });
+      last = blurred_rows_.get();
+    }
+    over_cell_rows([&](std::int64_t row, T* scratch) {
+      if (g.cells[0] > 1) along(0, g.cells[1], last, row, scratch);
+      else along(1, 1, last, row, scratch);
+      const std::int64_t at = row * row_length();
+      loops<T>().finish(coupling, nullptr, g.cells[2], scratch, nullptr, values_.get() + at,
+                        raw != nullptr ? raw + at : nullptr, width_);
+    });
+  }
+
+  void spread_lattice(T* raw) {
+    const Links& links = links_[0];
+    T* const values = values_.get();
+    const CouplingView<T> coupling = coupling_.view(adjoint_);
+    const bool mean = blur(links, view_.lattice.dims, adjoint_, sums_.get(), values, width_, threads_);
+    parallel_ranges(links.vertices, kRowChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
+      loops<T>().finish(coupling, links.own_row + begin, end - begin, sums_.get(), mean ? values : nullptr,
+                        values, raw, width_);
+    });
+    share(links, values, width_, threads_);
+  }
+
+  KernelView<T> view_;
+  int labels_, width_;
+  bool adjoint_, is_lattice_;
+  int threads_;
+  Strips strips_;
+  T scale_;
+  Coupling<T> coupling_;    // with -scale_
+  Coupling<T> taken_back_;  // as it is
+  std::vector<Links> links_;              // of a lattice: one; of a grid: none
+  std::vector<std::int32_t> first_slab_;  // [strips]
+  std::vector<std::int64_t> slab_offset_, slabs_;
+  std::int64_t partial_slabs_ = 0;
+  bool is_folded_ = false;
+  Buffer<T> sums_, values_;                   // [rows, width]; a grid's sums: the slabs of all strips
+  Buffer<T> blurred_, blurred_rows_, folded_;  // [cells, width] of a grid
+};
+
+}  // namespace dcrf

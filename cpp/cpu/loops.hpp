@@ -1,0 +1,189 @@
+// The hot loops as plain functions, one table of them per instruction set. Each works on one unit
+// of work (a strip of points, a range of rows) on the caller's thread and knows nothing of threads,
+// Python or memory; what calls them is in lattice.cpp and mean_field.cpp, compiled once.
+#pragma once
+
+#include <cstdint>
+
+#include "../core/key.hpp"
+
+namespace dcrf {
+
+constexpr int kMaxKernels = 8;  // of one mean field
+
+constexpr std::uint32_t kChainEnd = std::uint32_t(1) << 31;  // marks the last row of a chain
+constexpr int kTile = 64;  // points whose rows stay in the first-level cache
+
+// A matrix over labels that acts on padded rows. Simple (matrix null): out = (a . in) b + extra in,
+// which is Potts with any weights. Else out = sum_l in[l] matrix[l].
+template <typename T>
+struct CouplingView {
+  int labels = 0;
+  const T* a = nullptr;       // [width]
+  const T* b = nullptr;       // [width]
+  const T* extra = nullptr;   // [width]
+  const T* matrix = nullptr;  // [L, width]
+};
+
+// A regular grid over the pixels of an image [depth,] height, width; a flat image has one layer of
+// cells and one depth tap. Index 0 is depth, 1 the row, 2 the column.
+template <typename T>
+struct GridView {
+  std::int64_t size[3] = {1, 1, 1};           // pixels
+  std::int64_t cells[3] = {1, 1, 1};          // grid
+  int taps[3] = {1, 3, 3};                    // cells that a pixel touches along each axis
+  const std::int32_t* cell[3] = {};           // [size], the first of them
+  const T* splat[3] = {};                     // [size, taps]
+  const T* slice[3] = {};                     // [size, taps]
+  const T* band[3] = {};                      // [2 radius + 1], symmetric
+  int radius[3] = {0, 0, 0};
+  const std::int32_t* pixel = nullptr;        // [N], where each point lies; null: all, in order
+
+  __attribute__((always_inline)) int outer() const { return taps[0] > 1 ? 0 : 1; }  // the slowest axis with more than one cell
+  __attribute__((always_inline)) std::int64_t slab() const { return outer() == 0 ? cells[1] * cells[2] : cells[2]; }
+};
+
+// One kernel as the loops over points see it. `values` are read, `sums` written.
+template <typename T>
+struct PointKernel {
+  // A lattice, if `vertex` is set:
+  int corners = 0;
+  const std::int32_t* vertex = nullptr;     // [N, corners], relative to the strip's first row
+  const T* weight = nullptr;                // [N, corners]
+  const std::int32_t* first_row = nullptr;  // [strips]
+  // else a grid:
+  GridView<T> grid;
+  const std::int32_t* first_slab = nullptr;   // [strips], of cells that the strip's sums hold
+  const std::int64_t* slab_offset = nullptr;  // [strips], where they begin, in slabs
+
+  const T* into = nullptr;    // [N] factor on the way in; null: 1
+  const T* out_of = nullptr;  // [N] factor on the way out; null: 1
+  const T* values = nullptr;  // [rows, width]
+  T* sums = nullptr;          // [rows, width]
+};
+
+// How points are cut: strip s holds [begin[s], begin[s + 1]).
+struct Strips {
+  int count = 1;
+  std::int64_t begin[17] = {};
+
+  // Fixed by the number of points alone, so that results do not depend on the threads.
+  __attribute__((always_inline)) explicit Strips(std::int64_t points) {
+    constexpr std::int64_t kStrip = 1 << 16;
+    const std::int64_t wanted = (points + kStrip / 2) / kStrip;
+    count = int(wanted < 1 ? 1 : wanted > 16 ? 16 : wanted);
+    for (int s = 1; s <= count; ++s) begin[s] = s < count ? points * s / count / kTile * kTile : points;
+  }
+};
+
+// What all points of one pass go through, between two blurs.
+template <typename T>
+struct PointPass {
+  std::int64_t points = 0;
+  int labels = 0, width = 0;
+  const PointKernel<T>* kernels = nullptr;
+  int kernel_count = 0;
+  const T* padding = nullptr;  // [width]: 0 at labels, -infinity beyond
+};
+
+// The part of a pixel's message that comes from itself and is taken back.
+template <typename T>
+struct SelfTerm {
+  const T* scale = nullptr;  // [N]; null: none
+  CouplingView<T> coupling;
+};
+
+// Forward: marginals from messages and unaries, and their splat; or the result.
+template <typename T>
+struct ForwardPass : PointPass<T> {
+  const T* logits = nullptr;          // [L, N]
+  T* unary = nullptr;                 // [N, L], a copy by points: written first, read later
+  T* refined = nullptr;               // [L, N]; written last, may share memory with `unary`
+  T* saved_q = nullptr;               // [N, width], written; null: not wanted
+  const T* q_before = nullptr;        // [N, width], for self terms
+  const SelfTerm<T>* self = nullptr;  // [kernel_count] or null
+  bool first = false, last = false, marginals = false;
+};
+
+// Where the gradient of a lattice kernel goes: added to, [N, corners] and [N].
+template <typename T>
+struct PointGradient {
+  T* weight = nullptr;  // null: not wanted
+  T* before = nullptr;
+  T* after = nullptr;
+  T* diagonal = nullptr;
+};
+
+// Backward: the gradient of the logits of one iteration, from that of the next. The kernels hold
+// adjoint values; `forward`, if set, those that made this iteration's logits.
+template <typename T>
+struct BackwardPass : PointPass<T> {
+  const T* d_refined = nullptr;  // [L, N], read first
+  T* d_logits = nullptr;         // [L, N], written last
+  T* sum = nullptr;              // [N, width], of the gradients of all iterations
+  T* gradient = nullptr;         // [N, width], of the next iteration in, of this one out; or null
+  const T* q = nullptr;          // [N, width], the marginals; null: worked out once more
+  const T* logits = nullptr;     // [L, N], for that
+  const PointKernel<T>* forward = nullptr;     // [kernel_count] or null
+  const PointGradient<T>* wanted = nullptr;    // [kernel_count] or null
+  const SelfTerm<T>* self = nullptr;           // [kernel_count] or null; the transposed coupling
+  const SelfTerm<T>* forward_self = nullptr;   // for its gradient
+  const T* const* diagonal = nullptr;          // [kernel_count] of [N], with forward_self
+  bool first = false, last = false;
+};
+
+template <typename T>
+struct LocateTask {
+  const T* features = nullptr;  // feature i of point p at p point_stride + i feature_stride
+  std::int64_t point_stride = 0, feature_stride = 0;
+  int dims = 0, count = 0;  // count <= kTile
+  const T* scale = nullptr;
+  std::uint64_t unit[kMaxDims + 1] = {};   // 1 in the field of each axis, within its half
+  bool high[kMaxDims + 1] = {};            // whether that is the upper half
+  std::int64_t base[kMaxDims + 1] = {};    // the quotient stored as 0
+};
+
+template <typename T>
+struct Loops {
+  // Keys [corners, kTile] in halves and weights [corners, kTile] of up to kTile points; d <= 6.
+  void (*locate)(const LocateTask<T>& task, std::uint32_t* low, std::uint32_t* high, T* weight);
+
+  // values [count, channels] at stride `stride` of the strip's points into `sums`, and out of
+  // `values`.
+  void (*splat)(const PointPass<T>& pass, int strip, const T* from, std::int64_t stride, T* scratch);
+  void (*slice)(const PointPass<T>& pass, int strip, T* to, std::int64_t stride, T* scratch);
+
+  // d_weight [N, corners] of the one kernel += inner products of rows [count, channels] with its values.
+  void (*weight_gradient)(const PointPass<T>& pass, int strip, const T* from, std::int64_t stride,
+                          T* d_weight, T* scratch);
+
+  // False: the logits are not all numbers, or a point has none above -infinity.
+  bool (*forward)(const ForwardPass<T>& pass, int strip, T* scratch);
+  void (*backward)(const BackwardPass<T>& pass, int strip, T* scratch);
+
+  // On rows [.., width] whose numbers stand in a list.
+  void (*fold)(const std::int32_t* ghost, const std::int32_t* owner, std::int64_t count, T* rows, int width);
+  void (*broadcast)(const std::int32_t* ghost, const std::int32_t* owner, std::int64_t count, T* rows, int width);
+  void (*blur)(const std::uint32_t* chain, std::int64_t count, T* rows, int width);
+  // values = C a, or C (a + b) / 2; a = 0. raw, if not null, receives what C acts on. Row null:
+  // the first `count` rows.
+  void (*finish)(const CouplingView<T>& coupling, const std::int32_t* row, std::int64_t count, T* a,
+                 const T* b, T* values, T* raw, int width);
+  // sum [L, width] += weight a[l] b[c] over the rows (weight null: 1; row null: the first ones).
+  void (*outer)(const std::int32_t* row, std::int64_t count, const T* a, const T* b, const T* weight,
+                int labels, int width, T* sum);
+
+  // out row = sum of `count` rows of `length` numbers (to be zeroed), blurred along the columns.
+  void (*grid_columns)(T* const* rows, int count, const T* band, int radius, std::int64_t cells, int width,
+                       T* scratch, T* out);
+  // out [length] = sum_k band[k] row k; absent rows are null.
+  void (*grid_rows)(const T* const* rows, const T* band, int count, std::int64_t length, T* out);
+};
+
+// The table for this processor; DENSECRF_RNN_ISA=baseline|avx2|avx512 asks for less.
+template <typename T>
+const Loops<T>& loops();
+
+const char* isa_name();
+
+}  // namespace dcrf

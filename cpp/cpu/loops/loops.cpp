@@ -1,0 +1,21 @@
+// Compiled once per instruction set, with DCRF_ISA and DCRF_PACK_BYTES set by the build. Nothing here
+// may instantiate a function of the standard library: the linker keeps one copy of such a function,
+// and it might be the one that an older processor cannot run.
+#include "locate.hpp"
+#include "points.hpp"
+#include "vertices.hpp"
+
+namespace dcrf::DCRF_ISA {
+
+template <typename T>
+const Loops<T>& table() {
+  static const Loops<T> found{
+      &locate<T>, &splat<T>, &slice<T>, &weight_gradient<T>, &forward<T>, &backward<T>,     &fold<T>,
+      &broadcast<T>, &blur<T>, &finish<T>, &outer<T>, &grid_columns<T>, &grid_rows<T>};
+  return found;
+}
+
+template const Loops<float>& table();
+template const Loops<double>& table();
+
+}  // namespace dcrf::DCRF_ISA

@@ -1,0 +1,124 @@
+// A few numbers in one register: vectors as GCC and Clang spell them for any processor. What the
+// processor lacks the compiler cuts into smaller pieces.
+#pragma once
+
+#include <cstdint>
+
+#define DCRF_INLINE inline __attribute__((always_inline))
+#define DCRF_UNROLL _Pragma("GCC unroll 16")
+
+// Bytes of the widest register that the loops should use; set per instruction set by the build.
+#ifndef DCRF_PACK_BYTES
+#define DCRF_PACK_BYTES 16
+#endif
+
+namespace dcrf::DCRF_ISA {
+
+template <typename T, int N>
+struct PackOf {
+  typedef T Type __attribute__((vector_size(sizeof(T) * N)));
+};
+template <typename T, int N>
+using Pack = typename PackOf<T, N>::Type;
+
+template <typename T>
+constexpr int kLanes = DCRF_PACK_BYTES / int(sizeof(T));
+
+template <typename T>
+struct IntOf;
+template <>
+struct IntOf<float> {
+  using Type = std::int32_t;
+};
+template <>
+struct IntOf<double> {
+  using Type = std::int64_t;
+};
+
+template <typename T, int N>
+DCRF_INLINE Pack<T, N> load(const T* from) {
+  Pack<T, N> out;
+  __builtin_memcpy(&out, from, sizeof out);
+  return out;
+}
+
+template <typename T, int N>
+DCRF_INLINE void store(T* to, const Pack<T, N>& pack) {
+  __builtin_memcpy(to, &pack, sizeof pack);
+}
+
+template <typename T, int N>
+DCRF_INLINE Pack<T, N> broadcast(T x) {
+  return x - Pack<T, N>{};  // an exact zero is subtracted
+}
+
+// The pack with its lanes moved on by `By`, in a ring.
+template <typename T, int N, int By>
+DCRF_INLINE Pack<T, N> rotate(const Pack<T, N>& a) {
+  using Index = typename IntOf<T>::Type;
+  Pack<Index, N> from;
+  for (int i = 0; i < N; ++i) from[i] = (i + By) % N;
+#ifdef __clang__
+  Pack<T, N> out;
+  for (int i = 0; i < N; ++i) out[i] = a[(i + By) % N];
+  return out;
+#else
+  return __builtin_shuffle(a, from);
+#endif
+}
+
+// The sum, or the greatest, of all lanes, in each of them.
+template <typename T, int N>
+DCRF_INLINE Pack<T, N> sum_lanes(Pack<T, N> a) {
+  if constexpr (N >= 16) a += rotate<T, N, 8>(a);
+  if constexpr (N >= 8) a += rotate<T, N, 4>(a);
+  if constexpr (N >= 4) a += rotate<T, N, 2>(a);
+  if constexpr (N >= 2) a += rotate<T, N, 1>(a);
+  return a;
+}
+
+template <typename T, int N>
+DCRF_INLINE Pack<T, N> larger(const Pack<T, N>& a, const Pack<T, N>& b) {
+  return a > b ? a : b;
+}
+
+template <typename T, int N>
+DCRF_INLINE Pack<T, N> max_lanes(Pack<T, N> a) {
+  if constexpr (N >= 16) a = larger<T, N>(a, rotate<T, N, 8>(a));
+  if constexpr (N >= 8) a = larger<T, N>(a, rotate<T, N, 4>(a));
+  if constexpr (N >= 4) a = larger<T, N>(a, rotate<T, N, 2>(a));
+  if constexpr (N >= 2) a = larger<T, N>(a, rotate<T, N, 1>(a));
+  return a;
+}
+
+// exp of lanes at most 0, the twin of core/softmax.hpp: the same steps, the same bits.
+template <int N>
+DCRF_INLINE Pack<float, N> exp_nonpositive(const Pack<float, N>& x) {
+  using P = Pack<float, N>;
+  constexpr float kLowest = -87.0f, kMagic = 12582912.0f;
+  const auto low = x < kLowest;
+  const P clamped = low ? broadcast<float, N>(kLowest) : x;
+  const P shifted = clamped * 1.44269504f + kMagic;
+  const P n = shifted - kMagic;
+  const P r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
+  P p = r * (1.0f / 5040.0f) + 1.0f / 720.0f;
+  p = p * r + 1.0f / 120.0f;
+  p = p * r + 1.0f / 24.0f;
+  p = p * r + 1.0f / 6.0f;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  const Pack<std::int32_t, N> bits = (Pack<std::int32_t, N>)shifted;
+  const P power = (P)((bits + 127) << 23);
+  const P out = p * power;
+  return low ? P{} : out;
+}
+
+template <int N>
+DCRF_INLINE Pack<double, N> exp_nonpositive(const Pack<double, N>& x) {
+  Pack<double, N> out;
+  for (int i = 0; i < N; ++i) out[i] = __builtin_exp(x[i]);
+  return out;
+}
+
+}  // namespace dcrf::DCRF_ISA

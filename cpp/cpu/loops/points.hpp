@@ -1,0 +1,607 @@
+// The loops over points: a strip in tiles, each tile sliced, updated and splatted while it lies in
+// the first-level cache.
+#pragma once
+
+#include <limits>
+
+#include "coupling.hpp"
+
+#ifdef __SSE__
+#include <xmmintrin.h>
+#endif
+
+namespace dcrf::DCRF_ISA {
+
+// While one lives, its thread takes numbers too small to be normal for 0, as a mean field does not
+// need them and processors are slow at them.
+class FlushToZero {
+#ifdef __SSE__
+ public:
+  DCRF_INLINE FlushToZero() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040u); }
+  DCRF_INLINE ~FlushToZero() { _mm_setcsr(before_); }
+
+ private:
+  unsigned before_;
+#else
+ public:
+  DCRF_INLINE FlushToZero() {}
+  DCRF_INLINE ~FlushToZero() {}
+#endif
+};
+
+// Points [begin, begin + count) of one strip, and the pixel row they lie in if there is a grid.
+struct Tile {
+  std::int64_t begin = 0;
+  int count = 0;
+  std::int64_t pixel_row = 0;
+};
+
+// The tiles of a strip in order. With a grid no tile leaves its row of pixels.
+template <typename T>
+struct Tiles {
+  const GridView<T>* grid = nullptr;
+  std::int64_t end;
+  Tile tile;
+
+  DCRF_INLINE Tiles(const PointPass<T>& pass, std::int64_t first, std::int64_t last) : end(last) {
+    for (int m = 0; m < pass.kernel_count; ++m) {
+      if (pass.kernels[m].vertex == nullptr) grid = &pass.kernels[m].grid;
+    }
+    tile.begin = first;
+  }
+  DCRF_INLINE bool next() {
+    tile.begin += tile.count;
+    if (tile.begin >= end) return false;
+    std::int64_t last = tile.begin + kTile < end ? tile.begin + kTile : end;
+    if (grid != nullptr) {
+      const std::int64_t length = grid->size[2];
+      if (grid->pixel == nullptr) {
+        tile.pixel_row = tile.begin / length;
+        const std::int64_t row_end = (tile.pixel_row + 1) * length;
+        if (row_end < last) last = row_end;
+      } else {
+        tile.pixel_row = grid->pixel[tile.begin] / length;
+        while (grid->pixel[last - 1] / length != tile.pixel_row) --last;
+      }
+    }
+    tile.count = int(last - tile.begin);
+    return true;
+  }
+};
+
+// A grid kernel at one row of pixels: the grid's rows gathered into one, and one on its way back.
+template <typename T>
+struct GridRow {
+  std::int64_t row = -1;  // of pixels; -1: none yet
+  T* values = nullptr;    // [cells, width]
+  T* sums = nullptr;      // [cells, width], zero when none
+};
+
+template <typename T>
+DCRF_INLINE const T* tap(const GridView<T>& g, const T* const* table, int axis, std::int64_t i) {
+  return table[axis] + i * g.taps[axis];
+}
+
+// Calls body(row of cells, weight) for each row of cells that a row of pixels touches.
+template <typename T, class Body>
+DCRF_INLINE void grid_rows_of(const GridView<T>& g, const T* const* table, std::int64_t pixel_row,
+                              const Body& body) {
+  const std::int64_t y = pixel_row % g.size[1], z = pixel_row / g.size[1];
+  const T* const ty = tap(g, table, 1, y);
+  const T* const tz = tap(g, table, 0, z);
+  for (int i = 0; i < g.taps[0]; ++i) {
+    for (int k = 0; k < g.taps[1]; ++k) {
+      body((g.cell[0][z] + i) * g.cells[1] + g.cell[1][y] + k, tz[i] * ty[k]);
+    }
+  }
+}
+
+template <int W, typename T>
+void gather_grid_row(const PointKernel<T>& k, std::int64_t pixel_row, T* values, int width) {
+  const std::int64_t length = k.grid.cells[2] * width;
+  std::int64_t done = 0;
+  grid_rows_of(k.grid, k.grid.slice, pixel_row, [&](std::int64_t row, T weight) {
+    const T* const from = k.values + row * length;
+    const bool fresh = done++ == 0;
+    for (std::int64_t at = 0; at < length; at += 4) {
+      Row<T, 4> sum;
+      if (fresh) {
+        sum.set_scaled(weight, from + at);
+      } else {
+        sum.load(values + at);
+        sum.add_scaled(weight, from + at);
+      }
+      sum.store(values + at);
+    }
+  });
+}
+
+template <typename T>
+void flush_grid_row(const PointKernel<T>& k, int strip, std::int64_t pixel_row, T* sums, int width) {
+  const std::int64_t length = k.grid.cells[2] * width;
+  T* const base = k.sums + (k.slab_offset[strip] - k.first_slab[strip]) * k.grid.slab() * width;
+  grid_rows_of(k.grid, k.grid.splat, pixel_row, [&](std::int64_t row, T weight) {
+    T* const to = base + row * length;
+    for (std::int64_t at = 0; at < length; at += 4) {
+      Row<T, 4> sum;
+      sum.load(to + at);
+      sum.add_scaled(weight, sums + at);
+      sum.store(to + at);
+    }
+  });
+  for (std::int64_t at = 0; at < length; ++at) sums[at] = T(0);
+}
+
+template <typename T>
+DCRF_INLINE std::int64_t column(const GridView<T>& g, const Tile& tile, int p) {
+  const std::int64_t pixel = g.pixel != nullptr ? g.pixel[tile.begin + p] : tile.begin + p;
+  return pixel - tile.pixel_row * g.size[2];
+}
+
+// rows [count, width] += what the kernel's values say at the points of the tile.
+template <int W, typename T>
+void slice_tile(const PointKernel<T>& k, int strip, const Tile& tile, T* rows, int width) {
+  in_blocks<W>(width, [&](auto block, int at) {
+    using R = Row<T, decltype(block)::value>;
+    const T* const values = k.values + std::int64_t(k.first_row[strip]) * width + at;
+    const std::int32_t* vertex = k.vertex + tile.begin * k.corners;
+    const T* weight = k.weight + tile.begin * k.corners;
+    for (int p = 0; p < tile.count; ++p, vertex += k.corners, weight += k.corners) {
+      R sum;
+      sum.set_scaled(weight[0], values + std::int64_t(vertex[0]) * width);
+      for (int c = 1; c < k.corners; ++c) sum.add_scaled(weight[c], values + std::int64_t(vertex[c]) * width);
+      if (k.out_of != nullptr) sum.scale(k.out_of[tile.begin + p]);
+      sum.add(rows + p * width + at);
+      sum.store(rows + p * width + at);
+    }
+  });
+}
+
+template <int W, typename T>
+void slice_tile(const PointKernel<T>& k, GridRow<T>& row, const Tile& tile, T* rows, int width) {
+  if (row.row != tile.pixel_row) gather_grid_row<W>(k, tile.pixel_row, row.values, width);
+  in_blocks<W>(width, [&](auto block, int at) {
+    using R = Row<T, decltype(block)::value>;
+    for (int p = 0; p < tile.count; ++p) {
+      const std::int64_t x = column(k.grid, tile, p);
+      const T* const values = row.values + k.grid.cell[2][x] * std::int64_t(width) + at;
+      const T* const weight = k.grid.slice[2] + x * 3;
+      R sum;
+      sum.set_scaled(weight[0], values);
+      sum.add_scaled(weight[1], values + width);
+      sum.add_scaled(weight[2], values + 2 * width);
+      if (k.out_of != nullptr) sum.scale(k.out_of[tile.begin + p]);
+      sum.add(rows + p * width + at);
+      sum.store(rows + p * width + at);
+    }
+  });
+}
+
+template <int W, typename T>
+void splat_tile(const PointKernel<T>& k, int strip, const Tile& tile, const T* rows, int width) {
+  in_blocks<W>(width, [&](auto block, int at) {
+    using R = Row<T, decltype(block)::value>;
+    T* const sums = k.sums + std::int64_t(k.first_row[strip]) * width + at;
+    const std::int32_t* vertex = k.vertex + tile.begin * k.corners;
+    const T* weight = k.weight + tile.begin * k.corners;
+    for (int p = 0; p < tile.count; ++p, vertex += k.corners, weight += k.corners) {
+      R value, sum;
+      value.load(rows + p * width + at);
+      if (k.into != nullptr) value.scale(k.into[tile.begin + p]);
+      for (int c = 0; c < k.corners; ++c) {
+        T* const to = sums + std::int64_t(vertex[c]) * width;
+        sum.load(to);
+        sum.add_scaled(weight[c], value);
+        sum.store(to);
+      }
+    }
+  });
+}
+
+template <int W, typename T>
+void splat_tile(const PointKernel<T>& k, int strip, GridRow<T>& row, const Tile& tile, const T* rows, int width) {
+  if (row.row != tile.pixel_row && row.row >= 0) flush_grid_row(k, strip, row.row, row.sums, width);
+  in_blocks<W>(width, [&](auto block, int at) {
+    using R = Row<T, decltype(block)::value>;
+    for (int p = 0; p < tile.count; ++p) {
+      const std::int64_t x = column(k.grid, tile, p);
+      T* const sums = row.sums + k.grid.cell[2][x] * std::int64_t(width) + at;
+      const T* const weight = k.grid.splat[2] + x * 3;
+      R value, sum;
+      value.load(rows + p * width + at);
+      if (k.into != nullptr) value.scale(k.into[tile.begin + p]);
+      for (int c = 0; c < 3; ++c) {
+        sum.load(sums + c * width);
+        sum.add_scaled(weight[c], value);
+        sum.store(sums + c * width);
+      }
+    }
+  });
+}
+
+// All kernels of a pass in one strip.
+template <int W, typename T>
+struct StripKernels {
+  const PointKernel<T>* kernels;
+  int count, strip, width;
+  GridRow<T> rows[kMaxKernels];
+
+  // Takes its row buffers from `scratch` and moves it on.
+  DCRF_INLINE StripKernels(const PointKernel<T>* list, int n, int s, int w, T*& scratch)
+      : kernels(list), count(list != nullptr ? n : 0), strip(s), width(w) {
+    for (int m = 0; m < count; ++m) {
+      if (kernels[m].vertex != nullptr) continue;
+      const std::int64_t length = kernels[m].grid.cells[2] * width;
+      rows[m].values = scratch;
+      rows[m].sums = scratch + length;
+      scratch += 2 * length;
+      for (std::int64_t i = 0; i < length; ++i) rows[m].sums[i] = T(0);
+    }
+  }
+  // Slices and splats of one tile stand together: both see the tile's row of pixels come up.
+  DCRF_INLINE void slice(const Tile& tile, T* out) {
+    for (int m = 0; m < count; ++m) {
+      if (kernels[m].vertex != nullptr) slice_tile<W>(kernels[m], strip, tile, out, width);
+      else slice_tile<W>(kernels[m], rows[m], tile, out, width);
+    }
+  }
+  DCRF_INLINE void splat(const Tile& tile, const T* in) {
+    for (int m = 0; m < count; ++m) {
+      if (kernels[m].vertex != nullptr) splat_tile<W>(kernels[m], strip, tile, in, width);
+      else splat_tile<W>(kernels[m], strip, rows[m], tile, in, width);
+    }
+  }
+  DCRF_INLINE void end_tile(const Tile& tile) {
+    for (int m = 0; m < count; ++m) rows[m].row = tile.pixel_row;
+  }
+  DCRF_INLINE void flush() {
+    for (int m = 0; m < count; ++m) {
+      if (kernels[m].vertex == nullptr && rows[m].row >= 0) {
+        flush_grid_row(kernels[m], strip, rows[m].row, rows[m].sums, width);
+      }
+    }
+  }
+};
+
+// rows [count, width], zero beyond the labels, from planes [labels, points], and back.
+template <typename T>
+void load_planes(const T* planes, std::int64_t points, int labels, const Tile& tile, T* rows, int width) {
+  for (int l = 0; l < labels; ++l) {
+    const T* const from = planes + l * points + tile.begin;
+    for (int p = 0; p < tile.count; ++p) rows[p * width + l] = from[p];
+  }
+  for (int l = labels; l < width; ++l) {
+    for (int p = 0; p < tile.count; ++p) rows[p * width + l] = T(0);
+  }
+}
+
+template <typename T>
+void store_planes(const T* rows, int width, const Tile& tile, int labels, T* planes, std::int64_t points) {
+  for (int l = 0; l < labels; ++l) {
+    T* const to = planes + l * points + tile.begin;
+    for (int p = 0; p < tile.count; ++p) to[p] = rows[p * width + l];
+  }
+}
+
+// rows += logits, from the copy by points [points, labels]. A row reads on into the next point's
+// logits, which `padding` then overrules; the last points are copied number by number.
+template <int W, typename T>
+void add_unary(const ForwardPass<T>& pass, const Tile& tile, T* rows) {
+  for (int p = 0; p < tile.count; ++p) {
+    const std::int64_t point = tile.begin + p;
+    T* const row = rows + p * pass.width;
+    const T* const from = pass.unary + point * pass.labels;
+    if (point * pass.labels + pass.width > pass.points * pass.labels) {
+      for (int l = 0; l < pass.labels; ++l) row[l] += from[l];
+      for (int l = pass.labels; l < pass.width; ++l) row[l] = -std::numeric_limits<T>::infinity();
+      continue;
+    }
+    in_blocks<W>(pass.width, [&](auto block, int at) {
+      Row<T, decltype(block)::value> sum;
+      sum.load(from + at);
+      sum.add(row + at);
+      sum.add(pass.padding + at);
+      sum.store(row + at);
+    });
+  }
+}
+
+// Each row becomes its softmax. Padding holds -infinity before and 0 after.
+template <int W, typename T>
+void softmax(T* rows, int count, int width) {
+  for (int p = 0; p < count; ++p) {
+    T* const row = rows + p * width;
+    T peak = -std::numeric_limits<T>::infinity(), sum = 0;
+    in_blocks<W>(width, [&](auto block, int at) {
+      Row<T, decltype(block)::value> x;
+      x.load(row + at);
+      const T own = x.max();
+      peak = own > peak ? own : peak;
+    });
+    in_blocks<W>(width, [&](auto block, int at) {
+      Row<T, decltype(block)::value> x;
+      x.load(row + at);
+      x.subtract(peak);
+      x.exponentiate();
+      sum += x.sum();
+      if (W == 0) x.store(row + at);
+      else {
+        x.scale(T(1) / sum);
+        x.store(row + at);
+      }
+    });
+    if (W > 0) continue;
+    in_blocks<W>(width, [&](auto block, int at) {
+      Row<T, decltype(block)::value> x;
+      x.load(row + at);
+      x.scale(T(1) / sum);
+      x.store(row + at);
+    });
+  }
+}
+
+// Takes back what each point told itself.
+template <int W, typename T>
+void add_self_terms(const SelfTerm<T>* self, int count, const T* before, const Tile& tile, T* rows,
+                    int width, T* scratch) {
+  for (int m = 0; m < count; ++m) {
+    if (self[m].scale == nullptr) continue;
+    for (int p = 0; p < tile.count; ++p) {
+      couple<W>(self[m].coupling, before + (tile.begin + p) * width, scratch, width);
+      const T scale = self[m].scale[tile.begin + p];
+      for (int c = 0; c < width; ++c) rows[p * width + c] += scale * scratch[c];
+    }
+  }
+}
+
+template <int W, typename T>
+bool forward_strip(const ForwardPass<T>& pass, int strip, T* scratch) {
+  const FlushToZero flush_to_zero;
+  const int width = pass.width, labels = pass.labels;
+  const Strips strips(pass.points);
+  T* const rows = scratch;  // [kTile, width]
+  T* const spare = rows + kTile * width;
+  scratch = spare + width;
+  StripKernels<W, T> kernels(pass.kernels, pass.kernel_count, strip, width, scratch);
+  bool good = true;
+  for (Tiles<T> tiles(pass, strips.begin[strip], strips.begin[strip + 1]); tiles.next();) {
+    const Tile& tile = tiles.tile;
+    if (pass.first || pass.last) {
+      load_planes(pass.logits, pass.points, labels, tile, rows, width);
+    } else {
+      for (int i = 0; i < tile.count * width; ++i) rows[i] = T(0);
+    }
+    if (pass.first && !pass.last) {
+      for (int p = 0; p < tile.count; ++p) {
+        for (int l = 0; l < labels; ++l) pass.unary[(tile.begin + p) * labels + l] = rows[p * width + l];
+      }
+    }
+    if (pass.first) {
+      constexpr T kHuge = std::numeric_limits<T>::max();
+      for (int p = 0; p < tile.count; ++p) {
+        bool some = false;
+        for (int l = 0; l < labels; ++l) {
+          const T x = rows[p * width + l];
+          some |= x >= -kHuge;
+          good &= x <= kHuge;
+        }
+        good &= some;
+      }
+    } else {
+      kernels.slice(tile, rows);
+      if (pass.self != nullptr) {
+        add_self_terms<W>(pass.self, pass.kernel_count, pass.q_before, tile, rows, width, spare);
+      }
+    }
+    if (pass.first || pass.last) {
+      for (int p = 0; p < tile.count; ++p) {
+        for (int l = labels; l < width; ++l) rows[p * width + l] = -std::numeric_limits<T>::infinity();
+      }
+    } else {
+      add_unary<W>(pass, tile, rows);
+    }
+    if (!pass.last || pass.marginals) softmax<W>(rows, tile.count, width);
+    if (pass.last) {
+      store_planes(rows, width, tile, labels, pass.refined, pass.points);
+    } else {
+      if (pass.saved_q != nullptr) {
+        __builtin_memcpy(pass.saved_q + tile.begin * width, rows, sizeof(T) * tile.count * width);
+      }
+      kernels.splat(tile, rows);
+    }
+    kernels.end_tile(tile);
+  }
+  if (!pass.last) kernels.flush();
+  return good;
+}
+
+template <typename T>
+bool forward(const ForwardPass<T>& pass, int strip, T* scratch) {
+  bool good = true;
+  with_width(pass.width, [&](auto w) { good = forward_strip<decltype(w)::value>(pass, strip, scratch); });
+  return good;
+}
+
+// Adds to the gradient of a lattice's weights what one side of the message gives: inner products of
+// `rows` with the values at the corners. `scale`, a factor of the message, has a gradient as well.
+template <int W, typename T>
+void add_weight_gradient(const PointKernel<T>& k, int strip, const Tile& tile, const T* rows,
+                         int width, T* d_weight, T* d_scale) {
+  const T* const values = k.values + std::int64_t(k.first_row[strip]) * width;
+  for (int p = 0; p < tile.count; ++p) {
+    const std::int64_t point = tile.begin + p;
+    T total = 0;
+    const T scale = k.out_of != nullptr ? k.out_of[point] : T(1);
+    for (int c = 0; c < k.corners; ++c) {
+      const std::int64_t corner = point * k.corners + c;
+      T inner = 0;
+      in_blocks<W>(width, [&](auto block, int at) {
+        Row<T, decltype(block)::value> row;
+        row.load(rows + p * width + at);
+        inner += row.dot(values + std::int64_t(k.vertex[corner]) * width + at);
+      });
+      d_weight[corner] += scale * inner;
+      total += k.weight[corner] * inner;
+    }
+    if (d_scale != nullptr) d_scale[point] += total;
+  }
+}
+
+template <int W, typename T>
+void backward_strip(const BackwardPass<T>& pass, int strip, T* scratch) {
+  const FlushToZero flush_to_zero;
+  const int width = pass.width, labels = pass.labels;
+  const Strips strips(pass.points);
+  T* const g = scratch;  // [kTile, width]
+  T* const q_rows = g + kTile * width;
+  T* const spare = q_rows + kTile * width;
+  scratch = spare + width;
+  StripKernels<W, T> kernels(pass.kernels, pass.kernel_count, strip, width, scratch);
+  StripKernels<W, T> forward(pass.forward, pass.kernel_count, strip, width, scratch);
+  for (Tiles<T> tiles(pass, strips.begin[strip], strips.begin[strip + 1]); tiles.next();) {
+    const Tile& tile = tiles.tile;
+    const std::int64_t start = tile.begin * width;
+    if (pass.first) {
+      load_planes(pass.d_refined, pass.points, labels, tile, g, width);
+    } else {
+      const T* q = q_rows;
+      if (pass.q != nullptr) {
+        q = pass.q + start;
+      } else {
+        load_planes(pass.logits, pass.points, labels, tile, q_rows, width);
+        forward.slice(tile, q_rows);
+        for (int p = 0; p < tile.count; ++p) {
+          for (int l = labels; l < width; ++l) q_rows[p * width + l] = -std::numeric_limits<T>::infinity();
+        }
+        softmax<W>(q_rows, tile.count, width);
+      }
+      for (int i = 0; i < tile.count * width; ++i) g[i] = T(0);
+      kernels.slice(tile, g);
+      if (pass.self != nullptr) {
+        add_self_terms<W>(pass.self, pass.kernel_count, pass.gradient, tile, g, width, spare);
+      }
+      for (int m = 0; m < pass.kernel_count && pass.wanted != nullptr; ++m) {
+        const PointGradient<T>& to = pass.wanted[m];
+        if (to.weight == nullptr) continue;
+        add_weight_gradient<W>(pass.kernels[m], strip, tile, q, width, to.weight, to.before);
+        if (to.diagonal == nullptr) continue;
+        const PointKernel<T>& k = pass.kernels[m];  // `into` is after, `out_of` before
+        for (int p = 0; p < tile.count; ++p) {
+          const std::int64_t point = tile.begin + p;
+          couple<W>(pass.forward_self[m].coupling, q + p * width, spare, width);
+          T inner = 0;
+          for (int c = 0; c < width; ++c) inner += spare[c] * pass.gradient[point * width + c];
+          const T before = k.out_of != nullptr ? k.out_of[point] : T(1);
+          const T after = k.into != nullptr ? k.into[point] : T(1);
+          to.diagonal[point] += before * after * inner;
+          if (to.before != nullptr) to.before[point] += after * pass.diagonal[m][point] * inner;
+          if (to.after != nullptr) to.after[point] += before * pass.diagonal[m][point] * inner;
+        }
+      }
+      for (int p = 0; p < tile.count; ++p) {  // the softmax's Jacobian
+        T inner = 0;
+        in_blocks<W>(width, [&](auto block, int at) {
+          Row<T, decltype(block)::value> row;
+          row.load(q + p * width + at);
+          inner += row.dot(g + p * width + at);
+        });
+        in_blocks<W>(width, [&](auto block, int at) {
+          Row<T, decltype(block)::value> row, marginal;
+          row.load(g + p * width + at);
+          row.subtract(inner);
+          marginal.load(q + p * width + at);
+          row.multiply(marginal);
+          row.store(g + p * width + at);
+          row.add(pass.sum + start + p * width + at);
+          row.store(pass.last ? g + p * width + at : pass.sum + start + p * width + at);
+        });
+      }
+    }
+    if (pass.first) __builtin_memcpy(pass.sum + start, g, sizeof(T) * tile.count * width);
+    if (pass.gradient != nullptr) __builtin_memcpy(pass.gradient + start, g, sizeof(T) * tile.count * width);
+    if (pass.last) {
+      store_planes(g, width, tile, labels, pass.d_logits, pass.points);
+    } else {
+      for (int m = 0; m < pass.kernel_count && pass.wanted != nullptr; ++m) {
+        const PointGradient<T>& to = pass.wanted[m];
+        if (to.weight == nullptr) continue;
+        add_weight_gradient<W>(pass.forward[m], strip, tile, g, width, to.weight, to.after);
+      }
+      kernels.splat(tile, g);
+    }
+    kernels.end_tile(tile);
+    forward.end_tile(tile);
+  }
+  if (!pass.last) kernels.flush();
+}
+
+template <typename T>
+void backward(const BackwardPass<T>& pass, int strip, T* scratch) {
+  with_width(pass.width, [&](auto w) { backward_strip<decltype(w)::value>(pass, strip, scratch); });
+}
+
+// The bare halves of a filter, for rows of `labels` channels that the caller owns.
+template <typename T>
+void splat(const PointPass<T>& pass, int strip, const T* from, std::int64_t stride, T* scratch) {
+  with_width(pass.width, [&](auto w) {
+    constexpr int W = decltype(w)::value;
+    const Strips strips(pass.points);
+    T* const rows = scratch;
+    scratch += kTile * pass.width;
+    StripKernels<W, T> kernels(pass.kernels, pass.kernel_count, strip, pass.width, scratch);
+    for (int i = 0; i < kTile * pass.width; ++i) rows[i] = T(0);
+    for (Tiles<T> tiles(pass, strips.begin[strip], strips.begin[strip + 1]); tiles.next();) {
+      const Tile& tile = tiles.tile;
+      for (int p = 0; p < tile.count; ++p) {
+        const T* const row = from + (tile.begin + p) * stride;
+        for (int l = 0; l < pass.labels; ++l) rows[p * pass.width + l] = row[l];
+      }
+      kernels.splat(tile, rows);
+      kernels.end_tile(tile);
+    }
+    kernels.flush();
+  });
+}
+
+template <typename T>
+void slice(const PointPass<T>& pass, int strip, T* to, std::int64_t stride, T* scratch) {
+  with_width(pass.width, [&](auto w) {
+    constexpr int W = decltype(w)::value;
+    const Strips strips(pass.points);
+    T* const rows = scratch;
+    scratch += kTile * pass.width;
+    StripKernels<W, T> kernels(pass.kernels, pass.kernel_count, strip, pass.width, scratch);
+    for (Tiles<T> tiles(pass, strips.begin[strip], strips.begin[strip + 1]); tiles.next();) {
+      const Tile& tile = tiles.tile;
+      for (int i = 0; i < tile.count * pass.width; ++i) rows[i] = T(0);
+      kernels.slice(tile, rows);
+      kernels.end_tile(tile);
+      for (int p = 0; p < tile.count; ++p) {
+        T* const row = to + (tile.begin + p) * stride;
+        for (int l = 0; l < pass.labels; ++l) row[l] = rows[p * pass.width + l];
+      }
+    }
+  });
+}
+
+template <typename T>
+void weight_gradient(const PointPass<T>& pass, int strip, const T* from, std::int64_t stride,
+                     T* d_weight, T* scratch) {
+  with_width(pass.width, [&](auto w) {
+    constexpr int W = decltype(w)::value;
+    const Strips strips(pass.points);
+    T* const rows = scratch;
+    for (int i = 0; i < kTile * pass.width; ++i) rows[i] = T(0);
+    for (Tiles<T> tiles(pass, strips.begin[strip], strips.begin[strip + 1]); tiles.next();) {
+      const Tile& tile = tiles.tile;
+      for (int p = 0; p < tile.count; ++p) {
+        const T* const row = from + (tile.begin + p) * stride;
+        for (int l = 0; l < pass.labels; ++l) rows[p * pass.width + l] = row[l];
+      }
+      T* const no_scale = nullptr;
+      add_weight_gradient<W>(pass.kernels[0], strip, tile, rows, pass.width, d_weight, no_scale);
+    }
+  });
+}
+
+}  // namespace dcrf::DCRF_ISA

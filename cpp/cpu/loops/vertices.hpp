@@ -1,0 +1,188 @@
+// The loops over rows of vertices and of grid cells: ghosts, blur, coupling.
+#pragma once
+
+#include "coupling.hpp"
+
+namespace dcrf::DCRF_ISA {
+
+constexpr int kAhead = 16;  // rows
+
+template <typename T>
+void fold(const std::int32_t* ghost, const std::int32_t* owner, std::int64_t count, T* rows, int width) {
+  with_width(width, [&](auto w) {
+    constexpr int W = decltype(w)::value;
+    for (std::int64_t i = 0; i < count; ++i) {
+      if (i + kAhead < count) {
+        prefetch(rows + std::int64_t(ghost[i + kAhead]) * width, width);
+        prefetch(rows + std::int64_t(owner[i + kAhead]) * width, width);
+      }
+      T* const from = rows + std::int64_t(ghost[i]) * width;
+      T* const to = rows + std::int64_t(owner[i]) * width;
+      in_blocks<W>(width, [&](auto block, int at) {
+        Row<T, decltype(block)::value> sum, zero;
+        sum.load(to + at);
+        sum.add(from + at);
+        sum.store(to + at);
+        zero.clear();
+        zero.store(from + at);
+      });
+    }
+  });
+}
+
+template <typename T>
+void broadcast(const std::int32_t* ghost, const std::int32_t* owner, std::int64_t count, T* rows, int width) {
+  with_width(width, [&](auto w) {
+    constexpr int W = decltype(w)::value;
+    for (std::int64_t i = 0; i < count; ++i) {
+      if (i + kAhead < count) {
+        prefetch(rows + std::int64_t(ghost[i + kAhead]) * width, width);
+        prefetch(rows + std::int64_t(owner[i + kAhead]) * width, width);
+      }
+      const T* const from = rows + std::int64_t(owner[i]) * width;
+      T* const to = rows + std::int64_t(ghost[i]) * width;
+      in_blocks<W>(width, [&](auto block, int at) {
+        Row<T, decltype(block)::value> row;
+        row.load(from + at);
+        row.store(to + at);
+      });
+    }
+  });
+}
+
+// 1/2, 1, 1/2 along runs of rows, in place: one read and one write of each. The list holds whole
+// chains; kChainEnd marks a chain's last row.
+template <typename T>
+void blur(const std::uint32_t* chain, std::int64_t count, T* rows, int width) {
+  with_width(width, [&](auto w) {
+    constexpr int W = decltype(w)::value;
+    in_blocks<W>(width, [&](auto block, int at) {
+      using R = Row<T, decltype(block)::value>;
+      R before, here, next;
+      bool starts = true;
+      for (std::int64_t i = 0; i < count; ++i) {
+        if (i + kAhead < count) {
+          prefetch(rows + std::int64_t(chain[i + kAhead] & ~kChainEnd) * width + at, decltype(block)::value);
+        }
+        T* const out = rows + std::int64_t(chain[i] & ~kChainEnd) * width + at;
+        if (starts) {
+          before.clear();
+          here.load(out);
+        }
+        const bool ends = chain[i] & kChainEnd;
+        const T* const after = ends ? out : rows + std::int64_t(chain[i + 1] & ~kChainEnd) * width + at;
+        next.set_scaled(ends ? T(0) : T(1), after);
+        R sum = here;
+        before.add_scaled(T(1), next);
+        sum.add_scaled(T(0.5), before);
+        sum.store(out);
+        before = here;
+        here = next;
+        starts = ends;
+      }
+    });
+  });
+}
+
+template <typename T>
+void finish(const CouplingView<T>& coupling, const std::int32_t* row, std::int64_t count, T* a,
+            const T* b, T* values, T* raw, int width) {
+  with_width(width, [&](auto w) {
+    constexpr int W = decltype(w)::value;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int64_t at_row = (row != nullptr ? row[i] : i) * width;
+      in_blocks<W>(width, [&](auto block, int at) {
+        if (b == nullptr && raw == nullptr) return;
+        Row<T, decltype(block)::value> in;
+        in.load(a + at_row + at);
+        if (b != nullptr) {
+          in.add(b + at_row + at);
+          in.scale(T(0.5));
+          in.store(a + at_row + at);
+        }
+        if (raw != nullptr) in.store(raw + at_row + at);
+      });
+      couple<W>(coupling, a + at_row, values + at_row, width);
+      in_blocks<W>(width, [&](auto block, int at) {
+        Row<T, decltype(block)::value> zero;
+        zero.clear();
+        zero.store(a + at_row + at);
+      });
+    }
+  });
+}
+
+template <typename T>
+void outer(const std::int32_t* row, std::int64_t count, const T* a, const T* b, const T* weight,
+           int labels, int width, T* sum) {
+  with_width(width, [&](auto w) {
+    constexpr int W = decltype(w)::value;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int64_t at_row = row != nullptr ? row[i] : i;
+      const T* const left = a + at_row * width;
+      in_blocks<W>(width, [&](auto block, int at) {
+        Row<T, decltype(block)::value> right, to;
+        right.load(b + at_row * width + at);
+        if (weight != nullptr) right.scale(weight[at_row]);
+        for (int l = 0; l < labels; ++l) {
+          to.load(sum + l * width + at);
+          to.add_scaled(left[l], right);
+          to.store(sum + l * width + at);
+        }
+      });
+    }
+  });
+}
+
+template <typename T>
+void grid_columns(T* const* rows, int count, const T* band, int radius, std::int64_t cells, int width,
+                  T* scratch, T* out) {
+  with_width(width, [&](auto w) {
+    constexpr int W = decltype(w)::value;
+    for (std::int64_t x = 0; x < cells; ++x) {
+      in_blocks<W>(width, [&](auto block, int at) {
+        const std::int64_t here = x * width + at;
+        Row<T, decltype(block)::value> sum, zero;
+        sum.clear();
+        zero.clear();
+        for (int i = 0; i < count; ++i) {
+          sum.add(rows[i] + here);
+          zero.store(rows[i] + here);
+        }
+        sum.store(scratch + here);
+      });
+    }
+    for (std::int64_t x = 0; x < cells; ++x) {
+      const std::int64_t low = x < radius ? -x : -radius;
+      const std::int64_t high = x + radius < cells ? radius : cells - 1 - x;
+      in_blocks<W>(width, [&](auto block, int at) {
+        Row<T, decltype(block)::value> sum;
+        sum.clear();
+        for (std::int64_t k = low; k <= high; ++k) {
+          sum.add_scaled(band[k + radius], scratch + (x + k) * width + at);
+        }
+        sum.store(out + x * width + at);
+      });
+    }
+  });
+}
+
+template <typename T>
+void grid_rows(const T* const* rows, const T* band, int count, std::int64_t length, T* out) {
+  std::int64_t at = 0;
+  const auto block = [&](auto w) {
+    constexpr int W = decltype(w)::value;
+    for (; at + W <= length; at += W) {
+      Row<T, W> sum;
+      sum.clear();
+      for (int k = 0; k < count; ++k) {
+        if (rows[k] != nullptr) sum.add_scaled(band[k], rows[k] + at);
+      }
+      sum.store(out + at);
+    }
+  };
+  block(Width<32>());
+  block(Width<4>());  // rows are padded to a multiple of 4
+}
+
+}  // namespace dcrf::DCRF_ISA
