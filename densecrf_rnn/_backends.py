@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from . import _checks
-from .grid import GridAxis
+from .grid import GridKernel as GridKernel  # a part of this boundary
 from .params import QUALITIES
 
 Array = np.ndarray[Any, Any]
@@ -69,23 +69,6 @@ class LatticeKernel:
     before: Array | None = None  # [N]; None is 1
     after: Array | None = None  # [N]; None is 1
     diagonal: Array | None = None  # [N]; None is 0
-
-
-@dataclass(frozen=True)
-class GridKernel:
-    """A spatial kernel on a regular grid (grid.py); the scales as in `LatticeKernel`.
-
-    Of each axis `splat` replaces its taps on the way into the grid and `slice` on the way out of
-    it, so that a normaliser which is a product over the axes costs nothing per pixel.
-    """
-
-    axes: tuple[GridAxis, ...]  # of (H, W) or (D, H, W)
-    splat: tuple[Array, ...]  # [n, 3] per axis
-    slice: tuple[Array, ...]  # [n, 3] per axis
-    pixel: Array | None = None  # [N] int32: where each point lies in the image; None: all, in order
-    before: Array | None = None
-    after: Array | None = None
-    diagonal: Array | None = None
 
 
 MeanFieldKernel = LatticeKernel | GridKernel
