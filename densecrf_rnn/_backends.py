@@ -6,6 +6,7 @@ it builds: plain data, but laid out as that engine likes it.
 
 import importlib
 import importlib.util
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +14,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .grid import GridAxis
+from . import _checks
+from .grid import GridKernel as GridKernel  # a part of this boundary
+from .params import QUALITIES
 
 Array = np.ndarray[Any, Any]
-
-# How hard a lattice tries to be the exact Gaussian (CRFParams.quality), as engines number it.
-QUALITIES = ("standard", "symmetric", "filled")
 
 
 class BackendUnavailableError(RuntimeError):
@@ -71,23 +71,6 @@ class LatticeKernel:
     diagonal: Array | None = None  # [N]; None is 0
 
 
-@dataclass(frozen=True)
-class GridKernel:
-    """A spatial kernel on a regular grid (grid.py); the scales as in `LatticeKernel`.
-
-    Of each axis `splat` replaces its taps on the way into the grid and `slice` on the way out of
-    it, so that a normaliser which is a product over the axes costs nothing per pixel.
-    """
-
-    axes: tuple[GridAxis, ...]  # of (H, W) or (D, H, W)
-    splat: tuple[Array, ...]  # [n, 3] per axis
-    slice: tuple[Array, ...]  # [n, 3] per axis
-    pixel: Array | None = None  # [N] int32: where each point lies in the image; None: all, in order
-    before: Array | None = None
-    after: Array | None = None
-    diagonal: Array | None = None
-
-
 MeanFieldKernel = LatticeKernel | GridKernel
 
 
@@ -106,7 +89,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class KernelGradient:
-    """Where the gradient of one lattice kernel goes. Each is added to nothing: it is overwritten."""
+    """Where the gradient of one lattice kernel goes; whatever is there is overwritten."""
 
     weight: Array  # [N, d+1]
     before: Array | None  # [N]; None exactly where the kernel has None
@@ -146,7 +129,7 @@ class Engine(Protocol):
     def filter_weight_gradient(
         self, plan: Plan, values: Array, cotangent: Array, transpose: bool, out: Array, threads: int
     ) -> None:
-        """Write the gradient of <cotangent, K values> (or K') for the weights, [N, d+1], to `out`."""
+        """Write the gradient of <cotangent, K values> (or K') for the weights to `out` [N, d+1]."""
 
     def feature_gradient(
         self, features: Array, d_weight: Array, out: Array, threads: int
@@ -291,7 +274,72 @@ class _Numba:
     def __init__(self) -> None:
         self._module = importlib.import_module("densecrf_rnn.reference.lattice")
 
-    TODO = "helper: build, filter, filter_weight_gradient, feature_gradient, self_response(_gradient)"
+    def build(
+        self, features: Sequence[Array], plans: Sequence[Plan], quality: str, threads: int
+    ) -> bool:
+        for rows, plan in zip(features, plans, strict=True):
+            points, dims = rows.shape
+            _fits("plan", plan.vertex, (points, dims + 1))
+            _fits("plan", plan.weight, (points, dims + 1))
+            _fits("links", plan.links, (Plan.links_size(points, dims, quality),))
+            if not _checks.indexable(rows):
+                return False
+            plan.links[:2] = 0, QUALITIES.index(quality)
+            arrays = (plan.vertex, plan.weight, plan.links[2:])
+            plan.links[0] = self._module.build(rows, *arrays, filled=quality == "filled")
+        return True
+
+    @staticmethod
+    def _arrays(plan: Plan) -> tuple[Array, Array, Array]:
+        """vertex, weight and neighbour [d+1, M, 2]."""
+        shape = (plan.vertex.shape[1], plan.num_vertices, 2)
+        neighbour = plan.links[2 : 2 + math.prod(shape)].reshape(shape)
+        return plan.vertex, plan.weight, neighbour
+
+    @staticmethod
+    def _symmetric(plan: Plan) -> bool:
+        return QUALITIES[plan.links[1]] != "standard"
+
+    def filter(
+        self, plan: Plan, values: Array, out: Array, transpose: bool, threads: int
+    ) -> None:
+        _fits("values", values, (len(plan.vertex), out.shape[1]))
+        _fits("out", out, values.shape)
+        options = {"symmetric": self._symmetric(plan), "transpose": transpose}
+        self._module.filter(*self._arrays(plan), values, out, **options)
+
+    def filter_weight_gradient(
+        self, plan: Plan, values: Array, cotangent: Array, transpose: bool, out: Array, threads: int
+    ) -> None:
+        _fits("values", values, (len(plan.vertex), cotangent.shape[1]))
+        _fits("cotangent", cotangent, values.shape)
+        _fits("out", out, plan.weight.shape)
+        options = {"symmetric": self._symmetric(plan), "transpose": transpose}
+        arrays = (*self._arrays(plan), values, cotangent, out)
+        self._module.filter_weight_gradient(*arrays, **options)
+
+    def feature_gradient(
+        self, features: Array, d_weight: Array, out: Array, threads: int
+    ) -> None:
+        _fits("d_weight", d_weight, (len(features), features.shape[1] + 1))
+        _fits("out", out, features.shape)
+        self._module.feature_gradient(features, d_weight, out)
+
+    def self_response(self, plan: Plan, out: Array, threads: int) -> None:
+        _fits("out", out, plan.vertex.shape[:1])
+        self._module.self_response(*self._arrays(plan), out)
+
+    def self_response_gradient(
+        self, plan: Plan, cotangent: Array, out: Array, threads: int
+    ) -> None:
+        _fits("cotangent", cotangent, plan.vertex.shape[:1])
+        _fits("out", out, plan.weight.shape)
+        self._module.self_response_gradient(*self._arrays(plan), cotangent, out)
+
+
+def _fits(name: str, array: Array, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape} where {shape} is needed")
 
 
 # In order of preference; "auto" takes the first that can run.

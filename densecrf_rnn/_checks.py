@@ -8,7 +8,7 @@ import math
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -218,7 +218,7 @@ def _callers_level() -> int:
 
 
 def features(array: Any) -> None:
-    """[N, D], 1 <= D <= 16, float32 or float64, finite and small enough to index."""
+    """[N, D], 1 <= D <= 16, float32 or float64; their values the engine looks at."""
     array_kind("features", array, batched=False)
     if len(array.shape) != 2:
         raise ValueError(f"features has shape {_shape(array)}; it must be [N, D], a row per point")
@@ -226,35 +226,55 @@ def features(array: Any) -> None:
     if not 1 <= dims <= MAX_DIMS:
         raise ValueError(f"features has {dims} columns; a lattice takes 1 to {MAX_DIMS}")
     float_dtype("features", array, batched=False)
-    feature_values(array)
+    feature_rows(array)
 
 
-def feature_values(array: Any) -> None:
-    """Finite feature rows [N, D] whose lattice can be indexed."""
+def refuse_features(array: Any) -> NoReturn:
+    """Say what is the matter with feature rows [N, D] that an engine could not index."""
+    reach = _reach(array)
+    if not np.isfinite(reach).all():
+        _refuse_non_finite("features", array)
+    excess = _elevated(reach) / _MAX_ELEVATED[_dtype(array)]
+    way_out = "use larger bandwidths (theta)"
+    if _dtype(array) == "float32":
+        way_out += " or float64 input"
+    raise ValueError(
+        f"features reach {reach.max():g} bandwidths from the origin, {excess:.3g} times what "
+        f"{_dtype(array)} can index; {way_out}"
+    )
+
+
+def indexable(array: Any) -> bool:
+    """Whether feature rows [N, D] are finite and small enough that a lattice can be indexed."""
+    reach = _reach(array)
+    return bool(np.isfinite(reach).all()) and _elevated(reach) <= _MAX_ELEVATED[_dtype(array)]
+
+
+def feature_rows(array: Any) -> None:
+    """So few feature rows [N, D] that int32 can count their corners."""
     points, dims = array.shape
     if points * (dims + 1) >= 2**31:
         raise ValueError(
             f"features has {points} rows of {dims}; a lattice takes fewer than "
             f"{2**31 // (dims + 1)} such rows, so cut the input into tiles"
         )
+
+
+def _reach(array: Any) -> Array:
+    """The largest magnitude in each column, NaN if it holds one. [D] float64"""
+    points, dims = array.shape
     if points == 0:
-        return
+        return np.zeros(dims)
     # Column by column: NumPy reduces a long axis beside a short one ten times more slowly.
     columns = [array[:, d] for d in range(dims)]
-    reach = np.array([max(-float(c.min()), float(c.max())) for c in columns])  # [D]
-    if not np.isfinite(reach).all():
-        _refuse_non_finite("features", array)
+    return np.array([max(-float(c.min()), float(c.max())) for c in columns])
+
+
+def _elevated(reach: Array) -> float:
+    """A bound on the lattice coordinates of features that reach so far."""
+    dims = len(reach)
     i = np.arange(1, dims + 1)
-    elevated = float((reach * i * math.sqrt(2 / 3) * (dims + 1) / np.sqrt(i * (i + 1))).sum())
-    limit = _MAX_ELEVATED[_dtype(array)]
-    if elevated > limit:
-        way_out = "use larger bandwidths (theta)"
-        if _dtype(array) == "float32":
-            way_out += " or float64 input"
-        raise ValueError(
-            f"features reach {reach.max():g} bandwidths from the origin, {elevated / limit:.3g} "
-            f"times what {_dtype(array)} can index; {way_out}"
-        )
+    return float((reach * i * math.sqrt(2 / 3) * (dims + 1) / np.sqrt(i * (i + 1))).sum())
 
 
 def values(array: Any, points: int, dtype: Any) -> None:
@@ -397,7 +417,7 @@ def _finite(array: Any) -> bool:
     return all(map(math.isfinite, _range(array)))
 
 
-def _refuse_non_finite(name: str, array: Any) -> None:
+def _refuse_non_finite(name: str, array: Any) -> NoReturn:
     bad = int((array != array).sum())
     if bad:
         raise ValueError(_nan(name, bad))

@@ -1,14 +1,30 @@
 """The spatial kernel on a regular grid: separable, exactly symmetric, no lattice.
 
 Along each axis K = S B S': S spreads a pixel over three cells with quadratic B-spline weights, B is
-a sampled Gaussian whose variance makes up for what the splines add. (docs/math.md)
+a sampled Gaussian whose variance makes up for what the splines add. (docs/math.md) Nothing here
+depends on an image, only on its size.
 """
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .kernels import inverse_mass
+from .params import Normalization
+
 Array = np.ndarray[Any, Any]
+
+# Cells are this many deviations apart. The error falls with the third power of it, the number of
+# cells in an image rises with the square (docs/accuracy.md).
+_SPACING = 0.8
+# Below this many pixels a cell the grid saves nothing over filtering the pixels themselves.
+_SMALLEST_CELL = 1.5
+# What lies further off than this many deviations, below a thousandth of the peak, counts as 0.
+_REACH = 3.8
 
 
 class GridAxis(NamedTuple):
@@ -18,3 +34,175 @@ class GridAxis(NamedTuple):
     taps: Array  # [n, 3] float64: its weights on them; they sum to 1
     band: Array  # [2 r + 1] float64: B, symmetric
     cells: int  # at least cell.max() + 3
+
+
+@dataclass(frozen=True)
+class GridKernel:
+    """A kernel of a mean field on a grid: message = after * (K - diag(diagonal)) (before * q).
+
+    Of each axis `splat` replaces its taps on the way into the grid and `slice` on the way out of
+    it, so that a normaliser which is a product over the axes costs nothing per pixel.
+    """
+
+    axes: tuple[GridAxis, ...]  # of (H, W) or (D, H, W)
+    splat: tuple[Array, ...]  # [n, 3] float64 per axis
+    slice: tuple[Array, ...]  # [n, 3] float64 per axis
+    pixel: Array | None = None  # [N] int32: where each point lies in the image; None: all, in order
+    before: Array | None = None  # [N]; None is 1
+    after: Array | None = None  # [N]; None is 1
+    diagonal: Array | None = None  # [N]; None is 0
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Of the image."""
+        return tuple(len(axis.cell) for axis in self.axes)
+
+    def matrices(self) -> list[Array]:
+        """K along each axis, with what `splat` and `slice` hold of a normaliser. [n, n] float64"""
+        return [_matrix(*axis) for axis in zip(self.axes, self.splat, self.slice, strict=True)]
+
+
+def axis(pixels: int, sigma: float) -> GridAxis:
+    """The grid along one axis.
+
+    Parameters
+    ----------
+    pixels : int, at least 1
+    sigma : float
+        Deviation of the Gaussian in pixels. Above 0.
+
+    Returns
+    -------
+    GridAxis
+        With cells of one pixel where `sigma` is small, and then exact but for the cut at _REACH.
+    """
+    width = min(_SPACING * sigma, (pixels - 1) / 4)  # few pixels: no coarser, for accuracy
+    if width < _SMALLEST_CELL:
+        taps = np.tile([0.0, 1.0, 0.0], (pixels, 1))
+        band = _gaussian(sigma, pixels - 1)
+        return GridAxis(np.arange(pixels, dtype=np.int32), taps, band, pixels + 2)
+    position = (np.arange(pixels) - (pixels - 1) / 2) / width  # symmetric about the middle
+    nearest = np.floor(position + 0.5)
+    t = position - nearest  # -0.5..0.5
+    taps = np.stack([0.5 * (0.5 - t) ** 2, 0.75 - t**2, 0.5 * (0.5 + t) ** 2], axis=1)
+    cell = (nearest - nearest[0]).astype(np.int32)
+    cells = int(cell[-1]) + 3
+    deviation = math.sqrt((sigma / width) ** 2 - 0.5)  # the splines' variance is 1/4 each
+    peak = sigma / (width * deviation)  # so that rows have the sum of the Gaussian's
+    return GridAxis(cell, taps, peak * _gaussian(deviation, cells - 1), cells)
+
+
+def _gaussian(deviation: float, furthest: int) -> Array:
+    """exp(-k^2 / 2 deviation^2) for k = -r..r, r at most `furthest`. [2 r + 1]"""
+    radius = int(min(_REACH * deviation, furthest))
+    return np.exp(-0.5 * (np.arange(-radius, radius + 1) / deviation) ** 2)
+
+
+def matrix(axis: GridAxis) -> Array:
+    """K = S B S' along the axis. [n, n]"""
+    return _matrix(axis, axis.taps, axis.taps)
+
+
+def _matrix(axis: GridAxis, splat: Array, slice_: Array) -> Array:
+    into, out = (_spread(axis, taps) for taps in (splat, slice_))
+    radius = len(axis.band) // 2
+    blur = sum(b * np.eye(axis.cells, k=k - radius) for k, b in enumerate(axis.band))
+    return out @ (blur @ into.T)
+
+
+def _spread(axis: GridAxis, taps: Array) -> Array:
+    """S with these taps. [n, cells]"""
+    spread = np.zeros((len(taps), axis.cells))
+    np.put_along_axis(spread, axis.cell[:, None] + np.arange(3), taps, axis=1)
+    return spread
+
+
+def _mass(axis: GridAxis) -> Array:
+    """K 1. [n]"""
+    touched = axis.cell[:, None] + np.arange(3)  # [n, 3]
+    splatted = np.bincount(touched.ravel(), axis.taps.ravel(), axis.cells)
+    radius = len(axis.band) // 2
+    blurred = np.convolve(splatted, axis.band)[radius : radius + axis.cells]
+    return (axis.taps * blurred[touched]).sum(1)
+
+
+def _diagonal(axis: GridAxis) -> Array:
+    """The diagonal of K. [n]"""
+    band = np.pad(axis.band, 2)  # may be shorter than the three cells
+    middle = len(band) // 2
+    between = np.array([[band[middle + j - k] for k in range(3)] for j in range(3)])
+    return np.einsum("nj,jk,nk->n", axis.taps, between, axis.taps)
+
+
+def normalized(
+    axes: Sequence[GridAxis],
+    normalization: Normalization,
+    self_term: bool,
+    dtype: Any,
+    pixel: Array | None = None,
+) -> GridKernel:
+    """The operator N K of a grid, as `CRFParams` describes it.
+
+    Parameters
+    ----------
+    axes : one GridAxis per axis of the image
+    normalization, self_term
+        As in `CRFParams`.
+    dtype : floating dtype of the scales per point
+    pixel : ndarray [N] int32, optional
+        The pixels that take part; default all of them.
+
+    Returns
+    -------
+    GridKernel
+    """
+    taps = tuple(axis.taps for axis in axes)
+    into, out = normalization in ("before", "symmetric"), normalization in ("after", "symmetric")
+    power = 0.5 if normalization == "symmetric" else 1.0
+    if self_term and (pixel is None or normalization == "none"):
+        # The normaliser is a product over the axes.
+        scaled = tuple(axis.taps / _mass(axis)[:, None] ** power for axis in axes)
+        return GridKernel(tuple(axes), scaled if into else taps, scaled if out else taps, pixel)
+
+    points: Any = slice(None) if pixel is None else pixel
+    diagonal = None if self_term else _product([_diagonal(axis) for axis in axes])[points]
+    scale = None
+    if normalization != "none":
+        if pixel is None:
+            mass = _product([_mass(axis) for axis in axes])
+        else:
+            raw = GridKernel(tuple(axes), taps, taps, pixel)
+            mass = filtered(raw, raw.matrices(), np.ones((len(pixel), 1)))[:, 0]
+        scale = inverse_mass(mass if diagonal is None else mass - diagonal) ** power
+        scale = scale.astype(dtype)
+    return GridKernel(
+        tuple(axes),
+        taps,
+        taps,
+        pixel,
+        before=scale if into else None,
+        after=scale if out else None,
+        diagonal=None if diagonal is None else diagonal.astype(dtype),
+    )
+
+
+def _product(factors: Sequence[Array]) -> Array:
+    """The values at all pixels [N] of a product over the axes."""
+    return reduce(np.multiply.outer, factors).ravel()
+
+
+def filtered(kernel: GridKernel, matrices: Sequence[Array], values: Array) -> Array:
+    """K values at the kernel's points, without its scales. [N, C] -> [N, C]
+
+    `matrices` are the kernel's, in the dtype of `values`.
+    """
+    size, channels = kernel.size, values.shape[1]
+    field = values
+    if kernel.pixel is not None:
+        field = np.zeros((math.prod(size), channels), values.dtype)
+        field[kernel.pixel] = values
+    for n, matrix in zip(size, matrices, strict=True):  # the first axis, which becomes the last
+        field = matrix @ field.reshape(n, -1)
+        field = np.moveaxis(field.reshape(n, -1, channels), 0, 1)
+    field = field.reshape(-1, channels)
+    return field if kernel.pixel is None else field[kernel.pixel]

@@ -1,11 +1,11 @@
 """PermutohedralLattice: a Gaussian filter over scattered points of up to 16 dimensions."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from . import _backends, _checks
+from .params import QUALITIES, Quality
 
 Array = np.ndarray[Any, Any]
 
@@ -20,6 +20,11 @@ class PermutohedralLattice:
     ----------
     features : ndarray [N, D], float32 or float64, finite, 1 <= D <= 16
         Points, already divided by their bandwidths (the kernel's deviation is 1 along each axis).
+    quality : {"standard", "symmetric", "filled"}
+        "symmetric" blurs in either order of the axes and takes the mean, which makes the filter
+        exactly symmetric at twice the blurring. "filled" also adds every neighbour of the vertices
+        that points touch, so that less is lost at the rim: nearer to the Gaussian, for several
+        times the vertices in many dimensions.
     backend : str
         "auto", or a name from `available_backends()`.
     threads : int, optional
@@ -29,7 +34,8 @@ class PermutohedralLattice:
     Attributes
     ----------
     num_vertices : int
-        Lattice vertices M that the points touch; cost and memory of a filter grow with N + M.
+        Lattice vertices M that the points touch, and those that `quality` adds; cost and memory
+        of a filter grow with N + M.
 
     Raises
     ------
@@ -45,7 +51,8 @@ class PermutohedralLattice:
     -----
     [Adams10], with the scaling of [KK11]: splat, blur 1/2, 1, 1/2 along axes 0..D, slice, times
     1 / (1 + 2^-D). Building costs O(N D^2), filtering O(N D + M D) per channel. The filter is not
-    exactly symmetric, because missing vertices count as 0; `transpose` gives the exact adjoint.
+    exactly symmetric with quality="standard", because missing vertices count as 0; `transpose`
+    gives the exact adjoint.
 
     Examples
     --------
@@ -57,16 +64,27 @@ class PermutohedralLattice:
     """
 
     def __init__(
-        self, features: Array, *, backend: str = "auto", threads: int | None = None
+        self,
+        features: Array,
+        *,
+        quality: Quality = "standard",
+        backend: str = "auto",
+        threads: int | None = None,
     ) -> None:
         _checks.features(features)
+        _checks.option("quality", quality, QUALITIES)
         self._threads = _checks.threads(threads, _backends.default_threads())
+        self.quality = quality
         self.backend = _backends.resolve(backend)
-        features = np.ascontiguousarray(features)
         points, dims = features.shape
-        plan = _backends.Plan.empty(points, dims, features.dtype)
-        self.num_vertices = self._engine.build(features, plan, self._threads)
-        self._plan = replace(plan, num_vertices=self.num_vertices)
+        self._plan = _backends.Plan.empty(points, dims, features.dtype, quality)
+        if not self._engine.build([features], [self._plan], quality, self._threads):
+            _checks.refuse_features(features)
+
+    @property
+    def num_vertices(self) -> int:
+        """Lattice vertices M that the points touch, and those that `quality` adds."""
+        return self._plan.num_vertices
 
     @property
     def _engine(self) -> _backends.Engine:
@@ -113,5 +131,5 @@ class PermutohedralLattice:
         points, corners = self._plan.vertex.shape
         return (
             f"PermutohedralLattice({points} points, {corners - 1} features, "
-            f"{self.num_vertices} vertices, backend={self.backend!r})"
+            f"{self.num_vertices} vertices, quality={self.quality!r}, backend={self.backend!r})"
         )

@@ -195,8 +195,8 @@ class _NormalizedFilter:
         return _backends.fused_engine(self._lattice.backend)
 
     @property
-    def kernel(self) -> _backends.NormalizedKernel:
-        return _backends.NormalizedKernel(
+    def kernel(self) -> _backends.LatticeKernel:
+        return _backends.LatticeKernel(
             self._lattice._plan, self._before, self._after, self._diagonal
         )
 

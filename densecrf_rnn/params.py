@@ -8,6 +8,8 @@ from . import _checks
 
 Normalization = Literal["none", "before", "after", "symmetric"]
 FeatureOrder = Literal["xy", "yx"]
+SpatialFilter = Literal["grid", "lattice"]
+Quality = Literal["standard", "symmetric", "filled"]
 Weight = float | tuple[float, ...]
 
 
@@ -36,8 +38,11 @@ class CRFParams:
     feature_order : {"xy", "yx"}
         Order of the position features. The exact CRF does not depend on it; the lattice does, in
         about one label in a thousand.
-    spatial : {"lattice"}
-        How the smoothness kernel is filtered.
+    spatial : {"grid", "lattice"}
+        How the smoothness kernel is filtered: on a regular grid, separably and nearly exactly; or
+        by a lattice of two or three dimensions, as other packages do.
+    quality : {"standard", "symmetric", "filled"}
+        How hard the lattices try, see `PermutohedralLattice`.
 
     Raises
     ------
@@ -63,7 +68,8 @@ class CRFParams:
     normalization: Normalization = "after"
     self_term: bool = True
     feature_order: FeatureOrder = "xy"
-    spatial: Literal["lattice"] = "lattice"
+    spatial: SpatialFilter = "grid"
+    quality: Quality = "standard"
 
     def __post_init__(self) -> None:
         for name in ("theta_alpha", "theta_beta", "theta_gamma"):
@@ -73,7 +79,8 @@ class CRFParams:
         _checks.option("normalization", self.normalization, NORMALIZATIONS)
         _checks.flag("self_term", self.self_term)
         _checks.option("feature_order", self.feature_order, ("xy", "yx"))
-        _checks.option("spatial", self.spatial, ("lattice",))
+        _checks.option("spatial", self.spatial, ("grid", "lattice"))
+        _checks.option("quality", self.quality, QUALITIES)
 
     def __str__(self) -> str:
         """The parameters that differ from the defaults, as a constructor call."""
@@ -81,4 +88,6 @@ class CRFParams:
         return f"CRFParams({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in changed)})"
 
 
+# In the order in which native engines number them.
+QUALITIES: tuple[Quality, ...] = ("standard", "symmetric", "filled")
 NORMALIZATIONS: tuple[Normalization, ...] = ("after", "before", "symmetric", "none")
