@@ -28,6 +28,8 @@ class KernelRun {
         coupling_(coupling, labels, -scale_), taken_back_(coupling, labels, T(1)) {
     if (is_lattice_) links_.emplace_back(view.lattice.links, view.lattice.dims);
     else prepare_grid();
+    const T* const out_of = adjoint_ ? view.before : view.after;
+    if (out_of != nullptr && points > 0) slice_bound_ = *std::max_element(out_of, out_of + points);
     const std::int64_t sums = is_lattice_ ? rows() : partial_slabs_ * view_.grid.slab();
     sums_ = zeros(sums * width_);
     values_ = make_buffer<T>(rows() * width_);
@@ -53,6 +55,9 @@ class KernelRun {
     k.values = values_.get();
     return k;
   }
+
+  // No message is greater than this.
+  T bound() const { return greatest_ * slice_bound_; }
 
   std::int64_t rows() const { return is_lattice_ ? links_[0].rows : cells(); }
   CouplingView<T> taken_back() const { return taken_back_.view(adjoint_); }
@@ -150,6 +155,16 @@ class KernelRun {
       slabs_.push_back(empty ? 0 : slab(strips_.begin[s + 1] - 1) + g.taps[outer] - first_slab_[s]);
       partial_slabs_ += slabs_[s];
     }
+    for (int axis = 0; axis < 3; ++axis) {
+      const T* const taps = (adjoint_ ? g.splat : g.slice)[axis];
+      T greatest = 0;
+      for (std::int64_t x = 0; x < g.size[axis]; ++x) {
+        T sum = 0;
+        for (int i = 0; i < g.taps[axis]; ++i) sum += taps[x * g.taps[axis] + i];
+        greatest = std::max(greatest, sum);
+      }
+      slice_bound_ *= greatest;
+    }
     blurred_ = make_buffer<T>(cells() * width_);
     if (g.cells[0] > 1) blurred_rows_ = make_buffer<T>(cells() * width_);
   }
@@ -207,13 +222,15 @@ class KernelRun {
       });
       last = blurred_rows_.get();
     }
+    std::vector<T> greatest(cell_rows());
     over_cell_rows([&](std::int64_t row, T* scratch) {
       if (g.cells[0] > 1) along(0, g.cells[1], last, row, scratch);
       else along(1, 1, last, row, scratch);
       const std::int64_t at = row * row_length();
-      loops<T>().finish(coupling, nullptr, g.cells[2], scratch, nullptr, values_.get() + at,
-                        raw != nullptr ? raw + at : nullptr, width_);
+      greatest[row] = loops<T>().finish(coupling, nullptr, g.cells[2], scratch, nullptr, values_.get() + at,
+                                        raw != nullptr ? raw + at : nullptr, width_);
     });
+    greatest_ = *std::max_element(greatest.begin(), greatest.end());
   }
 
   void spread_lattice(T* raw) {
@@ -221,10 +238,13 @@ class KernelRun {
     T* const values = values_.get();
     const CouplingView<T> coupling = coupling_.view(adjoint_);
     const bool mean = blur(links, view_.lattice.dims, adjoint_, sums_.get(), values, width_, threads_);
+    std::vector<T> greatest((links.vertices + kRowChunk - 1) / kRowChunk);
     parallel_ranges(links.vertices, kRowChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
-      loops<T>().finish(coupling, links.own_row + begin, end - begin, sums_.get(), mean ? values : nullptr,
-                        values, raw, width_);
+      greatest[begin / kRowChunk] =
+          loops<T>().finish(coupling, links.own_row + begin, end - begin, sums_.get(),
+                            mean ? values : nullptr, values, raw, width_);
     });
+    greatest_ = *std::max_element(greatest.begin(), greatest.end());
     share(links, values, width_, threads_);
   }
 
@@ -241,6 +261,8 @@ class KernelRun {
   std::vector<std::int64_t> slab_offset_, slabs_;
   std::int64_t partial_slabs_ = 0;
   bool is_folded_ = false;
+  T greatest_ = 0;     // size of a value
+  T slice_bound_ = 1;  // what a slice of values of size 1 can come to
   Buffer<T> sums_, values_;                   // [rows, width]; a grid's sums: the slabs of all strips
   Buffer<T> blurred_, blurred_rows_, folded_;  // [cells, width] of a grid
 };

@@ -103,6 +103,7 @@ struct ForwardPass : PointPass<T> {
   const T* q_before = nullptr;        // [N, width], for self terms
   const SelfTerm<T>* self = nullptr;  // [kernel_count] or null
   bool first = false, last = false, marginals = false;
+  bool safe = false;  // no logit of this iteration that counts can be far from 0: see softmax()
 };
 
 // Where the gradient of a lattice kernel goes: added to, [N, corners] and [N].
@@ -165,10 +166,10 @@ struct Loops {
   void (*fold)(const std::int32_t* ghost, const std::int32_t* owner, std::int64_t count, T* rows, int width);
   void (*broadcast)(const std::int32_t* ghost, const std::int32_t* owner, std::int64_t count, T* rows, int width);
   void (*blur)(const std::uint32_t* chain, std::int64_t count, T* rows, int width);
-  // values = C a, or C (a + b) / 2; a = 0. raw, if not null, receives what C acts on. Row null:
+  // Returns the greatest size of a value. values = C a, or C (a + b) / 2; a = 0. raw, if not null, receives what C acts on. Row null:
   // the first `count` rows.
-  void (*finish)(const CouplingView<T>& coupling, const std::int32_t* row, std::int64_t count, T* a,
-                 const T* b, T* values, T* raw, int width);
+  T (*finish)(const CouplingView<T>& coupling, const std::int32_t* row, std::int64_t count, T* a,
+              const T* b, T* values, T* raw, int width);
   // sum [L, width] += weight a[l] b[c] over the rows (weight null: 1; row null: the first ones).
   void (*outer)(const std::int32_t* row, std::int64_t count, const T* a, const T* b, const T* weight,
                 int labels, int width, T* sum);

@@ -129,11 +129,14 @@ bool forward_image(const Model<T>& model, const Image<T>& image, int threads) {
     if (pass.first && !std::all_of(good, good + strips.count, [](char g) { return g != 0; })) return false;
     if (pass.last) break;
     T* raw = vertices ? image.saved + t * runs.rows() * width : nullptr;
+    T bound = 0;
     for (std::size_t m = 0; m < runs.size(); ++m) {
       if (image.kernels[m].lattice.vertex != nullptr) runs[m].fold();
       runs[m].spread(raw);
       if (raw != nullptr) raw += runs[m].rows() * width;
+      bound += runs[m].bound();
     }
+    pass.safe = bound < T(40) && self.get() == nullptr;
   }
   return true;
 }

@@ -91,7 +91,38 @@ DCRF_INLINE Pack<T, N> max_lanes(Pack<T, N> a) {
   return a;
 }
 
-// exp of lanes at most 0, the twin of core/softmax.hpp: the same steps, the same bits.
+// Lanes i and i + Half of pairs of packs side by side, added up: one level of sum_each.
+template <typename T, int N, int Half>
+DCRF_INLINE Pack<T, N> add_neighbours(const Pack<T, N>& a, const Pack<T, N>& b) {
+  using Index = typename IntOf<T>::Type;
+  Pack<Index, N> low, high;
+  for (int i = 0; i < N; ++i) {
+    const int group = i / (2 * Half) * (2 * Half), within = i % Half;
+    low[i] = group + within + (i / Half % 2) * N;
+    high[i] = low[i] + Half;
+  }
+#ifdef __clang__
+  Pack<T, N> out;
+  for (int i = 0; i < N; ++i) {
+    out[i] = (low[i] < N ? a[low[i]] : b[low[i] - N]) + (high[i] < N ? a[high[i]] : b[high[i] - N]);
+  }
+  return out;
+#else
+  return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+#endif
+}
+
+// Lane i of the answer is the sum of pack i.
+template <typename T, int N>
+DCRF_INLINE Pack<T, N> sum_each(Pack<T, N>* part) {
+  static_assert(N == 4 || N == 8, "written for these");
+  DCRF_UNROLL for (int i = 0; i < N / 2; ++i) part[i] = add_neighbours<T, N, 1>(part[2 * i], part[2 * i + 1]);
+  DCRF_UNROLL for (int i = 0; i < N / 4; ++i) part[i] = add_neighbours<T, N, 2>(part[2 * i], part[2 * i + 1]);
+  if constexpr (N == 8) part[0] = add_neighbours<T, N, 4>(part[0], part[1]);
+  return part[0];
+}
+
+// exp of lanes up to 88, the twin of core/softmax.hpp: the same steps, the same bits.
 template <int N>
 DCRF_INLINE Pack<float, N> exp_nonpositive(const Pack<float, N>& x) {
   using P = Pack<float, N>;

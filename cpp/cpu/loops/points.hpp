@@ -138,58 +138,55 @@ DCRF_INLINE std::int64_t column(const GridView<T>& g, const Tile& tile, int p) {
   return pixel - tile.pixel_row * g.size[2];
 }
 
-// rows [count, width] += what the kernel's values say at the points of the tile.
-template <int W, typename T>
-void slice_tile(const PointKernel<T>& k, int strip, const Tile& tile, T* rows, int width) {
+// The width of rows, as a constant where W says it.
+template <int W>
+DCRF_INLINE int row_stride(int width) {
+  return W > 0 ? W : width;
+}
+
+// rows [count, width] += what the kernel's values say at the points of the tile. `Corners` is their
+// number where it is a common one, else 0.
+template <int W, int Corners, typename T>
+DCRF_INLINE void slice_lattice(const PointKernel<T>& k, int strip, const Tile& tile, T* rows, int width) {
+  const int corners = Corners > 0 ? Corners : k.corners;
+  const int stride = row_stride<W>(width);
   in_blocks<W>(width, [&](auto block, int at) {
     using R = Row<T, decltype(block)::value>;
-    const T* const values = k.values + std::int64_t(k.first_row[strip]) * width + at;
-    const std::int32_t* vertex = k.vertex + tile.begin * k.corners;
-    const T* weight = k.weight + tile.begin * k.corners;
-    for (int p = 0; p < tile.count; ++p, vertex += k.corners, weight += k.corners) {
+    const T* const values = k.values + std::int64_t(k.first_row[strip]) * stride + at;
+    const std::int32_t* vertex = k.vertex + tile.begin * corners;
+    const T* weight = k.weight + tile.begin * corners;
+    const T* const out_of = k.out_of != nullptr ? k.out_of + tile.begin : nullptr;
+    T* row = rows + at;
+    for (int p = 0; p < tile.count; ++p, vertex += corners, weight += corners, row += stride) {
       R sum;
-      sum.set_scaled(weight[0], values + std::int64_t(vertex[0]) * width);
-      for (int c = 1; c < k.corners; ++c) sum.add_scaled(weight[c], values + std::int64_t(vertex[c]) * width);
-      if (k.out_of != nullptr) sum.scale(k.out_of[tile.begin + p]);
-      sum.add(rows + p * width + at);
-      sum.store(rows + p * width + at);
+      sum.set_scaled(weight[0], values + std::int64_t(vertex[0]) * stride);
+      DCRF_UNROLL for (int c = 1; c < corners; ++c) {
+        sum.add_scaled(weight[c], values + std::int64_t(vertex[c]) * stride);
+      }
+      if (out_of != nullptr) sum.scale(out_of[p]);
+      sum.add(row);
+      sum.store(row);
     }
   });
 }
 
-template <int W, typename T>
-void slice_tile(const PointKernel<T>& k, GridRow<T>& row, const Tile& tile, T* rows, int width) {
-  if (row.row != tile.pixel_row) gather_grid_row<W>(k, tile.pixel_row, row.values, width);
+template <int W, int Corners, typename T>
+DCRF_INLINE void splat_lattice(const PointKernel<T>& k, int strip, const Tile& tile, const T* rows, int width) {
+  const int corners = Corners > 0 ? Corners : k.corners;
+  const int stride = row_stride<W>(width);
   in_blocks<W>(width, [&](auto block, int at) {
     using R = Row<T, decltype(block)::value>;
-    for (int p = 0; p < tile.count; ++p) {
-      const std::int64_t x = column(k.grid, tile, p);
-      const T* const values = row.values + k.grid.cell[2][x] * std::int64_t(width) + at;
-      const T* const weight = k.grid.slice[2] + x * 3;
-      R sum;
-      sum.set_scaled(weight[0], values);
-      sum.add_scaled(weight[1], values + width);
-      sum.add_scaled(weight[2], values + 2 * width);
-      if (k.out_of != nullptr) sum.scale(k.out_of[tile.begin + p]);
-      sum.add(rows + p * width + at);
-      sum.store(rows + p * width + at);
-    }
-  });
-}
-
-template <int W, typename T>
-void splat_tile(const PointKernel<T>& k, int strip, const Tile& tile, const T* rows, int width) {
-  in_blocks<W>(width, [&](auto block, int at) {
-    using R = Row<T, decltype(block)::value>;
-    T* const sums = k.sums + std::int64_t(k.first_row[strip]) * width + at;
-    const std::int32_t* vertex = k.vertex + tile.begin * k.corners;
-    const T* weight = k.weight + tile.begin * k.corners;
-    for (int p = 0; p < tile.count; ++p, vertex += k.corners, weight += k.corners) {
+    T* const sums = k.sums + std::int64_t(k.first_row[strip]) * stride + at;
+    const std::int32_t* vertex = k.vertex + tile.begin * corners;
+    const T* weight = k.weight + tile.begin * corners;
+    const T* const into = k.into != nullptr ? k.into + tile.begin : nullptr;
+    const T* row = rows + at;
+    for (int p = 0; p < tile.count; ++p, vertex += corners, weight += corners, row += stride) {
       R value, sum;
-      value.load(rows + p * width + at);
-      if (k.into != nullptr) value.scale(k.into[tile.begin + p]);
-      for (int c = 0; c < k.corners; ++c) {
-        T* const to = sums + std::int64_t(vertex[c]) * width;
+      value.load(row);
+      if (into != nullptr) value.scale(into[p]);
+      DCRF_UNROLL for (int c = 0; c < corners; ++c) {
+        T* const to = sums + std::int64_t(vertex[c]) * stride;
         sum.load(to);
         sum.add_scaled(weight[c], value);
         sum.store(to);
@@ -199,21 +196,55 @@ void splat_tile(const PointKernel<T>& k, int strip, const Tile& tile, const T* r
 }
 
 template <int W, typename T>
-void splat_tile(const PointKernel<T>& k, int strip, GridRow<T>& row, const Tile& tile, const T* rows, int width) {
-  if (row.row != tile.pixel_row && row.row >= 0) flush_grid_row(k, strip, row.row, row.sums, width);
+void slice_tile(const PointKernel<T>& k, int strip, const Tile& tile, T* rows, int width) {
+  if (k.corners == 6) slice_lattice<W, 6>(k, strip, tile, rows, width);
+  else slice_lattice<W, 0>(k, strip, tile, rows, width);
+}
+
+template <int W, typename T>
+void splat_tile(const PointKernel<T>& k, int strip, const Tile& tile, const T* rows, int width) {
+  if (k.corners == 6) splat_lattice<W, 6>(k, strip, tile, rows, width);
+  else splat_lattice<W, 0>(k, strip, tile, rows, width);
+}
+
+template <int W, typename T>
+void slice_tile(const PointKernel<T>& k, GridRow<T>& row, const Tile& tile, T* rows, int width) {
+  if (row.row != tile.pixel_row) gather_grid_row<W>(k, tile.pixel_row, row.values, width);
+  const int stride = row_stride<W>(width);
   in_blocks<W>(width, [&](auto block, int at) {
     using R = Row<T, decltype(block)::value>;
     for (int p = 0; p < tile.count; ++p) {
       const std::int64_t x = column(k.grid, tile, p);
-      T* const sums = row.sums + k.grid.cell[2][x] * std::int64_t(width) + at;
+      const T* const values = row.values + k.grid.cell[2][x] * std::int64_t(stride) + at;
+      const T* const weight = k.grid.slice[2] + x * 3;
+      R sum;
+      sum.set_scaled(weight[0], values);
+      sum.add_scaled(weight[1], values + stride);
+      sum.add_scaled(weight[2], values + 2 * stride);
+      if (k.out_of != nullptr) sum.scale(k.out_of[tile.begin + p]);
+      sum.add(rows + p * stride + at);
+      sum.store(rows + p * stride + at);
+    }
+  });
+}
+
+template <int W, typename T>
+void splat_tile(const PointKernel<T>& k, int strip, GridRow<T>& row, const Tile& tile, const T* rows, int width) {
+  if (row.row != tile.pixel_row && row.row >= 0) flush_grid_row(k, strip, row.row, row.sums, width);
+  const int stride = row_stride<W>(width);
+  in_blocks<W>(width, [&](auto block, int at) {
+    using R = Row<T, decltype(block)::value>;
+    for (int p = 0; p < tile.count; ++p) {
+      const std::int64_t x = column(k.grid, tile, p);
+      T* const sums = row.sums + k.grid.cell[2][x] * std::int64_t(stride) + at;
       const T* const weight = k.grid.splat[2] + x * 3;
       R value, sum;
-      value.load(rows + p * width + at);
+      value.load(rows + p * stride + at);
       if (k.into != nullptr) value.scale(k.into[tile.begin + p]);
-      for (int c = 0; c < 3; ++c) {
-        sum.load(sums + c * width);
+      DCRF_UNROLL for (int c = 0; c < 3; ++c) {
+        sum.load(sums + c * stride);
         sum.add_scaled(weight[c], value);
-        sum.store(sums + c * width);
+        sum.store(sums + c * stride);
       }
     }
   });
@@ -283,59 +314,84 @@ void store_planes(const T* rows, int width, const Tile& tile, int labels, T* pla
   }
 }
 
-// rows += logits, from the copy by points [points, labels]. A row reads on into the next point's
-// logits, which `padding` then overrules; the last points are copied number by number.
+// rows = logits, from the copy by points [points, labels], and -infinity beyond the labels. A row
+// reads on into the next point's logits, which `padding` then overrules; the last points are copied
+// number by number.
 template <int W, typename T>
-void add_unary(const ForwardPass<T>& pass, const Tile& tile, T* rows) {
-  for (int p = 0; p < tile.count; ++p) {
-    const std::int64_t point = tile.begin + p;
-    T* const row = rows + p * pass.width;
-    const T* const from = pass.unary + point * pass.labels;
-    if (point * pass.labels + pass.width > pass.points * pass.labels) {
-      for (int l = 0; l < pass.labels; ++l) row[l] += from[l];
-      for (int l = pass.labels; l < pass.width; ++l) row[l] = -std::numeric_limits<T>::infinity();
+void load_unary(const ForwardPass<T>& pass, const Tile& tile, T* rows) {
+  const int stride = row_stride<W>(pass.width), labels = pass.labels;
+  const T* const padding = pass.padding;
+  const T* from = pass.unary + tile.begin * labels;
+  const std::int64_t last = pass.points * labels - stride;  // where a whole row can still be read
+  for (int p = 0; p < tile.count; ++p, from += labels, rows += stride) {
+    if (from - pass.unary > last) {
+      for (int l = 0; l < labels; ++l) rows[l] = from[l];
+      for (int l = labels; l < stride; ++l) rows[l] = -std::numeric_limits<T>::infinity();
       continue;
     }
-    in_blocks<W>(pass.width, [&](auto block, int at) {
-      Row<T, decltype(block)::value> sum;
-      sum.load(from + at);
-      sum.add(row + at);
-      sum.add(pass.padding + at);
-      sum.store(row + at);
+    prefetch(from + 1024 / sizeof(T), stride);
+    in_blocks<W>(stride, [&](auto block, int at) {
+      Row<T, decltype(block)::value> row;
+      row.load(from + at);
+      row.add(padding + at);
+      row.store(rows + at);
     });
   }
 }
 
-// Each row becomes its softmax. Padding holds -infinity before and 0 after.
+// out[p] = the sum of row p.
 template <int W, typename T>
-void softmax(T* rows, int count, int width) {
+void sum_rows(const T* rows, int count, int width, T* out) {
+  constexpr int N = W == 0 ? 8 : W % 8 == 0 && kLanes<T> >= 8 ? 8 : 4;  // divides the width
+  const int stride = row_stride<W>(width);
+  for (int p = 0; p < count; p += N) {  // a tile has room for whole groups
+    Pack<T, N> part[N];
+    DCRF_UNROLL for (int i = 0; i < N; ++i) {
+      const T* const row = rows + (p + i) * stride;
+      part[i] = load<T, N>(row);
+      for (int c = N; c < stride; c += N) part[i] += load<T, N>(row + c);
+    }
+    store<T, N>(out + p, sum_each<T, N>(part));
+  }
+}
+
+// Each row becomes its softmax. Padding holds -infinity before and 0 after. Numbers whose size is at
+// most 40 need no shift by the greatest one: nothing overflows, and what underflows is nothing
+// beside the greatest.
+
+
+template <int W, typename T>
+void softmax(T* rows, int count, int width, bool safe) {
+  const int stride = row_stride<W>(width);
+  T sum[kTile];
   for (int p = 0; p < count; ++p) {
-    T* const row = rows + p * width;
-    T peak = -std::numeric_limits<T>::infinity(), sum = 0;
+    T* const row = rows + p * stride;
+    T peak = 0;
+    if (!safe) {
+      peak = -std::numeric_limits<T>::infinity();
+      in_blocks<W>(width, [&](auto block, int at) {
+        Row<T, decltype(block)::value> x;
+        x.load(row + at);
+        const T own = x.max();
+        peak = own > peak ? own : peak;
+      });
+    }
     in_blocks<W>(width, [&](auto block, int at) {
       Row<T, decltype(block)::value> x;
       x.load(row + at);
-      const T own = x.max();
-      peak = own > peak ? own : peak;
-    });
-    in_blocks<W>(width, [&](auto block, int at) {
-      Row<T, decltype(block)::value> x;
-      x.load(row + at);
-      x.subtract(peak);
+      if (!safe) x.subtract(peak);
       x.exponentiate();
-      sum += x.sum();
-      if (W == 0) x.store(row + at);
-      else {
-        x.scale(T(1) / sum);
-        x.store(row + at);
-      }
+      x.store(row + at);
     });
-    if (W > 0) continue;
+  }
+  sum_rows<W>(rows, count, stride, sum);
+  for (int p = 0; p < kTile; ++p) sum[p] = T(1) / sum[p];
+  for (int p = 0; p < count; ++p) {
     in_blocks<W>(width, [&](auto block, int at) {
       Row<T, decltype(block)::value> x;
-      x.load(row + at);
-      x.scale(T(1) / sum);
-      x.store(row + at);
+      x.load(rows + p * stride + at);
+      x.scale(sum[p]);
+      x.store(rows + p * stride + at);
     });
   }
 }
@@ -354,12 +410,43 @@ void add_self_terms(const SelfTerm<T>* self, int count, const T* before, const T
   }
 }
 
+// If asked to, subtracts from each row its greatest number. False if a row has a NaN, +infinity, or nothing above
+// -infinity.
+template <int W, typename T>
+bool shift_to_peak(T* rows, int count, int width, bool shift) {
+  constexpr T kHuge = std::numeric_limits<T>::max();
+  bool good = true;
+  for (int p = 0; p < count; ++p) {
+    T* const row = rows + p * width;
+    T peak = -std::numeric_limits<T>::infinity(), poison = 0;
+    in_blocks<W>(width, [&](auto block, int at) {
+      Row<T, decltype(block)::value> x;
+      x.load(row + at);
+      const T own = x.max();
+      peak = own > peak ? own : peak;
+      x.clip(kHuge);  // takes out -infinity; 0 x is NaN where x is not finite
+      x.scale(T(0));
+      poison += x.sum();
+    });
+    good &= peak >= -kHuge && poison == T(0);
+    if (!shift) continue;
+    in_blocks<W>(width, [&](auto block, int at) {
+      Row<T, decltype(block)::value> x;
+      x.load(row + at);
+      x.subtract(peak);
+      x.store(row + at);
+    });
+  }
+  return good;
+}
+
 template <int W, typename T>
 bool forward_strip(const ForwardPass<T>& pass, int strip, T* scratch) {
   const FlushToZero flush_to_zero;
   const int width = pass.width, labels = pass.labels;
   const Strips strips(pass.points);
   T* const rows = scratch;  // [kTile, width]
+  for (int i = 0; i < kTile * width; ++i) rows[i] = T(0);
   T* const spare = rows + kTile * width;
   scratch = spare + width;
   StripKernels<W, T> kernels(pass.kernels, pass.kernel_count, strip, width, scratch);
@@ -368,24 +455,16 @@ bool forward_strip(const ForwardPass<T>& pass, int strip, T* scratch) {
     const Tile& tile = tiles.tile;
     if (pass.first || pass.last) {
       load_planes(pass.logits, pass.points, labels, tile, rows, width);
-    } else {
-      for (int i = 0; i < tile.count * width; ++i) rows[i] = T(0);
-    }
-    if (pass.first && !pass.last) {
       for (int p = 0; p < tile.count; ++p) {
-        for (int l = 0; l < labels; ++l) pass.unary[(tile.begin + p) * labels + l] = rows[p * width + l];
+        for (int l = labels; l < width; ++l) rows[p * width + l] = -std::numeric_limits<T>::infinity();
       }
+    } else {
+      load_unary<W>(pass, tile, rows);
     }
     if (pass.first) {
-      constexpr T kHuge = std::numeric_limits<T>::max();
-      for (int p = 0; p < tile.count; ++p) {
-        bool some = false;
-        for (int l = 0; l < labels; ++l) {
-          const T x = rows[p * width + l];
-          some |= x >= -kHuge;
-          good &= x <= kHuge;
-        }
-        good &= some;
+      good &= shift_to_peak<W>(rows, tile.count, width, !pass.last);
+      for (int p = 0; p < tile.count && !pass.last; ++p) {
+        for (int l = 0; l < labels; ++l) pass.unary[(tile.begin + p) * labels + l] = rows[p * width + l];
       }
     } else {
       kernels.slice(tile, rows);
@@ -393,14 +472,7 @@ bool forward_strip(const ForwardPass<T>& pass, int strip, T* scratch) {
         add_self_terms<W>(pass.self, pass.kernel_count, pass.q_before, tile, rows, width, spare);
       }
     }
-    if (pass.first || pass.last) {
-      for (int p = 0; p < tile.count; ++p) {
-        for (int l = labels; l < width; ++l) rows[p * width + l] = -std::numeric_limits<T>::infinity();
-      }
-    } else {
-      add_unary<W>(pass, tile, rows);
-    }
-    if (!pass.last || pass.marginals) softmax<W>(rows, tile.count, width);
+    if (!pass.last || pass.marginals) softmax<W>(rows, tile.count, width, pass.safe && !pass.last);
     if (pass.last) {
       store_planes(rows, width, tile, labels, pass.refined, pass.points);
     } else {
@@ -455,6 +527,7 @@ void backward_strip(const BackwardPass<T>& pass, int strip, T* scratch) {
   T* const g = scratch;  // [kTile, width]
   T* const q_rows = g + kTile * width;
   T* const spare = q_rows + kTile * width;
+  for (int i = 0; i < kTile * width; ++i) q_rows[i] = T(0);
   scratch = spare + width;
   StripKernels<W, T> kernels(pass.kernels, pass.kernel_count, strip, width, scratch);
   StripKernels<W, T> forward(pass.forward, pass.kernel_count, strip, width, scratch);
@@ -473,7 +546,7 @@ void backward_strip(const BackwardPass<T>& pass, int strip, T* scratch) {
         for (int p = 0; p < tile.count; ++p) {
           for (int l = labels; l < width; ++l) q_rows[p * width + l] = -std::numeric_limits<T>::infinity();
         }
-        softmax<W>(q_rows, tile.count, width);
+        softmax<W>(q_rows, tile.count, width, false);
       }
       for (int i = 0; i < tile.count * width; ++i) g[i] = T(0);
       kernels.slice(tile, g);

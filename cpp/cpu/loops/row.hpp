@@ -55,6 +55,10 @@ struct Row {
     DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] -= x;
     rest.subtract(x);
   }
+  DCRF_INLINE void clip(T least) {  // what is below -least becomes 0
+    DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] = part[i] < -least ? P{} : part[i];
+    rest.clip(least);
+  }
   DCRF_INLINE void exponentiate() {
     DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] = exp_nonpositive<N>(part[i]);
     rest.exponentiate();
@@ -85,6 +89,15 @@ struct Row {
       }
     }
   }
+  DCRF_INLINE T max_size() const {
+    Row size = *this;
+    size.drop_sign();
+    return size.max();
+  }
+  DCRF_INLINE void drop_sign() {
+    DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] = part[i] < T(0) ? -part[i] : part[i];
+    rest.drop_sign();
+  }
   DCRF_INLINE T dot(const T* row) const {
     Row product;
     product.load(row);
@@ -105,6 +118,8 @@ struct Row<T, 0, N> {
   DCRF_INLINE void scale(T) {}
   DCRF_INLINE void multiply(const Row&) {}
   DCRF_INLINE void subtract(T) {}
+  DCRF_INLINE void clip(T) {}
+  DCRF_INLINE void drop_sign() {}
   DCRF_INLINE void exponentiate() {}
   DCRF_INLINE T sum() const { return T(0); }
 };
@@ -130,6 +145,11 @@ DCRF_INLINE void in_blocks(int width, const Body& body) {
 // Calls body(Width<W>()) with W = width for rows of up to 32, else W = 0.
 template <class Body>
 DCRF_INLINE void with_width(int width, const Body& body) {
+#ifdef DCRF_QUICK
+  if (width == 24) return body(Width<24>());
+  if (width == 4) return body(Width<4>());
+  return body(Width<0>());
+#endif
   switch (width) {
     case 4: return body(Width<4>());
     case 8: return body(Width<8>());

@@ -85,8 +85,9 @@ void blur(const std::uint32_t* chain, std::int64_t count, T* rows, int width) {
 }
 
 template <typename T>
-void finish(const CouplingView<T>& coupling, const std::int32_t* row, std::int64_t count, T* a,
-            const T* b, T* values, T* raw, int width) {
+T finish(const CouplingView<T>& coupling, const std::int32_t* row, std::int64_t count, T* a,
+         const T* b, T* values, T* raw, int width) {
+  T greatest = 0;
   with_width(width, [&](auto w) {
     constexpr int W = decltype(w)::value;
     for (std::int64_t i = 0; i < count; ++i) {
@@ -104,12 +105,16 @@ void finish(const CouplingView<T>& coupling, const std::int32_t* row, std::int64
       });
       couple<W>(coupling, a + at_row, values + at_row, width);
       in_blocks<W>(width, [&](auto block, int at) {
-        Row<T, decltype(block)::value> zero;
+        Row<T, decltype(block)::value> zero, value;
         zero.clear();
         zero.store(a + at_row + at);
+        value.load(values + at_row + at);
+        const T size = value.max_size();
+        greatest = size > greatest ? size : greatest;
       });
     }
   });
+  return greatest;
 }
 
 template <typename T>
