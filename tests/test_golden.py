@@ -48,7 +48,7 @@ def fraction_differing(stem, order, dtype, backend):
     image, logits, want = published(stem)
     params = CRFParams(
         theta_alpha=80, theta_beta=13, theta_gamma=3, w_bilateral=10, w_spatial=3,
-        normalization="symmetric", feature_order=order,
+        normalization="symmetric", feature_order=order, spatial="lattice",
     )  # fmt: skip
     q = refine(logits.astype(dtype), image, params, iterations=5, backend=backend)
     return (q.argmax(0) != want).sum() / want.size
@@ -96,7 +96,7 @@ def marginals(shared_data):
         return dict(archive)
 
 
-def refined_case(marginals, case, iterations, backend, dtype):
+def refined_case(marginals, case, iterations, backend, dtype, spatial="lattice"):
     names = [str(name) for name in marginals["param_names"]]
     settings = dict(zip(names, map(float, marginals[f"{case}.params"]), strict=True))
     params = CRFParams(
@@ -107,6 +107,7 @@ def refined_case(marginals, case, iterations, backend, dtype):
         w_spatial=settings["gauss_w"],
         normalization="symmetric",
         feature_order="xy",
+        spatial=spatial,
     )
     logits = -marginals[f"{case}.unary"].astype(dtype)
     image = marginals[f"{case}.image"]
@@ -136,8 +137,9 @@ def test_refine_equals_the_marginals_of_pydensecrf_at_full_size(marginals, backe
 
 @pytest.mark.parametrize("case", SMALL)
 @pytest.mark.parametrize("which", range(3), ids=[f"T{t}" for t in ITERATIONS])
-def test_refine_is_near_the_exact_marginals(marginals, backend, case, which):
-    q = refined_case(marginals, case, ITERATIONS[which], backend, np.float32)
+@pytest.mark.parametrize("spatial", ["grid", "lattice"])
+def test_refine_is_near_the_exact_marginals(marginals, backend, spatial, case, which):
+    q = refined_case(marginals, case, ITERATIONS[which], backend, np.float32, spatial)
     exact = marginals[f"{case}.Q_exact"][which].astype(np.float64)
     labels = (q.argmax(0) != exact.argmax(0)).mean()
     mean = np.abs(q - exact).mean()
@@ -206,7 +208,8 @@ def layer(request):
 def test_mean_field_equals_the_published_layer(layer, backend):
     """Measured: 3e-5 between float32 and float64, in logits up to 40."""
     logits, image, want = layer
-    got = mean_field(logits, image, iterations=5, backend=backend)
+    params = CRFParams(spatial="lattice")
+    got = mean_field(logits, image, params, iterations=5, backend=backend)
     assert np.abs(got - want).max() < 1e-4
     assert got.dtype == np.float32
 
@@ -217,7 +220,8 @@ def test_crfrnn_module_equals_the_published_layer(layer, backend, kernel_weights
     from densecrf_rnn import CRFRNN
 
     logits, image, want = layer
-    crf = CRFRNN(21, kernel_weights=kernel_weights, backend=backend).train()  # 5 iterations
+    params = CRFParams(spatial="lattice")
+    crf = CRFRNN(21, params=params, kernel_weights=kernel_weights, backend=backend).train()
     with torch.no_grad():
         got = crf(torch.as_tensor(logits)[None], torch.as_tensor(image).movedim(-1, 0)[None])
     assert np.abs(got[0].numpy() - want).max() < 1e-4
