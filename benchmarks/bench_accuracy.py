@@ -1,10 +1,14 @@
-"""How far the lattice is from the exact Gaussian, on crops of photographs: docs/accuracy.md."""
+"""How far the lattice and the grid are from the exact Gaussian, on crops of photographs:
+docs/accuracy.md."""
+
+import functools
 
 import numpy as np
 import pytest
 from measure import ROWS
 
-from densecrf_rnn import CRFParams, PermutohedralLattice, kernels, mean_field
+from densecrf_rnn import CRFParams, PermutohedralLattice, grid, kernels, mean_field
+from densecrf_rnn.params import QUALITIES
 from densecrf_rnn.reference import dense
 
 SIZE, LABELS = (64, 64), 8
@@ -13,15 +17,19 @@ KERNELS = {
     "bilateral 80/13": kernels.Bilateral(80, 13),
     "bilateral 20/13": kernels.Bilateral(20, 13),
     "spatial 3": kernels.Spatial(3),
+    "spatial 1.5": kernels.Spatial(1.5),
 }
 POSITIONS = kernels.positions(SIZE, "xy", (1.0, 1.0), np.float64)
 
 
+@functools.cache
 def crops():
     data = pytest.importorskip("skimage.data")
-    for picture, (row, column) in (("astronaut", (100, 180)), ("coffee", (160, 260)),
-                                   ("chelsea", (90, 180))):  # fmt: skip
-        yield getattr(data, picture)()[row : row + SIZE[0], column : column + SIZE[1]]
+    places = {"astronaut": (100, 180), "coffee": (160, 260), "chelsea": (90, 180)}
+    return [
+        getattr(data, picture)()[row : row + SIZE[0], column : column + SIZE[1]]
+        for picture, (row, column) in places.items()
+    ]
 
 
 def logits():
@@ -30,42 +38,79 @@ def logits():
     return coarse.repeat(8, 1).repeat(8, 2)[:, : SIZE[0], : SIZE[1]].copy()
 
 
+def relative_error(q, filtered, exact):
+    """Of the row-normalised filter, and the share of the exact mass that the raw one has."""
+    ones = np.ones((len(q), 1))
+    mass, exact_mass = filtered(ones), exact.sum(1, keepdims=True)
+    want = exact @ q / exact_mass
+    error = np.linalg.norm(filtered(q) / mass - want) / np.linalg.norm(want)
+    return error, (mass / exact_mass).mean()
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
 @pytest.mark.parametrize("name", KERNELS)
-def test_filter_error(name):
+def test_filter_error(name, quality):
     q = dense.softmax(logits().reshape(LABELS, -1).T)
-    errors, mass = [], []
+    errors, mass, vertices = [], [], []
     for image in crops():
         features = KERNELS[name].features(POSITIONS, image)
-        lattice = PermutohedralLattice(features)
-        exact = dense.gaussian_kernel(features)
-        n, n_exact = lattice.filter(np.ones((len(q), 1))), exact.sum(1, keepdims=True)
-        error = lattice.filter(q) / n - exact @ q / n_exact
-        errors.append(np.linalg.norm(error) / np.linalg.norm(exact @ q / n_exact))
-        mass.append((n / n_exact).mean())
+        lattice = PermutohedralLattice(features, quality=quality)
+        error, share = relative_error(q, lattice.filter, dense.gaussian_kernel(features))
+        errors.append(error)
+        mass.append(share)
+        vertices.append(lattice.num_vertices)
     ROWS.append(
-        f"{name:16} relative rms error of the normalised filter {np.mean(errors):.4f} "
-        f"(worst {np.max(errors):.4f}), mass of the raw filter {np.mean(mass):.2f} of exact"
+        f"{name:16} {quality:10} relative rms error of the normalised filter "
+        f"{np.mean(errors):.4f} (worst {np.max(errors):.4f}), mass of the raw filter "
+        f"{np.mean(mass):.2f} of exact, M={np.mean(vertices):.0f}"
     )
     assert np.max(errors) < 0.2
 
 
+@pytest.mark.parametrize("theta", [1.5, 3.0, 6.0])
+def test_grid_error(theta):
+    q = dense.softmax(logits().reshape(LABELS, -1).T)
+    axes = [grid.axis(n, theta) for n in SIZE]
+    kernel = grid.normalized(axes, "none", True, np.float64)
+    matrices = kernel.matrices()
+    features = kernels.Spatial(theta).features(POSITIONS, np.empty((*SIZE, 0)))
+    exact = dense.gaussian_kernel(features)
+    error, mass = relative_error(q, lambda v: grid.filtered(kernel, matrices, v), exact)
+    ROWS.append(
+        f"spatial {theta:<8} grid       relative rms error of the normalised filter {error:.4f}, "
+        f"mass of the raw filter {mass:.4f} of exact, {axes[0].cells * axes[1].cells} cells"
+    )
+    assert error < 0.01
+
+
+@functools.cache
+def exact_logits(theta, normalization, which):
+    params = CRFParams(*theta, 3, 5, 3, normalization=normalization)
+    matrices = [
+        dense.normalized_kernel(k.features(POSITIONS, crops()[which]), normalization)
+        for k in kernels.from_params(params)
+    ]
+    return dense.mean_field(logits().reshape(LABELS, -1).T, matrices, [5, 3], 1 - np.eye(LABELS), 5)
+
+
 @pytest.mark.parametrize("normalization", ["after", "symmetric"])
 @pytest.mark.parametrize("theta", [(160, 3), (80, 13)])
-def test_label_error(theta, normalization):
+@pytest.mark.parametrize(
+    ("spatial", "quality"), [("lattice", "standard"), *(("grid", q) for q in QUALITIES)]
+)
+def test_label_error(theta, normalization, spatial, quality):
     differ, distance = [], []
-    for image in crops():
-        params = CRFParams(*theta, 3, 5, 3, normalization=normalization)
-        matrices = [
-            dense.normalized_kernel(k.features(POSITIONS, image), normalization)
-            for k in kernels.from_params(params)
-        ]
-        u = logits()
-        exact = dense.mean_field(u.reshape(LABELS, -1).T, matrices, [5, 3], 1 - np.eye(LABELS), 5)
-        ours = mean_field(u, image, params).reshape(LABELS, -1).T
+    params = CRFParams(
+        *theta, 3, 5, 3, normalization=normalization, spatial=spatial, quality=quality
+    )
+    for which, image in enumerate(crops()):
+        exact = exact_logits(theta, normalization, which)
+        ours = mean_field(logits(), image, params).reshape(LABELS, -1).T
         differ.append((ours.argmax(1) != exact.argmax(1)).mean())
         distance.append(np.abs(dense.softmax(ours) - dense.softmax(exact)).mean())
     ROWS.append(
-        f"mean field {theta[0]}/{theta[1]}, T=5, {normalization:10} labels that differ from exact "
-        f"{100 * np.mean(differ):.2f} %, mean |dQ| {np.mean(distance):.5f}"
+        f"mean field {theta[0]}/{theta[1]}, T=5, {normalization:10} {spatial:8} {quality:10} "
+        f"labels that differ from exact {100 * np.mean(differ):.2f} %, mean |dQ| "
+        f"{np.mean(distance):.5f}"
     )
     assert np.mean(differ) < 0.05

@@ -116,7 +116,7 @@ def logits_values(array: Any, *, batched: bool) -> None:
         return
     peak = getattr(array, "amax", array.max)(int(batched))  # over the labels; NaN wins
     if _finite(peak):
-        _warn_of_probabilities(array, peak, int(batched))
+        probabilities(array, batched=batched)
         return
     if bool((peak != peak).any()):
         raise ValueError(_nan("logits", int((array != array).sum())))
@@ -133,19 +133,28 @@ def logits_values(array: Any, *, batched: bool) -> None:
     )
 
 
-def _warn_of_probabilities(array: Any, peak: Any, axis: int) -> None:
-    """A look at a part of the pixels: within 0..1, and sums of 1."""
-    low, high = _range(peak)
-    if not 0 < low <= high <= 1 or array.shape[axis] == 1:
+def probabilities(array: Any, *, batched: bool) -> None:
+    """Warn of logits within 0..1 that sum to 1 over the labels; most need a look at a corner."""
+    axis = int(batched)
+    if 0 in array.shape or array.shape[axis] == 1:
         return
-    rows = array.reshape(*array.shape[: axis + 1], -1)[..., :1000]
-    if float(rows.min()) >= 0 and float(abs(rows.sum(axis) - 1).max()) < 1e-3:
+    part = _corner(array, axis + 1)
+    if not (float(part.min()) >= 0 and float(abs(part.sum(axis) - 1).max()) < 1e-3):
+        return
+    low, high = _range(getattr(array, "amax", array.max)(axis))  # of the likeliest label
+    if 0 < low <= high <= 1:
         warnings.warn(
             "logits lie in 0..1 and sum to 1 over the labels, as probabilities do; pass their "
             "logarithm (np.log(p), with p a little above 0)",
             UserWarning,
             stacklevel=_callers_level(),
         )
+
+
+def _corner(array: Any, first_axis: int) -> Any:
+    """A corner of the axes from `first_axis` on, as a view."""
+    axes = len(array.shape) - first_axis
+    return array[(slice(None),) * first_axis + (slice(30),) * axes]
 
 
 def image(array: Any, logits: Any, *, batched: bool) -> None:
@@ -190,7 +199,7 @@ def image(array: Any, logits: Any, *, batched: bool) -> None:
 
 def image_values(array: Any, theta_beta: float) -> None:
     """Finite; and warn when its range does not go with `theta_beta`."""
-    if 0 in array.shape or not _dtype(array).startswith(("float", "bfloat")):
+    if 0 in array.shape or not _is_float(array):
         return
     low, high = _range(array)
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -199,13 +208,28 @@ def image_values(array: Any, theta_beta: float) -> None:
         raise ValueError(
             f"image reaches {max(-low, high):g}; intensities must lie within 1e30, so rescale it"
         )
-    if theta_beta > 1 and 0 <= low < high <= 1:
+    image_range(array, theta_beta)
+
+
+def image_range(array: Any, theta_beta: float) -> None:
+    """Warn of an image within 0..1 where `theta_beta` is not; a look at a corner if it is not."""
+    if 0 in array.shape or not _is_float(array) or theta_beta <= 1:
+        return
+    for part in (_corner(array, 0), array):
+        low, high = _range(part)
+        if not (0 <= low and high <= 1):
+            return
+    if low < high:
         warnings.warn(
             f"image lies in 0..1 but theta_beta is {theta_beta:g}, so the appearance kernel sees "
             "no edges; pass image * 255, or divide theta_beta by 255",
             UserWarning,
             stacklevel=_callers_level(),
         )
+
+
+def _is_float(array: Any) -> bool:
+    return _dtype(array).startswith(("float", "bfloat"))
 
 
 def _callers_level() -> int:
@@ -229,18 +253,19 @@ def features(array: Any) -> None:
     feature_rows(array)
 
 
-def refuse_features(array: Any) -> NoReturn:
-    """Say what is the matter with feature rows [N, D] that an engine could not index."""
-    reach = _reach(array)
-    if not np.isfinite(reach).all():
-        _refuse_non_finite("features", array)
-    excess = _elevated(reach) / _MAX_ELEVATED[_dtype(array)]
+def refuse_features(*arrays: Any) -> NoReturn:
+    """Say what is the matter when an engine could not index feature rows, each [N, D]."""
+    for array in arrays:
+        if not np.isfinite(_reach(array)).all():
+            _refuse_non_finite("features", array)
+    array = max(arrays, key=lambda a: _elevated(_reach(a)))
+    excess = _elevated(_reach(array)) / _MAX_ELEVATED[_dtype(array)]
     way_out = "use larger bandwidths (theta)"
     if _dtype(array) == "float32":
         way_out += " or float64 input"
     raise ValueError(
-        f"features reach {reach.max():g} bandwidths from the origin, {excess:.3g} times what "
-        f"{_dtype(array)} can index; {way_out}"
+        f"features reach {_reach(array).max():g} bandwidths from the origin, {excess:.3g} times "
+        f"what {_dtype(array)} can index; {way_out}"
     )
 
 

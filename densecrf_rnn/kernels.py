@@ -35,13 +35,21 @@ class Kernel:
     theta_position: float
     theta_guide: float | None = None
 
-    def features(self, positions: Array, image: Array) -> Array:
-        """Feature rows [N, D] from positions [N, S] and an image [*S, C], in positions' dtype."""
-        scaled = positions / positions.dtype.type(self.theta_position)
-        if self.theta_guide is None:
-            return scaled
-        guide = image.reshape(len(positions), -1).astype(positions.dtype)
-        return np.concatenate([scaled, guide / positions.dtype.type(self.theta_guide)], axis=1)
+    def features(self, positions: Sequence[Array], image: Array) -> Array:
+        """Feature rows [N, D] from `positions` and an image [*S, C], in the dtype of positions.
+
+        They come as a view of [D, N], which is how engines read them fastest.
+        """
+        size, dtype = image.shape[:-1], positions[0].dtype
+        channels = 0 if self.theta_guide is None else image.shape[-1]
+        planes = np.empty((len(positions) + channels, *size), dtype)
+        for plane, position in zip(planes, positions):  # the channels follow
+            plane[...] = position / dtype.type(self.theta_position)
+        for channel in range(channels):
+            plane = planes[len(positions) + channel]
+            plane[...] = image[..., channel]
+            plane /= dtype.type(self.theta_guide)
+        return planes.reshape(len(planes), -1).T
 
 
 def Bilateral(theta_alpha: float, theta_beta: float) -> Kernel:
@@ -61,8 +69,8 @@ def from_params(params: CRFParams) -> tuple[Kernel, ...]:
 
 def positions(
     size: Sequence[int], order: FeatureOrder, spacing: Sequence[float], dtype: Any
-) -> Array:
-    """Coordinates of every pixel, rows in memory order.
+) -> list[Array]:
+    """Coordinates of the pixels, an array per axis.
 
     Parameters
     ----------
@@ -75,18 +83,18 @@ def positions(
 
     Returns
     -------
-    ndarray [N, S]
+    list of ndarray
+        Each broadcasts to `size`.
 
     Examples
     --------
-    >>> positions((1, 3), "xy", (1.0, 1.0), np.float32).tolist()
-    [[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]
+    >>> x, y = positions((2, 3), "xy", (1.0, 1.0), np.float32)
+    >>> x.tolist(), y.tolist()
+    ([[0.0, 1.0, 2.0]], [[0.0], [1.0]])
     """
     axes = [np.arange(n, dtype=dtype) * dtype(s) for n, s in zip(size, spacing, strict=True)]
-    grids = list(np.meshgrid(*axes, indexing="ij"))
-    if order == "xy":
-        grids.reverse()
-    return np.stack([grid.ravel() for grid in grids], axis=1)
+    along = list(np.meshgrid(*axes, indexing="ij", sparse=True))
+    return along[::-1] if order == "xy" else along
 
 
 def inverse_mass(mass: Array) -> Array:

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _backends, _checks, kernels
-from .lattice import PermutohedralLattice
+from . import _backends, _checks, grid, kernels
 from .params import CRFParams
 
 Array = np.ndarray[Any, Any]
@@ -70,7 +69,7 @@ def mean_field(
 
     Notes
     -----
-    [CRF-RNN] algorithm 1 and [KK11] algorithm 1. Both lattices are built once.
+    [CRF-RNN] algorithm 1 and [KK11] algorithm 1. Kernels are built once, for all iterations.
 
     Examples
     --------
@@ -78,58 +77,152 @@ def mean_field(
     >>> mean_field(logits, np.zeros((4, 5, 3), np.uint8)).shape
     (2, 4, 5)
     """
+    return infer(
+        logits, image, params, kernel_weights=kernel_weights, compatibility=compatibility,
+        iterations=iterations, mask=mask, spacing=spacing, backend=backend, threads=threads,
+        marginals=False,
+    )  # fmt: skip
+
+
+def infer(
+    logits: Array,
+    image: Array,
+    params: CRFParams,
+    *,
+    kernel_weights: Array | None,
+    compatibility: Array | None,
+    iterations: int,
+    mask: Array | None,
+    spacing: Sequence[float] | None,
+    backend: str,
+    threads: int | None,
+    marginals: bool,
+) -> Array:
+    """`mean_field`, or with `marginals` the softmax of its result (L = 1: the foreground's)."""
     _checks.params(params, CRFParams)
     _checks.logits(logits, batched=False)
     _checks.image(image, logits, batched=False)
     size = logits.shape[1:]
     iterations = _checks.count("iterations", iterations, 0)
-    binary = logits.shape[0] == 1
-    labels = 2 if binary else logits.shape[0]
-    points = math.prod(size)
-    coupling = _coupling(params, kernel_weights, compatibility, labels, points, logits.dtype)
+    labels = max(2, len(logits))
+    coupling = _coupling(
+        params, kernel_weights, compatibility, labels, math.prod(size), logits.dtype
+    )
     if mask is not None:
         _checks.mask(mask, size)
-    _checks.logits_values(logits if mask is None else logits[:, mask], batched=False)
-    _checks.image_values(image if mask is None else image[mask], params.theta_beta)
+        if mask.all():
+            mask = None
     spacing = _checks.spacing(spacing, len(size))
-    _checks.threads(threads, 1)
-    _backends.resolve(backend)
-    if iterations == 0 or (mask is not None and not mask.any()):
-        return logits.copy()
+    threads = _checks.threads(threads, _backends.default_threads())
+    engine = _backends.engine(backend)
+    fused = _backends.fused_engine(backend)
+    idle = iterations == 0 or (mask is not None and not mask.any())
+    seen = (logits, image) if mask is None else (logits[:, mask], image[mask])
+    if fused is None or idle:
+        _checks.logits_values(seen[0], batched=False)
+        _checks.image_values(seen[1], params.theta_beta)
+    else:  # the engine finds what cannot be computed with, and saves a pass over it all
+        _checks.probabilities(seen[0], batched=False)
+        _checks.image_range(seen[1], params.theta_beta)
+    if idle:
+        return _marginals(logits) if marginals else logits.copy()
 
-    positions = kernels.positions(size, params.feature_order, spacing, logits.dtype.type)
-    rows: Any = slice(None) if mask is None else mask.ravel()
-    u = np.ascontiguousarray(logits.reshape(logits.shape[0], -1)[:, rows])  # [L, N]
-    if binary:
+    pixel = None if mask is None else np.flatnonzero(mask).astype(np.int32)
+    built = _kernels(image, pixel, params, spacing, logits.dtype, engine, threads)
+    u = np.ascontiguousarray(seen[0].reshape(len(logits), -1))  # [L, N]
+    if len(logits) == 1:
         u = np.concatenate([np.zeros_like(u), u])
-    filters = []
-    for kernel in kernels.from_params(params):
-        with np.errstate(invalid="ignore"):  # NaN outside the mask
-            features = kernel.features(positions, image)[rows]
-        filters.append(_NormalizedFilter(features, params, backend, threads))
-
-    refined = _iterate(u, filters, coupling, iterations)
-    if binary:
-        refined = refined[1:] - refined[:1]
+    if fused is None:
+        refined = _iterate(u, built, coupling, iterations, engine, threads)
+        if marginals:
+            refined = softmax(refined, axis=0)
+    else:
+        refined = np.empty_like(u)
+        kept = np.empty((0, 0, 0), u.dtype)  # nothing: there is no backward pass here
+        problem = _backends.Problem(built, u, refined, kept)
+        if not fused.mean_field([problem], coupling, iterations, marginals, 0, threads):
+            _checks.logits_values(seen[0], batched=False)
+            raise ValueError("logits lie beyond what the engine can compute with")
+    if len(logits) == 1:
+        refined = refined[1:] if marginals else refined[1:] - refined[:1]
     if mask is None:
         return np.ascontiguousarray(refined).reshape(logits.shape)
     out = logits.copy()
+    if marginals:
+        out[:, ~mask] = _marginals(logits[:, ~mask])
     out[:, mask] = refined
     return out
 
 
+def _kernels(
+    image: Array,
+    pixel: Array | None,
+    params: CRFParams,
+    spacing: Sequence[float],
+    dtype: Any,
+    engine: _backends.Engine,
+    threads: int,
+) -> list[_backends.MeanFieldKernel]:
+    """The operators N K over all pixels of an image [*S, C], or those of the indices `pixel`."""
+    size = image.shape[:-1]
+    positions = kernels.positions(size, params.feature_order, spacing, dtype.type)
+    on_lattice = kernels.from_params(params)
+    if params.spatial == "grid":
+        on_lattice = on_lattice[:-1]
+    with np.errstate(over="ignore", invalid="ignore"):  # whatever is outside the mask
+        features = [kernel.features(positions, image) for kernel in on_lattice]
+    if pixel is not None:
+        features = [rows.T[:, pixel].T for rows in features]
+    for rows in features:
+        _checks.feature_rows(rows)
+    plans = [
+        _backends.Plan.empty(len(rows), rows.shape[1], dtype, params.quality) for rows in features
+    ]
+    if not engine.build(features, plans, params.quality, threads):
+        rows = image.reshape(-1, image.shape[-1])
+        _checks.image_values(rows if pixel is None else rows[pixel], params.theta_beta)
+        _checks.refuse_features(*features)
+    found: list[_backends.MeanFieldKernel] = []
+    for plan in plans:
+        found.append(_normalized(plan, params, engine, threads))
+    if params.spatial == "grid":
+        axes = [
+            grid.axis(n, params.theta_gamma / s) for n, s in zip(size, spacing, strict=True)
+        ]
+        found.append(grid.normalized(axes, params.normalization, params.self_term, dtype, pixel))
+    return found
+
+
+def _normalized(
+    plan: _backends.Plan, params: CRFParams, engine: _backends.Engine, threads: int
+) -> _backends.LatticeKernel:
+    """The operator N K of one lattice."""
+    points, dtype = len(plan.vertex), plan.weight.dtype
+    diagonal = before = after = None
+    if not params.self_term:
+        diagonal = np.empty(points, dtype)
+        engine.self_response(plan, diagonal, threads)
+    if params.normalization != "none":
+        mass = np.empty((points, 1), dtype)
+        engine.filter(plan, np.ones((points, 1), dtype), mass, False, threads)
+        scale = kernels.inverse_mass(mass[:, 0] if diagonal is None else mass[:, 0] - diagonal)
+        if params.normalization == "symmetric":
+            scale = np.sqrt(scale)
+        before = scale if params.normalization in ("before", "symmetric") else None
+        after = scale if params.normalization in ("after", "symmetric") else None
+    return _backends.LatticeKernel(plan, before, after, diagonal)
+
+
 def _iterate(
-    logits: Array, filters: list["_NormalizedFilter"], coupling: Array, iterations: int
+    logits: Array,
+    built: Sequence[_backends.MeanFieldKernel],
+    coupling: Array,
+    iterations: int,
+    engine: _backends.Engine,
+    threads: int,
 ) -> Array:
-    """The iterations themselves, on label-major rows [L, N]."""
-    fused = filters[0].fused_engine
-    if fused is not None:
-        refined = np.empty_like(logits)
-        kept = np.empty((0, 0, 0), logits.dtype)  # nothing: there is no backward pass here
-        normalized = [f.kernel for f in filters]
-        threads = filters[0].threads
-        fused.mean_field(normalized, coupling, logits, refined, kept, iterations, threads)
-        return refined
+    """The iterations themselves, for engines that only filter. [L, N] -> [L, N]"""
+    filters = [_Filter(kernel, logits.dtype, engine, threads) for kernel in built]
     u = np.ascontiguousarray(logits.T)  # [N, L]
     refined = u
     for _ in range(iterations):
@@ -137,6 +230,36 @@ def _iterate(
         pairwise = sum(f(q) @ c.T for f, c in zip(filters, coupling, strict=True))  # [N, L]
         refined = u - pairwise
     return refined.T
+
+
+class _Filter:
+    """A kernel as a function of values [N, L]."""
+
+    def __init__(
+        self,
+        kernel: _backends.MeanFieldKernel,
+        dtype: Any,
+        engine: _backends.Engine,
+        threads: int,
+    ) -> None:
+        self._kernel, self._engine, self._threads = kernel, engine, threads
+        if isinstance(kernel, grid.GridKernel):
+            self._matrices = [matrix.astype(dtype) for matrix in kernel.matrices()]
+
+    def __call__(self, values: Array) -> Array:
+        kernel = self._kernel
+        if kernel.before is not None:
+            values = values * kernel.before[:, None]
+        if isinstance(kernel, grid.GridKernel):
+            out = grid.filtered(kernel, self._matrices, values)
+        else:
+            out = np.empty_like(values)
+            self._engine.filter(kernel.plan, values, out, False, self._threads)
+        if kernel.diagonal is not None:
+            out -= kernel.diagonal[:, None] * values
+        if kernel.after is not None:
+            out *= kernel.after[:, None]
+        return out
 
 
 def _coupling(
@@ -168,51 +291,11 @@ def _coupling(
     return coupling.astype(dtype)
 
 
-class _NormalizedFilter:
-    """The operator N K of one kernel, with its lattice built once. Maps [N, L] to [N, L]."""
-
-    def __init__(
-        self, features: Array, params: CRFParams, backend: str, threads: int | None
-    ) -> None:
-        self._lattice = PermutohedralLattice(features, backend=backend, threads=threads)
-        self._diagonal = None if params.self_term else self._lattice.self_response()
-        self._before = self._after = None
-        if params.normalization != "none":
-            mass = self._filter(np.ones((len(features), 1), features.dtype))
-            scale = kernels.inverse_mass(mass[:, 0])
-            if params.normalization == "symmetric":
-                scale = np.sqrt(scale)
-            self._before = scale if params.normalization in ("before", "symmetric") else None
-            self._after = scale if params.normalization in ("after", "symmetric") else None
-
-    @property
-    def threads(self) -> int:
-        return self._lattice._threads
-
-    @property
-    def fused_engine(self) -> _backends.FusedEngine | None:
-        """The engine, if it runs whole mean fields."""
-        return _backends.fused_engine(self._lattice.backend)
-
-    @property
-    def kernel(self) -> _backends.LatticeKernel:
-        return _backends.LatticeKernel(
-            self._lattice._plan, self._before, self._after, self._diagonal
-        )
-
-    def _filter(self, values: Array) -> Array:
-        out = self._lattice._filter(values)
-        if self._diagonal is not None:
-            out -= self._diagonal[:, None] * values
-        return out
-
-    def __call__(self, values: Array) -> Array:
-        if self._before is not None:
-            values = values * self._before[:, None]
-        out = self._filter(values)
-        if self._after is not None:
-            out *= self._after[:, None]
-        return out
+def _marginals(logits: Array) -> Array:
+    """Of logits [L, ...]; of one logit x, for the labels (0, x), the foreground's."""
+    if len(logits) == 1:
+        return softmax(np.concatenate([np.zeros_like(logits), logits]), axis=0)[1:]
+    return softmax(logits, axis=0)
 
 
 def softmax(logits: Array, axis: int) -> Array:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .mean_field import mean_field, softmax
+from .mean_field import infer
 from .params import CRFParams
 
 Array = np.ndarray[Any, Any]
@@ -77,12 +77,9 @@ def refine(
     >>> q.shape, q.dtype.name, bool(np.allclose(q.sum(0), 1))
     ((3, 8, 9), 'float32', True)
     """
-    refined = mean_field(
-        logits, image, params, compatibility=compatibility, iterations=iterations, mask=mask,
-        spacing=spacing, backend=backend, threads=threads,
+    q = infer(
+        logits, image, params, kernel_weights=None, compatibility=compatibility,
+        iterations=iterations, mask=mask, spacing=spacing, backend=backend, threads=threads,
+        marginals=True,
     )  # fmt: skip
-    if len(refined) == 1:  # one logit x stands for the labels (0, x)
-        q = softmax(np.concatenate([np.zeros_like(refined), refined]), axis=0)[1:]
-    else:
-        q = softmax(refined, axis=0)
     return q.astype(np.float32, copy=False)

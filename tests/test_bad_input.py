@@ -282,7 +282,10 @@ def test_params_refuse_a_weight(name, value, error, message):
         ({"normalization": "both"}, "normalization is 'both'; choose from 'after', 'before', "),
         ({"normalization": None}, "normalization is None; choose from "),
         ({"feature_order": "rc"}, "feature_order is 'rc'; choose from 'xy', 'yx'"),
-        ({"spatial": "fft"}, "spatial is 'fft'; choose from "),
+        ({"spatial": "fft"}, "spatial is 'fft'; choose from 'grid', 'lattice'$"),
+        ({"spatial": None}, "spatial is None; choose from 'grid', 'lattice'$"),
+        ({"quality": "best"}, "quality is 'best'; choose from 'standard', 'symmetric', 'filled'$"),
+        ({"quality": 1}, "quality is 1; choose from 'standard', 'symmetric', 'filled'$"),
     ],
 )
 def test_params_refuse_an_unknown_word(option, message):

@@ -24,6 +24,7 @@ LAYERS = (
     {"_checks", "metrics"},
     {"params"},
     {"kernels"},
+    {"grid"},
     {"reference"},
     {"_backends"},
     {"lattice", "gibbs"},
@@ -89,7 +90,7 @@ def of(*units):
     return [path for path in SOURCES if unit(path) in units]
 
 
-@pytest.mark.parametrize("path", of("_checks", "params", "kernels", "metrics"), ids=str)
+@pytest.mark.parametrize("path", of("_checks", "params", "kernels", "grid", "metrics"), ids=str)
 def test_the_lowest_modules_import_numpy_alone(path):
     assert outside(path) <= {"numpy"}
     assert inside(path) <= {"_checks", "params", "kernels", "metrics"}

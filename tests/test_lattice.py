@@ -4,10 +4,11 @@ import multiprocessing
 import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracles import (
     ENGINE_TOLERANCE,
@@ -19,6 +20,7 @@ from oracles import (
 )
 
 from densecrf_rnn import BackendUnavailableError, PermutohedralLattice, _backends, kernels
+from densecrf_rnn.params import QUALITIES
 from densecrf_rnn.reference import dense
 
 DIMS = (*range(1, 9), 16)
@@ -26,23 +28,18 @@ SIZES = (1, 2, 7, 97, 1009)
 SEVERAL_CHUNKS = 9001  # the native engine cuts points by 4,096 and vertices by 1,024
 
 
-def pair(rows):
+def pair(rows, quality="standard"):
     """The same lattice by the native engine and by Numba."""
-    return PermutohedralLattice(rows, backend="cpu"), PermutohedralLattice(rows, backend="numba")
-
-
-def plan_arrays(lattice):
-    """The parts of a plan that M vertices fill; the rest of the arrays is never written."""
-    plan, vertices = lattice._plan, lattice.num_vertices
-    corners = plan.vertex.shape[1]
-    neighbour = plan.neighbour[: 2 * corners * vertices]
-    return plan.vertex, plan.weight, neighbour, plan.offset[: vertices + 1], plan.entry
+    return [PermutohedralLattice(rows, quality=quality, backend=b) for b in ("cpu", "numba")]
 
 
 def assert_same_plan(a, b):
+    """The same simplices, and one row for what is one vertex, whatever the rows' order."""
     assert a.num_vertices == b.num_vertices
-    for left, right in zip(plan_arrays(a), plan_arrays(b), strict=True):
-        np.testing.assert_array_equal(left, right)
+    np.testing.assert_array_equal(a._plan.weight, b._plan.weight)
+    pairs = np.stack([a._plan.vertex.ravel(), b._plan.vertex.ravel()])
+    apart = [len(np.unique(rows)) for rows in pairs]
+    assert apart == [np.unique(pairs, axis=1).shape[1]] * 2
 
 
 def assert_same_filter(native, reference, values):
@@ -62,14 +59,18 @@ def assert_same_filter(native, reference, values):
 @pytest.mark.usefixtures("both_backends")
 @pytest.mark.parametrize("dims", DIMS)
 @given(
+    quality=st.sampled_from(QUALITIES),
     kind=st.sampled_from(FEATURE_KINDS),
     points=st.sampled_from(SIZES),
     channels=st.sampled_from((0, 1, 2, 3, 21)),
     seed=st.integers(0, 2**32 - 1),
 )
-@example(kind="ties", points=1009, channels=3, seed=0)
-def test_native_lattice_equals_numba(dtype, dims, kind, points, channels, seed):
-    native, reference = pair(features(kind, points, dims, dtype, seed))
+@example(quality="standard", kind="ties", points=1009, channels=3, seed=0)
+@example(quality="filled", kind="ties", points=97, channels=3, seed=0)
+def test_native_lattice_equals_numba(dtype, dims, quality, kind, points, channels, seed):
+    if quality == "filled" and dims == 16:
+        points = min(points, 97)  # 34 neighbours of each vertex
+    native, reference = pair(features(kind, points, dims, dtype, seed), quality)
     assert_same_plan(native, reference)
     values = np.random.default_rng(seed).normal(size=(points, channels)).astype(dtype)
     assert_same_filter(native, reference, values)
@@ -136,17 +137,23 @@ def test_filter_gives_equal_bits_for_any_number_of_threads(backend, dtype, dims)
 # --- properties ----------------------------------------------------------------------------------
 
 CLOUDS = given(
+    quality=st.sampled_from(QUALITIES),
     kind=st.sampled_from(FEATURE_KINDS),
-    points=st.sampled_from(SIZES),
+    points=st.sampled_from((1, 2, 7, 97)),
     dims=st.sampled_from(DIMS),
     seed=st.integers(0, 2**32 - 1),
 )
 
 
+def cloud(kind, points, dims, quality, seed, backend="numba"):
+    rows = features(kind, points, dims, np.float64, seed)
+    return PermutohedralLattice(rows, quality=quality, backend=backend)
+
+
 @CLOUDS
-def test_filter_transpose_is_the_adjoint(backend, kind, points, dims, seed):
+def test_filter_transpose_is_the_adjoint(backend, quality, kind, points, dims, seed):
     rng = np.random.default_rng(seed)
-    lattice = PermutohedralLattice(features(kind, points, dims, np.float64, seed), backend=backend)
+    lattice = cloud(kind, points, dims, quality, seed, backend)
     x, y = rng.normal(size=(2, points, 3))
     left, right = (lattice.filter(x) * y).sum(), (x * lattice.filter(y, transpose=True)).sum()
     scale = (lattice.filter(np.abs(x)) * np.abs(y)).sum()
@@ -154,9 +161,9 @@ def test_filter_transpose_is_the_adjoint(backend, kind, points, dims, seed):
 
 
 @CLOUDS
-def test_lattice_weights_are_barycentric(backend, dtype, kind, points, dims, seed):
+def test_lattice_weights_are_barycentric(backend, dtype, quality, kind, points, dims, seed):
     rows = features(kind, points, dims, dtype, seed)
-    weight = PermutohedralLattice(rows, backend=backend)._plan.weight
+    weight = PermutohedralLattice(rows, quality=quality, backend=backend)._plan.weight
     # Rounding shows in proportion to the coordinates, which reach some hundred times the features.
     rounding = np.finfo(dtype).eps * (1 + np.abs(rows).max()) * 20 * dims
     assert weight.min() >= -rounding
@@ -164,21 +171,18 @@ def test_lattice_weights_are_barycentric(backend, dtype, kind, points, dims, see
 
 
 @CLOUDS
-def test_filter_keeps_constants_once_rows_are_normalised(backend, kind, points, dims, seed):
-    lattice = PermutohedralLattice(features(kind, points, dims, np.float64, seed), backend=backend)
+def test_filter_keeps_constants_once_rows_are_normalised(
+    backend, quality, kind, points, dims, seed
+):
+    lattice = cloud(kind, points, dims, quality, seed, backend)
     constants = np.array([[1.0, -2.5, 1e3]])
     smoothed = lattice.filter(np.repeat(constants, points, axis=0))
     np.testing.assert_allclose(smoothed / smoothed[:, :1], constants.repeat(points, 0), 1e-12)
 
 
-@given(
-    kind=st.sampled_from(FEATURE_KINDS),
-    points=st.sampled_from((1, 2, 7, 97)),
-    dims=st.sampled_from(DIMS),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_self_response_is_the_diagonal_of_the_filter(backend, kind, points, dims, seed):
-    lattice = PermutohedralLattice(features(kind, points, dims, np.float64, seed), backend=backend)
+@CLOUDS
+def test_self_response_is_the_diagonal_of_the_filter(backend, quality, kind, points, dims, seed):
+    lattice = cloud(kind, points, dims, quality, seed, backend)
     matrix = lattice.filter(np.eye(points))
     np.testing.assert_allclose(lattice.self_response(), np.diag(matrix), 1e-12)
 
@@ -203,7 +207,8 @@ def test_filter_is_near_the_exact_gaussian(backend, theta, theta_guide, dims, rm
     rows = kernels.Kernel(theta, theta_guide).features(positions, image)
     assert rows.shape[1] == dims
     noise = np.random.default_rng(0).random((len(rows), 2))
-    values = np.column_stack([noise, positions[:, 0] / 50])  # and a smooth ramp
+    ramp = np.broadcast_to(positions[0] / 50, image.shape[:2]).ravel()
+    values = np.column_stack([noise, ramp])
     ones = np.ones((len(rows), 1))
     lattice = PermutohedralLattice(rows, backend=backend)
     exact = dense.gaussian_filter(rows, values) / dense.gaussian_filter(rows, ones)
@@ -211,6 +216,208 @@ def test_filter_is_near_the_exact_gaussian(backend, theta, theta_guide, dims, rm
     found = np.sqrt((error**2).mean(0)).max(), np.abs(error).max()
     print(f"rms {found[0]:.4f}, largest {found[1]:.4f}")
     assert found[0] < rms and found[1] < largest
+
+
+# --- qualities -----------------------------------------------------------------------------------
+
+
+@CLOUDS
+def test_symmetric_and_filled_filters_are_exactly_symmetric(
+    backend, quality, kind, points, dims, seed
+):
+    if quality == "standard":
+        quality = "symmetric"
+    lattice = cloud(kind, points, dims, quality, seed, backend)
+    matrix = lattice.filter(np.eye(points))
+    np.testing.assert_allclose(matrix, matrix.T, rtol=1e-13, atol=1e-16)
+    values = np.random.default_rng(seed).normal(size=(points, 3))
+    np.testing.assert_array_equal(lattice.filter(values), lattice.filter(values, transpose=True))
+
+
+@CLOUDS
+def test_symmetric_is_the_mean_of_standard_and_its_transpose(
+    backend, quality, kind, points, dims, seed
+):
+    lattices = [cloud(kind, points, dims, q, seed, backend) for q in ("standard", "symmetric")]
+    values = np.random.default_rng(seed).random((points, 3))
+    standard, symmetric = lattices
+    assert symmetric.num_vertices == standard.num_vertices
+    mean = (standard.filter(values) + standard.filter(values, transpose=True)) / 2
+    np.testing.assert_allclose(symmetric.filter(values), mean, rtol=1e-12)
+
+
+def vertex_keys(rows):
+    """Coordinates of the vertices of the simplices around `rows`, as a set; slow and plain.
+
+    From the definition: a vertex of remainder k has coordinates that are all k modulo d + 1 and
+    sum to 0. The simplex around a point has, of each remainder, the one that is nearest.
+    """
+    dims = rows.shape[1]
+    found = set()
+    for row in rows * elevation_scale(dims):
+        point = np.array([row[j:].sum() - (j * row[j - 1] if j else 0) for j in range(dims + 1)])
+        for k in range(dims + 1):
+            lowest = np.floor((point - k) / (dims + 1)) * (dims + 1) + k
+            up = round(-lowest.sum() / (dims + 1))  # as many coordinates go one step up
+            order = np.argsort(lowest - point, kind="stable")
+            lowest[order[:up]] += dims + 1
+            found.add(tuple(lowest.astype(int)))
+    return found
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3, 5])
+def test_filled_adds_every_neighbour_of_the_vertices_that_points_touch(backend, dims):
+    rows = features("normal", 23, dims, np.float64)
+    touched = vertex_keys(rows)
+    ring = {
+        tuple(np.array(v) + sense * (1 - (dims + 1) * np.eye(dims + 1, dtype=int)[axis]))
+        for v in touched
+        for axis in range(dims + 1)
+        for sense in (-1, 1)
+    }
+    standard, filled = (
+        PermutohedralLattice(rows, quality=q, backend=backend) for q in ("standard", "filled")
+    )
+    assert standard.num_vertices == len(touched)
+    assert filled.num_vertices == len(touched | ring)
+
+
+def test_filled_is_nearer_to_the_exact_gaussian(backend):
+    """Without normalisation: what is lost at the rim is mass."""
+    rows = features("normal", 1009, 5, np.float64)
+    values = np.random.default_rng(0).random((len(rows), 3))
+    exact = dense.gaussian_filter(rows, values)
+    error = {
+        quality: np.linalg.norm(
+            PermutohedralLattice(rows, quality=quality, backend=backend).filter(values) - exact
+        )
+        for quality in QUALITIES
+    }
+    print(error)
+    assert error["filled"] < 0.9 * min(error["standard"], error["symmetric"])
+
+
+# --- gradients -----------------------------------------------------------------------------------
+# In float64, by differences over a step that leaves no simplex: inside one the lattice is a
+# polynomial in the features, and piecewise smooth as a whole.
+
+STEP = 1e-6
+GRADIENTS = given(
+    quality=st.sampled_from(QUALITIES),
+    dims=st.sampled_from((1, 2, 3, 4, 5, 6, 8)),
+    transpose=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+
+
+def gradient_problem(quality, dims, seed, points=13):
+    """An engine's arrays for points that a few STEPs do not move out of their simplices."""
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(4 * points, dims))
+    inside = cloud_of(rows, "standard", "numba")._plan.weight.min(1) > 100 * STEP * (dims + 1)
+    rows = rows[inside][:points]
+    assert len(rows) == points
+    return rows, *rng.normal(size=(2, points, 2)), rng.normal(size=points)
+
+
+def cloud_of(rows, quality, backend):
+    return PermutohedralLattice(rows, quality=quality, backend=backend)
+
+
+def assert_is_gradient(found, function, at):
+    """`found` is the gradient of `function` at `at`, by central differences, entry by entry."""
+    want = np.empty_like(at)
+    for entry in np.ndindex(at.shape):
+        step = np.zeros_like(at)
+        step[entry] = STEP
+        want[entry] = (function(at + step) - function(at - step)) / (2 * STEP)
+    np.testing.assert_allclose(found, want, rtol=1e-6, atol=1e-7 * max(1, np.abs(want).max()))
+
+
+def with_weight(lattice, weight):
+    """The plan of a lattice with other weights on its vertices."""
+    return replace(lattice._plan, weight=weight)
+
+
+@settings(max_examples=15)
+@GRADIENTS
+def test_filter_weight_gradient_is_that_of_differences(backend, quality, dims, transpose, seed):
+    pytest.importorskip("numba")
+    rows, values, cotangent, _ = gradient_problem(quality, dims, seed)
+    lattice, engine = cloud_of(rows, quality, backend), _backends.engine(backend)
+
+    def loss(weight):
+        out = np.empty_like(values)
+        engine.filter(with_weight(lattice, weight), values, out, transpose, 1)
+        return (out * cotangent).sum()
+
+    found = np.empty_like(lattice._plan.weight)
+    engine.filter_weight_gradient(lattice._plan, values, cotangent, transpose, found, 2)
+    assert_is_gradient(found, loss, lattice._plan.weight)
+
+
+@settings(max_examples=15)
+@GRADIENTS
+def test_filter_has_the_feature_gradient_of_differences(backend, quality, dims, transpose, seed):
+    pytest.importorskip("numba")
+    rows, values, cotangent, _ = gradient_problem(quality, dims, seed)
+    lattice, engine = cloud_of(rows, quality, backend), _backends.engine(backend)
+
+    def loss(rows):
+        return (cloud_of(rows, quality, backend).filter(values, transpose=transpose)
+                * cotangent).sum()  # fmt: skip
+
+    d_weight, found = np.empty_like(lattice._plan.weight), np.empty_like(rows)
+    engine.filter_weight_gradient(lattice._plan, values, cotangent, transpose, d_weight, 2)
+    engine.feature_gradient(rows, d_weight, found, 2)
+    assert_is_gradient(found, loss, rows)
+
+
+@settings(max_examples=15)
+@GRADIENTS
+def test_self_response_has_the_gradients_of_differences(backend, quality, dims, transpose, seed):
+    pytest.importorskip("numba")
+    rows, _, _, cotangent = gradient_problem(quality, dims, seed)
+    lattice, engine = cloud_of(rows, quality, backend), _backends.engine(backend)
+
+    def loss_of_weight(weight):
+        out = np.empty(len(rows))
+        engine.self_response(with_weight(lattice, weight), out, 1)
+        return (out * cotangent).sum()
+
+    def loss(rows):
+        return (cloud_of(rows, quality, backend).self_response() * cotangent).sum()
+
+    d_weight, found = np.empty_like(lattice._plan.weight), np.empty_like(rows)
+    engine.self_response_gradient(lattice._plan, cotangent, d_weight, 2)
+    assert_is_gradient(d_weight, loss_of_weight, lattice._plan.weight)
+    engine.feature_gradient(rows, d_weight, found, 2)
+    assert_is_gradient(found, loss, rows)
+
+
+@pytest.mark.usefixtures("both_backends")
+@pytest.mark.parametrize("quality", QUALITIES)
+@pytest.mark.parametrize("dims", [2, 5, 8])
+@pytest.mark.parametrize("channels", [1, 3, 21])
+def test_native_gradients_equal_those_of_numba(dtype, dims, channels, quality):
+    rows = features("normal", SEVERAL_CHUNKS, dims, dtype)
+    rng = np.random.default_rng(0)
+    values, cotangent = rng.normal(size=(2, len(rows), channels)).astype(dtype)
+    found = []
+    for lattice in pair(rows, quality):
+        engine, plan = _backends.engine(lattice.backend), lattice._plan
+        of_filter, of_diagonal = np.empty_like(plan.weight), np.empty_like(plan.weight)
+        of_rows = np.empty_like(rows)
+        engine.filter_weight_gradient(plan, values, cotangent, False, of_filter, 2)
+        engine.self_response_gradient(plan, cotangent[:, 0].copy(), of_diagonal, 2)
+        engine.feature_gradient(rows, of_filter, of_rows, 2)
+        found.append((of_filter, of_diagonal, of_rows))
+    for native, reference in zip(*found, strict=True):
+        scale = np.abs(reference).max()
+        np.testing.assert_allclose(native / scale, reference / scale, atol=ENGINE_TOLERANCE[dtype])
+
+
+# --- small and large -----------------------------------------------------------------------------
 
 
 def test_lattice_of_no_points_filters_nothing(backend, dtype):
@@ -395,6 +602,14 @@ def test_filter_refuses_a_transpose_that_is_not_bool(backend, transpose):
 def test_lattice_refuses_threads(threads, error, message):
     with pytest.raises(error, match=message):
         PermutohedralLattice(GOOD, threads=threads)
+
+
+@pytest.mark.parametrize("quality", ["best", "", None, 1])
+def test_lattice_refuses_an_unknown_quality(quality):
+    with pytest.raises(
+        ValueError, match="quality is .*; choose from 'standard', 'symmetric', 'filled'$"
+    ):
+        PermutohedralLattice(GOOD, quality=quality)
 
 
 @pytest.mark.parametrize("name", ["gpu", "CPU", "", None, 3])

@@ -23,6 +23,10 @@ from densecrf_rnn._backends import why_unavailable
 NORMALIZATIONS = ("after", "before", "symmetric", "none")
 SIZES = ((1, 1), (1, 13), (13, 1), (7, 11), (2, 3, 5), (1, 1, 1))
 SOFT = CRFParams(theta_alpha=8, theta_beta=20, theta_gamma=2, w_bilateral=2, w_spatial=1)
+# (spatial, quality): every kind of kernel that an engine runs.
+KINDS = (
+    ("grid", "standard"), ("lattice", "standard"), ("lattice", "symmetric"), ("grid", "filled")
+)  # fmt: skip
 PROBLEMS = given(
     labels=st.sampled_from((1, 2, 3, 21)),
     size=st.sampled_from(SIZES),
@@ -128,14 +132,20 @@ def test_potts_is_the_default_compatibility(backend):
 @pytest.mark.parametrize("order", ["xy", "yx"])
 @pytest.mark.parametrize("self_term", [True, False])
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_mean_field_is_the_same_on_both_backends(dtype, normalization, self_term, order, size):
+@pytest.mark.parametrize(("spatial", "quality"), KINDS)
+def test_mean_field_is_the_same_on_both_backends(
+    dtype, spatial, quality, normalization, self_term, order, size
+):
     logits, image = random_problem(4, size, 3, dtype, seed=1)
     rng = np.random.default_rng(2)
     # Row sums of the raw kernel reach about 30, so weights are smaller there.
     scale = 0.05 if normalization == "none" else 1
     full = scale * (np.array([2.0, 1.0])[:, None, None] * np.eye(4) + rng.normal(0, 0.2, (2, 4, 4)))
     mu = 1 - np.eye(4) + rng.normal(0, 0.2, (4, 4))
-    params = replace(SOFT, normalization=normalization, self_term=self_term, feature_order=order)
+    params = replace(
+        SOFT, normalization=normalization, self_term=self_term, feature_order=order,
+        spatial=spatial, quality=quality,
+    )  # fmt: skip
     native, reference = (
         mean_field(logits, image, params, kernel_weights=full, compatibility=mu, backend=name)
         for name in ("cpu", "numba")
@@ -144,20 +154,33 @@ def test_mean_field_is_the_same_on_both_backends(dtype, normalization, self_term
 
 
 @pytest.mark.usefixtures("both_backends")
+@pytest.mark.parametrize(("spatial", "quality"), KINDS)
 @PROBLEMS
-def test_mean_field_is_the_same_on_both_backends_at_odd_sizes(dtype, labels, size, channels, seed):
+def test_mean_field_is_the_same_on_both_backends_at_odd_sizes(
+    dtype, spatial, quality, labels, size, channels, seed
+):
     logits, image = random_problem(labels, size, channels, dtype, seed)
+    params = replace(SOFT, spatial=spatial, quality=quality)
     mask = np.random.default_rng(seed).random(size) < 0.7
-    native, reference = (
-        mean_field(logits, image, SOFT, mask=mask, backend=name) for name in ("cpu", "numba")
-    )
-    assert_near(native, reference, MEAN_FIELD_TOLERANCE[dtype])
+    for function, tolerance in ((mean_field, MEAN_FIELD_TOLERANCE[dtype]), (refine, 1e-4)):
+        native, reference = (
+            function(logits, image, params, mask=mask, backend=name) for name in ("cpu", "numba")
+        )
+        assert_near(native, reference, tolerance)
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_mean_field_gives_equal_bits_for_any_number_of_threads(backend, dtype, normalization):
+@pytest.mark.parametrize(("spatial", "quality"), KINDS)
+def test_mean_field_gives_equal_bits_for_any_number_of_threads(
+    backend, dtype, spatial, quality, normalization
+):
+    if backend == "numba" and (spatial, quality) != KINDS[0]:
+        pytest.skip("numba is serial")
     logits, image = random_problem(3, (90, 103), 3, dtype)
-    params = replace(SOFT, normalization=normalization, self_term=normalization == "after")
+    params = replace(
+        SOFT, normalization=normalization, self_term=normalization == "after", spatial=spatial,
+        quality=quality,
+    )  # fmt: skip
     serial = mean_field(logits, image, params, backend=backend, threads=1)
     for threads in (2, 3, 7):
         got = mean_field(logits, image, params, backend=backend, threads=threads)
@@ -168,8 +191,8 @@ def test_mean_field_gives_equal_bits_for_any_number_of_threads(backend, dtype, n
 
 # Disagreement with the exact mean field on picture(40, 50) and noisy_logits, 5 labels, 5
 # iterations, where the CRF changes 36 % of the labels: (fraction of labels, rms of marginals).
-# The bounds are twice the errors measured in float64, written beside them: the largest over both
-# settings of self_term.
+# The bounds are twice the errors measured in float64, written beside them: the largest over either
+# setting of self_term and of spatial.
 EXACT_TOLERANCE = {
     "after": (0.001, 0.010),  # 0.0005, 0.0049
     "before": (0.003, 0.008),  # 0.0015, 0.0039
@@ -187,30 +210,38 @@ EXACT = {}  # the oracle is slow, and the same for every backend
 
 def assert_near_exact(case, logits, image, params, backend, **options):
     q = softmax(mean_field(logits, image, params, backend=backend, **options))
-    key = case, params.self_term
+    key = case, params.self_term  # the exact CRF knows no lattice
     if key not in EXACT:
         EXACT[key] = softmax(exact_mean_field(logits, image, params, **options))
     exact = EXACT[key]
     labels = (q.argmax(0) != exact.argmax(0)).mean()
     rms = np.sqrt(((q - exact) ** 2).mean())
-    print(f"{case}: labels {labels:.4f}, rms {rms:.4f}")
+    print(f"{case}, {params.spatial}: labels {labels:.4f}, rms {rms:.4f}")
     allowed_labels, allowed_rms = EXACT_TOLERANCE[case]
     assert labels <= allowed_labels and rms <= allowed_rms
 
 
+@pytest.fixture(params=["grid", "lattice"])
+def spatial(request):
+    return request.param
+
+
 @pytest.mark.parametrize("self_term", [True, False])
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_mean_field_is_near_the_exact_one(backend, normalization, self_term):
+def test_mean_field_is_near_the_exact_one(backend, spatial, normalization, self_term):
     image = picture(40, 50)
-    params = replace(BROAD, normalization=normalization, self_term=self_term)
+    params = replace(
+        BROAD, normalization=normalization, self_term=self_term, spatial=spatial
+    )
     if normalization == "none":  # K 1 is in the hundreds
         params = replace(params, w_bilateral=0.02, w_spatial=0.1)
     assert_near_exact(normalization, noisy_logits(5, image), image, params, backend)
 
 
-def test_mean_field_with_default_parameters_is_near_the_exact_one(backend):
+def test_mean_field_with_default_parameters_is_near_the_exact_one(backend, spatial):
     image = picture(40, 50)
-    assert_near_exact("defaults", noisy_logits(5, image), image, CRFParams(), backend)
+    params = CRFParams(spatial=spatial)
+    assert_near_exact("defaults", noisy_logits(5, image), image, params, backend)
 
 
 def test_mean_field_reads_matrices_by_the_pixels_own_label(backend):
@@ -229,9 +260,9 @@ def test_mean_field_reads_matrices_by_the_pixels_own_label(backend):
         assert np.abs(wrong - right).mean() > 0.01
 
 
-def test_mean_field_of_a_volume_is_near_the_exact_one(backend):
+def test_mean_field_of_a_volume_is_near_the_exact_one(backend, spatial):
     volume = np.stack([picture(12, 14, 1, seed=slice_) for slice_ in range(10)])
-    params = replace(BROAD, theta_alpha=10, theta_gamma=2)
+    params = replace(BROAD, theta_alpha=10, theta_gamma=2, spatial=spatial)
     assert_near_exact("volume", noisy_logits(3, volume), volume, params, backend)
 
 
@@ -263,12 +294,12 @@ def test_mask_of_the_top_left_equals_the_crop(backend, dtype):
     logits, image = random_problem(3, (13, 17), dtype=dtype)
     mask = np.zeros((13, 17), bool)
     mask[:7, :11] = True
-    masked = mean_field(logits, image, SOFT, mask=mask, backend=backend)
-    crop = mean_field(
-        logits[:, :7, :11].copy(), image[:7, :11].copy(), SOFT, backend=backend
-    )
-    np.testing.assert_array_equal(masked[:, :7, :11], crop)
-    np.testing.assert_array_equal(masked[:, ~mask], logits[:, ~mask])
+    crop = logits[:, :7, :11].copy(), image[:7, :11].copy()
+    for spatial, tolerance in (("lattice", 0), ("grid", 0.01)):  # the grid lies elsewhere
+        params = replace(SOFT, spatial=spatial)
+        masked = mean_field(logits, image, params, mask=mask, backend=backend)
+        assert_near(masked[:, :7, :11], mean_field(*crop, params, backend=backend), tolerance)
+        np.testing.assert_array_equal(masked[:, ~mask], logits[:, ~mask])
 
 
 @given(size=st.sampled_from(SIZES), seed=st.integers(0, 2**32 - 1))
@@ -314,7 +345,7 @@ def test_spacing_is_in_the_order_of_the_axes(backend):
     assert_near(apart[:, :1], lone, 1e-12)
 
 
-def test_feature_order_matters_to_the_lattice_only(backend):
+def test_feature_order_matters_to_lattices_only(backend):
     """[H, W] in "yx" is [W, H] in "xy"."""
     logits, image = random_problem(3, (7, 11))
     flipped = replace(SOFT, feature_order="yx")
