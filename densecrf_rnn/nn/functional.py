@@ -127,7 +127,11 @@ def _check(logits: Tensor, image: Tensor, params: CRFParams, backend: str) -> No
         )
     if not torch.compiler.is_compiling():  # values are not known while a graph is traced
         _backends.resolve(backend)
-        _checks.image_values(image.detach(), params.theta_beta)
+        _checks.image_range(image.detach(), params.theta_beta)
+        if _is_fused(backend):  # the engine finds what else cannot be computed with
+            _checks.probabilities(logits.detach(), batched=True)
+        else:
+            _checks.logits_values(logits.detach(), batched=True)
 
 
 def _coupling(
@@ -191,7 +195,11 @@ def _kernels(
         if kernel.theta_guide is not None:
             features = features.expand(len(guide), -1, -1)
             features = torch.cat([features, guide / kernel.theta_guide], dim=1)  # [B, D, N]
-        lattices.append(_normalized_kernel(features.mT, params, backend))
+        try:
+            lattices.append(_normalized_kernel(features.mT, params, backend))
+        except ValueError:  # no lattice can be built; an image that is to blame can be named
+            _checks.image_values(image.detach(), params.theta_beta)
+            raise
     return lattices, grid
 
 

@@ -81,8 +81,6 @@ def mean_field_unfused(
     backend: str,
 ) -> Tensor:
     """Refined logits with one operator per filter: slower, and differentiable more than once."""
-    if not torch.compiler.is_compiling():
-        _checks.logits_values(u.detach(), batched=True)
     u = u.mT.contiguous()  # [B, N, L]
     refined = u
     for _ in range(iterations):
@@ -136,9 +134,9 @@ def mean_field(
         for b in range(batch)
     ]
     options = (iterations, False, _share(memory_budget, batch), torch.get_num_threads())
-    if problems and not engine.mean_field(problems, ops.rows(coupling), *options):
+    if not engine.mean_field(problems, ops.rows(coupling), *options):
         _checks.logits_values(logits, batched=True)
-        raise ValueError("logits holds values that the engine cannot work with")
+        raise ValueError("logits lie beyond what the engine can compute with")
     return refined, saved
 
 
@@ -234,8 +232,7 @@ def mean_field_backward(
         for b in range(batch)
     ]
     options = (iterations, _share(memory_budget, batch), torch.get_num_threads())
-    if problems:
-        engine.mean_field_backward(problems, ops.rows(coupling), *options)
+    engine.mean_field_backward(problems, ops.rows(coupling), *options)
     d_parts = [
         ops.over_images(d, len(p)) if _given(p) else d for p, d in zip(parts, d_parts, strict=True)
     ]

@@ -77,10 +77,8 @@ def lattice_build(features: Tensor, quality: str, backend: str) -> tuple[Tensor,
     )
     plans = [lattice.plan(b) for b in range(batch)]
     engine = _backends.engine(backend)
-    if images and not engine.build(images, plans, quality, torch.get_num_threads()):
-        for image in images:
-            _checks.feature_values(image)
-        raise ValueError("features cannot be indexed")
+    if not engine.build(images, plans, quality, torch.get_num_threads()):
+        _checks.refuse_features(*images)
     return lattice
 
 
@@ -212,9 +210,10 @@ def lattice_filter_weight_gradient(
     lattice = Lattice(vertex, weight, links)
     out = weight.new_empty(len(values), *weight.shape[1:])
     for b in range(len(values)):
-        arrays = (rows(values[b]), rows(cotangent[b]))
-        options = (transpose, out[b].numpy(), torch.get_num_threads())
-        engine.filter_weight_gradient(lattice.plan(b), *arrays, *options)
+        arrays = (lattice.plan(b), rows(values[b]), rows(cotangent[b]))
+        engine.filter_weight_gradient(
+            *arrays, transpose, out[b].numpy(), torch.get_num_threads()
+        )
     return over_images(out, len(weight))
 
 
