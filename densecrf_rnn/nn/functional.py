@@ -45,8 +45,9 @@ def mean_field(
     spacing : sequence of one float per spatial axis, optional
         Pixel size along each axis of `logits`, in the unit of theta_alpha and theta_gamma.
     memory_budget : int, at least 1
-        Bytes that the forward pass may keep for the gradient, all images together. If what makes
-        the gradient fastest does not fit, less is kept and the rest computed again.
+        Bytes that the forward pass may keep for the gradient, all images together. Where the
+        marginals of all iterations do not fit, it keeps the values at the lattices' vertices if
+        they are fewer, and the backward pass takes longer. (Without a self term: always marginals.)
     backend : str
         "auto", or a name from `available_backends()`.
 

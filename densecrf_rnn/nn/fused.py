@@ -314,12 +314,12 @@ def _second_gradient(ctx: Any, d_refined: Tensor) -> tuple[Any, Any, list[Any]]:
     # made from another (a normaliser from weights, an image from logits).
     _, *inputs = [tensor.view_as(tensor) for tensor in ctx.saved_tensors]
     logits, coupling, *kernels = inputs
+    if ctx.iterations == 0:
+        return d_refined, None, [None] * len(kernels)
     options = (unflatten(kernels), ctx.grid, ctx.iterations, ctx.backend)
     refined = mean_field_unfused(logits, coupling, *options)
     leaves = [tensor for tensor in inputs if tensor.requires_grad]
-    found = iter(  # unused: without iterations, all but the logits
-        torch.autograd.grad(refined, leaves, d_refined, create_graph=True, allow_unused=True)
-    )
+    found = iter(torch.autograd.grad(refined, leaves, d_refined, create_graph=True))
     d_logits, d_coupling, *d_kernels = (next(found) if t.requires_grad else None for t in inputs)
     return d_logits, d_coupling, d_kernels
 
