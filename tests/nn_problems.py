@@ -1,14 +1,19 @@
 """Small problems for the torch tests: tensors, dense matrices and the plain formula in torch."""
 
+from functools import reduce
+
 import numpy as np
 import pytest
 
-from densecrf_rnn import CRFParams, PermutohedralLattice, kernels
+from densecrf_rnn import CRFParams, PermutohedralLattice, grid, kernels
 
 torch = pytest.importorskip("torch")
 
 NORMALIZATIONS = ("after", "before", "symmetric", "none")
 FORMS = ("scalar", "diagonal", "full")
+# Every spatial filter, and every quality of the lattice.
+FILTERS = (("grid", "standard"), ("lattice", "standard"), ("grid", "symmetric"),
+           ("lattice", "filled"))
 
 # Bandwidths at which a picture of a few pixels has near and far neighbours in both kernels. The
 # weights are no short binary fractions, so a detour through float32 would show.
@@ -55,13 +60,16 @@ def feature_rows(image, params):
     return [k.features(positions, numpy_image(image)) for k in kernels.from_params(params)]
 
 
-def lattice_matrices(image, params, backend):
-    """N K of both kernels as matrices [N, N], where K is what the lattice does to the identity."""
+def kernel_matrices(image, params, backend):
+    """N K of both kernels as matrices [N, N], where K is what a filter does to the identity."""
     matrices = []
     for features in feature_rows(image, params):
-        kernel = PermutohedralLattice(features, backend=backend).filter(np.eye(len(features)))
-        matrices.append(normalize(kernel, params))
-    return matrices
+        lattice = PermutohedralLattice(features, quality=params.quality, backend=backend)
+        matrices.append(lattice.filter(np.eye(len(features))))
+    if params.spatial == "grid":
+        axes = [grid.matrix(grid.axis(n, params.theta_gamma)) for n in image.shape[1:]]
+        matrices[1] = reduce(np.kron, axes)
+    return [normalize(kernel, params) for kernel in matrices]
 
 
 def normalize(kernel, params):

@@ -242,12 +242,6 @@ def test_crfrnn_rejects_devices_without_a_backend(crf):
         crf.to("meta")(logits, image)
 
 
-def test_crfrnn_rejects_an_image_that_requires_grad(crf):
-    logits, image = good()
-    with pytest.raises(ValueError, match=r"image requires grad.*image\.detach\(\)"):
-        crf(logits, image.requires_grad_())
-
-
 @pytest.mark.parametrize("shape", [(2, 2), (3,), (4, 4), (3, 3, 1)])
 def test_mean_field_rejects_a_compatibility_of_another_shape(shape):
     with pytest.raises(ValueError, match=r"compatibility has shape .*must be \[3, 3\]"):
@@ -292,6 +286,14 @@ def test_crfrnn_rejects_iterations_that_are_no_count(name):
 def test_mean_field_rejects_iterations_that_are_no_count(iterations):
     with pytest.raises((TypeError, ValueError), match="iterations is"):
         functional.mean_field(*good(), iterations=iterations)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, None, "1"])
+def test_a_memory_budget_that_is_no_number_of_bytes_is_refused(value):
+    for call in (lambda: CRFRNN(LABELS, memory_budget=value),
+                 lambda: functional.mean_field(*good(), memory_budget=value)):
+        with pytest.raises((TypeError, ValueError), match="memory_budget is"):
+            call()
 
 
 @pytest.mark.parametrize("name", ["kernel_weights", "compatibility", "normalization"])

@@ -22,9 +22,10 @@ OPERATORS = list(product(make.NORMALIZATIONS, (True, False)))
 @pytest.mark.parametrize("order", ["xy", "yx"])
 @pytest.mark.parametrize("size", [(5, 7), (3, 4, 5)])
 @pytest.mark.parametrize("labels", [1, 2, 5])
-def test_mean_field_equals_numpy(normalization, self_term, order, size, labels):
+@pytest.mark.parametrize("spatial", ["grid", "lattice"])
+def test_mean_field_equals_numpy(normalization, self_term, order, size, labels, spatial):
     params = make.small_params(
-        normalization=normalization, self_term=self_term, feature_order=order
+        normalization=normalization, self_term=self_term, feature_order=order, spatial=spatial
     )
     logits, image = make.problem(labels, *size, batch=2, labels=labels)
     spacing = (1.5, 0.75, 2.0)[: len(size)]
@@ -195,13 +196,16 @@ def test_dense_gradients_equal_finite_differences():
 
 
 @pytest.mark.parametrize("form", make.FORMS)
+@pytest.mark.parametrize("spatial, quality", make.FILTERS)
 @pytest.mark.parametrize("normalization, self_term", OPERATORS)
-def test_mean_field_and_its_gradients_equal_the_dense_oracle_on_the_lattices_own_matrix(
-    backend, normalization, self_term, form
+def test_mean_field_and_its_gradients_equal_the_dense_oracle_on_the_filters_own_matrices(
+    backend, normalization, self_term, spatial, quality, form
 ):
-    # The lattice is linear, so filtering the identity writes it down as a matrix; with that matrix
+    # A filter is linear, so filtering the identity writes it down as a matrix; with that matrix
     # the dense oracle has no approximation left and shares no code with the path under test.
-    params = make.small_params(normalization=normalization, self_term=self_term)
+    params = make.small_params(
+        normalization=normalization, self_term=self_term, spatial=spatial, quality=quality
+    )
     logits, image = make.problem(3, 5, 7, batch=2, labels=4)
     cotangent = make.problem(4, 5, 7, batch=2, labels=4)[0]
     given = (logits, make.weights(form, 4), make.asymmetric(4))
@@ -216,7 +220,7 @@ def test_mean_field_and_its_gradients_equal_the_dense_oracle_on_the_lattices_own
     out = refined(*given)
     wanted = []
     for b in range(2):
-        matrices = make.lattice_matrices(image[b], params, backend)
+        matrices = make.kernel_matrices(image[b], params, backend)
         u, mu, rows = make.rows(logits[b]), given[2].numpy(), make.rows(out[b])
         exact = dense.mean_field(u, matrices, list(given[1].numpy()), mu, 4)
         np.testing.assert_allclose(rows, exact, rtol=1e-9, atol=1e-9)
@@ -236,7 +240,7 @@ def test_gradients_of_one_logit_equal_the_dense_oracle_of_two_labels():
             logits, image, params, kernel_weights=weights, compatibility=compatibility
         )
 
-    matrices = make.lattice_matrices(image[0], params, "auto")
+    matrices = make.kernel_matrices(image[0], params, "auto")
     pair = torch.cat([torch.zeros_like(logits), logits], 1)[0]
     d_pair = torch.cat([-cotangent, cotangent], 1)[0]  # the layer returns a difference
     wanted = oracle_gradients(pair, matrices, *given[1:], 5, d_pair)
@@ -301,7 +305,7 @@ def test_gradients_on_a_constant_image_equal_the_dense_oracle(backend, self_term
             backend=backend,
         )
 
-    matrices = make.lattice_matrices(image[0], params, backend)
+    matrices = make.kernel_matrices(image[0], params, backend)
     wanted = oracle_gradients(logits[0], matrices, *given[1:], 5, cotangent[0])
     found = autograd_of(refined, given, cotangent)
     assert_gradients_close((found[0][0], *found[1:]), wanted)

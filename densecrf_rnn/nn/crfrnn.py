@@ -34,6 +34,8 @@ class CRFRNN(nn.Module):
         A learned L x L matrix, asymmetric, that starts at Potts; or Potts, fixed.
     normalization, self_term
         In place of those in `params`, if given.
+    memory_budget : int
+        Bytes that a forward pass may keep for the gradient; see `functional.mean_field`.
     backend : str
         "auto", or a name from `available_backends()`.
 
@@ -80,12 +82,14 @@ class CRFRNN(nn.Module):
         compatibility: Literal["learned", "potts"] = "learned",
         normalization: Normalization | None = None,
         self_term: bool | None = None,
+        memory_budget: int = 2**30,
         backend: str = "auto",
     ) -> None:
         super().__init__()
         self.num_classes = _checks.count("num_classes", num_classes, 1)
         self.iterations = _checks.count("iterations", iterations, 0)
         self.eval_iterations = _checks.count("eval_iterations", eval_iterations, 0)
+        self.memory_budget = _checks.count("memory_budget", memory_budget, 1)
         _checks.option("kernel_weights", kernel_weights, ("diagonal", "scalar", "full"))
         _checks.option("compatibility", compatibility, ("learned", "potts"))
         _checks.params(params, CRFParams)
@@ -145,6 +149,7 @@ class CRFRNN(nn.Module):
             compatibility=self.compatibility,
             iterations=self.iterations if self.training else self.eval_iterations,
             spacing=spacing,
+            memory_budget=self.memory_budget,
             backend=self.backend,
         )
 

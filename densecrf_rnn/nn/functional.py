@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import _backends, _checks, kernels
 from ..params import CRFParams
-from . import ops
+from . import fused, grids, ops
 
 
 def mean_field(
@@ -19,6 +19,7 @@ def mean_field(
     compatibility: Tensor | None = None,
     iterations: int = 5,
     spacing: Sequence[float] | None = None,
+    memory_budget: int = 2**30,
     backend: str = "auto",
 ) -> Tensor:
     """Refined logits after some mean-field iterations of a dense CRF.
@@ -31,7 +32,7 @@ def mean_field(
         label out. L = 1: one logit x, treated as the labels (0, x). B may be 0.
     image : Tensor [B, C, H, W] or [B, C, D, H, W], integer or floating point, on the same device
         Guide of the appearance kernel, up to 14 channels (13 in 3-D), in the units of
-        ``params.theta_beta`` (0..255 by default). A constant: no gradient flows to it.
+        ``params.theta_beta`` (0..255 by default).
     params : CRFParams
         Bandwidths, weights and options.
     kernel_weights : Tensor [2], [2, L] or [2, L, L], optional
@@ -43,6 +44,10 @@ def mean_field(
         Mean-field updates T; 0 returns the logits.
     spacing : sequence of one float per spatial axis, optional
         Pixel size along each axis of `logits`, in the unit of theta_alpha and theta_gamma.
+    memory_budget : int, at least 1
+        Bytes that the forward pass may keep for the gradient, all images together. Where the
+        marginals of all iterations do not fit, it keeps the values at the lattices' vertices if
+        they are fewer, and the backward pass takes longer. (Without a self term: always marginals.)
     backend : str
         "auto", or a name from `available_backends()`.
 
@@ -50,7 +55,7 @@ def mean_field(
     -------
     Tensor, shape and dtype of `logits` (float32 for lower precision under autocast)
         U' of the last iteration: logits again, for cross-entropy. Differentiable in `logits`,
-        `kernel_weights` and `compatibility`.
+        `kernel_weights` and `compatibility`, and once in `image`.
 
     Raises
     ------
@@ -62,7 +67,8 @@ def mean_field(
     Notes
     -----
     [CRF-RNN] section 4. Lattices are built once per image and serve all iterations, all labels
-    and the backward pass. Threads: torch.get_num_threads().
+    and the backward pass. The gradient for the image is that of the lattice, which is piecewise
+    linear in the features, normaliser included. Threads: torch.get_num_threads().
 
     Examples
     --------
@@ -75,6 +81,7 @@ def mean_field(
     logits = autocast_to_float32(logits)
     _check(logits, image, params, backend)
     iterations = _checks.count("iterations", iterations, 0)
+    memory_budget = _checks.count("memory_budget", memory_budget, 1)
     size = logits.shape[2:]
     labels = max(2, logits.shape[1])
     with torch.autocast(logits.device.type, enabled=False):  # float32 stays float32
@@ -83,9 +90,14 @@ def mean_field(
         if logits.shape[1] == 1:
             u = torch.cat([torch.zeros_like(u), u], dim=1)
         spacing = _checks.spacing(spacing, len(size))
-        normalized = _kernels(image, params, spacing, logits.dtype, backend)
-        iterate = _fused if _is_fused(backend) else ops.mean_field_unfused
-        refined = iterate(u, coupling, normalized, iterations, backend)  # [B, L, N]
+        lattices, grid = _kernels(image, params, spacing, logits.dtype, backend)
+        if _is_fused(backend):
+            inputs = [u, coupling, *fused.flatten(lattices)]
+            keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+            options = (iterations, keep, memory_budget, backend)
+            refined = fused.mean_field(u, coupling, inputs[2:], *grid, *options)[0]  # [B, L, N]
+        else:
+            refined = fused.mean_field_unfused(u, coupling, lattices, grid, iterations, backend)
         if logits.shape[1] == 1:
             refined = refined[:, 1:] - refined[:, :1]
         return refined.reshape(logits.shape)
@@ -94,14 +106,6 @@ def mean_field(
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _is_fused(backend: str) -> bool:
     return _backends.fused_engine(backend) is not None
-
-
-def _fused(
-    u: Tensor, coupling: Tensor, normalized: Sequence[ops.Kernel], iterations: int, backend: str
-) -> Tensor:
-    """All iterations in one operator."""
-    keep = torch.is_grad_enabled() and (u.requires_grad or coupling.requires_grad)
-    return ops.mean_field(u, coupling, ops.flatten(normalized), iterations, keep, backend)[0]
 
 
 def autocast_to_float32(logits: Tensor) -> Tensor:
@@ -117,10 +121,6 @@ def _check(logits: Tensor, image: Tensor, params: CRFParams, backend: str) -> No
     _checks.logits(logits, batched=True)
     _checks.image(image, logits, batched=True)
     _checks.same_device(image, logits)
-    if image.requires_grad and torch.is_grad_enabled():
-        raise ValueError(
-            "image requires grad, but no gradient flows to the image; pass image.detach()"
-        )
     if logits.device.type != "cpu":
         raise _backends.BackendUnavailableError(
             f"logits is on {logits.device}, but no backend for that device exists yet; "
@@ -128,7 +128,11 @@ def _check(logits: Tensor, image: Tensor, params: CRFParams, backend: str) -> No
         )
     if not torch.compiler.is_compiling():  # values are not known while a graph is traced
         _backends.resolve(backend)
-        _checks.image_values(image, params.theta_beta)
+        _checks.image_range(image.detach(), params.theta_beta)
+        if _is_fused(backend):  # the engine finds what else cannot be computed with
+            _checks.probabilities(logits.detach(), batched=True)
+        else:
+            _checks.logits_values(logits.detach(), batched=True)
 
 
 def _coupling(
@@ -175,48 +179,57 @@ def default_weights(params: CRFParams, labels: int) -> Tensor:
     return torch.stack([t.expand(labels) if per_label else t for t in tensors])
 
 
-@torch.no_grad()
 def _kernels(
     image: Tensor, params: CRFParams, spacing: Sequence[float], dtype: torch.dtype, backend: str
-) -> list[ops.Kernel]:
-    """The operator N K of each kernel."""
-    guide = image.flatten(2).mT.to(dtype)  # [B, N, C]
-    positions = _positions(image.shape[2:], params, spacing, guide)[None]  # [1, N, S]
-    found = []
+) -> tuple[list[fused.Kernel], grids.Grid]:
+    """The operator N K of each kernel: those on lattices, then that on a grid."""
+    size = image.shape[2:]
+    guide = image.flatten(2).to(dtype)  # [B, C, N]
+    positions = _positions(size, params, spacing, guide)  # [S, N]
+    lattices, grid = [], grids.NO_GRID
     for kernel in kernels.from_params(params):
-        features = positions / kernel.theta_position
+        if kernel.theta_guide is None and params.spatial == "grid":
+            deviation = [kernel.theta_position / s for s in spacing]
+            grid = grids.Grid(size, deviation, params.normalization, params.self_term)
+            continue
+        features = (positions / kernel.theta_position)[None]  # [1, S, N]
         if kernel.theta_guide is not None:
             features = features.expand(len(guide), -1, -1)
-            features = torch.cat([features, guide / kernel.theta_guide], dim=-1)
-        found.append(_normalized_kernel(features, params, backend))
-    return found
+            features = torch.cat([features, guide / kernel.theta_guide], dim=1)  # [B, D, N]
+        try:
+            lattices.append(_normalized_kernel(features.mT, params, backend))
+        except ValueError:  # no lattice can be built; an image that is to blame can be named
+            _checks.image_values(image.detach(), params.theta_beta)
+            raise
+    return lattices, grid
 
 
 def _positions(
     size: Sequence[int], params: CRFParams, spacing: Sequence[float], like: Tensor
 ) -> Tensor:
-    """Coordinates of every pixel, [N, S]; see kernels.positions."""
+    """Coordinates of every pixel, [S, N]; see kernels.positions."""
     axes = [
         torch.arange(n, dtype=like.dtype, device=like.device) * s
         for n, s in zip(size, spacing, strict=True)
     ]
-    grids = [grid.flatten() for grid in torch.meshgrid(*axes, indexing="ij")]
-    return torch.stack(grids[::-1] if params.feature_order == "xy" else grids, dim=-1)
+    found = [positions.flatten() for positions in torch.meshgrid(*axes, indexing="ij")]
+    return torch.stack(found[::-1] if params.feature_order == "xy" else found)
 
 
-def _normalized_kernel(features: Tensor, params: CRFParams, backend: str) -> ops.Kernel:
-    lattice = ops.Lattice(*ops.lattice_build(features, backend))
+def _normalized_kernel(features: Tensor, params: CRFParams, backend: str) -> fused.Kernel:
+    """The operator N K of the lattices of features [B, N, D]."""
+    lattice = ops.Lattice(*ops.lattice_build(features, params.quality, backend))
     none = features.new_empty(0)
     diagonal = none
     if not params.self_term:
         diagonal = ops.lattice_self_response(*lattice, backend)[..., None]
-    raw = ops.Kernel(lattice, none, none, diagonal)
+    raw = fused.Kernel(lattice, none, none, diagonal)
     if params.normalization == "none":
         return raw
-    mass = ops.filtered(raw, features.new_ones(*features.shape[:2], 1), backend)  # [B, N, 1]
-    scale = torch.where(mass > kernels.EMPTY_MASS, 1 / mass, 0.0)
-    if params.normalization == "symmetric":
-        scale = scale.sqrt()
+    mass = fused.filtered(raw, features.new_ones(*features.shape[:2], 1), backend)  # [B, N, 1]
+    # An infinite mass gives 0, and a gradient of 0 where 1 / 0 would give one of NaN.
+    mass = mass.where(mass > kernels.EMPTY_MASS, torch.inf)
+    scale = mass.rsqrt() if params.normalization == "symmetric" else mass.reciprocal()
     before = scale if params.normalization in ("before", "symmetric") else none
     after = scale if params.normalization in ("after", "symmetric") else none
-    return ops.Kernel(lattice, before, after, diagonal)
+    return fused.Kernel(lattice, before, after, diagonal)

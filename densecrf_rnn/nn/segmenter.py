@@ -93,4 +93,4 @@ class Segmenter(nn.Module):
                     "for each channel, or one for all"
                 )
         shape = (1, -1) + (1,) * (image.dim() - 2)
-        return (image.detach() * self.std.view(shape) + self.mean.view(shape)) * self.scale
+        return (image * self.std.view(shape) + self.mean.view(shape)) * self.scale

@@ -1,0 +1,327 @@
+"""Mean fields as torch operators: all iterations in one call of an engine, or filter by filter.
+
+The lattices of the kernels are plain tensors here, as in ops.py.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import _backends, _checks
+from . import grids, ops
+
+
+class Kernel(NamedTuple):
+    """A kernel on a lattice: message = after (K - diag(diagonal)) (before q).
+
+    The last three are [B, N, 1], or [0] for 1, 1 and 0. A kernel of one image serves all images.
+    """
+
+    lattice: ops.Lattice
+    before: Tensor
+    after: Tensor
+    diagonal: Tensor
+
+    def of_image(self, image: int) -> _backends.LatticeKernel:
+        """The kernel of one image, as an engine takes it."""
+
+        def scale(tensor: Tensor) -> Any:
+            if not _given(tensor):
+                return None
+            return ops.rows(tensor[image if len(tensor) > 1 else 0, :, 0])
+
+        scales = (scale(self.before), scale(self.after), scale(self.diagonal))
+        return _backends.LatticeKernel(self.lattice.plan(image), *scales)
+
+
+def _given(tensor: Tensor) -> bool:
+    """Whether a tensor is there: [0] stands for None, which lists of tensors cannot hold."""
+    return tensor.dim() > 1
+
+
+_FIELDS = 6  # tensors of a kernel: three of its lattice, three of its own
+_PARTS = (1, 3, 4, 5)  # those of them that a gradient may be wanted for: weight and scales
+
+
+def flatten(kernels: Sequence[Kernel]) -> list[Tensor]:
+    """Kernels as one list of tensors, which is what an operator can take."""
+    return [tensor for k in kernels for tensor in (*k.lattice, k.before, k.after, k.diagonal)]
+
+
+def _groups(tensors: Sequence[Any], length: int) -> list[Sequence[Any]]:
+    return [tensors[i : i + length] for i in range(0, len(tensors), length)]
+
+
+def unflatten(tensors: Sequence[Tensor]) -> list[Kernel]:
+    """The kernels that `flatten` was given."""
+    return [Kernel(ops.Lattice(*group[:3]), *group[3:]) for group in _groups(tensors, _FIELDS)]
+
+
+# --- filter by filter ----------------------------------------------------------------------------
+
+
+def filtered(kernel: Kernel, values: Tensor, backend: str) -> Tensor:
+    """N K values, for values [B, N, C]."""
+    if _given(kernel.before):
+        values = values * kernel.before
+    out = ops.lattice_filter(values, *kernel.lattice, False, backend)
+    if _given(kernel.diagonal):
+        out = out - kernel.diagonal * values
+    return out * kernel.after if _given(kernel.after) else out
+
+
+def mean_field_unfused(
+    u: Tensor,
+    coupling: Tensor,
+    kernels: Sequence[Kernel],
+    grid: grids.Grid,
+    iterations: int,
+    backend: str,
+) -> Tensor:
+    """Refined logits with one operator per filter: slower, and differentiable more than once."""
+    u = u.mT.contiguous()  # [B, N, L]
+    refined = u
+    for _ in range(iterations):
+        q = refined.softmax(-1)
+        messages = [filtered(k, q, backend) for k in kernels]  # each [B, N, L]
+        if grid.size is not None:
+            messages.append(grids.grid_filter(q, *grid, False))
+        pairwise = sum(m @ c.mT for m, c in zip(messages, coupling, strict=True))
+        refined = u - pairwise
+    return refined.mT.clone() if refined is u else refined.mT  # an input is not handed back
+
+
+# --- in one call ---------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("densecrf_rnn::mean_field", mutates_args=(), device_types="cpu")
+def mean_field(
+    logits: Tensor,
+    coupling: Tensor,
+    kernels: Sequence[Tensor],
+    size: Sequence[int] | None,
+    deviation: Sequence[float] | None,
+    normalization: str,
+    self_term: bool,
+    iterations: int,
+    keep: bool,
+    memory_budget: int,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """Refined logits [B, L, N], and if `keep` what a backward pass will need.
+
+    Parameters
+    ----------
+    logits : Tensor [B, L, N]
+    coupling : Tensor [M, L, L]
+        mu W of each kernel.
+    kernels : flattened `Kernel`s
+    size, deviation, normalization, self_term
+        The fields of a `Grid`, which is the last kernel; of NO_GRID where there is none.
+    memory_budget : int
+        Bytes that may be kept for all images together.
+    """
+    grid = grids.Grid(size, deviation, normalization, self_term)  # type: ignore[arg-type]
+    engine, of_image = _engine(logits, coupling, kernels, grid, backend)
+    batch = len(logits)
+    refined = logits.new_empty(logits.shape)
+    dtype = refined.numpy().dtype
+    saved = ops.untouched_zeros(*_saved_shape(logits, iterations, keep), dtype=dtype)
+    problems = [
+        _backends.Problem(of_image(b), ops.rows(logits[b]), refined[b].numpy(), saved[b].numpy())
+        for b in range(batch)
+    ]
+    options = (iterations, False, _share(memory_budget, batch), torch.get_num_threads())
+    if not engine.mean_field(problems, ops.rows(coupling), *options):
+        _checks.logits_values(logits, batched=True)
+        raise ValueError("logits lie beyond what the engine can compute with")
+    return refined, saved
+
+
+@mean_field.register_fake
+def _(
+    logits: Tensor,
+    coupling: Tensor,
+    kernels: Sequence[Tensor],
+    size: Sequence[int] | None,
+    deviation: Sequence[float] | None,
+    normalization: str,
+    self_term: bool,
+    iterations: int,
+    keep: bool,
+    memory_budget: int,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    saved = logits.new_empty(_saved_shape(logits, iterations, keep))
+    return logits.new_empty(logits.shape), saved
+
+
+def _saved_shape(logits: Tensor, iterations: int, keep: bool) -> tuple[int, int, int, int]:
+    """Room for the marginals of all iterations; what an engine leaves out is never resident."""
+    batch, labels, points = logits.shape
+    return (batch, iterations, points, _backends.row_width(labels)) if keep else (batch, 0, 0, 0)
+
+
+def _share(memory_budget: int, batch: int) -> int:
+    """What of the budget falls to one image."""
+    return memory_budget // max(batch, 1)
+
+
+def _engine(
+    logits: Tensor,
+    coupling: Tensor,
+    kernels: Sequence[Tensor],
+    grid: grids.Grid,
+    backend: str,
+) -> tuple[_backends.FusedEngine, Callable[[int], list[_backends.MeanFieldKernel]]]:
+    """The engine, and what gives it the kernels of an image."""
+    engine = _backends.fused_engine(backend)
+    if engine is None:
+        raise _backends.BackendUnavailableError(f"backend {backend!r} has no fused mean field")
+    if coupling.dtype != logits.dtype:
+        raise TypeError(f"logits is {logits.dtype} but coupling {coupling.dtype}")
+    lattices = unflatten(kernels)
+    last = [] if grid.size is None else [grid.kernel(ops.rows(coupling).dtype)]
+    return engine, lambda image: [*(kernel.of_image(image) for kernel in lattices), *last]
+
+
+# --- its gradient --------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("densecrf_rnn::mean_field_backward", mutates_args=(), device_types="cpu")
+def mean_field_backward(
+    d_refined: Tensor,
+    logits: Tensor,
+    saved: Tensor,
+    coupling: Tensor,
+    kernels: Sequence[Tensor],
+    size: Sequence[int] | None,
+    deviation: Sequence[float] | None,
+    normalization: str,
+    self_term: bool,
+    wanted: Sequence[bool],
+    iterations: int,
+    memory_budget: int,
+    backend: str,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """The gradients for logits [B, L, N], for coupling [M, L, L] and for the lattice kernels.
+
+    The last are four tensors for each of `kernels`, in the shapes of its weights, `before`,
+    `after` and `diagonal`; [0] for what it does not have, and if it is not `wanted`.
+    """
+    grid = grids.Grid(size, deviation, normalization, self_term)  # type: ignore[arg-type]
+    engine, of_image = _engine(logits, coupling, kernels, grid, backend)
+    batch = len(logits)
+    d_logits = logits.new_empty(logits.shape)
+    d_coupling = coupling.new_empty(batch, *coupling.shape)
+    parts = _wanted_parts(kernels, wanted)
+    d_parts = [p.new_empty(batch, *p.shape[1:]) if _given(p) else p.clone() for p in parts]
+    problems = [
+        _backends.BackwardProblem(
+            of_image(b),
+            ops.rows(logits[b]),
+            saved[b].numpy(),
+            ops.rows(d_refined[b]),
+            d_logits[b].numpy(),
+            d_coupling[b].numpy(),
+            [_kernel_gradient(d, b) for d in _groups(d_parts, len(_PARTS))]
+            + [None] * (grid.size is not None),
+        )
+        for b in range(batch)
+    ]
+    options = (iterations, _share(memory_budget, batch), torch.get_num_threads())
+    engine.mean_field_backward(problems, ops.rows(coupling), *options)
+    d_parts = [
+        ops.over_images(d, len(p)) if _given(p) else d for p, d in zip(parts, d_parts, strict=True)
+    ]
+    return d_logits, d_coupling.sum(0), d_parts
+
+
+@mean_field_backward.register_fake
+def _(
+    d_refined: Tensor,
+    logits: Tensor,
+    saved: Tensor,
+    coupling: Tensor,
+    kernels: Sequence[Tensor],
+    size: Sequence[int] | None,
+    deviation: Sequence[float] | None,
+    normalization: str,
+    self_term: bool,
+    wanted: Sequence[bool],
+    iterations: int,
+    memory_budget: int,
+    backend: str,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    d_parts = [part.new_empty(part.shape) for part in _wanted_parts(kernels, wanted)]
+    return logits.new_empty(logits.shape), coupling.new_empty(coupling.shape), d_parts
+
+
+def _wanted_parts(kernels: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor]:
+    """What a gradient is wanted for: of each kernel weight, before, after, diagonal, or [0]."""
+    return [
+        group[i] if one else group[i].new_empty(0)
+        for group, one in zip(_groups(kernels, _FIELDS), wanted, strict=True)
+        for i in _PARTS
+    ]
+
+
+def _kernel_gradient(parts: Sequence[Tensor], image: int) -> _backends.KernelGradient | None:
+    """Where an engine writes the gradient of one kernel of one image."""
+    weight, *scales = parts
+    if not _given(weight):
+        return None
+    places = [scale[image, :, 0].numpy() if _given(scale) else None for scale in scales]
+    return _backends.KernelGradient(weight[image].numpy(), *places)
+
+
+mean_field_backward.register_autograd(
+    ops.no_second_derivative, setup_context=ops.nothing_to_keep
+)
+
+
+def _mean_field_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    logits, coupling, kernels, *grid, ctx.iterations, ctx.keep, ctx.budget, ctx.backend = inputs
+    ctx.grid = grids.Grid(*grid)
+    ctx.save_for_backward(output[1], logits, coupling, *kernels)
+
+
+def _mean_field_gradient(ctx: Any, d_refined: Tensor, _: Tensor) -> tuple[Any, ...]:
+    gradient = _second_gradient if torch.is_grad_enabled() else _first_gradient
+    return (*gradient(ctx, d_refined), *[None] * (len(ctx.grid) + 4))
+
+
+def _first_gradient(ctx: Any, d_refined: Tensor) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    assert ctx.keep, "a gradient is asked for that was not prepared"
+    saved, logits, coupling, *kernels = ctx.saved_tensors
+    wanted = [any(group) for group in _groups(ctx.needs_input_grad[2], _FIELDS)]
+    options = (wanted, ctx.iterations, ctx.budget, ctx.backend)
+    d_logits, d_coupling, d_parts = mean_field_backward(
+        d_refined, logits, saved, coupling, kernels, *ctx.grid, *options
+    )
+    d_kernels: list[Tensor | None] = [None] * len(kernels)
+    for group, parts in enumerate(_groups(d_parts, len(_PARTS))):
+        for i, part in zip(_PARTS, parts, strict=True):
+            d_kernels[group * _FIELDS + i] = part if _given(part) else None
+    return d_logits, d_coupling, d_kernels
+
+
+def _second_gradient(ctx: Any, d_refined: Tensor) -> tuple[Any, Any, list[Any]]:
+    """The gradient as something to be differentiated again."""
+    # Aliases, so that each gradient ends at an input of this operator: one input may have been
+    # made from another (a normaliser from weights, an image from logits).
+    _, *inputs = [tensor.view_as(tensor) for tensor in ctx.saved_tensors]
+    logits, coupling, *kernels = inputs
+    if ctx.iterations == 0:
+        return d_refined, None, [None] * len(kernels)
+    options = (unflatten(kernels), ctx.grid, ctx.iterations, ctx.backend)
+    refined = mean_field_unfused(logits, coupling, *options)
+    leaves = [tensor for tensor in inputs if tensor.requires_grad]
+    found = iter(torch.autograd.grad(refined, leaves, d_refined, create_graph=True))
+    d_logits, d_coupling, *d_kernels = (next(found) if t.requires_grad else None for t in inputs)
+    return d_logits, d_coupling, d_kernels
+
+
+mean_field.register_autograd(_mean_field_gradient, setup_context=_mean_field_setup_context)
