@@ -60,7 +60,7 @@ struct Row {
     rest.clip(least);
   }
   DCRF_INLINE void exponentiate() {
-    DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] = exp_nonpositive<N>(part[i]);
+    DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] = exponential<N>(part[i]);
     rest.exponentiate();
   }
   DCRF_INLINE T sum() const {
