@@ -123,7 +123,7 @@ def mean_field(
     memory_budget : int
         Bytes that may be kept for all images together.
     """
-    grid = grids.Grid(size, deviation, normalization, self_term)  # type: ignore[arg-type]
+    grid = grids.Grid(size, deviation, normalization, self_term)
     engine, of_image = _engine(logits, coupling, kernels, grid, backend)
     batch = len(logits)
     refined = logits.new_empty(logits.shape)
@@ -211,7 +211,7 @@ def mean_field_backward(
     The last are four tensors for each of `kernels`, in the shapes of its weights, `before`,
     `after` and `diagonal`; [0] for what it does not have, and if it is not `wanted`.
     """
-    grid = grids.Grid(size, deviation, normalization, self_term)  # type: ignore[arg-type]
+    grid = grids.Grid(size, deviation, normalization, self_term)
     engine, of_image = _engine(logits, coupling, kernels, grid, backend)
     batch = len(logits)
     d_logits = logits.new_empty(logits.shape)
