@@ -1,38 +1,80 @@
-"""CRFRNN in training: forward, and backward relative to it."""
+"""CRFRNN in training: forward, backward relative to it, and batches."""
 
-import time
+from functools import partial
 
 import pytest
-from bench_mean_field import ITERATIONS, LABELS, RUNS, SIZE, problem  # noqa: F401
-from measure import report
-
-from densecrf_rnn import CRFRNN, CRFParams
+from measure import Case, compare
+from problems import TIGHT, WIDE, Problem
 
 torch = pytest.importorskip("torch")
 
-CASES = {"wide 80/13": CRFParams(80, 13, 3), "tight 160/3": CRFParams()}
+from densecrf_rnn import CRFRNN  # noqa: E402
+
+ITERATIONS = 5
+PARAMS = {"wide": WIDE, "tight": TIGHT}
+STORED, RECOMPUTED = 2**30, 1  # bytes: room for the marginals of all iterations; for none
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("case", CASES)
-def test_layer_forward_and_backward(case, threads, problem):  # noqa: F811
-    image, logits, vertices = problem(CASES[case])
-    crf = CRFRNN(LABELS, params=CASES[case], iterations=ITERATIONS).train()
-    u = torch.from_numpy(logits)[None].requires_grad_()
-    guide = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-    seconds = {"forward": [], "backward": []}
-    before = torch.get_num_threads()
+def inputs(problem, batch):
+    """Logits and image with a batch axis: turned and mirrored copies, so that they differ."""
+    logits = torch.from_numpy(problem.logits)
+    image = torch.from_numpy(problem.image).movedim(-1, 0).float()
+    return batched(logits, batch).requires_grad_(), batched(image, batch)
+
+
+def batched(x, batch):
+    turned = [torch.rot90(x, i % 4, (1, 2)) for i in range(batch)]
+    return torch.stack([t if i < 4 else t.flip(2) for i, t in enumerate(turned)])
+
+
+def prepared(problem, threads, batch, memory_budget):
     torch.set_num_threads(threads)
+    crf = CRFRNN(
+        problem.labels, params=problem.params, iterations=ITERATIONS, memory_budget=memory_budget
+    ).train()
+    u, guide = inputs(problem, batch)
+    return lambda: crf(u, guide)
+
+
+def forward(problem, threads, batch=1, memory_budget=STORED):
+    return prepared(problem, threads, batch, memory_budget)
+
+
+def backward(problem, threads, batch=1, memory_budget=STORED):
+    refined = prepared(problem, threads, batch, memory_budget)()
+    cotangent = torch.randn(refined.shape, generator=torch.Generator().manual_seed(0))
+    return lambda: refined.backward(cotangent)
+
+
+def step(problem, threads, batch=1, memory_budget=STORED):
+    run = prepared(problem, threads, batch, memory_budget)
+    return lambda: run().square().mean().backward()
+
+
+def train(case, problem, runs, **options):
+    """Rows for forward and backward, one thread and two."""
+    work = {w: partial(w, **options) for w in (forward, backward, step)}
+    cases = []
+    for threads in (1, 2):
+        cases.append(Case("forward", work[forward], threads))
+        cases.append(Case("backward", work[backward], threads, whole=work[step]))
+    before = torch.get_num_threads()
     try:
-        for run in range(RUNS + 1):
-            begin = time.perf_counter()
-            loss = crf(u, guide).square().mean()
-            middle = time.perf_counter()
-            loss.backward()
-            if run:  # the first warms up
-                seconds["forward"].append(middle - begin)
-                seconds["backward"].append(time.perf_counter() - middle)
+        outcomes = compare(case, problem, cases, peer="forward", runs=runs)
     finally:
         torch.set_num_threads(before)
-    size = " x ".join(map(str, SIZE))
-    report(f"layer {case}, {size}, {threads} thread(s)", vertices, seconds)
+    for threads in (1, 2):
+        row = outcomes["backward", threads].row
+        row.note = f"backward / forward {1 / row.ratio:.2f}; memory of both"
+
+
+@pytest.mark.parametrize("mode", ["stored", "recomputed"])
+@pytest.mark.parametrize("name", PARAMS)
+def test_training(name, mode):
+    budget, runs = {"stored": (STORED, 5), "recomputed": (RECOMPUTED, 3)}[mode]
+    case = f"training 500x500 {name} L=21 T=5, {mode}"
+    train(case, Problem(params=PARAMS[name]), runs, memory_budget=budget)
+
+
+def test_batch():
+    train("training 8 x 256x256 wide L=21 T=5", Problem(size=(256, 256)), runs=3, batch=8)

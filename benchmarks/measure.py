@@ -1,36 +1,148 @@
-"""How a benchmark measures, and the rows of the table that is printed at the end."""
+"""How a benchmark measures time and memory, and the rows of the table printed at the end."""
 
+import ctypes
+import gc
+import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
-ROWS: list[str] = []
+from problems import Problem
+
+# Given a problem and a number of threads: prepares, untimed, and returns what is to be timed.
+Work = Callable[[Problem, int], Callable[[], Any]]
 
 
-def interleaved(runs: int, **cases: Callable[[], object]) -> dict[str, list[float]]:
-    """Seconds of each case, measured in turn (A B A B ...) after one warm-up of each.
+@dataclass
+class Row:
+    """One line of the table. What does not apply is None."""
 
-    Turns share whatever else the machine does, so ratios hold where absolute times drift.
+    case: str
+    who: str
+    threads: int | None = None
+    vertices: int | None = None
+    milliseconds: list[float] | None = None  # of every run
+    memory: float | None = None  # peak, MB above the inputs, the result included
+    against: str | None = None  # whom `ratio` compares with
+    ratio: float | None = None  # times as fast
+    note: str = ""
+
+
+ROWS: list[Row] = []
+HEADER = ["case", "M", "who", "threads", "median ms", "[quartiles]", "peak MB", "speed", "note"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Who is measured. `whole` is what memory is measured on, where that is more than `work`."""
+
+    who: str
+    work: Work
+    threads: int = 1
+    whole: Work | None = None
+
+
+@dataclass
+class Outcome:
+    """A row that was added, and what the measured call returned."""
+
+    row: Row
+    value: Any
+
+
+def compare(
+    name: str,
+    problem: Problem,
+    cases: Sequence[Case],
+    peer: str,
+    runs: int = 7,
+    warm_up: bool = True,
+) -> dict[tuple[str, int], Outcome]:
+    """Add one row per case, measured in turn (A B A B ...); by who and threads.
+
+    Turns share whatever else the machine does, so ratios hold where absolute times drift. The
+    ratio is to `peer`, on as many threads or else on one: the median over the turns.
     """
-    for case in cases.values():
-        case()
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(runs):
-        for name, case in cases.items():
+    memory = [peak_memory(case, problem) for case in cases]
+    seconds: list[list[float]] = [[] for _ in cases]
+    values: list[Any] = [None for _ in cases]
+    for turn in range(runs + warm_up):
+        for i, case in enumerate(cases):
+            timed = case.work(problem, case.threads)
             begin = time.perf_counter()
-            case()
-            seconds[name].append(time.perf_counter() - begin)
-    return seconds
+            value = timed()
+            end = time.perf_counter()
+            if turn == 0:
+                values[i] = value
+            if turn >= warm_up:
+                seconds[i].append(end - begin)
+            del timed, value
+
+    keys = [(case.who, case.threads) for case in cases]
+    outcomes = {}
+    for i, key in enumerate(keys):
+        row = Row(name, *key, problem.vertices, [1e3 * s for s in seconds[i]], memory[i])
+        base = next((k for k in ((peer, key[1]), (peer, 1)) if k in keys), None)
+        if base is not None and key[0] != peer:
+            other = seconds[keys.index(base)]
+            row.against = peer
+            row.ratio = statistics.median(o / s for o, s in zip(other, seconds[i], strict=True))
+        ROWS.append(row)
+        outcomes[key] = Outcome(row, values[i])
+    return outcomes
 
 
-def report(case: str, vertices: int, seconds: dict[str, list[float]]) -> None:
-    """Add one line per measured name: median, quartiles, and its ratio to the first name."""
-    base = next(iter(seconds))
-    for name, times in seconds.items():
-        low, median, high = statistics.quantiles(times, n=4)
-        ratios = [other / own for other, own in zip(seconds[base], times, strict=True)]
-        ratio = "" if name == base else f"{statistics.median(ratios):6.2f}x"
-        ROWS.append(
-            f"{case:34} {name:22} {1e3 * median:8.1f} ms  [{1e3 * low:.1f}, {1e3 * high:.1f}]"
-            f"  M={vertices:<8d} {ratio}"
-        )
+def peak_memory(case: Case, problem: Problem) -> float | None:
+    """Most MB that the case ever holds above its inputs, in a process of its own. Linux only."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return None
+    context = multiprocessing.get_context("forkserver")
+    # Imported once, by the server that forks the processes; what is not installed is passed over.
+    context.set_forkserver_preload(["skimage.io", "skimage.data", "skimage.transform", "torch"])
+    with ProcessPoolExecutor(1, context) as fresh:
+        return fresh.submit(_peak, case.whole or case.work, problem, case.threads).result()
+
+
+def _peak(work: Work, problem: Problem, threads: int) -> float | None:
+    work(problem.tiny(), threads)()  # loads libraries, compiles
+    timed = work(problem, threads)
+    try:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # or freed inputs would be used again, unseen
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # the peak starts anew
+        before = _status("VmRSS")
+    except (AttributeError, OSError):
+        return None
+    result = timed()
+    peak = _status("VmHWM")
+    del result
+    return (peak - before) / 1e3
+
+
+def _status(field: str) -> float:
+    """kB of this process, as the kernel counts."""
+    with open("/proc/self/status") as file:
+        return next(float(line.split()[1]) for line in file if line.startswith(field + ":"))
+
+
+def cells(row: Row) -> list[str]:
+    """The row as printed, one string per column of HEADER."""
+    median = quartiles = "-"
+    if row.milliseconds:
+        low, middle, high = statistics.quantiles(row.milliseconds, n=4, method="inclusive")
+        median, quartiles = f"{middle:.1f}", f"[{low:.1f}, {high:.1f}]"
+    return [
+        row.case,
+        f"{row.vertices:,}" if row.vertices else "-",
+        row.who,
+        str(row.threads or "-"),
+        median,
+        quartiles,
+        "-" if row.memory is None else f"{row.memory:.0f}",
+        "-" if row.ratio is None else f"{row.ratio:.2f}x {row.against}",
+        row.note,
+    ]

@@ -122,13 +122,50 @@ DCRF_INLINE Pack<T, N> sum_each(Pack<T, N>* part) {
   return part[0];
 }
 
+// Exchanges the off-diagonal parts, Half lanes wide, of two packs: one step of a transposition.
+template <typename T, int N, int Half>
+DCRF_INLINE void exchange(Pack<T, N>& a, Pack<T, N>& b) {
+  using Index = typename IntOf<T>::Type;
+  Pack<Index, N> first, second;
+  for (int i = 0; i < N; ++i) {
+    const bool upper = i / Half % 2 != 0;
+    first[i] = upper ? N + i - Half : i;
+    second[i] = upper ? N + i : i + Half;
+  }
+#ifdef __clang__
+  Pack<T, N> x, y;
+  for (int i = 0; i < N; ++i) {
+    x[i] = first[i] < N ? a[first[i]] : b[first[i] - N];
+    y[i] = second[i] < N ? a[second[i]] : b[second[i] - N];
+  }
+#else
+  const Pack<T, N> x = __builtin_shuffle(a, b, first), y = __builtin_shuffle(a, b, second);
+#endif
+  a = x;
+  b = y;
+}
+
+// Lane j of pack i and lane i of pack j change places.
+template <typename T, int N>
+DCRF_INLINE void transpose(Pack<T, N>* block) {
+  static_assert(N == 4 || N == 8, "written for these");
+  DCRF_UNROLL for (int i = 0; i < N; i += 2) exchange<T, N, 1>(block[i], block[i + 1]);
+  DCRF_UNROLL for (int i = 0; i < N; ++i) {
+    if (i % 4 < 2) exchange<T, N, 2>(block[i], block[i + 2]);
+  }
+  if constexpr (N == 8) {
+    DCRF_UNROLL for (int i = 0; i < 4; ++i) exchange<T, N, 4>(block[i], block[i + 4]);
+  }
+}
+
 // exp of lanes up to 88, the twin of core/softmax.hpp: the same steps, the same bits.
 template <int N>
 DCRF_INLINE Pack<float, N> exp_nonpositive(const Pack<float, N>& x) {
   using P = Pack<float, N>;
+  using I = Pack<std::int32_t, N>;
   constexpr float kLowest = -87.0f, kMagic = 12582912.0f;
-  const auto low = x < kLowest;
-  const P clamped = low ? broadcast<float, N>(kLowest) : x;
+  const I counts = x >= kLowest;  // all bits where true
+  const P clamped = (P)((I)x & counts);
   const P shifted = clamped * 1.44269504f + kMagic;
   const P n = shifted - kMagic;
   const P r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
@@ -139,10 +176,8 @@ DCRF_INLINE Pack<float, N> exp_nonpositive(const Pack<float, N>& x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  const Pack<std::int32_t, N> bits = (Pack<std::int32_t, N>)shifted;
-  const P power = (P)((bits + 127) << 23);
-  const P out = p * power;
-  return low ? P{} : out;
+  const P power = (P)(((I)shifted + 127) << 23);
+  return (P)((I)(p * power) & counts);
 }
 
 template <int N>

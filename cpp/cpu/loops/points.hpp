@@ -96,23 +96,31 @@ DCRF_INLINE void grid_rows_of(const GridView<T>& g, const T* const* table, std::
   }
 }
 
-template <int W, typename T>
+// Calls body(Width<n>(), at) for blocks that cover a row of cells; its length is a multiple of 4.
+template <class Body>
+DCRF_INLINE void along_cells(std::int64_t length, const Body& body) {
+  std::int64_t at = 0;
+  for (; at + 16 <= length; at += 16) body(Width<16>(), at);
+  for (; at < length; at += 4) body(Width<4>(), at);
+}
+
+constexpr int kMaxTaps = 9;  // rows of cells that a row of pixels touches
+
+template <typename T>
 void gather_grid_row(const PointKernel<T>& k, std::int64_t pixel_row, T* values, int width) {
   const std::int64_t length = k.grid.cells[2] * width;
-  std::int64_t done = 0;
-  grid_rows_of(k.grid, k.grid.slice, pixel_row, [&](std::int64_t row, T weight) {
-    const T* const from = k.values + row * length;
-    const bool fresh = done++ == 0;
-    for (std::int64_t at = 0; at < length; at += 4) {
-      Row<T, 4> sum;
-      if (fresh) {
-        sum.set_scaled(weight, from + at);
-      } else {
-        sum.load(values + at);
-        sum.add_scaled(weight, from + at);
-      }
-      sum.store(values + at);
-    }
+  const T* from[kMaxTaps];
+  T weight[kMaxTaps];
+  int count = 0;
+  grid_rows_of(k.grid, k.grid.slice, pixel_row, [&](std::int64_t row, T w) {
+    from[count] = k.values + row * length;
+    weight[count++] = w;
+  });
+  along_cells(length, [&](auto block, std::int64_t at) {
+    Row<T, decltype(block)::value> sum;
+    sum.set_scaled(weight[0], from[0] + at);
+    for (int i = 1; i < count; ++i) sum.add_scaled(weight[i], from[i] + at);
+    sum.store(values + at);
   });
 }
 
@@ -120,16 +128,24 @@ template <typename T>
 void flush_grid_row(const PointKernel<T>& k, int strip, std::int64_t pixel_row, T* sums, int width) {
   const std::int64_t length = k.grid.cells[2] * width;
   T* const base = k.sums + (k.slab_offset[strip] - k.first_slab[strip]) * k.grid.slab() * width;
-  grid_rows_of(k.grid, k.grid.splat, pixel_row, [&](std::int64_t row, T weight) {
-    T* const to = base + row * length;
-    for (std::int64_t at = 0; at < length; at += 4) {
-      Row<T, 4> sum;
-      sum.load(to + at);
-      sum.add_scaled(weight, sums + at);
-      sum.store(to + at);
-    }
+  T* to[kMaxTaps];
+  T weight[kMaxTaps];
+  int count = 0;
+  grid_rows_of(k.grid, k.grid.splat, pixel_row, [&](std::int64_t row, T w) {
+    to[count] = base + row * length;
+    weight[count++] = w;
   });
-  for (std::int64_t at = 0; at < length; ++at) sums[at] = T(0);
+  along_cells(length, [&](auto block, std::int64_t at) {
+    Row<T, decltype(block)::value> value, sum, zero;
+    value.load(sums + at);
+    for (int i = 0; i < count; ++i) {
+      sum.load(to[i] + at);
+      sum.add_scaled(weight[i], value);
+      sum.store(to[i] + at);
+    }
+    zero.clear();
+    zero.store(sums + at);
+  });
 }
 
 template <typename T>
@@ -209,7 +225,7 @@ void splat_tile(const PointKernel<T>& k, int strip, const Tile& tile, const T* r
 
 template <int W, typename T>
 void slice_tile(const PointKernel<T>& k, GridRow<T>& row, const Tile& tile, T* rows, int width) {
-  if (row.row != tile.pixel_row) gather_grid_row<W>(k, tile.pixel_row, row.values, width);
+  if (row.row != tile.pixel_row) gather_grid_row(k, tile.pixel_row, row.values, width);
   const int stride = row_stride<W>(width);
   in_blocks<W>(width, [&](auto block, int at) {
     using R = Row<T, decltype(block)::value>;
@@ -294,23 +310,50 @@ struct StripKernels {
   }
 };
 
-// rows [count, width], zero beyond the labels, from planes [labels, points], and back.
-template <typename T>
-void load_planes(const T* planes, std::int64_t points, int labels, const Tile& tile, T* rows, int width) {
-  for (int l = 0; l < labels; ++l) {
-    const T* const from = planes + l * points + tile.begin;
-    for (int p = 0; p < tile.count; ++p) rows[p * width + l] = from[p];
+// Side of the blocks in which tiles are turned round: it divides the width.
+template <typename T, int W>
+constexpr int kBlock = W == 0 ? 4 : W % 8 == 0 && kLanes<T> >= 8 ? 8 : 4;
+
+// rows [count, width], `beyond` beyond the labels, from planes [labels, points].
+template <int W, typename T>
+void load_planes(const T* planes, std::int64_t points, int labels, const Tile& tile, T* rows,
+                 int width, T beyond) {
+  constexpr int N = kBlock<T, W>;
+  const int stride = row_stride<W>(width), whole = tile.count / N * N;
+  const T* const from = planes + tile.begin;
+  for (int l = 0; l < stride; l += N) {
+    for (int p = 0; p < whole; p += N) {
+      Pack<T, N> block[N];
+      DCRF_UNROLL for (int i = 0; i < N; ++i) {
+        block[i] = l + i < labels ? load<T, N>(from + (l + i) * points + p) : broadcast<T, N>(beyond);
+      }
+      transpose<T, N>(block);
+      DCRF_UNROLL for (int i = 0; i < N; ++i) store<T, N>(rows + (p + i) * stride + l, block[i]);
+    }
   }
-  for (int l = labels; l < width; ++l) {
-    for (int p = 0; p < tile.count; ++p) rows[p * width + l] = T(0);
+  for (int p = whole; p < tile.count; ++p) {
+    for (int l = 0; l < labels; ++l) rows[p * stride + l] = from[l * points + p];
+    for (int l = labels; l < stride; ++l) rows[p * stride + l] = beyond;
   }
 }
 
-template <typename T>
+template <int W, typename T>
 void store_planes(const T* rows, int width, const Tile& tile, int labels, T* planes, std::int64_t points) {
-  for (int l = 0; l < labels; ++l) {
-    T* const to = planes + l * points + tile.begin;
-    for (int p = 0; p < tile.count; ++p) to[p] = rows[p * width + l];
+  constexpr int N = kBlock<T, W>;
+  const int stride = row_stride<W>(width), whole = tile.count / N * N;
+  T* const to = planes + tile.begin;
+  for (int l = 0; l < labels; l += N) {
+    for (int p = 0; p < whole; p += N) {
+      Pack<T, N> block[N];
+      DCRF_UNROLL for (int i = 0; i < N; ++i) block[i] = load<T, N>(rows + (p + i) * stride + l);
+      transpose<T, N>(block);
+      DCRF_UNROLL for (int i = 0; i < N; ++i) {
+        if (l + i < labels) store<T, N>(to + (l + i) * points + p, block[i]);
+      }
+    }
+  }
+  for (int p = whole; p < tile.count; ++p) {
+    for (int l = 0; l < labels; ++l) to[l * points + p] = rows[p * stride + l];
   }
 }
 
@@ -339,10 +382,30 @@ void load_unary(const ForwardPass<T>& pass, const Tile& tile, T* rows) {
   }
 }
 
+// The copy by points that load_unary reads. Rows overlap: each is as wide as padded ones, and the next
+// one overwrites what was too much; the last of the tile is written number by number.
+template <int W, typename T>
+void store_unary(const T* rows, const Tile& tile, const ForwardPass<T>& pass) {
+  const int stride = row_stride<W>(pass.width), labels = pass.labels;
+  T* to = pass.unary + tile.begin * labels;
+  const int whole = tile.count - (stride - 1) / labels - 1;  // rows that end within the tile
+  for (int p = 0; p < tile.count; ++p, to += labels, rows += stride) {
+    if (p >= whole) {
+      for (int l = 0; l < labels; ++l) to[l] = rows[l];
+      continue;
+    }
+    in_blocks<W>(stride, [&](auto block, int at) {
+      Row<T, decltype(block)::value> row;
+      row.load(rows + at);
+      row.store(to + at);
+    });
+  }
+}
+
 // out[p] = the sum of row p.
 template <int W, typename T>
 void sum_rows(const T* rows, int count, int width, T* out) {
-  constexpr int N = W == 0 ? 8 : W % 8 == 0 && kLanes<T> >= 8 ? 8 : 4;  // divides the width
+  constexpr int N = kBlock<T, W>;
   const int stride = row_stride<W>(width);
   for (int p = 0; p < count; p += N) {  // a tile has room for whole groups
     Pack<T, N> part[N];
@@ -443,7 +506,8 @@ bool shift_to_peak(T* rows, int count, int width, bool shift) {
 template <int W, typename T>
 bool forward_strip(const ForwardPass<T>& pass, int strip, T* scratch) {
   const FlushToZero flush_to_zero;
-  const int width = pass.width, labels = pass.labels;
+  constexpr T kLeast = -std::numeric_limits<T>::infinity();
+  const int width = row_stride<W>(pass.width), labels = pass.labels;
   const Strips strips(pass.points);
   T* const rows = scratch;  // [kTile, width]
   for (int i = 0; i < kTile * width; ++i) rows[i] = T(0);
@@ -454,18 +518,13 @@ bool forward_strip(const ForwardPass<T>& pass, int strip, T* scratch) {
   for (Tiles<T> tiles(pass, strips.begin[strip], strips.begin[strip + 1]); tiles.next();) {
     const Tile& tile = tiles.tile;
     if (pass.first || pass.last) {
-      load_planes(pass.logits, pass.points, labels, tile, rows, width);
-      for (int p = 0; p < tile.count; ++p) {
-        for (int l = labels; l < width; ++l) rows[p * width + l] = -std::numeric_limits<T>::infinity();
-      }
+      load_planes<W>(pass.logits, pass.points, labels, tile, rows, width, kLeast);
     } else {
       load_unary<W>(pass, tile, rows);
     }
     if (pass.first) {
       good &= shift_to_peak<W>(rows, tile.count, width, !pass.last);
-      for (int p = 0; p < tile.count && !pass.last; ++p) {
-        for (int l = 0; l < labels; ++l) pass.unary[(tile.begin + p) * labels + l] = rows[p * width + l];
-      }
+      if (!pass.last) store_unary<W>(rows, tile, pass);
     } else {
       kernels.slice(tile, rows);
       if (pass.self != nullptr) {
@@ -474,7 +533,7 @@ bool forward_strip(const ForwardPass<T>& pass, int strip, T* scratch) {
     }
     if (!pass.last || pass.marginals) softmax<W>(rows, tile.count, width, pass.safe && !pass.last);
     if (pass.last) {
-      store_planes(rows, width, tile, labels, pass.refined, pass.points);
+      store_planes<W>(rows, width, tile, labels, pass.refined, pass.points);
     } else {
       if (pass.saved_q != nullptr) {
         __builtin_memcpy(pass.saved_q + tile.begin * width, rows, sizeof(T) * tile.count * width);
@@ -522,7 +581,8 @@ void add_weight_gradient(const PointKernel<T>& k, int strip, const Tile& tile, c
 template <int W, typename T>
 void backward_strip(const BackwardPass<T>& pass, int strip, T* scratch) {
   const FlushToZero flush_to_zero;
-  const int width = pass.width, labels = pass.labels;
+  constexpr T kLeast = -std::numeric_limits<T>::infinity();
+  const int width = row_stride<W>(pass.width), labels = pass.labels;
   const Strips strips(pass.points);
   T* const g = scratch;  // [kTile, width]
   T* const q_rows = g + kTile * width;
@@ -535,17 +595,14 @@ void backward_strip(const BackwardPass<T>& pass, int strip, T* scratch) {
     const Tile& tile = tiles.tile;
     const std::int64_t start = tile.begin * width;
     if (pass.first) {
-      load_planes(pass.d_refined, pass.points, labels, tile, g, width);
+      load_planes<W>(pass.d_refined, pass.points, labels, tile, g, width, T(0));
     } else {
       const T* q = q_rows;
       if (pass.q != nullptr) {
         q = pass.q + start;
       } else {
-        load_planes(pass.logits, pass.points, labels, tile, q_rows, width);
+        load_planes<W>(pass.logits, pass.points, labels, tile, q_rows, width, kLeast);
         forward.slice(tile, q_rows);
-        for (int p = 0; p < tile.count; ++p) {
-          for (int l = labels; l < width; ++l) q_rows[p * width + l] = -std::numeric_limits<T>::infinity();
-        }
         softmax<W>(q_rows, tile.count, width, false);
       }
       for (int i = 0; i < tile.count * width; ++i) g[i] = T(0);
@@ -593,7 +650,7 @@ void backward_strip(const BackwardPass<T>& pass, int strip, T* scratch) {
     if (pass.first) __builtin_memcpy(pass.sum + start, g, sizeof(T) * tile.count * width);
     if (pass.gradient != nullptr) __builtin_memcpy(pass.gradient + start, g, sizeof(T) * tile.count * width);
     if (pass.last) {
-      store_planes(g, width, tile, labels, pass.d_logits, pass.points);
+      store_planes<W>(g, width, tile, labels, pass.d_logits, pass.points);
     } else {
       for (int m = 0; m < pass.kernel_count && pass.wanted != nullptr; ++m) {
         const PointGradient<T>& to = pass.wanted[m];

@@ -1,0 +1,80 @@
+"""pydensecrf, the code most people use: the same definition, so the same labels.
+
+pip install -e '.[bench]'; it is a fair peer when compiled with CFLAGS='-O3 -march=native'.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from measure import Case
+from problems import Problem
+
+NAME = "pydensecrf"
+
+
+def cases(*work: Callable) -> list[Case]:
+    """A case for each piece of work; none where pydensecrf is not installed."""
+    if importlib.util.find_spec("pydensecrf") is None:
+        return []
+    return [Case(NAME, each) for each in work]
+
+
+def forward(iterations: int) -> Callable:
+    """Lattices and mean field: refine's twin."""
+    return partial(_forward, iterations=iterations)
+
+
+def _forward(problem: Problem, threads: int, iterations: int) -> Callable[[], np.ndarray]:
+    assert threads == 1  # it knows no more
+
+    def run() -> np.ndarray:
+        crf = _with_unary(problem.logits)
+        add_spatial(crf, problem)
+        add_bilateral(crf, problem)
+        return np.array(crf.inference(iterations)).reshape(problem.logits.shape)
+
+    return run
+
+
+def build(problem: Problem, threads: int) -> Callable[[], None]:
+    """The bilateral kernel alone: features, lattice and the normaliser, which is one filter."""
+    assert threads == 1
+    crf = _with_unary(np.zeros((2, *problem.size), np.float32))
+    return lambda: add_bilateral(crf, problem)
+
+
+def _with_unary(logits: np.ndarray):
+    from pydensecrf import densecrf
+
+    labels, *size = logits.shape
+    if len(size) == 2:
+        crf = densecrf.DenseCRF2D(size[1], size[0], labels)
+    else:
+        crf = densecrf.DenseCRF(logits[0].size, labels)
+    crf.setUnaryEnergy(-logits.reshape(labels, -1))
+    return crf
+
+
+def add_spatial(crf, problem: Problem) -> None:
+    params = problem.params
+    if len(problem.size) == 2:
+        crf.addPairwiseGaussian(sxy=params.theta_gamma, compat=params.w_spatial)
+    else:
+        from pydensecrf import utils
+
+        features = utils.create_pairwise_gaussian((params.theta_gamma,) * 3, problem.size)
+        crf.addPairwiseEnergy(features, compat=params.w_spatial)
+
+
+def add_bilateral(crf, problem: Problem) -> None:
+    params, image = problem.params, problem.image
+    alpha, beta = params.theta_alpha, params.theta_beta
+    if len(problem.size) == 2:
+        crf.addPairwiseBilateral(sxy=alpha, srgb=beta, rgbim=image, compat=params.w_bilateral)
+    else:
+        from pydensecrf import utils
+
+        features = utils.create_pairwise_bilateral((alpha,) * 3, (beta,), image, chdim=3)
+        crf.addPairwiseEnergy(features, compat=params.w_bilateral)
