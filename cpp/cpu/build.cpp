@@ -33,22 +33,11 @@ bool feature_range(const FeatureView<T>& f, Range& range, int threads) {
     Range& part = parts[begin / kPointChunk];
     bool finite = true;
     for (int i = 0; i < f.dims; ++i) {
-      const T* const from = f.data + i * f.feature_stride;
-      T low = from[begin * f.point_stride], high = low;
-      T poison = 0;  // 0 x is NaN where x is not finite
-      const auto scan = [&](std::int64_t stride) {
-        for (std::int64_t p = begin; p < end; ++p) {
-          const T x = from[p * stride];
-          low = x < low ? x : low;
-          high = x > high ? x : high;
-          poison += x * T(0);
-        }
-      };
-      if (f.point_stride == 1) scan(1);
-      else scan(f.point_stride);
+      T low, high;
+      const T* const from = f.data + i * f.feature_stride + begin * f.point_stride;
+      finite &= loops<T>().range(from, f.point_stride, end - begin, &low, &high);
       part.low[i] = double(low);
       part.high[i] = double(high);
-      finite &= poison == T(0);
     }
     good[begin / kPointChunk] = finite;
   });

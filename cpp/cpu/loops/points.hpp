@@ -224,23 +224,37 @@ void splat_tile(const PointKernel<T>& k, int strip, const Tile& tile, const T* r
   else splat_lattice<W, 0>(k, strip, tile, rows, scale, width);
 }
 
+// Where the run of points from p on ends that touch the same three cells, at column x.
+template <typename T>
+DCRF_INLINE int run_end(const GridView<T>& g, const Tile& tile, int p, std::int64_t x) {
+  const std::int32_t cell = g.cell[2][x];
+  int end = p + 1;
+  while (end < tile.count && g.cell[2][column(g, tile, end)] == cell) ++end;
+  return end;
+}
+
+// Neighbours share their cells, which then stay in registers.
 template <int W, typename T>
 void slice_tile(const PointKernel<T>& k, GridRow<T>& row, const Tile& tile, T* rows, int width) {
   if (row.row != tile.pixel_row) gather_grid_row(k, tile.pixel_row, row.values, width);
   const int stride = row_stride<W>(width);
   in_blocks<W>(width, [&](auto block, int at) {
     using R = Row<T, decltype(block)::value>;
-    for (int p = 0; p < tile.count; ++p) {
-      const std::int64_t x = column(k.grid, tile, p);
+    for (int p = 0; p < tile.count;) {
+      std::int64_t x = column(k.grid, tile, p);
+      const int end = run_end(k.grid, tile, p, x);
       const T* const values = row.values + k.grid.cell[2][x] * std::int64_t(stride) + at;
-      const T* const weight = k.grid.slice[2] + x * 3;
-      R sum;
-      sum.set_scaled(weight[0], values);
-      sum.add_scaled(weight[1], values + stride);
-      sum.add_scaled(weight[2], values + 2 * stride);
-      if (k.out_of != nullptr) sum.scale(k.out_of[tile.begin + p]);
-      sum.add(rows + p * stride + at);
-      sum.store(rows + p * stride + at);
+      R cell[3];
+      DCRF_UNROLL for (int c = 0; c < 3; ++c) cell[c].load(values + c * stride);
+      for (; p < end; ++p) {
+        x = column(k.grid, tile, p);
+        const T* const weight = k.grid.slice[2] + x * 3;
+        const T scale = k.out_of != nullptr ? k.out_of[tile.begin + p] : T(1);
+        R sum;
+        sum.load(rows + p * stride + at);
+        DCRF_UNROLL for (int c = 0; c < 3; ++c) sum.add_scaled(weight[c] * scale, cell[c]);
+        sum.store(rows + p * stride + at);
+      }
     }
   });
 }
@@ -252,18 +266,21 @@ void splat_tile(const PointKernel<T>& k, int strip, GridRow<T>& row, const Tile&
   const int stride = row_stride<W>(width);
   in_blocks<W>(width, [&](auto block, int at) {
     using R = Row<T, decltype(block)::value>;
-    for (int p = 0; p < tile.count; ++p) {
-      const std::int64_t x = column(k.grid, tile, p);
+    for (int p = 0; p < tile.count;) {
+      std::int64_t x = column(k.grid, tile, p);
+      const int end = run_end(k.grid, tile, p, x);
       T* const sums = row.sums + k.grid.cell[2][x] * std::int64_t(stride) + at;
-      const T* const weight = k.grid.splat[2] + x * 3;
-      R value, sum;
-      value.load(rows + p * stride + at);
-      if (scale != nullptr) value.scale(scale[p]);
-      DCRF_UNROLL for (int c = 0; c < 3; ++c) {
-        sum.load(sums + c * stride);
-        sum.add_scaled(weight[c], value);
-        sum.store(sums + c * stride);
+      R cell[3];
+      DCRF_UNROLL for (int c = 0; c < 3; ++c) cell[c].load(sums + c * stride);
+      for (; p < end; ++p) {
+        x = column(k.grid, tile, p);
+        const T* const weight = k.grid.splat[2] + x * 3;
+        const T by = scale != nullptr ? scale[p] : T(1);
+        R value;
+        value.load(rows + p * stride + at);
+        DCRF_UNROLL for (int c = 0; c < 3; ++c) cell[c].add_scaled(weight[c] * by, value);
       }
+      DCRF_UNROLL for (int c = 0; c < 3; ++c) cell[c].store(sums + c * stride);
     }
   });
 }

@@ -89,10 +89,9 @@ struct Row {
       }
     }
   }
-  DCRF_INLINE T max_size() const {
-    Row size = *this;
-    size.drop_sign();
-    return size.max();
+  DCRF_INLINE void raise_to(const Row& row) {
+    DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] = larger<T, N>(part[i], row.part[i]);
+    rest.raise_to(row.rest);
   }
   DCRF_INLINE void drop_sign() {
     DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] = part[i] < T(0) ? -part[i] : part[i];
@@ -120,6 +119,7 @@ struct Row<T, 0, N> {
   DCRF_INLINE void subtract(T) {}
   DCRF_INLINE void clip(T) {}
   DCRF_INLINE void drop_sign() {}
+  DCRF_INLINE void raise_to(const Row&) {}
   DCRF_INLINE void exponentiate() {}
   DCRF_INLINE T sum() const { return T(0); }
 };
