@@ -20,7 +20,7 @@ Array = np.ndarray[Any, Any]
 
 # Cells are this many deviations apart. The error falls with the third power of it, the number of
 # cells in an image rises with the square (docs/accuracy.md).
-_SPACING = 1.0
+_SPACING = 0.8
 # Below this many pixels a cell the grid saves nothing over filtering the pixels themselves.
 _SMALLEST_CELL = 1.5
 # What lies further off than this many deviations, below a thousandth of the peak, counts as 0.

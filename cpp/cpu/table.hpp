@@ -39,6 +39,20 @@ class Table {
     return slot == kEmpty ? -1 : std::int32_t(slot & id_mask());
   }
 
+  // find() for several keys, which wait for memory together. About half of them are not there, which
+  // no branch predictor can know, so the common cases are told apart without branches.
+  void find_all(const Key<Words>* wanted, int count, std::int32_t* found) const {
+    for (int i = 0; i < count; ++i) prefetch(wanted[i]);
+    for (int i = 0; i < count; ++i) {
+      const std::uint32_t slot = slots_[home(wanted[i].hash())];
+      const bool empty = slot == kEmpty;
+      const std::uint32_t id = empty ? 0 : slot & id_mask();
+      const bool same = keys_[id] == wanted[i];
+      found[i] = empty ? -1 : std::int32_t(id);
+      if (!(empty | same)) found[i] = find(wanted[i]);
+    }
+  }
+
   void prefetch(const Key<Words>& key) const { __builtin_prefetch(&slots_[home(key.hash())]); }
 
   const std::vector<Key<Words>>& keys() const { return keys_; }

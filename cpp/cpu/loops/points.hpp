@@ -440,36 +440,40 @@ void store_unary(const T* rows, const Tile& tile, const ForwardPass<T>& pass) {
 template <int W, typename T>
 void exponentiate(T* rows, int count, int width, bool safe, T* inverse) {
   constexpr int N = kBlock<T, W>;
+  // Rows that are not made of whole packs are worked on as one long row: a tile has no gaps, and has
+  // room for whole groups of rows and of numbers.
+  constexpr bool kWhole = W > 0 && W % kLanes<T> == 0;
   const int stride = row_stride<W>(width);
-  for (int p = 0; p < count; p += N) {  // a tile has room for whole groups
+  for (int p = 0; p < count && !safe; ++p) {
+    T peak = -std::numeric_limits<T>::infinity();
+    in_blocks<W>(width, [&](auto block, int at) {
+      Row<T, decltype(block)::value> x;
+      x.load(rows + p * stride + at);
+      const T own = x.max();
+      peak = own > peak ? own : peak;
+    });
+    in_blocks<W>(width, [&](auto block, int at) {
+      Row<T, decltype(block)::value> x;
+      x.load(rows + p * stride + at);
+      x.subtract(peak);
+      x.store(rows + p * stride + at);
+    });
+  }
+  for (int at = 0; at < count * stride && !kWhole; at += kLanes<T>) {
+    store<T, kLanes<T>>(rows + at, exponential<kLanes<T>>(load<T, kLanes<T>>(rows + at)));
+  }
+  for (int p = 0; p < count; p += N) {
     Pack<T, N> part[N];
     DCRF_UNROLL for (int i = 0; i < N; ++i) {
       T* const row = rows + (p + i) * stride;
-      T peak = 0;
-      if (!safe) {
-        peak = -std::numeric_limits<T>::infinity();
-        in_blocks<W>(width, [&](auto block, int at) {
-          Row<T, decltype(block)::value> x;
-          x.load(row + at);
-          const T own = x.max();
-          peak = own > peak ? own : peak;
-        });
-      }
-      Pack<T, N> sum{};
-      in_blocks<W>(width, [&](auto block, int at) {
-        Row<T, decltype(block)::value> x;
-        x.load(row + at);
-        if (!safe) x.subtract(peak);
+      if constexpr (kWhole) {
+        Row<T, W> x;
+        x.load(row);
         x.exponentiate();
-        x.store(row + at);
-        if constexpr (W > 0 && kLanes<T> == N && W % N == 0) {
-          DCRF_UNROLL for (int c = 0; c < W / N; ++c) sum += x.part[c];
-        }
-      });
-      if constexpr (!(W > 0 && kLanes<T> == N && W % N == 0)) {
-        for (int c = 0; c < stride; c += N) sum += load<T, N>(row + c);
+        x.store(row);
       }
-      part[i] = sum;
+      part[i] = load<T, N>(row);
+      for (int c = N; c < stride; c += N) part[i] += load<T, N>(row + c);
     }
     store<T, N>(inverse + p, T(1) / sum_each<T, N>(part));
   }
