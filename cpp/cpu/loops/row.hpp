@@ -145,11 +145,6 @@ DCRF_INLINE void in_blocks(int width, const Body& body) {
 // Calls body(Width<W>()) with W = width for rows of up to 32, else W = 0.
 template <class Body>
 DCRF_INLINE void with_width(int width, const Body& body) {
-#ifdef DCRF_QUICK
-  if (width == 24) return body(Width<24>());
-  if (width == 4) return body(Width<4>());
-  return body(Width<0>());
-#endif
   switch (width) {
     case 4: return body(Width<4>());
     case 8: return body(Width<8>());
