@@ -479,16 +479,16 @@ void exponentiate(T* rows, int count, int width, bool safe, T* inverse) {
   }
 }
 
-// Each row times its factor.
+// out row = row times its factor; out may be rows.
 template <int W, typename T>
-void scale_rows(T* rows, int count, int width, const T* factor) {
+void scale_rows(const T* rows, int count, int width, const T* factor, T* out) {
   const int stride = row_stride<W>(width);
   for (int p = 0; p < count; ++p) {
     in_blocks<W>(width, [&](auto block, int at) {
       Row<T, decltype(block)::value> x;
       x.load(rows + p * stride + at);
       x.scale(factor[p]);
-      x.store(rows + p * stride + at);
+      x.store(out + p * stride + at);
     });
   }
 }
@@ -568,14 +568,15 @@ bool forward_strip(const ForwardPass<T>& pass, int strip, T* scratch) {
     }
     if (!pass.last || pass.marginals) {
       exponentiate<W>(rows, tile.count, width, pass.safe && !pass.last, inverse);
-      if (pass.last || pass.saved_q != nullptr) scale_rows<W>(rows, tile.count, width, inverse);
     }
     if (pass.last) {
+      if (pass.marginals) scale_rows<W>(rows, tile.count, width, inverse, rows);
       store_planes<W>(rows, width, tile, labels, pass.refined, pass.points);
-    } else if (pass.saved_q != nullptr) {
-      __builtin_memcpy(pass.saved_q + tile.begin * width, rows, sizeof(T) * tile.count * width);
-      kernels.splat(tile, rows, nullptr);
     } else {
+      // The same bits go on whether or not they are saved.
+      if (pass.saved_q != nullptr) {
+        scale_rows<W>(rows, tile.count, width, inverse, pass.saved_q + tile.begin * width);
+      }
       kernels.splat(tile, rows, inverse);
     }
     kernels.end_tile(tile);
@@ -643,7 +644,7 @@ void backward_strip(const BackwardPass<T>& pass, int strip, T* scratch) {
         load_planes<W>(pass.logits, pass.points, labels, tile, q_rows, width, kLeast);
         forward.slice(tile, q_rows);
         exponentiate<W>(q_rows, tile.count, width, false, inverse);
-        scale_rows<W>(q_rows, tile.count, width, inverse);
+        scale_rows<W>(q_rows, tile.count, width, inverse, q_rows);
       }
       for (int i = 0; i < tile.count * width; ++i) g[i] = T(0);
       kernels.slice(tile, g);
