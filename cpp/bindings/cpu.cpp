@@ -53,7 +53,15 @@ T* data(const py::handle& handle, Shape shape, const char* what) {
   py::ssize_t axis = 0;
   for (const std::int64_t length : shape) same = same && array.shape(axis++) == length;
   require(same, what);
-  return array.writeable() ? array.mutable_data() : const_cast<T*>(array.data());
+  return const_cast<T*>(array.data());
+}
+
+// The same for an array that is written to.
+template <typename T>
+T* room(const py::handle& handle, Shape shape, const char* what) {
+  T* const memory = data<T>(handle, shape, what);
+  require(py::reinterpret_borrow<py::array>(handle).writeable(), "an array to write to is read-only");
+  return memory;
 }
 
 template <typename T>
@@ -111,10 +119,10 @@ bool build(const Tuples& tuples, int quality, int threads) {
       require(t.size() == 4, "a plan is a tuple of four");
       Job job{feature_view<T>(t[0]), nullptr, nullptr, nullptr};
       const std::int64_t n = job.features.points, corners = job.features.dims + 1;
-      job.vertex = data<std::int32_t>(t[1], {n, corners}, "vertex must be int32 [N, d+1]");
-      job.weight = data<T>(t[2], {n, corners}, "weight must be [N, d+1]");
+      job.vertex = room<std::int32_t>(t[1], {n, corners}, "vertex must be int32 [N, d+1]");
+      job.weight = room<T>(t[2], {n, corners}, "weight must be [N, d+1]");
       const std::int64_t size = dcrf::links_size(n, job.features.dims, dcrf::Quality(quality));
-      job.links = data<std::int32_t>(t[3], {size}, "links must be int32 [links_size]");
+      job.links = room<std::int32_t>(t[3], {size}, "links must be int32 [links_size]");
       jobs.push_back(job);
     }
     const Unlocked unlocked;
@@ -158,7 +166,7 @@ void filter(const py::array& vertex, const py::array& weight, const py::array& l
     const auto lattice = lattice_view<T>(vertex, weight, links);
     const std::int64_t channels = length(values, 1, "values must be [N, C]");
     const T* const in = data<T>(values, {lattice.points, channels}, "values must be [N, C]");
-    T* const result = data<T>(out, {lattice.points, channels}, "out must have the shape of values");
+    T* const result = room<T>(out, {lattice.points, channels}, "out must have the shape of values");
     const Unlocked unlocked;
     dcrf::filter(lattice, in, int(channels), transpose, result, threads);
   });
@@ -173,7 +181,7 @@ void filter_weight_gradient(const py::array& vertex, const py::array& weight, co
     const std::int64_t n = lattice.points, channels = length(values, 1, "values must be [N, C]");
     const T* const x = data<T>(values, {n, channels}, "values must be [N, C]");
     const T* const g = data<T>(cotangent, {n, channels}, "cotangent must be [N, C]");
-    T* const result = data<T>(out, {n, lattice.dims + 1}, "out must be [N, d+1]");
+    T* const result = room<T>(out, {n, lattice.dims + 1}, "out must be [N, d+1]");
     const Unlocked unlocked;
     dcrf::filter_weight_gradient(lattice, x, g, int(channels), transpose, result, threads);
   });
@@ -184,7 +192,7 @@ void feature_gradient(const py::array& features, const py::array& d_weight, cons
     using T = decltype(zero);
     const auto view = feature_view<T>(features);
     const T* const from = data<T>(d_weight, {view.points, view.dims + 1}, "d_weight must be [N, d+1]");
-    T* const result = data<T>(out, {view.points, view.dims}, "out must be [N, d]");
+    T* const result = room<T>(out, {view.points, view.dims}, "out must be [N, d]");
     const Unlocked unlocked;
     dcrf::feature_gradient(view, from, result, threads);
   });
@@ -195,7 +203,7 @@ void self_response(const py::array& vertex, const py::array& weight, const py::a
   with_dtype(out, [&](auto zero) {
     using T = decltype(zero);
     const auto lattice = lattice_view<T>(vertex, weight, links);
-    T* const result = data<T>(out, {lattice.points}, "out must be [N]");
+    T* const result = room<T>(out, {lattice.points}, "out must be [N]");
     const Unlocked unlocked;
     dcrf::self_response(lattice, result, threads);
   });
@@ -207,7 +215,7 @@ void self_response_gradient(const py::array& vertex, const py::array& weight, co
     using T = decltype(zero);
     const auto lattice = lattice_view<T>(vertex, weight, links);
     const T* const from = data<T>(cotangent, {lattice.points}, "cotangent must be [N]");
-    T* const result = data<T>(out, {lattice.points, lattice.dims + 1}, "out must be [N, d+1]");
+    T* const result = room<T>(out, {lattice.points, lattice.dims + 1}, "out must be [N, d+1]");
     const Unlocked unlocked;
     dcrf::self_response_gradient(lattice, from, result, threads);
   });
@@ -333,7 +341,7 @@ bool mean_field(const Tuples& problems, const py::array& coupling, int iteration
       const std::int64_t n = length(t[1], 1, "logits must be [L, N]");
       image.points = n;
       image.logits = data<T>(t[1], {labels, n}, "logits must be [L, N]");
-      image.refined = data<T>(t[2], {labels, n}, "refined must be [L, N]");
+      image.refined = room<T>(t[2], {labels, n}, "refined must be [L, N]");
       if (!is_empty(t[3])) {
         image.saved = data<T>(t[3], {iterations, n, dcrf::row_width(labels)},
                               "saved must be empty or [T, N, row_width(L)]");
@@ -371,8 +379,8 @@ void mean_field_backward(const Tuples& problems, const py::array& coupling, int 
       const auto count = std::int64_t(image.kernels.size());
       require(count == coupling.shape(0), "a coupling is wanted per kernel");
       gradient.d_refined = data<T>(t[3], {labels, n}, "d_refined must be [L, N]");
-      gradient.d_logits = data<T>(t[4], {labels, n}, "d_logits must be [L, N]");
-      gradient.d_coupling = data<T>(t[5], {count, labels, labels}, "d_coupling must be [kernels, L, L]");
+      gradient.d_logits = room<T>(t[4], {labels, n}, "d_logits must be [L, N]");
+      gradient.d_coupling = room<T>(t[5], {count, labels, labels}, "d_coupling must be [kernels, L, L]");
       const auto wanted = t[6].cast<std::vector<py::object>>();
       require(std::int64_t(wanted.size()) == count, "a gradient or None is wanted per kernel");
       for (std::int64_t m = 0; m < count; ++m) {
@@ -381,7 +389,7 @@ void mean_field_backward(const Tuples& problems, const py::array& coupling, int 
           const auto parts = wanted[m].cast<py::tuple>();
           const dcrf::KernelView<T>& k = image.kernels[m];
           require(parts.size() == 4 && k.lattice.vertex != nullptr, "only a lattice has gradients, four");
-          to.weight = data<T>(parts[0], {n, k.lattice.dims + 1}, "d_weight must be [N, d+1]");
+          to.weight = room<T>(parts[0], {n, k.lattice.dims + 1}, "d_weight must be [N, d+1]");
           to.before = optional_data<T>(parts[1], {n}, "d_before must be [N]");
           to.after = optional_data<T>(parts[2], {n}, "d_after must be [N]");
           to.diagonal = optional_data<T>(parts[3], {n}, "d_diagonal must be [N]");

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <stdexcept>
 #include <type_traits>
 #include <vector>
 
@@ -18,6 +19,8 @@ namespace {
 
 template <typename T>
 constexpr double kMaxElevated = sizeof(T) == 4 ? 1048576.0 : 2147483648.0;  // see _checks.py
+
+constexpr std::int64_t kMostRows = std::numeric_limits<std::int32_t>::max() / 2;
 
 struct Range {
   double low[kMaxDims], high[kMaxDims];
@@ -197,6 +200,7 @@ class Builder {
           for (const Key<Words>& other : {maths_.neighbour(key, axis), maths_.neighbour_back(key, axis)}) {
             if (std::size_t(all_->find_or_insert(other)) == own_row_.size()) {
               own_row_.push_back(std::int32_t(rows++));
+              if (rows == kMostRows) throw std::invalid_argument("too many vertices for quality \"filled\"");
             }
           }
         }

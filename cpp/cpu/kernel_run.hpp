@@ -29,7 +29,7 @@ class KernelRun {
     if (is_lattice_) links_.emplace_back(view.lattice.links, view.lattice.dims);
     else prepare_grid();
     const T* const out_of = adjoint_ ? view.before : view.after;
-    if (out_of != nullptr && points > 0) slice_bound_ = *std::max_element(out_of, out_of + points);
+    if (out_of != nullptr && points > 0) slice_bound_ *= *std::max_element(out_of, out_of + points);
     const std::int64_t sums = is_lattice_ ? rows() : partial_slabs_ * view_.grid.slab();
     sums_ = zeros(sums * width_);
     values_ = make_buffer<T>(rows() * width_);

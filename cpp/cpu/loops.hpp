@@ -103,7 +103,7 @@ struct ForwardPass : PointPass<T> {
   const T* q_before = nullptr;        // [N, width], for self terms
   const SelfTerm<T>* self = nullptr;  // [kernel_count] or null
   bool first = false, last = false, marginals = false;
-  bool safe = false;  // no logit of this iteration that counts can be far from 0: see softmax()
+  bool safe = false;  // no logit of this iteration that counts can be far from 0: see exponentiate()
 };
 
 // Where the gradient of a lattice kernel goes: added to, [N, corners] and [N].
@@ -180,7 +180,7 @@ struct Loops {
   // out row = sum of `count` rows of `length` numbers (to be zeroed), blurred along the columns.
   void (*grid_columns)(T* const* rows, int count, const T* band, int radius, std::int64_t cells, int width,
                        T* scratch, T* out);
-  // out [length] = sum_k band[k] row k; absent rows are null.
+  // out [length] = sum_k band[k] row k.
   void (*grid_rows)(const T* const* rows, const T* band, int count, std::int64_t length, T* out);
 };
 

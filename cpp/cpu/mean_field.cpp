@@ -308,6 +308,7 @@ void over_images(std::size_t count, int threads, const Body& body) {
 
 template <typename T>
 bool mean_field(const Model<T>& model, const std::vector<Image<T>>& images, int threads) {
+  const FlushToZero flush_to_zero;
   std::vector<char> good(images.size(), 1);
   over_images(images.size(), threads, [&](std::size_t i, int inner) {
     if (images[i].points > 0) good[i] = forward_image(model, images[i], inner);
@@ -318,6 +319,7 @@ bool mean_field(const Model<T>& model, const std::vector<Image<T>>& images, int 
 template <typename T>
 void mean_field_backward(const Model<T>& model, const std::vector<Image<T>>& images,
                          const std::vector<ImageGradient<T>>& gradients, int threads) {
+  const FlushToZero flush_to_zero;
   over_images(images.size(), threads, [&](std::size_t i, int inner) {
     if (images[i].points > 0) Backward<T>(model, images[i], gradients[i], inner).run();
   });

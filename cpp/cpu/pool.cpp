@@ -9,6 +9,9 @@
 #include <thread>
 #include <utility>
 
+#ifdef __SSE__
+#include <xmmintrin.h>
+#endif
 #ifndef _WIN32
 #include <pthread.h>
 #endif
@@ -33,8 +36,22 @@ constexpr std::int64_t kMaxWorkers = 255;
 using Body = std::function<void(std::int64_t)>;
 using Clock = std::chrono::steady_clock;
 
+constexpr std::chrono::milliseconds kCheckEvery{100};
+
 thread_local void (*interrupt_check)() = nullptr;
 thread_local Clock::time_point last_check;
+thread_local const std::atomic<bool>* stop = nullptr;  // of the pool whose work this thread does
+
+// Thrown in the threads whose work is no longer wanted; the reason is kept by the pool.
+struct Stopped {};
+
+#ifdef __SSE__
+unsigned floating_point_mode() { return _mm_getcsr(); }
+void set_floating_point_mode(unsigned mode) { _mm_setcsr(mode); }
+#else
+unsigned floating_point_mode() { return 0; }
+void set_floating_point_mode(unsigned) {}
+#endif
 
 class Pool {
  public:
@@ -61,13 +78,23 @@ class Pool {
       body_ = &body;
       chunks_ = chunks;
       next_.store(0, std::memory_order_relaxed);
+      stop_.store(false, std::memory_order_relaxed);
+      mode_ = floating_point_mode();
       invited_ = running_ = std::min(wanted, workers_);
       ++round_;
     }
     wake_.notify_all();
-    work(poll_interrupt);
+    work();
     std::unique_lock<std::mutex> lock(mutex_);
-    done_.wait(lock, [&] { return running_ == 0; });
+    while (!done_.wait_for(lock, kCheckEvery, [&] { return running_ == 0; })) {
+      lock.unlock();
+      try {
+        poll_interrupt();
+      } catch (...) {
+        fail();
+      }
+      lock.lock();
+    }
     body_ = nullptr;
     const std::exception_ptr error = std::exchange(error_, nullptr);
     lock.unlock();
@@ -94,27 +121,36 @@ class Pool {
       wake_.wait(lock, [&] { return round_ != seen; });
       seen = round_;
       if (id >= invited_ || body_ == nullptr) continue;
+      const unsigned mode = mode_;
       lock.unlock();
-      work([] {});  // only the caller's thread may run its check
+      set_floating_point_mode(mode);
+      stop = &stop_;
+      work();
       lock.lock();
       if (--running_ == 0) done_.notify_one();
     }
   }
 
-  template <class Poll>
-  void work(const Poll& poll) {
+  void work() {
     for (;;) {
       const std::int64_t chunk = next_.fetch_add(1, std::memory_order_relaxed);
       if (chunk >= chunks_) return;
       try {
-        poll();
+        poll_interrupt();
         (*body_)(chunk);
       } catch (...) {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        if (!error_) error_ = std::current_exception();
-        next_.store(chunks_, std::memory_order_relaxed);
+        fail();
       }
     }
+  }
+
+  // Keeps the exception being handled, if it is the first, and ends all chunks, those under way
+  // where they next look.
+  void fail() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!error_) error_ = std::current_exception();
+    next_.store(chunks_, std::memory_order_relaxed);
+    stop_.store(true, std::memory_order_relaxed);
   }
 
   const long owner_ = fork_count();
@@ -124,6 +160,8 @@ class Pool {
   const Body* body_ = nullptr;
   std::int64_t chunks_ = 0;
   std::atomic<std::int64_t> next_{0};
+  std::atomic<bool> stop_{false};
+  unsigned mode_ = 0;  // the caller's floating-point mode
   int workers_ = 0, invited_ = 0, running_ = 0;
   std::uint64_t round_ = 0;
   std::exception_ptr error_;
@@ -147,11 +185,19 @@ InterruptCheck::InterruptCheck(void (*check)()) {
 InterruptCheck::~InterruptCheck() { interrupt_check = nullptr; }
 
 void poll_interrupt() {
+  if (stop != nullptr && stop->load(std::memory_order_relaxed)) throw Stopped();
   if (interrupt_check == nullptr) return;
   const Clock::time_point now = Clock::now();
-  if (now - last_check < std::chrono::milliseconds(100)) return;
+  if (now - last_check < kCheckEvery) return;
   last_check = now;
   interrupt_check();
 }
+
+FlushToZero::FlushToZero() : before_(floating_point_mode()) {
+  constexpr unsigned kFlushAndDenormalsAreZero = 0x8040;  // of MXCSR
+  set_floating_point_mode(before_ | kFlushAndDenormalsAreZero);
+}
+
+FlushToZero::~FlushToZero() { set_floating_point_mode(before_); }
 
 }  // namespace dcrf

@@ -13,14 +13,27 @@ constexpr std::int64_t kVertexChunk = 1024;  // vertices per unit of work
 constexpr std::int64_t kRowChunk = 4096;     // rows of values per unit of work
 constexpr std::int64_t kClearChunk = 1 << 17;  // numbers per unit of work
 
+// While one lives, its thread and the loops it runs take numbers too small to be normal for 0, which
+// a mean field does not need and processors are slow at.
+class FlushToZero {
+ public:
+  FlushToZero();
+  ~FlushToZero();
+  FlushToZero(const FlushToZero&) = delete;
+  FlushToZero& operator=(const FlushToZero&) = delete;
+
+ private:
+  unsigned before_;
+};
+
 // Calls body(0) ... body(chunks - 1), each once, on at most `threads` threads including the
 // caller's; in order on the caller's thread alone when the pool is already in use (a nested call,
 // or another Python thread). The first exception that a body throws is thrown again from here;
-// chunks not yet begun are then left out.
+// chunks not yet begun are then left out. All threads compute in the caller's floating-point mode.
 void parallel_for(std::int64_t chunks, int threads, const std::function<void(std::int64_t)>& body);
 
-// While one lives, the loops that its thread runs call `check` about ten times a second. It may
-// throw, which ends the loop as an exception of its body would.
+// While one lives, its thread calls `check` about ten times a second, in the loops that it runs or
+// waits for. It may throw, which ends the loop as an exception of its body would.
 class InterruptCheck {
  public:
   explicit InterruptCheck(void (*check)());
@@ -29,7 +42,8 @@ class InterruptCheck {
   InterruptCheck& operator=(const InterruptCheck&) = delete;
 };
 
-// Calls this thread's check if it is due. For long loops that are not cut into chunks.
+// Calls this thread's check if it is due, and throws if its work is no longer wanted. For long loops
+// that are not cut into chunks.
 void poll_interrupt();
 
 // Chunks of `size` items cover `items`; body receives the half-open range of each.

@@ -9,7 +9,7 @@ __global__ void locate_and_exponentiate(const T* features, const T* scale, int p
   if (p >= points) return;
   dcrf::Simplex<T> simplex;
   dcrf::locate<T, Dims>(features + p * Dims, scale, Dims, simplex);
-  out[p] = dcrf::exp_nonpositive(-simplex.weight[0]);
+  out[p] = dcrf::exponential(-simplex.weight[0]);
 }
 
 template __global__ void locate_and_exponentiate<float, 5>(const float*, const float*, int, float*);

@@ -6,28 +6,7 @@
 
 #include "coupling.hpp"
 
-#ifdef __SSE__
-#include <xmmintrin.h>
-#endif
-
 namespace dcrf::DCRF_ISA {
-
-// While one lives, its thread takes numbers too small to be normal for 0, as a mean field does not
-// need them and processors are slow at them.
-class FlushToZero {
-#ifdef __SSE__
- public:
-  DCRF_INLINE FlushToZero() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040u); }
-  DCRF_INLINE ~FlushToZero() { _mm_setcsr(before_); }
-
- private:
-  unsigned before_;
-#else
- public:
-  DCRF_INLINE FlushToZero() {}
-  DCRF_INLINE ~FlushToZero() {}
-#endif
-};
 
 // Points [begin, begin + count) of one strip, and the pixel row they lie in if there is a grid.
 struct Tile {
@@ -539,7 +518,6 @@ bool shift_to_peak(T* rows, int count, int width, bool shift) {
 
 template <int W, typename T>
 bool forward_strip(const ForwardPass<T>& pass, int strip, T* scratch) {
-  const FlushToZero flush_to_zero;
   constexpr T kLeast = -std::numeric_limits<T>::infinity();
   const int width = row_stride<W>(pass.width), labels = pass.labels;
   const Strips strips(pass.points);
@@ -619,7 +597,6 @@ void add_weight_gradient(const PointKernel<T>& k, int strip, const Tile& tile, c
 
 template <int W, typename T>
 void backward_strip(const BackwardPass<T>& pass, int strip, T* scratch) {
-  const FlushToZero flush_to_zero;
   constexpr T kLeast = -std::numeric_limits<T>::infinity();
   const int width = row_stride<W>(pass.width), labels = pass.labels;
   const Strips strips(pass.points);
@@ -642,6 +619,7 @@ void backward_strip(const BackwardPass<T>& pass, int strip, T* scratch) {
         q = pass.q + start;
       } else {
         load_planes<W>(pass.logits, pass.points, labels, tile, q_rows, width, kLeast);
+        shift_to_peak<W>(q_rows, tile.count, width, true);  // as in the forward pass
         forward.slice(tile, q_rows);
         exponentiate<W>(q_rows, tile.count, width, false, inverse);
         scale_rows<W>(q_rows, tile.count, width, inverse, q_rows);

@@ -219,9 +219,7 @@ void grid_rows(const T* const* rows, const T* band, int count, std::int64_t leng
     for (; at + W <= length; at += W) {
       Row<T, W> sum;
       sum.clear();
-      for (int k = 0; k < count; ++k) {
-        if (rows[k] != nullptr) sum.add_scaled(band[k], rows[k] + at);
-      }
+      for (int k = 0; k < count; ++k) sum.add_scaled(band[k], rows[k] + at);
       sum.store(out + at);
     }
   };
