@@ -74,14 +74,14 @@ def flag(name: str, value: Any) -> None:
         raise TypeError(f"{name} is {_kind(value)}; it must be True or False")
 
 
-def count(name: str, value: Any, at_least: int) -> int:
-    """A whole number."""
+def count(name: str, value: Any, at_least: int, below_power: int = 31) -> int:
+    """A whole number, below 2^below_power."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} is {_kind(value)}; it must be a whole number")
     if value < at_least:
         raise ValueError(f"{name} is {value}; it must be at least {at_least}")
-    if value >= 2**31:
-        raise ValueError(f"{name} is {value}; it must be below 2^31")
+    if value >= 2**below_power:
+        raise ValueError(f"{name} is {value}; it must be below 2^{below_power}")
     return int(value)
 
 

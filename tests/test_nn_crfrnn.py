@@ -281,6 +281,16 @@ def test_crfrnn_compiles_into_one_graph(self_term):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("spatial", ["grid", "lattice"])
+def test_crfrnn_compiled_for_one_size_and_for_all_gives_the_same(spatial):
+    crf = CRFRNN(3, params=make.small_params(spatial=spatial))
+    torch._dynamo.reset()
+    compiled = torch.compile(crf, fullgraph=True, backend="aot_eager")
+    for size in ((6, 7), (8, 9), (11, 5)):  # from the second on the sizes are symbols
+        logits, image = problem(*size)
+        torch.testing.assert_close(compiled(logits, image), crf(logits, image))
+
+
 # --- how it runs ---------------------------------------------------------------------------------
 
 

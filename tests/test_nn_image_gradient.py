@@ -47,7 +47,7 @@ def test_gradient_for_the_image_equals_finite_differences(
 
 
 @pytest.mark.parametrize("order", ["xy", "yx"])
-@pytest.mark.parametrize("labels", [1, 2, 4])
+@pytest.mark.parametrize("labels", [1, 4])
 @pytest.mark.parametrize("size, channels", [((2, 3, 2), 1), ((1, 5), 3), ((7, 1), 4)])
 def test_gradient_for_any_image_equals_finite_differences(backend, size, channels, labels, order):
     params = make.small_params(feature_order=order)
@@ -57,7 +57,7 @@ def test_gradient_for_any_image_equals_finite_differences(backend, size, channel
     def refined(image):
         return functional.mean_field(logits, image, params, spacing=spacing, backend=backend)
 
-    assert torch.autograd.gradcheck(refined, (image.requires_grad_(),))
+    assert torch.autograd.gradcheck(refined, (image.requires_grad_(),), fast_mode=True)
 
 
 # --- against itself ------------------------------------------------------------------------------

@@ -210,8 +210,8 @@ def test_grid_filter_passes_gradcheck_and_its_adjoint_is_the_transposed(
     def filtered(values):
         return grids.grid_filter(values, *grid, transpose)
 
-    assert torch.autograd.gradcheck(filtered, (values,))
-    assert torch.autograd.gradgradcheck(filtered, (values,))
+    assert torch.autograd.gradcheck(filtered, (values,), fast_mode=True)
+    assert torch.autograd.gradgradcheck(filtered, (values,), fast_mode=True)
     adjoint = grids.grid_filter(cotangent, *grid, not transpose)
     torch.testing.assert_close((filtered(values) * cotangent).sum(), (values * adjoint).sum())
 

@@ -33,22 +33,11 @@ bool feature_range(const FeatureView<T>& f, Range& range, int threads) {
     Range& part = parts[begin / kPointChunk];
     bool finite = true;
     for (int i = 0; i < f.dims; ++i) {
-      const T* const from = f.data + i * f.feature_stride;
-      T low = from[begin * f.point_stride], high = low;
-      T poison = 0;  // 0 x is NaN where x is not finite
-      const auto scan = [&](std::int64_t stride) {
-        for (std::int64_t p = begin; p < end; ++p) {
-          const T x = from[p * stride];
-          low = x < low ? x : low;
-          high = x > high ? x : high;
-          poison += x * T(0);
-        }
-      };
-      if (f.point_stride == 1) scan(1);
-      else scan(f.point_stride);
+      T low, high;
+      const T* const from = f.data + i * f.feature_stride + begin * f.point_stride;
+      finite &= loops<T>().range(from, f.point_stride, end - begin, &low, &high);
       part.low[i] = double(low);
       part.high[i] = double(high);
-      finite &= poison == T(0);
     }
     good[begin / kPointChunk] = finite;
   });
@@ -237,28 +226,20 @@ class Builder {
     const int corners = f_.dims + 1;
     const std::int64_t vertices = std::int64_t(own_row_.size());
     Buffer<std::int32_t> next = make_buffer<std::int32_t>(corners * vertices);  // -1: none
-    Buffer<char> has_previous = make_buffer<char>(corners * vertices);
-    parallel_ranges(corners * vertices, 16 * kVertexChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
-      std::fill(has_previous.get() + begin, has_previous.get() + end, char(0));
-    });
     parallel_ranges(vertices, kVertexChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
       constexpr int kBlock = 16;
       Key<Words> wanted[kBlock * (kMaxDims + 1)];
+      std::int32_t found[kBlock * (kMaxDims + 1)];
       for (std::int64_t v = begin; v < end; v += kBlock) {
         const int count = int(std::min<std::int64_t>(kBlock, end - v));
-        for (int i = 0; i < count; ++i) {
-          for (int axis = 0; axis < corners; ++axis) {
-            Key<Words>& key = wanted[i * corners + axis];
-            key = maths_.neighbour(all_->keys()[v + i], axis);
-            all_->prefetch(key);
+        for (int axis = 0; axis < corners; ++axis) {
+          for (int i = 0; i < count; ++i) {
+            wanted[axis * count + i] = maths_.neighbour(all_->keys()[v + i], axis);
           }
         }
-        for (int i = 0; i < count; ++i) {
-          for (int axis = 0; axis < corners; ++axis) {
-            const std::int32_t other = all_->find(wanted[i * corners + axis]);
-            next[axis * vertices + v + i] = other;
-            if (other >= 0) has_previous[axis * vertices + other] = 1;  // v alone writes here
-          }
+        all_->find_all(wanted, count * corners, found);
+        for (int axis = 0; axis < corners; ++axis) {
+          for (int i = 0; i < count; ++i) next[axis * vertices + v + i] = found[axis * count + i];
         }
       }
     });
@@ -267,7 +248,10 @@ class Builder {
     std::int64_t length[kMaxDims + 1];
     parallel_for(corners, threads_, [&](std::int64_t axis) {
       const std::int32_t* const to_next = next.get() + axis * vertices;
-      const char* const entered = has_previous.get() + axis * vertices;
+      const Buffer<char> has_previous = make_buffer<char>(vertices + 1);
+      char* const entered = has_previous.get() + 1;  // at -1 whatever has no next one writes
+      std::fill(entered, entered + vertices, char(0));
+      for (std::int64_t v = 0; v < vertices; ++v) entered[to_next[v]] = 1;
       std::uint32_t* const begin = reinterpret_cast<std::uint32_t*>(chains) + axis * vertices;
       std::uint32_t* out = begin;
       for (std::int64_t head = 0; head < vertices; ++head) {

@@ -149,6 +149,9 @@ struct Loops {
   // Keys [corners, kTile] in halves and weights [corners, kTile] of up to kTile points; d <= 6.
   void (*locate)(const LocateTask<T>& task, std::uint32_t* low, std::uint32_t* high, T* weight);
 
+  // The range of `count` numbers; false if one is not finite.
+  bool (*range)(const T* from, std::int64_t stride, std::int64_t count, T* least, T* greatest);
+
   // values [count, channels] at stride `stride` of the strip's points into `sums`, and out of
   // `values`.
   void (*splat)(const PointPass<T>& pass, int strip, const T* from, std::int64_t stride, T* scratch);

@@ -1,6 +1,7 @@
 // From lattice keys to ids in order of first insertion: open addressing at a load of one half.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -8,60 +9,82 @@
 
 namespace dcrf {
 
+// A slot is an id and, in the bits above it, as much of the key's hash as fits: four bytes, so that
+// the table stays in a near cache, and a key that is not there is seldom compared.
 template <int Words>
 class Table {
  public:
   explicit Table(std::size_t expected = 2048) {
     while ((std::size_t(1) << bits_) < 2 * expected) ++bits_;
-    slots_.resize(std::size_t(1) << bits_);
-    limit_ = slots_.size() / 2;
+    slots_.assign(std::size_t(1) << bits_, kEmpty);
   }
 
   std::int32_t find_or_insert(const Key<Words>& key) {
-    Slot* slot = locate(key);
-    if (slot->id < 0) {
-      if (keys_.size() >= limit_) {
+    const std::uint64_t hash = key.hash();
+    std::size_t at = locate(key, hash);
+    if (slots_[at] == kEmpty) {
+      if (2 * keys_.size() >= slots_.size()) {
         grow();
-        slot = locate(key);
+        at = locate(key, hash);
       }
-      slot->key = key;
-      slot->id = std::int32_t(keys_.size());
+      slots_[at] = tag(hash) | std::uint32_t(keys_.size());
       keys_.push_back(key);
+      return std::int32_t(keys_.size() - 1);
     }
-    return slot->id;
+    return std::int32_t(slots_[at] & id_mask());
   }
 
-  std::int32_t find(const Key<Words>& key) const { return const_cast<Table*>(this)->locate(key)->id; }
+  std::int32_t find(const Key<Words>& key) const {  // -1: absent
+    const std::uint32_t slot = slots_[locate(key, key.hash())];
+    return slot == kEmpty ? -1 : std::int32_t(slot & id_mask());
+  }
 
-  void prefetch(const Key<Words>& key) const { __builtin_prefetch(&slots_[home(key)]); }
+  // find() for several keys, which wait for memory together. About half of them are not there, which
+  // no branch predictor can know, so the common cases are told apart without branches.
+  void find_all(const Key<Words>* wanted, int count, std::int32_t* found) const {
+    for (int i = 0; i < count; ++i) prefetch(wanted[i]);
+    for (int i = 0; i < count; ++i) {
+      const std::uint32_t slot = slots_[home(wanted[i].hash())];
+      const bool empty = slot == kEmpty;
+      const std::uint32_t id = empty ? 0 : slot & id_mask();
+      const bool same = keys_[id] == wanted[i];
+      found[i] = empty ? -1 : std::int32_t(id);
+      if (!(empty | same)) found[i] = find(wanted[i]);
+    }
+  }
+
+  void prefetch(const Key<Words>& key) const { __builtin_prefetch(&slots_[home(key.hash())]); }
 
   const std::vector<Key<Words>>& keys() const { return keys_; }
 
  private:
-  struct Slot {
-    Key<Words> key;
-    std::int32_t id = -1;  // -1: empty
-  };
+  // No slot in use looks like this: ids stay below half of what the id's bits can hold.
+  static constexpr std::uint32_t kEmpty = ~std::uint32_t(0);
 
-  std::size_t home(const Key<Words>& key) const { return std::size_t(key.hash() >> (64 - bits_)); }
+  std::uint32_t id_mask() const { return std::uint32_t((std::uint64_t(1) << bits_) - 1); }
+  std::uint32_t tag(std::uint64_t hash) const { return std::uint32_t(hash >> 16) & ~id_mask(); }
+  std::size_t home(std::uint64_t hash) const { return std::size_t(hash >> (64 - bits_)); }
 
-  Slot* locate(const Key<Words>& key) {
-    const std::size_t mask = slots_.size() - 1;
-    std::size_t at = home(key);
-    while (slots_[at].id >= 0 && !(slots_[at].key == key)) at = (at + 1) & mask;
-    return &slots_[at];
+  std::size_t locate(const Key<Words>& key, std::uint64_t hash) const {
+    const std::size_t last = slots_.size() - 1;
+    const std::uint32_t wanted = tag(hash), mask = id_mask();
+    for (std::size_t at = home(hash);; at = (at + 1) & last) {
+      const std::uint32_t slot = slots_[at];
+      if (slot == kEmpty || ((slot & ~mask) == wanted && keys_[slot & mask] == key)) return at;
+    }
   }
 
   void grow() {
     bits_ += 2;
-    slots_.assign(std::size_t(1) << bits_, Slot());
-    limit_ = slots_.size() / 2;
-    for (std::size_t id = 0; id < keys_.size(); ++id) *locate(keys_[id]) = {keys_[id], std::int32_t(id)};
+    slots_.assign(std::size_t(1) << bits_, kEmpty);
+    for (std::size_t id = 0; id < keys_.size(); ++id) {
+      const std::uint64_t hash = keys_[id].hash();
+      slots_[locate(keys_[id], hash)] = tag(hash) | std::uint32_t(id);
+    }
   }
 
-  std::vector<Slot> slots_;
+  std::vector<std::uint32_t> slots_;
   std::vector<Key<Words>> keys_;
-  std::size_t limit_ = 0;
   int bits_ = 1;
 };
 

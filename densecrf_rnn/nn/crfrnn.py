@@ -89,7 +89,7 @@ class CRFRNN(nn.Module):
         self.num_classes = _checks.count("num_classes", num_classes, 1)
         self.iterations = _checks.count("iterations", iterations, 0)
         self.eval_iterations = _checks.count("eval_iterations", eval_iterations, 0)
-        self.memory_budget = _checks.count("memory_budget", memory_budget, 1)
+        self.memory_budget = _checks.count("memory_budget", memory_budget, 1, below_power=63)
         _checks.option("kernel_weights", kernel_weights, ("diagonal", "scalar", "full"))
         _checks.option("compatibility", compatibility, ("learned", "potts"))
         _checks.params(params, CRFParams)

@@ -81,7 +81,7 @@ def mean_field(
     logits = autocast_to_float32(logits)
     _check(logits, image, params, backend)
     iterations = _checks.count("iterations", iterations, 0)
-    memory_budget = _checks.count("memory_budget", memory_budget, 1)
+    memory_budget = _checks.count("memory_budget", memory_budget, 1, below_power=63)
     size = logits.shape[2:]
     labels = max(2, logits.shape[1])
     with torch.autocast(logits.device.type, enabled=False):  # float32 stays float32

@@ -123,7 +123,7 @@ def mean_field(
     memory_budget : int
         Bytes that may be kept for all images together.
     """
-    grid = grids.Grid(size, deviation, normalization, self_term)  # type: ignore[arg-type]
+    grid = grids.Grid(size, deviation, normalization, self_term)
     engine, of_image = _engine(logits, coupling, kernels, grid, backend)
     batch = len(logits)
     refined = logits.new_empty(logits.shape)
@@ -211,7 +211,7 @@ def mean_field_backward(
     The last are four tensors for each of `kernels`, in the shapes of its weights, `before`,
     `after` and `diagonal`; [0] for what it does not have, and if it is not `wanted`.
     """
-    grid = grids.Grid(size, deviation, normalization, self_term)  # type: ignore[arg-type]
+    grid = grids.Grid(size, deviation, normalization, self_term)
     engine, of_image = _engine(logits, coupling, kernels, grid, backend)
     batch = len(logits)
     d_logits = logits.new_empty(logits.shape)
@@ -286,11 +286,19 @@ def _mean_field_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) ->
     logits, coupling, kernels, *grid, ctx.iterations, ctx.keep, ctx.budget, ctx.backend = inputs
     ctx.grid = grids.Grid(*grid)
     ctx.save_for_backward(output[1], logits, coupling, *kernels)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # or autograd would fill a gradient for it with zeros
 
 
-def _mean_field_gradient(ctx: Any, d_refined: Tensor, _: Tensor) -> tuple[Any, ...]:
-    gradient = _second_gradient if torch.is_grad_enabled() else _first_gradient
-    return (*gradient(ctx, d_refined), *[None] * (len(ctx.grid) + 4))
+def _mean_field_gradient(ctx: Any, d_refined: Tensor | None, _: None) -> tuple[Any, ...]:
+    found: tuple[Any, Any, list[Any]]
+    if d_refined is None:
+        found = (None, None, [None] * len(ctx.needs_input_grad[2]))
+    elif torch.is_grad_enabled():
+        found = _second_gradient(ctx, d_refined)
+    else:
+        found = _first_gradient(ctx, d_refined)
+    return (*found, *[None] * (len(ctx.grid) + 4))
 
 
 def _first_gradient(ctx: Any, d_refined: Tensor) -> tuple[Tensor, Tensor, list[Tensor | None]]:

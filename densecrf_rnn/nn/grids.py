@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from .. import _backends, grid
-from ..params import Normalization
 from .ops import rows
 
 
@@ -20,14 +19,15 @@ class Grid(NamedTuple):
 
     size: Sequence[int] | None  # (H, W) or (D, H, W); None: there is no such kernel
     deviation: Sequence[float] | None  # in pixels, along each axis
-    normalization: Normalization
+    normalization: str  # this and self_term: as in CRFParams
     self_term: bool
 
     def kernel(self, dtype: Any) -> _backends.GridKernel:
         """The kernel as an engine takes it, with scales of a NumPy dtype."""
         assert self.size is not None and self.deviation is not None
         axes = [grid.axis(n, sigma) for n, sigma in zip(self.size, self.deviation, strict=True)]
-        return grid.normalized(axes, self.normalization, self.self_term, dtype)
+        normalization: Any = self.normalization
+        return grid.normalized(axes, normalization, self.self_term, dtype)
 
 
 NO_GRID = Grid(None, None, "none", True)
@@ -45,7 +45,7 @@ def grid_filter(
     """N K values, or (N K)' values, for values [B, N, C] and the fields of a `Grid`."""
     out = torch.empty_like(values, memory_format=torch.contiguous_format)
     dtype = out.numpy().dtype
-    kernel = Grid(size, deviation, normalization, self_term).kernel(dtype)  # type: ignore
+    kernel = Grid(size, deviation, normalization, self_term).kernel(dtype)
     matrices = [matrix.astype(dtype) for matrix in kernel.matrices()]
     before, after = kernel.before, kernel.after
     if transpose:

@@ -97,9 +97,14 @@ def _build_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None
     features, _, ctx.backend = inputs
     ctx.save_for_backward(features)
     ctx.mark_non_differentiable(output[0], output[2])
+    ctx.set_materialize_grads(False)  # or autograd would fill their gradients with zeros
 
 
-def _build_backward(ctx: Any, _: Any, d_weight: Tensor, __: Any) -> tuple[Tensor, None, None]:
+def _build_backward(
+    ctx: Any, _: None, d_weight: Tensor | None, __: None
+) -> tuple[Tensor | None, None, None]:
+    if d_weight is None:
+        return None, None, None
     (features,) = ctx.saved_tensors
     return lattice_feature_gradient(features, d_weight, ctx.backend), None, None
 

@@ -61,7 +61,8 @@ class Segmenter(nn.Module):
         """Refined logits [B, L, *S] at the size of the image [B, C, *S].
 
         Logits smaller than the image are enlarged (bi- or trilinearly, corners not aligned).
-        `spacing` is the pixel size along each axis: ([depth,] row, column).
+        `spacing` is the pixel size along each axis: ([depth,] row, column). An image that requires
+        grad gets the gradient through the backbone and that through the head's kernel.
 
         Raises
         ------

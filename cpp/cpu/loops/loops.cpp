@@ -10,7 +10,7 @@ namespace dcrf::DCRF_ISA {
 template <typename T>
 const Loops<T>& table() {
   static const Loops<T> found{
-      &locate<T>, &splat<T>, &slice<T>, &weight_gradient<T>, &forward<T>, &backward<T>,     &fold<T>,
+      &locate<T>, &range<T>, &splat<T>, &slice<T>, &weight_gradient<T>, &forward<T>, &backward<T>,     &fold<T>,
       &broadcast<T>, &blur<T>, &finish<T>, &outer<T>, &grid_columns<T>, &grid_rows<T>};
   return found;
 }

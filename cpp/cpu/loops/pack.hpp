@@ -158,30 +158,29 @@ DCRF_INLINE void transpose(Pack<T, N>* block) {
   }
 }
 
-// exp of lanes up to 88, the twin of core/softmax.hpp: the same steps, the same bits.
+// exp of lanes up to 80, core/softmax.hpp in fewer steps: within 4e-7 of exp down to -87, and exactly
+// 0 from -88 on.
 template <int N>
-DCRF_INLINE Pack<float, N> exp_nonpositive(const Pack<float, N>& x) {
+DCRF_INLINE Pack<float, N> exponential(const Pack<float, N>& x) {
   using P = Pack<float, N>;
-  using I = Pack<std::int32_t, N>;
-  constexpr float kLowest = -87.0f, kMagic = 12582912.0f;
-  const I counts = x >= kLowest;  // all bits where true
-  const P clamped = (P)((I)x & counts);
+  // 1.5 * 2^23 + 127: adding it rounds to a whole number n and leaves n + 127, the exponent bits of
+  // 2^n, in the low bits; at -127 those are the bits of 0.
+  constexpr float kMagic = 12583039.0f, kLowest = -88.0f;
+  const P clamped = larger<float, N>(x, broadcast<float, N>(kLowest));
   const P shifted = clamped * 1.44269504f + kMagic;
   const P n = shifted - kMagic;
   const P r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
-  P p = r * (1.0f / 5040.0f) + 1.0f / 720.0f;
-  p = p * r + 1.0f / 120.0f;
-  p = p * r + 1.0f / 24.0f;
-  p = p * r + 1.0f / 6.0f;
+  P p = r * 1.3981999e-3f + 8.3683203e-3f;  // minimax on [-ln 2 / 2, ln 2 / 2], first terms as Taylor's
+  p = p * r + 4.1666485e-2f;
+  p = p * r + 1.6666521e-1f;
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  const P power = (P)(((I)shifted + 127) << 23);
-  return (P)((I)(p * power) & counts);
+  return p * (P)((Pack<std::int32_t, N>)shifted << 23);
 }
 
 template <int N>
-DCRF_INLINE Pack<double, N> exp_nonpositive(const Pack<double, N>& x) {
+DCRF_INLINE Pack<double, N> exponential(const Pack<double, N>& x) {
   Pack<double, N> out;
   for (int i = 0; i < N; ++i) out[i] = __builtin_exp(x[i]);
   return out;

@@ -187,7 +187,8 @@ DCRF_INLINE void slice_lattice(const PointKernel<T>& k, int strip, const Tile& t
 }
 
 template <int W, int Corners, typename T>
-DCRF_INLINE void splat_lattice(const PointKernel<T>& k, int strip, const Tile& tile, const T* rows, int width) {
+DCRF_INLINE void splat_lattice(const PointKernel<T>& k, int strip, const Tile& tile, const T* rows,
+                               const T* scale, int width) {
   const int corners = Corners > 0 ? Corners : k.corners;
   const int stride = row_stride<W>(width);
   in_blocks<W>(width, [&](auto block, int at) {
@@ -195,12 +196,11 @@ DCRF_INLINE void splat_lattice(const PointKernel<T>& k, int strip, const Tile& t
     T* const sums = k.sums + std::int64_t(k.first_row[strip]) * stride + at;
     const std::int32_t* vertex = k.vertex + tile.begin * corners;
     const T* weight = k.weight + tile.begin * corners;
-    const T* const into = k.into != nullptr ? k.into + tile.begin : nullptr;
     const T* row = rows + at;
     for (int p = 0; p < tile.count; ++p, vertex += corners, weight += corners, row += stride) {
       R value, sum;
       value.load(row);
-      if (into != nullptr) value.scale(into[p]);
+      if (scale != nullptr) value.scale(scale[p]);
       DCRF_UNROLL for (int c = 0; c < corners; ++c) {
         T* const to = sums + std::int64_t(vertex[c]) * stride;
         sum.load(to);
@@ -218,52 +218,81 @@ void slice_tile(const PointKernel<T>& k, int strip, const Tile& tile, T* rows, i
 }
 
 template <int W, typename T>
-void splat_tile(const PointKernel<T>& k, int strip, const Tile& tile, const T* rows, int width) {
-  if (k.corners == 6) splat_lattice<W, 6>(k, strip, tile, rows, width);
-  else splat_lattice<W, 0>(k, strip, tile, rows, width);
+void splat_tile(const PointKernel<T>& k, int strip, const Tile& tile, const T* rows, const T* scale,
+                int width) {
+  if (k.corners == 6) splat_lattice<W, 6>(k, strip, tile, rows, scale, width);
+  else splat_lattice<W, 0>(k, strip, tile, rows, scale, width);
 }
 
+// Where the run of points from p on ends that touch the same three cells, at column x.
+template <typename T>
+DCRF_INLINE int run_end(const GridView<T>& g, const Tile& tile, int p, std::int64_t x) {
+  const std::int32_t cell = g.cell[2][x];
+  int end = p + 1;
+  while (end < tile.count && g.cell[2][column(g, tile, end)] == cell) ++end;
+  return end;
+}
+
+// Neighbours share their cells, which then stay in registers.
 template <int W, typename T>
 void slice_tile(const PointKernel<T>& k, GridRow<T>& row, const Tile& tile, T* rows, int width) {
   if (row.row != tile.pixel_row) gather_grid_row(k, tile.pixel_row, row.values, width);
   const int stride = row_stride<W>(width);
   in_blocks<W>(width, [&](auto block, int at) {
     using R = Row<T, decltype(block)::value>;
-    for (int p = 0; p < tile.count; ++p) {
-      const std::int64_t x = column(k.grid, tile, p);
+    for (int p = 0; p < tile.count;) {
+      std::int64_t x = column(k.grid, tile, p);
+      const int end = run_end(k.grid, tile, p, x);
       const T* const values = row.values + k.grid.cell[2][x] * std::int64_t(stride) + at;
-      const T* const weight = k.grid.slice[2] + x * 3;
-      R sum;
-      sum.set_scaled(weight[0], values);
-      sum.add_scaled(weight[1], values + stride);
-      sum.add_scaled(weight[2], values + 2 * stride);
-      if (k.out_of != nullptr) sum.scale(k.out_of[tile.begin + p]);
-      sum.add(rows + p * stride + at);
-      sum.store(rows + p * stride + at);
+      R cell[3];
+      DCRF_UNROLL for (int c = 0; c < 3; ++c) cell[c].load(values + c * stride);
+      for (; p < end; ++p) {
+        x = column(k.grid, tile, p);
+        const T* const weight = k.grid.slice[2] + x * 3;
+        const T scale = k.out_of != nullptr ? k.out_of[tile.begin + p] : T(1);
+        R sum;
+        sum.load(rows + p * stride + at);
+        DCRF_UNROLL for (int c = 0; c < 3; ++c) sum.add_scaled(weight[c] * scale, cell[c]);
+        sum.store(rows + p * stride + at);
+      }
     }
   });
 }
 
 template <int W, typename T>
-void splat_tile(const PointKernel<T>& k, int strip, GridRow<T>& row, const Tile& tile, const T* rows, int width) {
+void splat_tile(const PointKernel<T>& k, int strip, GridRow<T>& row, const Tile& tile, const T* rows,
+                const T* scale, int width) {
   if (row.row != tile.pixel_row && row.row >= 0) flush_grid_row(k, strip, row.row, row.sums, width);
   const int stride = row_stride<W>(width);
   in_blocks<W>(width, [&](auto block, int at) {
     using R = Row<T, decltype(block)::value>;
-    for (int p = 0; p < tile.count; ++p) {
-      const std::int64_t x = column(k.grid, tile, p);
+    for (int p = 0; p < tile.count;) {
+      std::int64_t x = column(k.grid, tile, p);
+      const int end = run_end(k.grid, tile, p, x);
       T* const sums = row.sums + k.grid.cell[2][x] * std::int64_t(stride) + at;
-      const T* const weight = k.grid.splat[2] + x * 3;
-      R value, sum;
-      value.load(rows + p * stride + at);
-      if (k.into != nullptr) value.scale(k.into[tile.begin + p]);
-      DCRF_UNROLL for (int c = 0; c < 3; ++c) {
-        sum.load(sums + c * stride);
-        sum.add_scaled(weight[c], value);
-        sum.store(sums + c * stride);
+      R cell[3];
+      DCRF_UNROLL for (int c = 0; c < 3; ++c) cell[c].load(sums + c * stride);
+      for (; p < end; ++p) {
+        x = column(k.grid, tile, p);
+        const T* const weight = k.grid.splat[2] + x * 3;
+        const T by = scale != nullptr ? scale[p] : T(1);
+        R value;
+        value.load(rows + p * stride + at);
+        DCRF_UNROLL for (int c = 0; c < 3; ++c) cell[c].add_scaled(weight[c] * by, value);
       }
+      DCRF_UNROLL for (int c = 0; c < 3; ++c) cell[c].store(sums + c * stride);
     }
   });
+}
+
+// What the rows of a tile are to be multiplied with on the way in: the kernel's own factor, and the
+// caller's. Null: nothing.
+template <typename T>
+DCRF_INLINE const T* row_scale(const PointKernel<T>& k, const Tile& tile, const T* factor, T* room) {
+  if (k.into == nullptr) return factor;
+  if (factor == nullptr) return k.into + tile.begin;
+  for (int p = 0; p < tile.count; ++p) room[p] = factor[p] * k.into[tile.begin + p];
+  return room;
 }
 
 // All kernels of a pass in one strip.
@@ -292,10 +321,12 @@ struct StripKernels {
       else slice_tile<W>(kernels[m], rows[m], tile, out, width);
     }
   }
-  DCRF_INLINE void splat(const Tile& tile, const T* in) {
+  DCRF_INLINE void splat(const Tile& tile, const T* in, const T* factor) {
+    T scale[kTile];
     for (int m = 0; m < count; ++m) {
-      if (kernels[m].vertex != nullptr) splat_tile<W>(kernels[m], strip, tile, in, width);
-      else splat_tile<W>(kernels[m], strip, rows[m], tile, in, width);
+      const T* const by = row_scale(kernels[m], tile, factor, scale);
+      if (kernels[m].vertex != nullptr) splat_tile<W>(kernels[m], strip, tile, in, by, width);
+      else splat_tile<W>(kernels[m], strip, rows[m], tile, in, by, width);
     }
   }
   DCRF_INLINE void end_tile(const Tile& tile) {
@@ -402,58 +433,61 @@ void store_unary(const T* rows, const Tile& tile, const ForwardPass<T>& pass) {
   }
 }
 
-// out[p] = the sum of row p.
+// Each row becomes exp(row), and inverse[p] the reciprocal of its sum: their product is the softmax.
+// Padding holds -infinity before and 0 after. Rows whose greatest number is at least -40 and at most
+// 40 are `safe`: they need no shift by the greatest, as nothing overflows and what underflows is
+// nothing beside it.
 template <int W, typename T>
-void sum_rows(const T* rows, int count, int width, T* out) {
+void exponentiate(T* rows, int count, int width, bool safe, T* inverse) {
   constexpr int N = kBlock<T, W>;
+  // Rows that are not made of whole packs are worked on as one long row: a tile has no gaps, and has
+  // room for whole groups of rows and of numbers.
+  constexpr bool kWhole = W > 0 && W % kLanes<T> == 0;
   const int stride = row_stride<W>(width);
-  for (int p = 0; p < count; p += N) {  // a tile has room for whole groups
+  for (int p = 0; p < count && !safe; ++p) {
+    T peak = -std::numeric_limits<T>::infinity();
+    in_blocks<W>(width, [&](auto block, int at) {
+      Row<T, decltype(block)::value> x;
+      x.load(rows + p * stride + at);
+      const T own = x.max();
+      peak = own > peak ? own : peak;
+    });
+    in_blocks<W>(width, [&](auto block, int at) {
+      Row<T, decltype(block)::value> x;
+      x.load(rows + p * stride + at);
+      x.subtract(peak);
+      x.store(rows + p * stride + at);
+    });
+  }
+  for (int at = 0; at < count * stride && !kWhole; at += kLanes<T>) {
+    store<T, kLanes<T>>(rows + at, exponential<kLanes<T>>(load<T, kLanes<T>>(rows + at)));
+  }
+  for (int p = 0; p < count; p += N) {
     Pack<T, N> part[N];
     DCRF_UNROLL for (int i = 0; i < N; ++i) {
-      const T* const row = rows + (p + i) * stride;
+      T* const row = rows + (p + i) * stride;
+      if constexpr (kWhole) {
+        Row<T, W> x;
+        x.load(row);
+        x.exponentiate();
+        x.store(row);
+      }
       part[i] = load<T, N>(row);
       for (int c = N; c < stride; c += N) part[i] += load<T, N>(row + c);
     }
-    store<T, N>(out + p, sum_each<T, N>(part));
+    store<T, N>(inverse + p, T(1) / sum_each<T, N>(part));
   }
 }
 
-// Each row becomes its softmax. Padding holds -infinity before and 0 after. Numbers whose size is at
-// most 40 need no shift by the greatest one: nothing overflows, and what underflows is nothing
-// beside the greatest.
-
-
+// Each row times its factor.
 template <int W, typename T>
-void softmax(T* rows, int count, int width, bool safe) {
+void scale_rows(T* rows, int count, int width, const T* factor) {
   const int stride = row_stride<W>(width);
-  T sum[kTile];
-  for (int p = 0; p < count; ++p) {
-    T* const row = rows + p * stride;
-    T peak = 0;
-    if (!safe) {
-      peak = -std::numeric_limits<T>::infinity();
-      in_blocks<W>(width, [&](auto block, int at) {
-        Row<T, decltype(block)::value> x;
-        x.load(row + at);
-        const T own = x.max();
-        peak = own > peak ? own : peak;
-      });
-    }
-    in_blocks<W>(width, [&](auto block, int at) {
-      Row<T, decltype(block)::value> x;
-      x.load(row + at);
-      if (!safe) x.subtract(peak);
-      x.exponentiate();
-      x.store(row + at);
-    });
-  }
-  sum_rows<W>(rows, count, stride, sum);
-  for (int p = 0; p < kTile; ++p) sum[p] = T(1) / sum[p];
   for (int p = 0; p < count; ++p) {
     in_blocks<W>(width, [&](auto block, int at) {
       Row<T, decltype(block)::value> x;
       x.load(rows + p * stride + at);
-      x.scale(sum[p]);
+      x.scale(factor[p]);
       x.store(rows + p * stride + at);
     });
   }
@@ -511,6 +545,7 @@ bool forward_strip(const ForwardPass<T>& pass, int strip, T* scratch) {
   const Strips strips(pass.points);
   T* const rows = scratch;  // [kTile, width]
   for (int i = 0; i < kTile * width; ++i) rows[i] = T(0);
+  T inverse[kTile];
   T* const spare = rows + kTile * width;
   scratch = spare + width;
   StripKernels<W, T> kernels(pass.kernels, pass.kernel_count, strip, width, scratch);
@@ -531,14 +566,17 @@ bool forward_strip(const ForwardPass<T>& pass, int strip, T* scratch) {
         add_self_terms<W>(pass.self, pass.kernel_count, pass.q_before, tile, rows, width, spare);
       }
     }
-    if (!pass.last || pass.marginals) softmax<W>(rows, tile.count, width, pass.safe && !pass.last);
+    if (!pass.last || pass.marginals) {
+      exponentiate<W>(rows, tile.count, width, pass.safe && !pass.last, inverse);
+      if (pass.last || pass.saved_q != nullptr) scale_rows<W>(rows, tile.count, width, inverse);
+    }
     if (pass.last) {
       store_planes<W>(rows, width, tile, labels, pass.refined, pass.points);
+    } else if (pass.saved_q != nullptr) {
+      __builtin_memcpy(pass.saved_q + tile.begin * width, rows, sizeof(T) * tile.count * width);
+      kernels.splat(tile, rows, nullptr);
     } else {
-      if (pass.saved_q != nullptr) {
-        __builtin_memcpy(pass.saved_q + tile.begin * width, rows, sizeof(T) * tile.count * width);
-      }
-      kernels.splat(tile, rows);
+      kernels.splat(tile, rows, inverse);
     }
     kernels.end_tile(tile);
   }
@@ -586,6 +624,7 @@ void backward_strip(const BackwardPass<T>& pass, int strip, T* scratch) {
   const Strips strips(pass.points);
   T* const g = scratch;  // [kTile, width]
   T* const q_rows = g + kTile * width;
+  T inverse[kTile];
   T* const spare = q_rows + kTile * width;
   for (int i = 0; i < kTile * width; ++i) q_rows[i] = T(0);
   scratch = spare + width;
@@ -603,7 +642,8 @@ void backward_strip(const BackwardPass<T>& pass, int strip, T* scratch) {
       } else {
         load_planes<W>(pass.logits, pass.points, labels, tile, q_rows, width, kLeast);
         forward.slice(tile, q_rows);
-        softmax<W>(q_rows, tile.count, width, false);
+        exponentiate<W>(q_rows, tile.count, width, false, inverse);
+        scale_rows<W>(q_rows, tile.count, width, inverse);
       }
       for (int i = 0; i < tile.count * width; ++i) g[i] = T(0);
       kernels.slice(tile, g);
@@ -657,7 +697,7 @@ void backward_strip(const BackwardPass<T>& pass, int strip, T* scratch) {
         if (to.weight == nullptr) continue;
         add_weight_gradient<W>(pass.forward[m], strip, tile, g, width, to.weight, to.after);
       }
-      kernels.splat(tile, g);
+      kernels.splat(tile, g, nullptr);
     }
     kernels.end_tile(tile);
     forward.end_tile(tile);
@@ -686,7 +726,7 @@ void splat(const PointPass<T>& pass, int strip, const T* from, std::int64_t stri
         const T* const row = from + (tile.begin + p) * stride;
         for (int l = 0; l < pass.labels; ++l) rows[p * pass.width + l] = row[l];
       }
-      kernels.splat(tile, rows);
+      kernels.splat(tile, rows, nullptr);
       kernels.end_tile(tile);
     }
     kernels.flush();

@@ -60,7 +60,7 @@ struct Row {
     rest.clip(least);
   }
   DCRF_INLINE void exponentiate() {
-    DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] = exp_nonpositive<N>(part[i]);
+    DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] = exponential<N>(part[i]);
     rest.exponentiate();
   }
   DCRF_INLINE T sum() const {
@@ -89,10 +89,9 @@ struct Row {
       }
     }
   }
-  DCRF_INLINE T max_size() const {
-    Row size = *this;
-    size.drop_sign();
-    return size.max();
+  DCRF_INLINE void raise_to(const Row& row) {
+    DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] = larger<T, N>(part[i], row.part[i]);
+    rest.raise_to(row.rest);
   }
   DCRF_INLINE void drop_sign() {
     DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] = part[i] < T(0) ? -part[i] : part[i];
@@ -120,6 +119,7 @@ struct Row<T, 0, N> {
   DCRF_INLINE void subtract(T) {}
   DCRF_INLINE void clip(T) {}
   DCRF_INLINE void drop_sign() {}
+  DCRF_INLINE void raise_to(const Row&) {}
   DCRF_INLINE void exponentiate() {}
   DCRF_INLINE T sum() const { return T(0); }
 };
@@ -145,11 +145,6 @@ DCRF_INLINE void in_blocks(int width, const Body& body) {
 // Calls body(Width<W>()) with W = width for rows of up to 32, else W = 0.
 template <class Body>
 DCRF_INLINE void with_width(int width, const Body& body) {
-#ifdef DCRF_QUICK
-  if (width == 24) return body(Width<24>());
-  if (width == 4) return body(Width<4>());
-  return body(Width<0>());
-#endif
   switch (width) {
     case 4: return body(Width<4>());
     case 8: return body(Width<8>());

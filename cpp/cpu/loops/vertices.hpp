@@ -90,6 +90,8 @@ T finish(const CouplingView<T>& coupling, const std::int32_t* row, std::int64_t 
   T greatest = 0;
   with_width(width, [&](auto w) {
     constexpr int W = decltype(w)::value;
+    Row<T, (W > 0 ? W : 8)> top;  // of the size of values, lane by lane
+    top.clear();
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int64_t at_row = (row != nullptr ? row[i] : i) * width;
       in_blocks<W>(width, [&](auto block, int at) {
@@ -109,10 +111,16 @@ T finish(const CouplingView<T>& coupling, const std::int32_t* row, std::int64_t 
         zero.clear();
         zero.store(a + at_row + at);
         value.load(values + at_row + at);
-        const T size = value.max_size();
-        greatest = size > greatest ? size : greatest;
+        value.drop_sign();
+        if constexpr (W > 0) {
+          top.raise_to(value);
+        } else {
+          const T size = value.max();
+          greatest = size > greatest ? size : greatest;
+        }
       });
     }
+    if constexpr (W > 0) greatest = top.max();
   });
   return greatest;
 }
@@ -137,6 +145,37 @@ void outer(const std::int32_t* row, std::int64_t count, const T* a, const T* b, 
       });
     }
   });
+}
+
+template <typename T>
+bool range(const T* from, std::int64_t stride, std::int64_t count, T* least, T* greatest) {
+  constexpr int N = kLanes<T>;
+  T low = from[0], high = from[0];
+  T poison = 0;  // 0 x is NaN where x is not finite
+  std::int64_t i = 0;
+  if (stride == 1 && count >= N) {
+    Pack<T, N> lows = load<T, N>(from), highs = lows, poisons{};
+    for (; i + N <= count; i += N) {
+      const Pack<T, N> x = load<T, N>(from + i);
+      lows = x < lows ? x : lows;
+      highs = x > highs ? x : highs;
+      poisons += x * T(0);
+    }
+    for (int lane = 0; lane < N; ++lane) {
+      low = lows[lane] < low ? lows[lane] : low;
+      high = highs[lane] > high ? highs[lane] : high;
+      poison += poisons[lane];
+    }
+  }
+  for (; i < count; ++i) {
+    const T x = from[i * stride];
+    low = x < low ? x : low;
+    high = x > high ? x : high;
+    poison += x * T(0);
+  }
+  *least = low;
+  *greatest = high;
+  return poison == T(0);
 }
 
 template <typename T>

@@ -1,0 +1,90 @@
+#include "buffer.hpp"
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+namespace dcrf {
+namespace {
+
+constexpr std::size_t kLine = 64, kHugePage = std::size_t(1) << 21;
+constexpr std::size_t kSmallest = std::size_t(1) << 16;  // smaller ones the allocator keeps itself
+constexpr std::size_t kMost = std::size_t(1) << 28;      // bytes kept in all
+constexpr int kSlots = 32;
+
+// Lies before each buffer, so that it can be given back without its size.
+struct alignas(kLine) Header {
+  void* block;
+  std::size_t bytes;  // usable
+};
+
+// A lock that is only tried, so that a fork in the middle can leave it held without harm: whoever
+// fails to get it goes to the allocator.
+struct Kept {
+  std::atomic_flag busy = ATOMIC_FLAG_INIT;
+  Header* slot[kSlots] = {};
+  std::size_t bytes = 0;
+};
+Kept kept;
+
+Header* take_kept(std::size_t bytes) {
+  if (kept.busy.test_and_set(std::memory_order_acquire)) return nullptr;
+  Header** best = nullptr;
+  for (Header*& slot : kept.slot) {
+    // Not more than twice of what is wanted: what is kept should go to those who need it.
+    if (slot == nullptr || slot->bytes < bytes || slot->bytes > 2 * bytes) continue;
+    if (best == nullptr || slot->bytes < (*best)->bytes) best = &slot;
+  }
+  Header* const found = best != nullptr ? *best : nullptr;
+  if (found != nullptr) {
+    *best = nullptr;
+    kept.bytes -= found->bytes;
+  }
+  kept.busy.clear(std::memory_order_release);
+  return found;
+}
+
+bool keep(Header* header) {
+  if (header->bytes < kSmallest || kept.busy.test_and_set(std::memory_order_acquire)) return false;
+  bool done = false;
+  for (Header*& slot : kept.slot) {
+    if (slot != nullptr || kept.bytes + header->bytes > kMost) continue;
+    slot = header;
+    kept.bytes += header->bytes;
+    done = true;
+    break;
+  }
+  kept.busy.clear(std::memory_order_release);
+  return done;
+}
+
+}  // namespace
+
+void* take_memory(std::size_t bytes) {
+  Header* header = bytes >= kSmallest ? take_kept(bytes) : nullptr;
+  if (header == nullptr) {
+    const std::size_t wanted = bytes + sizeof(Header);
+    const std::size_t alignment = wanted >= 2 * kHugePage ? kHugePage : kLine;
+    const std::size_t rounded = (wanted + alignment - 1) / alignment * alignment;
+    void* const block = std::aligned_alloc(alignment, rounded);
+    if (block == nullptr) throw std::bad_alloc();
+#ifdef __linux__
+    if (alignment == kHugePage) madvise(block, rounded, MADV_HUGEPAGE);  // only advice
+#endif
+    header = static_cast<Header*>(block);
+    header->block = block;
+    header->bytes = rounded - sizeof(Header);
+  }
+  return header + 1;
+}
+
+void give_memory(void* memory) {
+  Header* const header = static_cast<Header*>(memory) - 1;
+  if (!keep(header)) std::free(header->block);
+}
+
+}  // namespace dcrf
