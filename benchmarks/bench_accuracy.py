@@ -114,3 +114,33 @@ def test_label_error(theta, normalization, spatial, quality):
     case = f"label error, {theta[0]}/{theta[1]}, {normalization}"
     ROWS.append(Row(case, f"{spatial}, {quality}", note=note))
     assert np.mean(differ) < 0.05
+
+
+def test_far_pixels_of_pydensecrf_come_from_one_point_beside_a_face():
+    """Why single pixels differ from pydensecrf by far more than rounding (docs/accuracy.md)."""
+    densecrf = pytest.importorskip("pydensecrf.densecrf")
+    image = np.ascontiguousarray(pytest.importorskip("skimage.data").astronaut()[:500, :500])
+    u = (0.2 * np.random.default_rng(0).normal(size=(2, 250_000))).astype(np.float32)
+    crf = densecrf.DenseCRF2D(500, 500, 2)
+    crf.setUnaryEnergy(-u)
+    crf.addPairwiseBilateral(sxy=160, srgb=3, rgbim=image, compat=1)
+    theirs = np.log(np.array(crf.inference(1), np.float64))
+    theirs = (theirs[1] - theirs[0]) - (u[1].astype(np.float64) - u[0])  # one message
+
+    q = dense.softmax(u.T.astype(np.float64))
+    positions = kernels.positions((500, 500), "xy", (1.0, 1.0), np.float64)
+    features = np.ascontiguousarray(kernels.Bilateral(160, 3).features(positions, image))
+
+    def far(features):
+        lattice = PermutohedralLattice(features)
+        scale = lattice.filter(np.ones((len(q), 1))) ** -0.5
+        ours = scale * lattice.filter(scale * (q[:, 1:] - q[:, :1]))
+        return (np.abs(ours[:, 0] - theirs) > 1e-4).sum(), lattice.num_vertices
+
+    before, vertices = far(features)
+    beside_a_face = 364 * 500 + 184  # its least barycentric weight is 6e-6
+    features[beside_a_face] *= 1 + np.random.default_rng(0).uniform(-2e-6, 2e-6, 5)
+    after, moved_vertices = far(features)
+    note = f"pixels beyond 1e-4: {before}; with one point moved by 2e-6 of itself {after}"
+    ROWS.append(Row("one message 500x500 tight", "ours - pydensecrf", vertices=vertices, note=note))
+    assert before > 0 and after == 0 and moved_vertices != vertices

@@ -68,7 +68,7 @@ void* take_memory(std::size_t bytes) {
   Header* header = bytes >= kSmallest ? take_kept(bytes) : nullptr;
   if (header == nullptr) {
     const std::size_t wanted = bytes + sizeof(Header);
-    const std::size_t alignment = wanted >= 2 * kHugePage ? kHugePage : kLine;
+    const std::size_t alignment = wanted >= kHugePage / 2 ? kHugePage : kLine;
     const std::size_t rounded = (wanted + alignment - 1) / alignment * alignment;
     void* const block = std::aligned_alloc(alignment, rounded);
     if (block == nullptr) throw std::bad_alloc();
