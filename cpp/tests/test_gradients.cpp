@@ -163,12 +163,12 @@ TEST(marginals_worked_out_once_more_give_the_gradients_of_kept_ones) {
         scene.keep();
         const Gradients again(scene, features, 2);
         CHECK(scene.saved.back() == -7);  // less was saved
-        CHECK(scene.refined == refined);
         const auto near = [](const std::vector<double>& a, const std::vector<double>& b) {
           double most = 0;
           for (std::size_t i = 0; i < a.size(); ++i) most = std::max(most, std::abs(a[i] - b[i]) / (1 + std::abs(b[i])));
           return a.size() == b.size() && most < 1e-10;
         };
+        CHECK(near(scene.refined, refined));
         CHECK(near(again.logits, kept.logits) && near(again.coupling, kept.coupling));
         CHECK(near(again.kernels[0].weight, kept.kernels[0].weight));
         CHECK(near(again.kernels[0].before, kept.kernels[0].before));

@@ -39,15 +39,12 @@ void check_definition(const Size& size, int labels, bool self_terms, bool potts)
   auto grid = std::make_unique<Grid<T>>(size.depth, size.height, size.width, 2, size.masked, 6);
   scene.add({nullptr, std::move(grid), small(7), small(8), diagonal(9)}, potts);
   const double tolerance = sizeof(T) == 4 ? 2e-5 : 1e-12;
-  for (const bool marginals : {false, true}) {
-    scene.marginals = marginals;
+  for (const bool keeps : {false, true}) {
+    scene.marginals = keeps;
+    if (keeps) scene.keep();
     const auto want = defined_result(scene);
     CHECK(scene.run(2));
     for (std::size_t i = 0; i < want.size(); ++i) CHECK(std::abs(scene.refined[i] - want[i]) < tolerance);
-    const auto once = scene.refined;
-    scene.keep();
-    CHECK(scene.run(1) && scene.refined == once);
-    scene.saved.clear();
   }
 }
 
