@@ -1,6 +1,8 @@
 // Which of the compiled instruction sets this processor runs.
+#include <algorithm>
 #include <cstdlib>
-#include <cstring>
+#include <stdexcept>
+#include <string>
 
 #include "loops.hpp"
 
@@ -12,40 +14,44 @@ namespace dcrf {
   const Loops<T>& table();     \
   }
 DCRF_DECLARE(baseline)
-#ifdef DCRF_X86
+#ifdef DCRF_WITH_AVX2
 DCRF_DECLARE(avx2)
+#endif
+#ifdef DCRF_WITH_AVX512
 DCRF_DECLARE(avx512)
 #endif
 #undef DCRF_DECLARE
 
 namespace {
 
+const char* const kNames[] = {"baseline", "avx2", "avx512"};
+
 int best() {
-#ifdef DCRF_X86
+  int most = 0;
+#ifdef DCRF_WITH_AVX2
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("bmi2");
-  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) {
+    most = 1;
+  }
+#endif
+#ifdef DCRF_WITH_AVX512
+  if (most == 1 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512cd")) {
-    return 2;
+    most = 2;
   }
-  return avx2 ? 1 : 0;
-#else
-  return 0;
 #endif
+  return most;
 }
-
-const char* const kNames[] = {"baseline", "avx2", "avx512"};
 
 int chosen() {
   static const int found = [] {
-    const int most = best();
     const char* const asked = std::getenv("DENSECRF_RNN_ISA");
-    for (int i = 0; asked != nullptr && i < most; ++i) {
-      if (std::strcmp(asked, kNames[i]) == 0) return i;
+    if (asked == nullptr || *asked == '\0') return best();
+    for (int i = 0; i < 3; ++i) {
+      if (std::string(kNames[i]) == asked) return std::min(i, best());
     }
-    return most;
+    throw std::invalid_argument("DENSECRF_RNN_ISA must be baseline, avx2 or avx512, not " + std::string(asked));
   }();
   return found;
 }
@@ -54,8 +60,10 @@ int chosen() {
 
 template <typename T>
 const Loops<T>& loops() {
-#ifdef DCRF_X86
+#ifdef DCRF_WITH_AVX512
   if (chosen() == 2) return avx512::table<T>();
+#endif
+#ifdef DCRF_WITH_AVX2
   if (chosen() == 1) return avx2::table<T>();
 #endif
   return baseline::table<T>();

@@ -232,6 +232,7 @@ void share(const Links& links, T* rows, int width, int threads) {
 template <typename T>
 void filter(const LatticeView<T>& lattice, const T* values, int channels, bool transpose, T* out,
             int threads) {
+  if (lattice.points == 0) return;  // nor need there be arrays
   for (int at = 0; at < channels; at += kChannels) {
     BareFilter<T> bare(lattice, std::min(kChannels, channels - at), threads);
     bare.spread(values + at, channels, transpose);
@@ -242,6 +243,7 @@ void filter(const LatticeView<T>& lattice, const T* values, int channels, bool t
 template <typename T>
 void filter_weight_gradient(const LatticeView<T>& lattice, const T* values, const T* cotangent,
                             int channels, bool transpose, T* d_weight, int threads) {
+  if (lattice.points == 0) return;
   std::fill(d_weight, d_weight + lattice.points * (lattice.dims + 1), T(0));
   for (int at = 0; at < channels; at += kChannels) {
     BareFilter<T> bare(lattice, std::min(kChannels, channels - at), threads);
