@@ -1,6 +1,7 @@
 // The Python module densecrf_rnn._cpu: NumPy arrays in, the loops of cpp/cpu underneath, the GIL
-// released. Dtypes and sizes are checked here once more; the rows inside a plan are trusted, for only
-// build() makes them. Typed in densecrf_rnn/_cpu.pyi; reached through densecrf_rnn/_backends.py alone.
+// released. Dtypes and sizes are checked here once more; the rows inside a plan are trusted, for
+// only build() makes them. Typed in densecrf_rnn/_cpu.pyi; reached through
+// densecrf_rnn/_backends.py alone.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -60,7 +61,8 @@ T* data(const py::handle& handle, Shape shape, const char* what) {
 template <typename T>
 T* room(const py::handle& handle, Shape shape, const char* what) {
   T* const memory = data<T>(handle, shape, what);
-  require(py::reinterpret_borrow<py::array>(handle).writeable(), "an array to write to is read-only");
+  require(py::reinterpret_borrow<py::array>(handle).writeable(),
+          "an array to write to is read-only");
   return memory;
 }
 
@@ -127,10 +129,12 @@ bool build(const Tuples& tuples, int quality, int threads) {
     }
     const Unlocked unlocked;
     const auto run = [&](Job& job, int inner) {
-      job.good = dcrf::build(job.features, dcrf::Quality(quality), job.vertex, job.weight, job.links, inner);
+      job.good = dcrf::build(job.features, dcrf::Quality(quality), job.vertex, job.weight,
+                             job.links, inner);
     };
     if (jobs.size() > 1 && std::int64_t(jobs.size()) >= threads) {
-      dcrf::parallel_for(std::int64_t(jobs.size()), threads, [&](std::int64_t i) { run(jobs[i], 1); });
+      dcrf::parallel_for(std::int64_t(jobs.size()), threads,
+                         [&](std::int64_t i) { run(jobs[i], 1); });
     } else {
       for (Job& job : jobs) run(job, threads);
     }
@@ -141,14 +145,16 @@ bool build(const Tuples& tuples, int quality, int threads) {
 }
 
 template <typename T>
-dcrf::LatticeView<T> lattice_view(const py::handle& vertex, const py::handle& weight, const py::handle& links) {
+dcrf::LatticeView<T> lattice_view(const py::handle& vertex, const py::handle& weight,
+                                  const py::handle& links) {
   dcrf::LatticeView<T> out;
   out.points = length(vertex, 0, "vertex must be [N, d+1]");
   const std::int64_t corners = length(vertex, 1, "vertex must be [N, d+1]");
   out.dims = int(corners) - 1;
   require(out.dims >= 1 && out.dims <= dcrf::kMaxDims, "d must be 1 to 16");
   out.vertex = data<std::int32_t>(vertex, {out.points, corners}, "vertex must be int32 [N, d+1]");
-  out.weight = data<T>(weight, {out.points, corners}, "weight must be [N, d+1], of the values' dtype");
+  out.weight =
+      data<T>(weight, {out.points, corners}, "weight must be [N, d+1], of the values' dtype");
   const std::int64_t size = length(links, 0, "links must be [links_size]");
   out.links = data<std::int32_t>(links, {size}, "links must be int32 [links_size]");
   require(size > dcrf::Links::kData, "links is too short");
@@ -172,9 +178,10 @@ void filter(const py::array& vertex, const py::array& weight, const py::array& l
   });
 }
 
-void filter_weight_gradient(const py::array& vertex, const py::array& weight, const py::array& links,
-                            const py::array& values, const py::array& cotangent, const py::array& out,
-                            bool transpose, int threads) {
+void filter_weight_gradient(const py::array& vertex, const py::array& weight,
+                            const py::array& links, const py::array& values,
+                            const py::array& cotangent, const py::array& out, bool transpose,
+                            int threads) {
   with_dtype(values, [&](auto zero) {
     using T = decltype(zero);
     const auto lattice = lattice_view<T>(vertex, weight, links);
@@ -187,11 +194,13 @@ void filter_weight_gradient(const py::array& vertex, const py::array& weight, co
   });
 }
 
-void feature_gradient(const py::array& features, const py::array& d_weight, const py::array& out, int threads) {
+void feature_gradient(const py::array& features, const py::array& d_weight, const py::array& out,
+                      int threads) {
   with_dtype(features, [&](auto zero) {
     using T = decltype(zero);
     const auto view = feature_view<T>(features);
-    const T* const from = data<T>(d_weight, {view.points, view.dims + 1}, "d_weight must be [N, d+1]");
+    const T* const from =
+        data<T>(d_weight, {view.points, view.dims + 1}, "d_weight must be [N, d+1]");
     T* const result = room<T>(out, {view.points, view.dims}, "out must be [N, d]");
     const Unlocked unlocked;
     dcrf::feature_gradient(view, from, result, threads);
@@ -209,8 +218,9 @@ void self_response(const py::array& vertex, const py::array& weight, const py::a
   });
 }
 
-void self_response_gradient(const py::array& vertex, const py::array& weight, const py::array& links,
-                            const py::array& cotangent, const py::array& out, int threads) {
+void self_response_gradient(const py::array& vertex, const py::array& weight,
+                            const py::array& links, const py::array& cotangent,
+                            const py::array& out, int threads) {
   with_dtype(out, [&](auto zero) {
     using T = decltype(zero);
     const auto lattice = lattice_view<T>(vertex, weight, links);
@@ -300,7 +310,8 @@ class Kernels {
       const int at = lattice ? 4 : 3;
       k.before = optional_data<T>(t[at], {points}, "before must be [N], of the logits' dtype");
       k.after = optional_data<T>(t[at + 1], {points}, "after must be [N], of the logits' dtype");
-      k.diagonal = optional_data<T>(t[at + 2], {points}, "diagonal must be [N], of the logits' dtype");
+      k.diagonal =
+          optional_data<T>(t[at + 2], {points}, "diagonal must be [N], of the logits' dtype");
       views_.push_back(k);
     }
   }
@@ -323,7 +334,9 @@ dcrf::Model<T> model(const py::array& coupling, int labels, int iterations, std:
   return out;
 }
 
-bool is_empty(const py::handle& array) { return py::reinterpret_borrow<py::array>(array).size() == 0; }
+bool is_empty(const py::handle& array) {
+  return py::reinterpret_borrow<py::array>(array).size() == 0;
+}
 
 bool mean_field(const Tuples& problems, const py::array& coupling, int iterations, bool marginals,
                 std::int64_t memory_budget, int threads) {
@@ -348,7 +361,8 @@ bool mean_field(const Tuples& problems, const py::array& coupling, int iteration
       }
       kernels.push_back(std::make_unique<Kernels<T>>(t[0].cast<Tuples>(), n));
       image.kernels = kernels.back()->views();
-      require(std::int64_t(image.kernels.size()) == coupling.shape(0), "a coupling is wanted per kernel");
+      require(std::int64_t(image.kernels.size()) == coupling.shape(0),
+              "a coupling is wanted per kernel");
       images.push_back(image);
     }
     const Unlocked unlocked;
@@ -373,14 +387,16 @@ void mean_field_backward(const Tuples& problems, const py::array& coupling, int 
       const std::int64_t n = length(t[1], 1, "logits must be [L, N]");
       image.points = n;
       image.logits = data<T>(t[1], {labels, n}, "logits must be [L, N]");
-      image.saved = data<T>(t[2], {iterations, n, dcrf::row_width(labels)}, "saved must be [T, N, row_width(L)]");
+      image.saved = data<T>(t[2], {iterations, n, dcrf::row_width(labels)},
+                            "saved must be [T, N, row_width(L)]");
       kernels.push_back(std::make_unique<Kernels<T>>(t[0].cast<Tuples>(), n));
       image.kernels = kernels.back()->views();
       const auto count = std::int64_t(image.kernels.size());
       require(count == coupling.shape(0), "a coupling is wanted per kernel");
       gradient.d_refined = data<T>(t[3], {labels, n}, "d_refined must be [L, N]");
       gradient.d_logits = room<T>(t[4], {labels, n}, "d_logits must be [L, N]");
-      gradient.d_coupling = room<T>(t[5], {count, labels, labels}, "d_coupling must be [kernels, L, L]");
+      gradient.d_coupling =
+          room<T>(t[5], {count, labels, labels}, "d_coupling must be [kernels, L, L]");
       const auto wanted = t[6].cast<std::vector<py::object>>();
       require(std::int64_t(wanted.size()) == count, "a gradient or None is wanted per kernel");
       for (std::int64_t m = 0; m < count; ++m) {
@@ -388,12 +404,14 @@ void mean_field_backward(const Tuples& problems, const py::array& coupling, int 
         if (!wanted[m].is_none()) {
           const auto parts = wanted[m].cast<py::tuple>();
           const dcrf::KernelView<T>& k = image.kernels[m];
-          require(parts.size() == 4 && k.lattice.vertex != nullptr, "only a lattice has gradients, four");
+          require(parts.size() == 4 && k.lattice.vertex != nullptr,
+                  "only a lattice has gradients, four");
           to.weight = room<T>(parts[0], {n, k.lattice.dims + 1}, "d_weight must be [N, d+1]");
           to.before = optional_data<T>(parts[1], {n}, "d_before must be [N]");
           to.after = optional_data<T>(parts[2], {n}, "d_after must be [N]");
           to.diagonal = optional_data<T>(parts[3], {n}, "d_diagonal must be [N]");
-          require((to.before == nullptr) == (k.before == nullptr) && (to.after == nullptr) == (k.after == nullptr) &&
+          require((to.before == nullptr) == (k.before == nullptr) &&
+                      (to.after == nullptr) == (k.after == nullptr) &&
                       (to.diagonal == nullptr) == (k.diagonal == nullptr),
                   "d_before, d_after, d_diagonal must be None where the kernel's are");
         }
@@ -414,13 +432,13 @@ PYBIND11_MODULE(_cpu, m) {
   m.attr("compiler") = DCRF_COMPILER;
   m.def("isa", &dcrf::isa_name, "The instruction set in use: baseline, avx2 or avx512.");
   m.def("build", &build, py::arg("plans"), py::arg("quality"), py::arg("threads"));
-  m.def("filter", &filter, py::arg("vertex"), py::arg("weight"), py::arg("links"), py::arg("values"),
-        py::arg("out"), py::arg("transpose"), py::arg("threads"));
+  m.def("filter", &filter, py::arg("vertex"), py::arg("weight"), py::arg("links"),
+        py::arg("values"), py::arg("out"), py::arg("transpose"), py::arg("threads"));
   m.def("filter_weight_gradient", &filter_weight_gradient, py::arg("vertex"), py::arg("weight"),
-        py::arg("links"), py::arg("values"), py::arg("cotangent"), py::arg("out"), py::arg("transpose"),
-        py::arg("threads"));
-  m.def("feature_gradient", &feature_gradient, py::arg("features"), py::arg("d_weight"), py::arg("out"),
-        py::arg("threads"));
+        py::arg("links"), py::arg("values"), py::arg("cotangent"), py::arg("out"),
+        py::arg("transpose"), py::arg("threads"));
+  m.def("feature_gradient", &feature_gradient, py::arg("features"), py::arg("d_weight"),
+        py::arg("out"), py::arg("threads"));
   m.def("self_response", &self_response, py::arg("vertex"), py::arg("weight"), py::arg("links"),
         py::arg("out"), py::arg("threads"));
   m.def("self_response_gradient", &self_response_gradient, py::arg("vertex"), py::arg("weight"),

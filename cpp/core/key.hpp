@@ -80,7 +80,8 @@ struct KeyLayout {
 // The arithmetic on keys that a layout fixes.
 template <int Words>
 struct KeyMaths {
-  explicit KeyMaths(const KeyLayout& layout) : layout_(layout), mask_(layout.remainder_bits_mask()) {
+  explicit KeyMaths(const KeyLayout& layout)
+      : layout_(layout), mask_(layout.remainder_bits_mask()) {
     remainder_one.word[layout.word[0]] = std::uint64_t(1) << layout.shift[0];
     for (int j = 0; j < layout.dims; ++j) {
       unit[j].word[layout.word[j + 1]] = std::uint64_t(1) << layout.shift[j + 1];

@@ -89,8 +89,8 @@ DCRF_HOST_DEVICE inline void locate(const T* feature, const T* scale, int runtim
   for (int k = 1; k <= d; ++k) out.weight[k] = sorted[d - k] - sorted[d - k + 1];
 }
 
-// The derivative of the weights: from d_weight [d+1] of one point to d_feature [d], given its ranks.
-// Defined away from simplex faces; on a face it is that of the simplex which `locate` chose.
+// The derivative of the weights: from d_weight [d+1] of one point to d_feature [d], given its
+// ranks. Defined away from simplex faces; on a face it is that of the simplex which `locate` chose.
 template <typename T>
 DCRF_HOST_DEVICE inline void weight_gradient(const std::int32_t* rank, const T* scale, int d,
                                              const T* d_weight, T* d_feature) {

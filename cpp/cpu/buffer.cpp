@@ -13,7 +13,8 @@ namespace {
 
 constexpr std::size_t kLine = 64, kHugePage = std::size_t(1) << 21;
 constexpr std::size_t kSmallest = std::size_t(1) << 16;  // smaller ones the allocator keeps itself
-constexpr std::size_t kMost = std::size_t(1) << 26;      // bytes kept in all: for a picture of 500 x 500
+constexpr std::size_t kMost = std::size_t(1)
+                              << 26;  // bytes kept in all: for a picture of 500 x 500
 constexpr int kSlots = 32;
 
 // Lies before each buffer, so that it can be given back without its size.

@@ -85,8 +85,13 @@ template <typename T, int Words>
 class Builder {
  public:
   Builder(const FeatureView<T>& features, const KeyLayout& layout, Quality quality, int threads)
-      : f_(features), layout_(layout), maths_(layout), quality_(quality), threads_(threads),
-        strips_(features.points), tables_(strips_.count) {}
+      : f_(features),
+        layout_(layout),
+        maths_(layout),
+        quality_(quality),
+        threads_(threads),
+        strips_(features.points),
+        tables_(strips_.count) {}
 
   void run(std::int32_t* vertex, T* weight, std::int32_t* links) {
     parallel_for(strips_.count, threads_, [&](std::int64_t s) {
@@ -105,7 +110,8 @@ class Builder {
     T scale[kMaxDims];
     for (int i = 0; i < d; ++i) scale[i] = T(elevation_scale(d, i));
     if constexpr (Words == 1) {
-      if (layout_.one_word_of_halves && d <= 6) return number_tiles(table, s, scale, vertex, weight);
+      if (layout_.one_word_of_halves && d <= 6)
+        return number_tiles(table, s, scale, vertex, weight);
     }
     Simplex<T> simplex;
     T feature[kMaxDims];
@@ -197,16 +203,19 @@ class Builder {
         if (v % kVertexChunk == 0) poll_interrupt();
         const Key<Words> key = all_->keys()[v];
         for (int axis = 0; axis <= f_.dims; ++axis) {
-          for (const Key<Words>& other : {maths_.neighbour(key, axis), maths_.neighbour_back(key, axis)}) {
+          for (const Key<Words>& other :
+               {maths_.neighbour(key, axis), maths_.neighbour_back(key, axis)}) {
             if (std::size_t(all_->find_or_insert(other)) == own_row_.size()) {
               own_row_.push_back(std::int32_t(rows++));
-              if (rows == kMostRows) throw std::invalid_argument("too many vertices for quality \"filled\"");
+              if (rows == kMostRows)
+                throw std::invalid_argument("too many vertices for quality \"filled\"");
             }
           }
         }
       }
     }
-    const std::int64_t vertices = std::int64_t(own_row_.size()), ghosts = std::int64_t(ghost_row.size());
+    const std::int64_t vertices = std::int64_t(own_row_.size()),
+                       ghosts = std::int64_t(ghost_row.size());
     links[Links::kVertices] = std::int32_t(vertices);
     links[Links::kQuality] = std::int32_t(quality_);
     links[Links::kRows] = std::int32_t(rows);
@@ -259,8 +268,10 @@ class Builder {
       std::uint32_t* const begin = reinterpret_cast<std::uint32_t*>(chains) + axis * vertices;
       std::uint32_t* out = begin;
       for (std::int64_t head = 0; head < vertices; ++head) {
-        if (entered[head] || to_next[head] < 0) continue;  // inside one, or on its own: left as it is
-        for (std::int32_t v = std::int32_t(head); v >= 0; v = to_next[v]) *out++ = std::uint32_t(own_row_[v]);
+        if (entered[head] || to_next[head] < 0)
+          continue;  // inside one, or on its own: left as it is
+        for (std::int32_t v = std::int32_t(head); v >= 0; v = to_next[v])
+          *out++ = std::uint32_t(own_row_[v]);
         out[-1] |= kChainEnd;
       }
       length[axis] = out - begin;
@@ -294,9 +305,14 @@ std::int64_t links_size(std::int64_t points, int dims, Quality quality) {
 }
 
 Links::Links(const std::int32_t* links, int dims)
-    : vertices(links[kVertices]), rows(links[kRows]), ghosts(links[kGhosts]),
-      quality(Quality(links[kQuality])), first_row(links + kFirstRow), own_row(links + kData),
-      ghost(own_row + vertices), owner(ghost + ghosts) {
+    : vertices(links[kVertices]),
+      rows(links[kRows]),
+      ghosts(links[kGhosts]),
+      quality(Quality(links[kQuality])),
+      first_row(links + kFirstRow),
+      own_row(links + kData),
+      ghost(own_row + vertices),
+      owner(ghost + ghosts) {
   const std::int32_t* at = owner + ghosts;
   for (int axis = 0; axis <= dims; ++axis) {
     chain[axis] = reinterpret_cast<const std::uint32_t*>(at);
@@ -314,17 +330,22 @@ bool build(const FeatureView<T>& features, Quality quality, std::int32_t* vertex
   if (!quotient_range<T>(range, features.dims, low, high)) return false;
   const KeyLayout layout(features.dims, low, high);
   const auto run = [&](auto words) {
-    Builder<T, decltype(words)::value>(features, layout, quality, threads).run(vertex, weight, links);
+    Builder<T, decltype(words)::value>(features, layout, quality, threads)
+        .run(vertex, weight, links);
   };
   // 16 quotients of 32 bits and a remainder take 9 words; narrower data take fewer.
   if (layout.words > 9) return false;
-  if (layout.words == 1) run(std::integral_constant<int, 1>());
-  else if (layout.words == 2) run(std::integral_constant<int, 2>());
-  else run(std::integral_constant<int, 9>());
+  if (layout.words == 1)
+    run(std::integral_constant<int, 1>());
+  else if (layout.words == 2)
+    run(std::integral_constant<int, 2>());
+  else
+    run(std::integral_constant<int, 9>());
   return true;
 }
 
 template bool build(const FeatureView<float>&, Quality, std::int32_t*, float*, std::int32_t*, int);
-template bool build(const FeatureView<double>&, Quality, std::int32_t*, double*, std::int32_t*, int);
+template bool build(const FeatureView<double>&, Quality, std::int32_t*, double*, std::int32_t*,
+                    int);
 
 }  // namespace dcrf

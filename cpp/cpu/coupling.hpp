@@ -15,9 +15,14 @@ template <typename T>
 class Coupling {
  public:
   Coupling(const T* matrix, int labels, T scale)
-      : labels_(labels), width_(row_width(labels)), constant_(width_, T(0)), extra_(width_, T(0)),
+      : labels_(labels),
+        width_(row_width(labels)),
+        constant_(width_, T(0)),
+        extra_(width_, T(0)),
         ones_(width_, T(0)) {
-    const auto at = [&](int own, int other) { return scale * matrix[std::size_t(own) * labels + other]; };
+    const auto at = [&](int own, int other) {
+      return scale * matrix[std::size_t(own) * labels + other];
+    };
     for (int other = 0; other < labels; ++other) {
       ones_[other] = T(1);
       constant_[other] = labels > 1 ? at(other == 0, other) : T(0);
@@ -56,7 +61,10 @@ class Coupling {
 
  private:
   explicit Coupling(int labels)
-      : labels_(labels), width_(row_width(labels)), constant_(width_, T(0)), extra_(width_, T(0)),
+      : labels_(labels),
+        width_(row_width(labels)),
+        constant_(width_, T(0)),
+        extra_(width_, T(0)),
         ones_(width_, T(0)) {}
 
   int labels_, width_;

@@ -8,10 +8,10 @@
 
 namespace dcrf {
 
-#define DCRF_DECLARE(isa)      \
-  namespace isa {              \
-  template <typename T>        \
-  const Loops<T>& table();     \
+#define DCRF_DECLARE(isa)  \
+  namespace isa {          \
+  template <typename T>    \
+  const Loops<T>& table(); \
   }
 DCRF_DECLARE(baseline)
 #ifdef DCRF_WITH_AVX2
@@ -30,7 +30,8 @@ int best() {
   int most = 0;
 #ifdef DCRF_WITH_AVX2
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("bmi2")) {
     most = 1;
   }
 #endif
@@ -51,7 +52,8 @@ int chosen() {
     for (int i = 0; i < 3; ++i) {
       if (std::string(kNames[i]) == asked) return std::min(i, best());
     }
-    throw std::invalid_argument("DENSECRF_RNN_ISA must be baseline, avx2 or avx512, not " + std::string(asked));
+    throw std::invalid_argument("DENSECRF_RNN_ISA must be baseline, avx2 or avx512, not " +
+                                std::string(asked));
   }();
   return found;
 }

@@ -20,14 +20,22 @@ enum class Sense { kForward, kAdjoint };
 template <typename T>
 class KernelRun {
  public:
-  KernelRun(const KernelView<T>& view, std::int64_t points, const T* coupling, int labels, Sense sense,
-            int threads)
-      : view_(view), labels_(labels), width_(row_width(labels)), adjoint_(sense == Sense::kAdjoint),
-        is_lattice_(view.lattice.vertex != nullptr), threads_(threads), strips_(points),
+  KernelRun(const KernelView<T>& view, std::int64_t points, const T* coupling, int labels,
+            Sense sense, int threads)
+      : view_(view),
+        labels_(labels),
+        width_(row_width(labels)),
+        adjoint_(sense == Sense::kAdjoint),
+        is_lattice_(view.lattice.vertex != nullptr),
+        threads_(threads),
+        strips_(points),
         scale_(is_lattice_ ? slice_scale<T>(view.lattice.dims) : T(1)),
-        coupling_(coupling, labels, -scale_), taken_back_(coupling, labels, T(1)) {
-    if (is_lattice_) links_.emplace_back(view.lattice.links, view.lattice.dims);
-    else prepare_grid();
+        coupling_(coupling, labels, -scale_),
+        taken_back_(coupling, labels, T(1)) {
+    if (is_lattice_)
+      links_.emplace_back(view.lattice.links, view.lattice.dims);
+    else
+      prepare_grid();
     const T* const out_of = adjoint_ ? view.before : view.after;
     if (out_of != nullptr && points > 0) slice_bound_ *= *std::max_element(out_of, out_of + points);
     const std::int64_t sums = is_lattice_ ? rows() : partial_slabs_ * view_.grid.slab();
@@ -85,8 +93,10 @@ class KernelRun {
 
   // From sums, which are zero afterwards, to values. `raw` receives what C acts on; may be null.
   void spread(T* raw) {
-    if (is_lattice_) spread_lattice(raw);
-    else spread_grid(raw);
+    if (is_lattice_)
+      spread_lattice(raw);
+    else
+      spread_grid(raw);
   }
 
   // Values from what C acts on, as spread() gave it.
@@ -100,7 +110,8 @@ class KernelRun {
       for (std::int64_t i = begin; i < end; ++i) {
         const std::int64_t row = list != nullptr ? list[i] : i;
         std::copy(raw + row * width_, raw + (row + 1) * width_, copy.get());
-        loops<T>().finish(coupling, nullptr, 1, copy.get(), nullptr, values + row * width_, nullptr, width_);
+        loops<T>().finish(coupling, nullptr, 1, copy.get(), nullptr, values + row * width_, nullptr,
+                          width_);
       }
     });
     if (is_lattice_) share(links_[0], values, width_, threads_);
@@ -108,13 +119,14 @@ class KernelRun {
 
   // sum [L, width] += the outer products of the rows of a and b.
   void outer(const T* a, const T* b, std::vector<double>& sum) const {
-    const std::int64_t chunks = (listed() + kRowChunk - 1) / kRowChunk, size = std::int64_t(labels_) * width_;
+    const std::int64_t chunks = (listed() + kRowChunk - 1) / kRowChunk,
+                       size = std::int64_t(labels_) * width_;
     const Buffer<T> partial = zeros(chunks * size);  // summed in order: the same bits
     const std::int32_t* const list = is_lattice_ ? links_[0].own_row : nullptr;
     parallel_ranges(listed(), kRowChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
       const std::int64_t skip = list != nullptr ? 0 : begin * width_;
-      loops<T>().outer(list != nullptr ? list + begin : nullptr, end - begin, a + skip, b + skip, nullptr,
-                       labels_, width_, partial.get() + begin / kRowChunk * size);
+      loops<T>().outer(list != nullptr ? list + begin : nullptr, end - begin, a + skip, b + skip,
+                       nullptr, labels_, width_, partial.get() + begin / kRowChunk * size);
     });
     for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
       for (std::int64_t i = 0; i < size; ++i) sum[i] += double(scale_) * -partial[chunk * size + i];
@@ -186,7 +198,8 @@ class KernelRun {
     const std::int64_t slab = row * g.cells[2] / g.slab(), within = row * g.cells[2] % g.slab();
     for (int s = 0; s < strips_.count; ++s) {
       if (slab < first_slab_[s] || slab >= first_slab_[s] + slabs_[s]) continue;
-      parts[count++] = sums_.get() + ((slab_offset_[s] + slab - first_slab_[s]) * g.slab() + within) * width_;
+      parts[count++] =
+          sums_.get() + ((slab_offset_[s] + slab - first_slab_[s]) * g.slab() + within) * width_;
     }
     loops<T>().grid_columns(parts, count, band, radius, g.cells[2], width_, scratch, out);
   }
@@ -211,7 +224,8 @@ class KernelRun {
       const std::int64_t low = std::max<std::int64_t>(-g.radius[axis], -at);
       const std::int64_t high = std::min<std::int64_t>(g.radius[axis], g.cells[axis] - 1 - at);
       std::vector<const T*> rows;
-      for (std::int64_t k = low; k <= high; ++k) rows.push_back(from + (row + k * step) * row_length());
+      for (std::int64_t k = low; k <= high; ++k)
+        rows.push_back(from + (row + k * step) * row_length());
       loops<T>().grid_rows(rows.data(), g.band[axis] + g.radius[axis] + low, int(rows.size()),
                            row_length(), out);
     };
@@ -224,11 +238,14 @@ class KernelRun {
     }
     std::vector<T> greatest(cell_rows());
     over_cell_rows([&](std::int64_t row, T* scratch) {
-      if (g.cells[0] > 1) along(0, g.cells[1], last, row, scratch);
-      else along(1, 1, last, row, scratch);
+      if (g.cells[0] > 1)
+        along(0, g.cells[1], last, row, scratch);
+      else
+        along(1, 1, last, row, scratch);
       const std::int64_t at = row * row_length();
-      greatest[row] = loops<T>().finish(coupling, nullptr, g.cells[2], scratch, nullptr, values_.get() + at,
-                                        raw != nullptr ? raw + at : nullptr, width_);
+      greatest[row] =
+          loops<T>().finish(coupling, nullptr, g.cells[2], scratch, nullptr, values_.get() + at,
+                            raw != nullptr ? raw + at : nullptr, width_);
     });
     greatest_ = *std::max_element(greatest.begin(), greatest.end());
   }
@@ -237,7 +254,8 @@ class KernelRun {
     const Links& links = links_[0];
     T* const values = values_.get();
     const CouplingView<T> coupling = coupling_.view(adjoint_);
-    const bool mean = blur(links, view_.lattice.dims, adjoint_, sums_.get(), values, width_, threads_);
+    const bool mean =
+        blur(links, view_.lattice.dims, adjoint_, sums_.get(), values, width_, threads_);
     std::vector<T> greatest((links.vertices + kRowChunk - 1) / kRowChunk);
     parallel_ranges(links.vertices, kRowChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
       greatest[begin / kRowChunk] =
@@ -254,16 +272,16 @@ class KernelRun {
   int threads_;
   Strips strips_;
   T scale_;
-  Coupling<T> coupling_;    // with -scale_
-  Coupling<T> taken_back_;  // as it is
+  Coupling<T> coupling_;                  // with -scale_
+  Coupling<T> taken_back_;                // as it is
   std::vector<Links> links_;              // of a lattice: one; of a grid: none
   std::vector<std::int32_t> first_slab_;  // [strips]
   std::vector<std::int64_t> slab_offset_, slabs_;
   std::int64_t partial_slabs_ = 0;
   bool is_folded_ = false;
-  T greatest_ = 0;     // size of a value
-  T slice_bound_ = 1;  // what a slice of values of size 1 can come to
-  Buffer<T> sums_, values_;                   // [rows, width]; a grid's sums: the slabs of all strips
+  T greatest_ = 0;           // size of a value
+  T slice_bound_ = 1;        // what a slice of values of size 1 can come to
+  Buffer<T> sums_, values_;  // [rows, width]; a grid's sums: the slabs of all strips
   Buffer<T> blurred_, blurred_rows_, folded_;  // [cells, width] of a grid
 };
 

@@ -15,7 +15,8 @@ constexpr int kChannels = 24;  // filtered at a time
 
 // [begin, end) of a chunk, moved on to where a new group begins on both sides.
 template <class StartsGroup>
-void whole_groups(std::int64_t& begin, std::int64_t& end, std::int64_t length, const StartsGroup& starts) {
+void whole_groups(std::int64_t& begin, std::int64_t& end, std::int64_t length,
+                  const StartsGroup& starts) {
   while (begin > 0 && begin < length && !starts(begin)) ++begin;
   while (end < length && !starts(end)) ++end;
 }
@@ -25,7 +26,8 @@ void blur_axis(const Links& links, int axis, T* rows, int width, int threads) {
   const std::uint32_t* const chain = links.chain[axis];
   const std::int64_t length = links.chain_length[axis];
   parallel_ranges(length, kRowChunk, threads, [&](std::int64_t begin, std::int64_t end) {
-    whole_groups(begin, end, length, [&](std::int64_t i) { return (chain[i - 1] & kChainEnd) != 0; });
+    whole_groups(begin, end, length,
+                 [&](std::int64_t i) { return (chain[i - 1] & kChainEnd) != 0; });
     if (begin < end) loops<T>().blur(chain + begin, end - begin, rows, width);
   });
 }
@@ -45,9 +47,14 @@ template <typename T>
 class BareFilter {
  public:
   BareFilter(const LatticeView<T>& lattice, int channels, int threads)
-      : lattice_(lattice), links_(lattice.links, lattice.dims), threads_(threads),
-        strips_(lattice.points), width_(row_width(channels)), size_(links_.rows * width_),
-        sums_(make_buffer<T>(size_)), values_(make_buffer<T>(size_)),
+      : lattice_(lattice),
+        links_(lattice.links, lattice.dims),
+        threads_(threads),
+        strips_(lattice.points),
+        width_(row_width(channels)),
+        size_(links_.rows * width_),
+        sums_(make_buffer<T>(size_)),
+        values_(make_buffer<T>(size_)),
         scale_(Coupling<T>::identity(channels, slice_scale<T>(lattice.dims))),
         kernel_(point_kernel(lattice, links_)) {
     pass_.points = lattice.points;
@@ -68,10 +75,11 @@ class BareFilter {
     T* const values = values_.get();
     fold(links_, sums_.get(), width_, threads_);
     const bool mean = blur(links_, lattice_.dims, transpose, sums_.get(), values, width_, threads_);
-    parallel_ranges(links_.vertices, kRowChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
-      loops<T>().finish(scale_.view(false), links_.own_row + begin, end - begin, sums_.get(),
-                        mean ? values : nullptr, values, nullptr, width_);
-    });
+    parallel_ranges(
+        links_.vertices, kRowChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
+          loops<T>().finish(scale_.view(false), links_.own_row + begin, end - begin, sums_.get(),
+                            mean ? values : nullptr, values, nullptr, width_);
+        });
     share(links_, values, width_, threads_);
   }
 
@@ -199,8 +207,10 @@ T slice_scale(int dims) {
 template <typename T>
 void fold(const Links& links, T* rows, int width, int threads) {
   parallel_ranges(links.ghosts, kRowChunk, threads, [&](std::int64_t begin, std::int64_t end) {
-    whole_groups(begin, end, links.ghosts, [&](std::int64_t i) { return links.owner[i] != links.owner[i - 1]; });
-    if (begin < end) loops<T>().fold(links.ghost + begin, links.owner + begin, end - begin, rows, width);
+    whole_groups(begin, end, links.ghosts,
+                 [&](std::int64_t i) { return links.owner[i] != links.owner[i - 1]; });
+    if (begin < end)
+      loops<T>().fold(links.ghost + begin, links.owner + begin, end - begin, rows, width);
   });
 }
 
@@ -212,9 +222,10 @@ bool blur(const Links& links, int dims, bool transpose, T* rows, T* work, int wi
     }
     return false;
   }
-  parallel_ranges(links.rows * width, kClearChunk, threads, [&](std::int64_t begin, std::int64_t end) {
-    std::copy(rows + begin, rows + end, work + begin);
-  });
+  parallel_ranges(links.rows * width, kClearChunk, threads,
+                  [&](std::int64_t begin, std::int64_t end) {
+                    std::copy(rows + begin, rows + end, work + begin);
+                  });
   for (int axis = 0; axis <= dims; ++axis) {
     blur_axis(links, axis, rows, width, threads);
     blur_axis(links, dims - axis, work, width, threads);
@@ -285,7 +296,8 @@ void self_response(const LatticeView<T>& lattice, T* out, int threads) {
 }
 
 template <typename T>
-void self_response_gradient(const LatticeView<T>& lattice, const T* cotangent, T* d_weight, int threads) {
+void self_response_gradient(const LatticeView<T>& lattice, const T* cotangent, T* d_weight,
+                            int threads) {
   const int corners = lattice.dims + 1;
   const T alpha = slice_scale<T>(lattice.dims);
   with_shares(lattice, threads, [&](std::int64_t p, const T* share) {
@@ -300,15 +312,16 @@ void self_response_gradient(const LatticeView<T>& lattice, const T* cotangent, T
   });
 }
 
-#define DCRF_INSTANTIATE(T)                                                                          \
-  template T slice_scale(int);                                                                       \
-  template void fold(const Links&, T*, int, int);                                                    \
-  template bool blur(const Links&, int, bool, T*, T*, int, int);                                     \
-  template void share(const Links&, T*, int, int);                                                   \
-  template void filter(const LatticeView<T>&, const T*, int, bool, T*, int);                         \
-  template void filter_weight_gradient(const LatticeView<T>&, const T*, const T*, int, bool, T*, int); \
-  template void feature_gradient(const FeatureView<T>&, const T*, T*, int);                          \
-  template void self_response(const LatticeView<T>&, T*, int);                                       \
+#define DCRF_INSTANTIATE(T)                                                                      \
+  template T slice_scale(int);                                                                   \
+  template void fold(const Links&, T*, int, int);                                                \
+  template bool blur(const Links&, int, bool, T*, T*, int, int);                                 \
+  template void share(const Links&, T*, int, int);                                               \
+  template void filter(const LatticeView<T>&, const T*, int, bool, T*, int);                     \
+  template void filter_weight_gradient(const LatticeView<T>&, const T*, const T*, int, bool, T*, \
+                                       int);                                                     \
+  template void feature_gradient(const FeatureView<T>&, const T*, T*, int);                      \
+  template void self_response(const LatticeView<T>&, T*, int);                                   \
   template void self_response_gradient(const LatticeView<T>&, const T*, T*, int);
 DCRF_INSTANTIATE(float)
 DCRF_INSTANTIATE(double)

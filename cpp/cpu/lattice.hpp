@@ -13,9 +13,9 @@ namespace dcrf {
 
 enum class Quality { kStandard = 0, kSymmetric = 1, kFilled = 2 };
 
-// A built lattice of N points and d features, in arrays that the caller owns. A vertex has one row of
-// values in every strip that touches it: the first strip's is the vertex's own, the others are its
-// ghosts. Rows are numbered by strip and, within one, in order of first touch.
+// A built lattice of N points and d features, in arrays that the caller owns. A vertex has one row
+// of values in every strip that touches it: the first strip's is the vertex's own, the others are
+// its ghosts. Rows are numbered by strip and, within one, in order of first touch.
 template <typename T>
 struct LatticeView {
   std::int64_t points = 0;               // N
@@ -27,18 +27,18 @@ struct LatticeView {
 
 // What hangs together in a lattice, as it lies in the array `links`.
 struct Links {
-  static constexpr int kVertices = 0, kQuality = 1, kRows = 2, kGhosts = 3, kFirstRow = 8, kChain = 32,
-                       kData = 64;
+  static constexpr int kVertices = 0, kQuality = 1, kRows = 2, kGhosts = 3, kFirstRow = 8,
+                       kChain = 32, kData = 64;
 
   explicit Links(const std::int32_t* links, int dims);
 
   std::int64_t vertices, rows, ghosts;
   Quality quality;
-  const std::int32_t* first_row;               // [strips]
-  const std::int32_t* own_row;                 // [vertices]
-  const std::int32_t* ghost;                   // [ghosts], rows, by owner
-  const std::int32_t* owner;                   // [ghosts], the row of each ghost's vertex
-  const std::uint32_t* chain[kMaxDims + 1];    // per axis: runs of neighbours, kChainEnd at each end
+  const std::int32_t* first_row;             // [strips]
+  const std::int32_t* own_row;               // [vertices]
+  const std::int32_t* ghost;                 // [ghosts], rows, by owner
+  const std::int32_t* owner;                 // [ghosts], the row of each ghost's vertex
+  const std::uint32_t* chain[kMaxDims + 1];  // per axis: runs of neighbours, kChainEnd at each end
   std::int64_t chain_length[kMaxDims + 1];
 };
 
@@ -82,7 +82,8 @@ void self_response(const LatticeView<T>& lattice, T* out, int threads);
 
 // d_weight [N, d+1] of <cotangent, diagonal>; cotangent [N].
 template <typename T>
-void self_response_gradient(const LatticeView<T>& lattice, const T* cotangent, T* d_weight, int threads);
+void self_response_gradient(const LatticeView<T>& lattice, const T* cotangent, T* d_weight,
+                            int threads);
 
 // What the slice of a d-dimensional lattice is scaled by.
 template <typename T>
@@ -92,9 +93,9 @@ T slice_scale(int dims);
 template <typename T>
 void fold(const Links& links, T* rows, int width, int threads);
 
-// The blur of all axes, on rows [rows, width] that were folded; `work`, of the same size, is used for
-// qualities other than the standard. Returns whether the answer is the mean of `rows` and `work`, or
-// else `rows` alone.
+// The blur of all axes, on rows [rows, width] that were folded; `work`, of the same size, is used
+// for qualities other than the standard. Returns whether the answer is the mean of `rows` and
+// `work`, or else `rows` alone.
 template <typename T>
 bool blur(const Links& links, int dims, bool transpose, T* rows, T* work, int width, int threads);
 

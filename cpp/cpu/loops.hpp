@@ -29,18 +29,22 @@ struct CouplingView {
 // cells and one depth tap. Index 0 is depth, 1 the row, 2 the column.
 template <typename T>
 struct GridView {
-  std::int64_t size[3] = {1, 1, 1};           // pixels
-  std::int64_t cells[3] = {1, 1, 1};          // grid
-  int taps[3] = {1, 3, 3};                    // cells that a pixel touches along each axis
-  const std::int32_t* cell[3] = {};           // [size], the first of them
-  const T* splat[3] = {};                     // [size, taps]
-  const T* slice[3] = {};                     // [size, taps]
-  const T* band[3] = {};                      // [2 radius + 1], symmetric
+  std::int64_t size[3] = {1, 1, 1};   // pixels
+  std::int64_t cells[3] = {1, 1, 1};  // grid
+  int taps[3] = {1, 3, 3};            // cells that a pixel touches along each axis
+  const std::int32_t* cell[3] = {};   // [size], the first of them
+  const T* splat[3] = {};             // [size, taps]
+  const T* slice[3] = {};             // [size, taps]
+  const T* band[3] = {};              // [2 radius + 1], symmetric
   int radius[3] = {0, 0, 0};
-  const std::int32_t* pixel = nullptr;        // [N], where each point lies; null: all, in order
+  const std::int32_t* pixel = nullptr;  // [N], where each point lies; null: all, in order
 
-  __attribute__((always_inline)) int outer() const { return taps[0] > 1 ? 0 : 1; }  // the slowest axis with more than one cell
-  __attribute__((always_inline)) std::int64_t slab() const { return outer() == 0 ? cells[1] * cells[2] : cells[2]; }
+  __attribute__((always_inline)) int outer() const {
+    return taps[0] > 1 ? 0 : 1;
+  }  // the slowest axis with more than one cell
+  __attribute__((always_inline)) std::int64_t slab() const {
+    return outer() == 0 ? cells[1] * cells[2] : cells[2];
+  }
 };
 
 // One kernel as the loops over points see it. `values` are read, `sums` written.
@@ -72,7 +76,8 @@ struct Strips {
     constexpr std::int64_t kStrip = 1 << 16;
     const std::int64_t wanted = (points + kStrip / 2) / kStrip;
     count = int(wanted < 1 ? 1 : wanted > 16 ? 16 : wanted);
-    for (int s = 1; s <= count; ++s) begin[s] = s < count ? points * s / count / kTile * kTile : points;
+    for (int s = 1; s <= count; ++s)
+      begin[s] = s < count ? points * s / count / kTile * kTile : points;
   }
 };
 
@@ -103,7 +108,8 @@ struct ForwardPass : PointPass<T> {
   const T* q_before = nullptr;        // [N, width], for self terms
   const SelfTerm<T>* self = nullptr;  // [kernel_count] or null
   bool first = false, last = false, marginals = false;
-  bool safe = false;  // no logit of this iteration that counts can be far from 0: see exponentiate()
+  bool safe =
+      false;  // no logit of this iteration that counts can be far from 0: see exponentiate()
 };
 
 // Where the gradient of a lattice kernel goes: added to, [N, corners] and [N].
@@ -125,11 +131,11 @@ struct BackwardPass : PointPass<T> {
   T* gradient = nullptr;         // [N, width], of the next iteration in, of this one out; or null
   const T* q = nullptr;          // [N, width], the marginals; null: worked out once more
   const T* logits = nullptr;     // [L, N], for that
-  const PointKernel<T>* forward = nullptr;     // [kernel_count] or null
-  const PointGradient<T>* wanted = nullptr;    // [kernel_count] or null
-  const SelfTerm<T>* self = nullptr;           // [kernel_count] or null; the transposed coupling
-  const SelfTerm<T>* forward_self = nullptr;   // for its gradient
-  const T* const* diagonal = nullptr;          // [kernel_count] of [N], with forward_self
+  const PointKernel<T>* forward = nullptr;    // [kernel_count] or null
+  const PointGradient<T>* wanted = nullptr;   // [kernel_count] or null
+  const SelfTerm<T>* self = nullptr;          // [kernel_count] or null; the transposed coupling
+  const SelfTerm<T>* forward_self = nullptr;  // for its gradient
+  const T* const* diagonal = nullptr;         // [kernel_count] of [N], with forward_self
   bool first = false, last = false;
 };
 
@@ -139,9 +145,9 @@ struct LocateTask {
   std::int64_t point_stride = 0, feature_stride = 0;
   int dims = 0, count = 0;  // count <= kTile
   const T* scale = nullptr;
-  std::uint64_t unit[kMaxDims + 1] = {};   // 1 in the field of each axis, within its half
-  bool high[kMaxDims + 1] = {};            // whether that is the upper half
-  std::int64_t base[kMaxDims + 1] = {};    // the quotient stored as 0
+  std::uint64_t unit[kMaxDims + 1] = {};  // 1 in the field of each axis, within its half
+  bool high[kMaxDims + 1] = {};           // whether that is the upper half
+  std::int64_t base[kMaxDims + 1] = {};   // the quotient stored as 0
 };
 
 template <typename T>
@@ -154,10 +160,12 @@ struct Loops {
 
   // values [count, channels] at stride `stride` of the strip's points into `sums`, and out of
   // `values`.
-  void (*splat)(const PointPass<T>& pass, int strip, const T* from, std::int64_t stride, T* scratch);
+  void (*splat)(const PointPass<T>& pass, int strip, const T* from, std::int64_t stride,
+                T* scratch);
   void (*slice)(const PointPass<T>& pass, int strip, T* to, std::int64_t stride, T* scratch);
 
-  // d_weight [N, corners] of the one kernel += inner products of rows [count, channels] with its values.
+  // d_weight [N, corners] of the one kernel += inner products of rows [count, channels] with its
+  // values.
   void (*weight_gradient)(const PointPass<T>& pass, int strip, const T* from, std::int64_t stride,
                           T* d_weight, T* scratch);
 
@@ -166,20 +174,22 @@ struct Loops {
   void (*backward)(const BackwardPass<T>& pass, int strip, T* scratch);
 
   // On rows [.., width] whose numbers stand in a list.
-  void (*fold)(const std::int32_t* ghost, const std::int32_t* owner, std::int64_t count, T* rows, int width);
-  void (*broadcast)(const std::int32_t* ghost, const std::int32_t* owner, std::int64_t count, T* rows, int width);
+  void (*fold)(const std::int32_t* ghost, const std::int32_t* owner, std::int64_t count, T* rows,
+               int width);
+  void (*broadcast)(const std::int32_t* ghost, const std::int32_t* owner, std::int64_t count,
+                    T* rows, int width);
   void (*blur)(const std::uint32_t* chain, std::int64_t count, T* rows, int width);
-  // Returns the greatest size of a value. values = C a, or C (a + b) / 2; a = 0. raw, if not null, receives what C acts on. Row null:
-  // the first `count` rows.
+  // Returns the greatest size of a value. values = C a, or C (a + b) / 2; a = 0. raw, if not null,
+  // receives what C acts on. Row null: the first `count` rows.
   T (*finish)(const CouplingView<T>& coupling, const std::int32_t* row, std::int64_t count, T* a,
               const T* b, T* values, T* raw, int width);
   // sum [L, width] += weight a[l] b[c] over the rows (weight null: 1; row null: the first ones).
-  void (*outer)(const std::int32_t* row, std::int64_t count, const T* a, const T* b, const T* weight,
-                int labels, int width, T* sum);
+  void (*outer)(const std::int32_t* row, std::int64_t count, const T* a, const T* b,
+                const T* weight, int labels, int width, T* sum);
 
   // out row = sum of `count` rows of `length` numbers (to be zeroed), blurred along the columns.
-  void (*grid_columns)(T* const* rows, int count, const T* band, int radius, std::int64_t cells, int width,
-                       T* scratch, T* out);
+  void (*grid_columns)(T* const* rows, int count, const T* band, int radius, std::int64_t cells,
+                       int width, T* scratch, T* out);
   // out [length] = sum_k band[k] row k.
   void (*grid_rows)(const T* const* rows, const T* band, int count, std::int64_t length, T* out);
 };

@@ -53,10 +53,12 @@ bool has_self_terms(const Image<T>& image) {
                      [](const KernelView<T>& k) { return k.diagonal != nullptr; });
 }
 
-// Whether `saved` holds values at vertices instead of marginals. The same answer forward and backward.
+// Whether `saved` holds values at vertices instead of marginals. The same answer forward and
+// backward.
 template <typename T>
 bool saves_vertices(const Model<T>& model, const Image<T>& image, std::int64_t rows) {
-  const std::int64_t marginals = model.iterations * image.points * row_width(model.labels) * std::int64_t(sizeof(T));
+  const std::int64_t marginals =
+      model.iterations * image.points * row_width(model.labels) * std::int64_t(sizeof(T));
   return marginals > model.memory_budget && rows <= image.points && !has_self_terms(image);
 }
 
@@ -71,7 +73,8 @@ class SelfTerms {
       any_ = true;
       scales_[m].assign(k.diagonal, k.diagonal + image.points);
       for (const T* const factor : {k.before, k.after}) {
-        for (std::int64_t p = 0; p < image.points && factor != nullptr; ++p) scales_[m][p] *= factor[p];
+        for (std::int64_t p = 0; p < image.points && factor != nullptr; ++p)
+          scales_[m][p] *= factor[p];
       }
       terms_[m].scale = scales_[m].data();
       terms_[m].coupling = runs[m].taken_back();
@@ -121,12 +124,16 @@ bool forward_image(const Model<T>& model, const Image<T>& image, int threads) {
     pass.first = t == 0;
     pass.last = t == model.iterations;
     pass.q_before = pass.saved_q;
-    pass.saved_q = pass.last ? nullptr : marginals ? image.saved + t * size : self.get() ? kept.get() : nullptr;
+    pass.saved_q = pass.last    ? nullptr
+                   : marginals  ? image.saved + t * size
+                   : self.get() ? kept.get()
+                                : nullptr;
     in_strips<T>(strips, threads, (kTile + 1) * width + runs.scratch(), [&](int s, T* scratch) {
       const bool ok = loops<T>().forward(pass, s, scratch);
       if (pass.first) good[s] = ok;
     });
-    if (pass.first && !std::all_of(good, good + strips.count, [](char g) { return g != 0; })) return false;
+    if (pass.first && !std::all_of(good, good + strips.count, [](char g) { return g != 0; }))
+      return false;
     if (pass.last) break;
     T* raw = vertices ? image.saved + t * runs.rows() * width : nullptr;
     T bound = 0;
@@ -145,11 +152,19 @@ template <typename T>
 class Backward {
  public:
   Backward(const Model<T>& model, const Image<T>& image, const ImageGradient<T>& to, int threads)
-      : model_(model), image_(image), to_(to), threads_(threads), strips_(image.points),
-        width_(row_width(model.labels)), size_(image.points * width_),
-        adjoint_(model, image, Sense::kAdjoint, threads), forward_(model, image, Sense::kForward, threads),
-        vertices_(saves_vertices(model, image, forward_.rows())), self_(image, adjoint_),
-        forward_self_(image, forward_), sums_(forward_.size(), std::vector<double>(model.labels * width_, 0.0)) {
+      : model_(model),
+        image_(image),
+        to_(to),
+        threads_(threads),
+        strips_(image.points),
+        width_(row_width(model.labels)),
+        size_(image.points * width_),
+        adjoint_(model, image, Sense::kAdjoint, threads),
+        forward_(model, image, Sense::kForward, threads),
+        vertices_(saves_vertices(model, image, forward_.rows())),
+        self_(image, adjoint_),
+        forward_self_(image, forward_),
+        sums_(forward_.size(), std::vector<double>(model.labels * width_, 0.0)) {
     for (std::size_t m = 0; m < to.kernels.size(); ++m) {
       const PointGradient<T>& g = to.kernels[m];
       if (g.weight == nullptr) continue;
@@ -190,17 +205,20 @@ class Backward {
       pass.first = t == model_.iterations;
       pass.last = t == 0;
       pass.q = vertices_ || pass.first ? nullptr : image_.saved + t * size_;
-      const T* const before = pass.last ? nullptr : vertices_ ? image_.saved + (t - 1) * forward_.rows() * width_
-                                                             : raw.get();
+      const T* const before = pass.last   ? nullptr
+                              : vertices_ ? image_.saved + (t - 1) * forward_.rows() * width_
+                                          : raw.get();
       if (!pass.last && values) make_forward_values(t - 1, raw.get());
       pass.forward = !pass.last && values ? forward_.points() : nullptr;
       if (pass.first && pass.last) {  // no iterations: U' is U
         std::copy(to_.d_refined, to_.d_refined + image_.points * model_.labels, to_.d_logits);
         break;
       }
-      if (self_.get() != nullptr && !pass.first) add_self_outer(gradient.get(), image_.saved + t * size_);
+      if (self_.get() != nullptr && !pass.first)
+        add_self_outer(gradient.get(), image_.saved + t * size_);
       const std::int64_t room = (2 * kTile + 1) * width_ + adjoint_.scratch() + forward_.scratch();
-      in_strips<T>(strips_, threads_, room, [&](int s, T* scratch) { loops<T>().backward(pass, s, scratch); });
+      in_strips<T>(strips_, threads_, room,
+                   [&](int s, T* scratch) { loops<T>().backward(pass, s, scratch); });
       if (pass.last) break;
       std::int64_t skip = 0;
       if (!values) splat_marginals(t - 1);
@@ -230,9 +248,8 @@ class Backward {
     pass.kernels = forward_.points();
     pass.kernel_count = int(forward_.size());
     const T* const q = image_.saved + t * size_;
-    in_strips<T>(strips_, threads_, kTile * width_ + forward_.scratch(), [&](int s, T* scratch) {
-      loops<T>().splat(pass, s, q, width_, scratch);
-    });
+    in_strips<T>(strips_, threads_, kTile * width_ + forward_.scratch(),
+                 [&](int s, T* scratch) { loops<T>().splat(pass, s, q, width_, scratch); });
     for (std::size_t m = 0; m < forward_.size(); ++m) forward_[m].fold();
   }
 
@@ -260,12 +277,13 @@ class Backward {
     for (std::size_t m = 0; m < adjoint_.size(); ++m) {
       const T* const scale = self_.get()[m].scale;
       if (scale == nullptr) continue;
-      parallel_ranges(image_.points, kPointChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
-        T* const sum = partial.get() + begin / kPointChunk * matrix;
-        std::fill(sum, sum + matrix, T(0));
-        loops<T>().outer(nullptr, end - begin, gradient + begin * width_, q + begin * width_, scale + begin,
-                         model_.labels, width_, sum);
-      });
+      parallel_ranges(
+          image_.points, kPointChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
+            T* const sum = partial.get() + begin / kPointChunk * matrix;
+            std::fill(sum, sum + matrix, T(0));
+            loops<T>().outer(nullptr, end - begin, gradient + begin * width_, q + begin * width_,
+                             scale + begin, model_.labels, width_, sum);
+          });
       for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
         for (std::int64_t i = 0; i < matrix; ++i) sums_[m][i] += partial[chunk * matrix + i];
       }
@@ -276,7 +294,8 @@ class Backward {
     T* out = to_.d_coupling;
     for (const std::vector<double>& sum : sums_) {
       for (int own = 0; own < model_.labels; ++own) {
-        for (int other = 0; other < model_.labels; ++other) *out++ = T(sum[std::size_t(own) * width_ + other]);
+        for (int other = 0; other < model_.labels; ++other)
+          *out++ = T(sum[std::size_t(own) * width_ + other]);
       }
     }
   }
@@ -325,9 +344,9 @@ void mean_field_backward(const Model<T>& model, const std::vector<Image<T>>& ima
   });
 }
 
-#define DCRF_INSTANTIATE(T)                                                            \
-  template bool mean_field(const Model<T>&, const std::vector<Image<T>>&, int);        \
-  template void mean_field_backward(const Model<T>&, const std::vector<Image<T>>&,     \
+#define DCRF_INSTANTIATE(T)                                                        \
+  template bool mean_field(const Model<T>&, const std::vector<Image<T>>&, int);    \
+  template void mean_field_backward(const Model<T>&, const std::vector<Image<T>>&, \
                                     const std::vector<ImageGradient<T>>&, int);
 DCRF_INSTANTIATE(float)
 DCRF_INSTANTIATE(double)

@@ -27,8 +27,8 @@ template <typename T>
 struct Model {
   int labels = 0;
   int iterations = 0;
-  const T* coupling = nullptr;  // [kernels, L, L], mu W: rows are the pixel's own label
-  bool marginals = false;       // forward: write the softmax of U', not U'
+  const T* coupling = nullptr;     // [kernels, L, L], mu W: rows are the pixel's own label
+  bool marginals = false;          // forward: write the softmax of U', not U'
   std::int64_t memory_budget = 0;  // bytes of `saved` per image
 };
 
@@ -40,7 +40,8 @@ struct Image {
   const T* logits = nullptr;
   T* refined = nullptr;
   // [T, N, row_width(L)] or null. Holds the marginals that each iteration started from; or, if they
-  // take more than the budget and the vertices are fewer than the points, the values at the vertices.
+  // take more than the budget and the vertices are fewer than the points, the values at the
+  // vertices.
   T* saved = nullptr;
 };
 

@@ -8,13 +8,13 @@
 namespace dcrf {
 
 // How the loops cut their work. Fixed, because partial sums are added up by unit of work.
-constexpr std::int64_t kPointChunk = 4096;   // points per unit of work
-constexpr std::int64_t kVertexChunk = 1024;  // vertices per unit of work
-constexpr std::int64_t kRowChunk = 4096;     // rows of values per unit of work
+constexpr std::int64_t kPointChunk = 4096;     // points per unit of work
+constexpr std::int64_t kVertexChunk = 1024;    // vertices per unit of work
+constexpr std::int64_t kRowChunk = 4096;       // rows of values per unit of work
 constexpr std::int64_t kClearChunk = 1 << 17;  // numbers per unit of work
 
-// While one lives, its thread and the loops it runs take numbers too small to be normal for 0, which
-// a mean field does not need and processors are slow at.
+// While one lives, its thread and the loops it runs take numbers too small to be normal for 0,
+// which a mean field does not need and processors are slow at.
 class FlushToZero {
  public:
   FlushToZero();
@@ -42,8 +42,8 @@ class InterruptCheck {
   InterruptCheck& operator=(const InterruptCheck&) = delete;
 };
 
-// Calls this thread's check if it is due, and throws if its work is no longer wanted. For long loops
-// that are not cut into chunks.
+// Calls this thread's check if it is due, and throws if its work is no longer wanted. For long
+// loops that are not cut into chunks.
 void poll_interrupt();
 
 // Chunks of `size` items cover `items`; body receives the half-open range of each.

@@ -39,8 +39,8 @@ class Table {
     return slot == kEmpty ? -1 : std::int32_t(slot & id_mask());
   }
 
-  // find() for several keys, which wait for memory together. About half of them are not there, which
-  // no branch predictor can know, so the common cases are told apart without branches.
+  // find() for several keys, which wait for memory together. About half of them are not there,
+  // which no branch predictor can know, so the common cases are told apart without branches.
   void find_all(const Key<Words>* wanted, int count, std::int32_t* found) const {
     for (int i = 0; i < count; ++i) prefetch(wanted[i]);
     for (int i = 0; i < count; ++i) {

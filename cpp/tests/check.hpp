@@ -16,8 +16,8 @@
   } while (false)
 
 // Defines a test and puts it on the list that main() runs.
-#define TEST(name)                                                             \
-  static void name();                                                          \
+#define TEST(name)                                                                   \
+  static void name();                                                                \
   static const bool name##_listed = (tests::list().push_back({#name, &name}), true); \
   static void name()
 

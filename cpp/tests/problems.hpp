@@ -38,7 +38,8 @@ struct Lattice {
   }
   Lattice(const Lattice&) = delete;
 
-  std::vector<T> filter(const std::vector<T>& values, int channels, bool transpose, int threads) const {
+  std::vector<T> filter(const std::vector<T>& values, int channels, bool transpose,
+                        int threads) const {
     std::vector<T> out(values.size());
     dcrf::filter(view, values.data(), channels, transpose, out.data(), threads);
     return out;
@@ -53,8 +54,8 @@ struct Lattice {
   }
 };
 
-// A grid with `step` pixels a cell over an image (depth 0: a flat one), random taps and bands. Of the
-// pixels every third is left out if it is masked.
+// A grid with `step` pixels a cell over an image (depth 0: a flat one), random taps and bands. Of
+// the pixels every third is left out if it is masked.
 template <typename T>
 struct Grid {
   std::vector<std::int32_t> cell[3], pixel;
@@ -90,7 +91,8 @@ struct Grid {
   Grid(const Grid&) = delete;
 
   std::int64_t points() const {
-    return view.pixel != nullptr ? std::int64_t(pixel.size()) : view.size[0] * view.size[1] * view.size[2];
+    return view.pixel != nullptr ? std::int64_t(pixel.size())
+                                 : view.size[0] * view.size[1] * view.size[2];
   }
 
   // K [N, N]: the product of those along the axes.
@@ -99,7 +101,8 @@ struct Grid {
     std::vector<T> out(n * n);
     for (std::int64_t i = 0; i < n; ++i) {
       for (std::int64_t j = 0; j < n; ++j) {
-        std::int64_t to = view.pixel != nullptr ? pixel[i] : i, from = view.pixel != nullptr ? pixel[j] : j;
+        std::int64_t to = view.pixel != nullptr ? pixel[i] : i,
+                     from = view.pixel != nullptr ? pixel[j] : j;
         double product = 1;
         for (int a = 2; a >= 0; --a) {
           product *= along(a, to % view.size[a], from % view.size[a]);
@@ -143,7 +146,11 @@ struct Scene {
   std::vector<T> logits, coupling, refined, saved;  // empty `saved`: nothing is kept
 
   Scene(std::int64_t n, int l, int t, unsigned seed)
-      : points(n), labels(l), iterations(t), logits(random_numbers<T>(n * l, 1.5, seed)), refined(n * l) {}
+      : points(n),
+        labels(l),
+        iterations(t),
+        logits(random_numbers<T>(n * l, 1.5, seed)),
+        refined(n * l) {}
 
   // Couplings are any matrix, or Potts.
   void add(Kernel kernel, bool potts = false) {
@@ -165,8 +172,10 @@ struct Scene {
     dcrf::Image<T> out;
     for (const Kernel& k : kernels) {
       dcrf::KernelView<T> view;
-      if (k.lattice) view.lattice = k.lattice->view;
-      else view.grid = k.grid->view;
+      if (k.lattice)
+        view.lattice = k.lattice->view;
+      else
+        view.grid = k.grid->view;
       view.before = k.before.empty() ? nullptr : k.before.data();
       view.after = k.after.empty() ? nullptr : k.after.data();
       view.diagonal = k.diagonal.empty() ? nullptr : k.diagonal.data();
@@ -182,12 +191,14 @@ struct Scene {
 };
 
 // The softmax over labels of planes [L, N].
-inline std::vector<double> softmax(const std::vector<double>& planes, std::int64_t points, int labels) {
+inline std::vector<double> softmax(const std::vector<double>& planes, std::int64_t points,
+                                   int labels) {
   std::vector<double> out(planes.size());
   for (std::int64_t p = 0; p < points; ++p) {
     double peak = planes[p], sum = 0;
     for (int l = 1; l < labels; ++l) peak = std::max(peak, planes[l * points + p]);
-    for (int l = 0; l < labels; ++l) sum += out[l * points + p] = std::exp(planes[l * points + p] - peak);
+    for (int l = 0; l < labels; ++l)
+      sum += out[l * points + p] = std::exp(planes[l * points + p] - peak);
     for (int l = 0; l < labels; ++l) out[l * points + p] /= sum;
   }
   return out;
@@ -200,7 +211,8 @@ std::vector<double> defined_result(const Scene<T>& s) {
   const std::vector<double> unary(s.logits.begin(), s.logits.end());
   std::vector<double> logits = unary;
   std::vector<std::vector<T>> matrices;
-  for (const auto& k : s.kernels) matrices.push_back(k.lattice ? k.lattice->matrix() : k.grid->matrix());
+  for (const auto& k : s.kernels)
+    matrices.push_back(k.lattice ? k.lattice->matrix() : k.grid->matrix());
   for (int t = 0; t < s.iterations; ++t) {
     const std::vector<double> q = softmax(logits, n, s.labels);
     logits = unary;

@@ -44,8 +44,10 @@ struct Gradients {
 
   // Those of the lattices in `scene` too if asked for. What is there before must not matter.
   Gradients(Scene<double>& scene, bool features, int threads)
-      : cotangent(random_numbers(scene.points * scene.labels, 1.0, 12)), logits(cotangent.size(), 5.0),
-        coupling(scene.coupling.size(), 6.0), kernels(scene.kernels.size()) {
+      : cotangent(random_numbers(scene.points * scene.labels, 1.0, 12)),
+        logits(cotangent.size(), 5.0),
+        coupling(scene.coupling.size(), 6.0),
+        kernels(scene.kernels.size()) {
     dcrf::ImageGradient<double> to{cotangent.data(), logits.data(), coupling.data(), {}};
     for (std::size_t m = 0; m < kernels.size(); ++m) {
       const auto& k = scene.kernels[m];
@@ -87,10 +89,13 @@ void check_gradients(Scene<double>& scene, bool features) {
 }
 
 std::unique_ptr<Lattice<double>> lattice(int points, int dims, double spread, Quality quality) {
-  return std::make_unique<Lattice<double>>(random_numbers(points * dims, spread, 8), dims, quality, 1);
+  return std::make_unique<Lattice<double>>(random_numbers(points * dims, spread, 8), dims, quality,
+                                           1);
 }
 
-std::vector<double> scale(int points, unsigned seed) { return positive_numbers(points, 0.05, 0.2, seed); }
+std::vector<double> scale(int points, unsigned seed) {
+  return positive_numbers(points, 0.05, 0.2, seed);
+}
 
 }  // namespace
 
@@ -125,7 +130,8 @@ TEST(backward_is_the_derivative_of_forward_without_self_terms) {
   for (const bool features : {false, true}) {
     for (int labels : {1, 3, 33}) {
       Scene<double> scene(77, labels, 3, 2);
-      scene.add({lattice(77, 2, 1.0, Quality::kStandard), nullptr, scale(77, 3), scale(77, 4), scale(77, 5)});
+      scene.add({lattice(77, 2, 1.0, Quality::kStandard), nullptr, scale(77, 3), scale(77, 4),
+                 scale(77, 5)});
       scene.add({lattice(77, 2, 1.5, Quality::kSymmetric), nullptr, {}, {}, scale(77, 6)}, true);
       auto grid = std::make_unique<Grid<double>>(0, 7, 11, 2, false, 1);
       scene.add({nullptr, std::move(grid), {}, scale(77, 7), scale(77, 8)});
@@ -149,7 +155,8 @@ TEST(marginals_worked_out_once_more_give_the_gradients_of_kept_ones) {
     for (int labels : {3, 21, 33}) {
       for (const bool features : {false, true}) {
         Scene<double> scene(540, labels, 4, 2);
-        scene.add({lattice(540, 2, 0.5, quality), nullptr, scale(540, 3), scale(540, 4), {}}, labels == 3);
+        scene.add({lattice(540, 2, 0.5, quality), nullptr, scale(540, 3), scale(540, 4), {}},
+                  labels == 3);
         auto grid = std::make_unique<Grid<double>>(0, 20, 27, 5, false, 1);
         const std::int64_t rows = dcrf::Links(scene.kernels[0].lattice->links.data(), 2).rows +
                                   grid->view.cells[1] * grid->view.cells[2];
@@ -165,7 +172,8 @@ TEST(marginals_worked_out_once_more_give_the_gradients_of_kept_ones) {
         CHECK(scene.saved.back() == -7);  // less was saved
         const auto near = [](const std::vector<double>& a, const std::vector<double>& b) {
           double most = 0;
-          for (std::size_t i = 0; i < a.size(); ++i) most = std::max(most, std::abs(a[i] - b[i]) / (1 + std::abs(b[i])));
+          for (std::size_t i = 0; i < a.size(); ++i)
+            most = std::max(most, std::abs(a[i] - b[i]) / (1 + std::abs(b[i])));
           return a.size() == b.size() && most < 1e-10;
         };
         CHECK(near(scene.refined, refined));
@@ -188,8 +196,8 @@ TEST(gradients_of_filters_are_their_slopes) {
         const auto values = random_numbers(points * channels, 1.0, 1);
         const auto cotangent = random_numbers(points * channels, 1.0, 2);
         for (const bool transpose : {false, true}) {
-          dcrf::filter_weight_gradient(operand->view, values.data(), cotangent.data(), channels, transpose,
-                                       d_weight.data(), 2);
+          dcrf::filter_weight_gradient(operand->view, values.data(), cotangent.data(), channels,
+                                       transpose, d_weight.data(), 2);
           check_slopes(operand->weight, d_weight, [&] {
             return inner(operand->filter(values, channels, transpose, 2), cotangent);
           });
@@ -217,6 +225,7 @@ TEST(gradient_of_features_is_the_slope_of_the_weights) {
     const auto loss = [&] {
       return inner(Lattice<double>(features, dims, Quality::kStandard, 1).weight, cotangent);
     };
-    check_slopes(features, d_feature, loss, 1e-8);  // piecewise linear, and this step crosses no face
+    check_slopes(features, d_feature, loss,
+                 1e-8);  // piecewise linear, and this step crosses no face
   }
 }

@@ -49,7 +49,8 @@ TEST(diagonal_is_what_each_point_receives_of_its_own_value) {
       std::vector<double> diagonal(points);
       const auto kernel = lattice.matrix();
       dcrf::self_response(lattice.view, diagonal.data(), 2);
-      for (int i = 0; i < points; ++i) CHECK(std::abs(kernel[i * points + i] - diagonal[i]) < 1e-13);
+      for (int i = 0; i < points; ++i)
+        CHECK(std::abs(kernel[i * points + i] - diagonal[i]) < 1e-13);
     }
   }
 }
@@ -80,12 +81,14 @@ TEST(strips_change_nothing_but_rounding) {
     CHECK(dcrf::Strips(points).count == 2 && dcrf::Links(a.links.data(), dims).ghosts > 100);
     const auto x = a.filter(values, 1, false, 2), y = b.filter(turned, 1, false, 2);
     std::vector<double> diagonal(points), unit(points * 3, 0.0);
-    for (int p = 0; p < points; ++p) CHECK(std::abs(x[p] - y[points - 1 - p]) < 1e-10 * (1 + std::abs(x[p])));
+    for (int p = 0; p < points; ++p)
+      CHECK(std::abs(x[p] - y[points - 1 - p]) < 1e-10 * (1 + std::abs(x[p])));
     const int some[] = {0, points / 2, points - 1};
     for (int c = 0; c < 3; ++c) unit[some[c] * 3 + c] = 1;
     const auto columns = a.filter(unit, 3, false, 1);
     dcrf::self_response(a.view, diagonal.data(), 2);
-    for (int c = 0; c < 3; ++c) CHECK(std::abs(columns[some[c] * 3 + c] - diagonal[some[c]]) < 1e-13);
+    for (int c = 0; c < 3; ++c)
+      CHECK(std::abs(columns[some[c] * 3 + c] - diagonal[some[c]]) < 1e-13);
   }
 }
 
@@ -119,8 +122,9 @@ TEST(features_that_cannot_be_indexed_are_reported) {
     return dcrf::build(view, Quality::kFilled, vertex.data(), weight.data(), links.data(), 2);
   };
   CHECK(builds());
-  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
-                          -std::numeric_limits<float>::infinity(), 1e6f, -3e38f}) {
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+        -std::numeric_limits<float>::infinity(), 1e6f, -3e38f}) {
     for (int at : {0, 1, 301, 599}) {
       features[at] = bad;
       CHECK(!builds());
@@ -150,7 +154,8 @@ TEST(channels_are_filtered_as_if_one_by_one) {
       std::vector<double> one(points);
       for (int p = 0; p < points; ++p) one[p] = values[p * channels + c];
       const auto apart = lattice.filter(one, 1, true, 1);
-      for (int p = 0; p < points; ++p) CHECK(std::abs(apart[p] - together[p * channels + c]) < 1e-13);
+      for (int p = 0; p < points; ++p)
+        CHECK(std::abs(apart[p] - together[p * channels + c]) < 1e-13);
     }
   }
 }
@@ -252,9 +257,8 @@ static void check_vector_locate() {
     const T* from;
     std::int64_t point_stride, feature_stride;
   };
-  const Way ways[] = {{features.data(), D, 1},
-                      {columns.data(), 1, points},
-                      {&reversed.back(), -D, -1}};
+  const Way ways[] = {
+      {features.data(), D, 1}, {columns.data(), 1, points}, {&reversed.back(), -D, -1}};
   constexpr int kRoom = 7 * dcrf::kTile + 16;
   for (const Way& way : ways) {
     task.features = way.from;

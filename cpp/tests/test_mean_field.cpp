@@ -16,8 +16,10 @@ using dcrf::Quality;
 namespace {
 
 template <typename T>
-std::unique_ptr<Lattice<T>> lattice(std::int64_t points, int dims, double spread, Quality quality, unsigned seed) {
-  return std::make_unique<Lattice<T>>(random_numbers<T>(points * dims, spread, seed), dims, quality, 1);
+std::unique_ptr<Lattice<T>> lattice(std::int64_t points, int dims, double spread, Quality quality,
+                                    unsigned seed) {
+  return std::make_unique<Lattice<T>>(random_numbers<T>(points * dims, spread, seed), dims, quality,
+                                      1);
 }
 
 struct Size {
@@ -34,7 +36,8 @@ void check_definition(const Size& size, int labels, bool self_terms, bool potts)
   const auto diagonal = [&](unsigned seed) {
     return self_terms ? positive_numbers<T>(n, 0.2, 0.8, seed) : std::vector<T>();
   };
-  scene.add({lattice<T>(n, 5, 1.0, kQualities[labels % 3], 1), nullptr, small(2), {}, diagonal(3)}, potts);
+  scene.add({lattice<T>(n, 5, 1.0, kQualities[labels % 3], 1), nullptr, small(2), {}, diagonal(3)},
+            potts);
   scene.add({lattice<T>(n, 2, 2.0, Quality::kStandard, 4), nullptr, {}, small(5), {}}, potts);
   auto grid = std::make_unique<Grid<T>>(size.depth, size.height, size.width, 2, size.masked, 6);
   scene.add({nullptr, std::move(grid), small(7), small(8), diagonal(9)}, potts);
@@ -44,14 +47,15 @@ void check_definition(const Size& size, int labels, bool self_terms, bool potts)
     if (keeps) scene.keep();
     const auto want = defined_result(scene);
     CHECK(scene.run(2));
-    for (std::size_t i = 0; i < want.size(); ++i) CHECK(std::abs(scene.refined[i] - want[i]) < tolerance);
+    for (std::size_t i = 0; i < want.size(); ++i)
+      CHECK(std::abs(scene.refined[i] - want[i]) < tolerance);
   }
 }
 
 }  // namespace
 
 TEST(mean_field_is_its_definition_at_awkward_sizes) {
-  const Size sizes[] = {{0, 1, 1, false, 1},   {0, 7, 9, false, 63},  {2, 4, 8, false, 64},
+  const Size sizes[] = {{0, 1, 1, false, 1},   {0, 7, 9, false, 63},    {2, 4, 8, false, 64},
                         {0, 5, 13, false, 65}, {0, 1, 127, false, 127}, {0, 19, 10, true, 127},
                         {3, 4, 8, true, 64}};
   for (const Size& size : sizes) {
@@ -65,14 +69,16 @@ TEST(mean_field_is_its_definition_at_awkward_sizes) {
 
 TEST(rows_of_every_width_give_the_definition) {
   for (int width = 4; width <= 40; width += 4) {
-    for (int labels : {width - 3, width}) check_definition<float>({0, 3, 22, false, 66}, labels, false, true);
+    for (int labels : {width - 3, width})
+      check_definition<float>({0, 3, 22, false, 66}, labels, false, true);
   }
 }
 
 TEST(mean_fields_do_not_depend_on_the_number_of_threads) {
   const int height = 590, width = 571, points = height * width;  // five strips
   for (const bool masked : {false, true}) {
-    auto grid = std::make_unique<Grid<float>>(0, height + (masked ? height / 2 : 0), width, 7, masked, 1);
+    auto grid =
+        std::make_unique<Grid<float>>(0, height + (masked ? height / 2 : 0), width, 7, masked, 1);
     const std::int64_t n = grid->points();
     CHECK(masked || n == points);
     std::vector<float> features;
@@ -80,15 +86,23 @@ TEST(mean_fields_do_not_depend_on_the_number_of_threads) {
       features.insert(features.end(), {float(p / width) * 0.05f, float(p % width) * 0.05f});
     }
     Scene<float> scene(n, 3, 2, 2);
-    scene.add({std::make_unique<Lattice<float>>(features, 2, Quality::kStandard, 2), nullptr,
-               positive_numbers<float>(n, 0.001, 0.002, 3), {}, {}}, true);
-    scene.add({nullptr, std::move(grid), {}, positive_numbers<float>(n, 0.01, 0.02, 4),
+    scene.add({std::make_unique<Lattice<float>>(features, 2, Quality::kStandard, 2),
+               nullptr,
+               positive_numbers<float>(n, 0.001, 0.002, 3),
+               {},
+               {}},
+              true);
+    scene.add({nullptr,
+               std::move(grid),
+               {},
+               positive_numbers<float>(n, 0.01, 0.02, 4),
                masked ? positive_numbers<float>(n, 0.1, 0.2, 5) : std::vector<float>()});
     CHECK(dcrf::Strips(n).count >= 5);
     CHECK(dcrf::Links(scene.kernels[0].lattice->links.data(), 2).ghosts > 100);
     scene.keep();
     const auto d_refined = random_numbers<float>(n * 3, 1.0, 6);
-    std::vector<float> refined, saved, d_logits(n * 3), d_coupling(18), d_weight(n * 3), d_before(n);
+    std::vector<float> refined, saved, d_logits(n * 3), d_coupling(18), d_weight(n * 3),
+        d_before(n);
     std::vector<std::vector<float>> first;
     for (int threads : {1, 2, 3, 7}) {
       if (masked && threads == 2) continue;
@@ -98,22 +112,30 @@ TEST(mean_fields_do_not_depend_on_the_number_of_threads) {
       to.kernels[0].weight = d_weight.data();
       to.kernels[0].before = d_before.data();
       dcrf::mean_field_backward(scene.model(), {scene.image()}, {to}, threads);
-      std::vector<std::vector<float>> all{scene.refined, scene.saved, d_logits, d_coupling, d_weight, d_before};
-      if (first.empty()) first = std::move(all);
-      else CHECK(all == first);
+      std::vector<std::vector<float>> all{scene.refined, scene.saved, d_logits,
+                                          d_coupling,    d_weight,    d_before};
+      if (first.empty())
+        first = std::move(all);
+      else
+        CHECK(all == first);
     }
   }
 }
 
 TEST(images_of_a_batch_do_not_depend_on_each_other) {
   std::vector<std::unique_ptr<Scene<float>>> scenes;
-  for (const Size& size : {Size{0, 9, 14, false, 126}, Size{0, 60, 90, false, 5400}, Size{0, 3, 6, true, 12}}) {
+  for (const Size& size :
+       {Size{0, 9, 14, false, 126}, Size{0, 60, 90, false, 5400}, Size{0, 3, 6, true, 12}}) {
     auto scene = std::make_unique<Scene<float>>(size.points, 5, 3, unsigned(size.points));
-    scene->add({lattice<float>(size.points, 2, 3.0, Quality::kStandard, 1), nullptr, {},
-                positive_numbers<float>(size.points, 0.01, 0.02, 3), {}});
+    scene->add({lattice<float>(size.points, 2, 3.0, Quality::kStandard, 1),
+                nullptr,
+                {},
+                positive_numbers<float>(size.points, 0.01, 0.02, 3),
+                {}});
     auto grid = std::make_unique<Grid<float>>(0, size.height, size.width, 2, size.masked, 2);
     scene->add({nullptr, std::move(grid), {}, {}, {}});
-    for (std::size_t i = 0; i < scene->coupling.size(); ++i) scene->coupling[i] = float(i % 5) * 0.01f;
+    for (std::size_t i = 0; i < scene->coupling.size(); ++i)
+      scene->coupling[i] = float(i % 5) * 0.01f;
     scenes.push_back(std::move(scene));
   }
   std::vector<std::vector<float>> alone;
@@ -140,7 +162,8 @@ TEST(label_of_minus_infinity_stays_out) {
   for (int i = 0; i < 18; ++i) scene.coupling[i] = i % 9 % 4 == 0 ? 0.0f : 90.0f;
   CHECK(scene.run(2));
   for (std::size_t i = 0; i < scene.logits.size(); ++i) {
-    CHECK((scene.refined[i] == -infinity) == (scene.logits[i] == -infinity) && !std::isnan(scene.refined[i]));
+    CHECK((scene.refined[i] == -infinity) == (scene.logits[i] == -infinity) &&
+          !std::isnan(scene.refined[i]));
   }
   scene.marginals = true;
   CHECK(scene.run(2));
@@ -227,7 +250,8 @@ TEST(callers_floating_point_mode_is_left_as_it_was) {
       dcrf::mean_field_backward(scene.model(), {scene.image()}, {to}, threads);
       const unsigned last = _mm_getcsr();
       _mm_setcsr(kept);
-      CHECK(good && (after & ~kStatus) == (mode & ~kStatus) && (last & ~kStatus) == (mode & ~kStatus));
+      CHECK(good && (after & ~kStatus) == (mode & ~kStatus) &&
+            (last & ~kStatus) == (mode & ~kStatus));
     }
   }
   scene.logits[0] = std::numeric_limits<float>::quiet_NaN();

@@ -29,7 +29,8 @@ DCRF_INLINE void couple(const CouplingView<T>& c, const T* in, T* out, int width
   in_blocks<W>(width, [&](auto block, int at) {
     Row<T, decltype(block)::value> sum;
     sum.clear();
-    for (int l = 0; l < c.labels; ++l) sum.add_scaled(in[l], c.matrix + std::int64_t(l) * width + at);
+    for (int l = 0; l < c.labels; ++l)
+      sum.add_scaled(in[l], c.matrix + std::int64_t(l) * width + at);
     sum.store(out + at);
   });
 }

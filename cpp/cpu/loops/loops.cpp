@@ -1,6 +1,6 @@
-// Compiled once per instruction set, with DCRF_ISA and DCRF_PACK_BYTES set by the build. Nothing here
-// may instantiate a function of the standard library: the linker keeps one copy of such a function,
-// and it might be the one that an older processor cannot run.
+// Compiled once per instruction set, with DCRF_ISA and DCRF_PACK_BYTES set by the build. Nothing
+// here may instantiate a function of the standard library: the linker keeps one copy of such a
+// function, and it might be the one that an older processor cannot run.
 #include "locate.hpp"
 #include "points.hpp"
 #include "vertices.hpp"
@@ -9,9 +9,10 @@ namespace dcrf::DCRF_ISA {
 
 template <typename T>
 const Loops<T>& table() {
-  static const Loops<T> found{
-      &locate<T>, &range<T>, &splat<T>, &slice<T>, &weight_gradient<T>, &forward<T>, &backward<T>,     &fold<T>,
-      &broadcast<T>, &blur<T>, &finish<T>, &outer<T>, &grid_columns<T>, &grid_rows<T>};
+  static const Loops<T> found{&locate<T>,          &range<T>,    &splat<T>,    &slice<T>,
+                              &weight_gradient<T>, &forward<T>,  &backward<T>, &fold<T>,
+                              &broadcast<T>,       &blur<T>,     &finish<T>,   &outer<T>,
+                              &grid_columns<T>,    &grid_rows<T>};
   return found;
 }
 

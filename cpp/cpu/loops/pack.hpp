@@ -116,8 +116,10 @@ DCRF_INLINE Pack<T, N> add_neighbours(const Pack<T, N>& a, const Pack<T, N>& b) 
 template <typename T, int N>
 DCRF_INLINE Pack<T, N> sum_each(Pack<T, N>* part) {
   static_assert(N == 4 || N == 8, "written for these");
-  DCRF_UNROLL for (int i = 0; i < N / 2; ++i) part[i] = add_neighbours<T, N, 1>(part[2 * i], part[2 * i + 1]);
-  DCRF_UNROLL for (int i = 0; i < N / 4; ++i) part[i] = add_neighbours<T, N, 2>(part[2 * i], part[2 * i + 1]);
+  DCRF_UNROLL
+  for (int i = 0; i < N / 2; ++i) part[i] = add_neighbours<T, N, 1>(part[2 * i], part[2 * i + 1]);
+  DCRF_UNROLL
+  for (int i = 0; i < N / 4; ++i) part[i] = add_neighbours<T, N, 2>(part[2 * i], part[2 * i + 1]);
   if constexpr (N == 8) part[0] = add_neighbours<T, N, 4>(part[0], part[1]);
   return part[0];
 }
@@ -149,17 +151,20 @@ DCRF_INLINE void exchange(Pack<T, N>& a, Pack<T, N>& b) {
 template <typename T, int N>
 DCRF_INLINE void transpose(Pack<T, N>* block) {
   static_assert(N == 4 || N == 8, "written for these");
-  DCRF_UNROLL for (int i = 0; i < N; i += 2) exchange<T, N, 1>(block[i], block[i + 1]);
-  DCRF_UNROLL for (int i = 0; i < N; ++i) {
+  DCRF_UNROLL
+  for (int i = 0; i < N; i += 2) exchange<T, N, 1>(block[i], block[i + 1]);
+  DCRF_UNROLL
+  for (int i = 0; i < N; ++i) {
     if (i % 4 < 2) exchange<T, N, 2>(block[i], block[i + 2]);
   }
   if constexpr (N == 8) {
-    DCRF_UNROLL for (int i = 0; i < 4; ++i) exchange<T, N, 4>(block[i], block[i + 4]);
+    DCRF_UNROLL
+    for (int i = 0; i < 4; ++i) exchange<T, N, 4>(block[i], block[i + 4]);
   }
 }
 
-// exp of lanes up to 80, core/softmax.hpp in fewer steps: within 4e-7 of exp down to -87, and exactly
-// 0 from -88 on.
+// exp of lanes up to 80, core/softmax.hpp in fewer steps: within 4e-7 of exp down to -87, and
+// exactly 0 from -88 on.
 template <int N>
 DCRF_INLINE Pack<float, N> exponential(const Pack<float, N>& x) {
   using P = Pack<float, N>;
@@ -170,7 +175,8 @@ DCRF_INLINE Pack<float, N> exponential(const Pack<float, N>& x) {
   const P shifted = clamped * 1.44269504f + kMagic;
   const P n = shifted - kMagic;
   const P r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
-  P p = r * 1.3981999e-3f + 8.3683203e-3f;  // minimax on [-ln 2 / 2, ln 2 / 2], first terms as Taylor's
+  P p = r * 1.3981999e-3f +
+        8.3683203e-3f;  // minimax on [-ln 2 / 2, ln 2 / 2], first terms as Taylor's
   p = p * r + 4.1666485e-2f;
   p = p * r + 1.6666521e-1f;
   p = p * r + 0.5f;

@@ -104,7 +104,8 @@ void gather_grid_row(const PointKernel<T>& k, std::int64_t pixel_row, T* values,
 }
 
 template <typename T>
-void flush_grid_row(const PointKernel<T>& k, int strip, std::int64_t pixel_row, T* sums, int width) {
+void flush_grid_row(const PointKernel<T>& k, int strip, std::int64_t pixel_row, T* sums,
+                    int width) {
   const std::int64_t length = k.grid.cells[2] * width;
   T* const base = k.sums + (k.slab_offset[strip] - k.first_slab[strip]) * k.grid.slab() * width;
   T* to[kMaxTaps];
@@ -142,7 +143,8 @@ DCRF_INLINE int row_stride(int width) {
 // rows [count, width] += what the kernel's values say at the points of the tile. `Corners` is their
 // number where it is a common one, else 0.
 template <int W, int Corners, typename T>
-DCRF_INLINE void slice_lattice(const PointKernel<T>& k, int strip, const Tile& tile, T* rows, int width) {
+DCRF_INLINE void slice_lattice(const PointKernel<T>& k, int strip, const Tile& tile, T* rows,
+                               int width) {
   const int corners = Corners > 0 ? Corners : k.corners;
   const int stride = row_stride<W>(width);
   in_blocks<W>(width, [&](auto block, int at) {
@@ -155,7 +157,8 @@ DCRF_INLINE void slice_lattice(const PointKernel<T>& k, int strip, const Tile& t
     for (int p = 0; p < tile.count; ++p, vertex += corners, weight += corners, row += stride) {
       R sum;
       sum.set_scaled(weight[0], values + std::int64_t(vertex[0]) * stride);
-      DCRF_UNROLL for (int c = 1; c < corners; ++c) {
+      DCRF_UNROLL
+      for (int c = 1; c < corners; ++c) {
         sum.add_scaled(weight[c], values + std::int64_t(vertex[c]) * stride);
       }
       if (out_of != nullptr) sum.scale(out_of[p]);
@@ -180,7 +183,8 @@ DCRF_INLINE void splat_lattice(const PointKernel<T>& k, int strip, const Tile& t
       R value, sum;
       value.load(row);
       if (scale != nullptr) value.scale(scale[p]);
-      DCRF_UNROLL for (int c = 0; c < corners; ++c) {
+      DCRF_UNROLL
+      for (int c = 0; c < corners; ++c) {
         T* const to = sums + std::int64_t(vertex[c]) * stride;
         sum.load(to);
         sum.add_scaled(weight[c], value);
@@ -192,15 +196,19 @@ DCRF_INLINE void splat_lattice(const PointKernel<T>& k, int strip, const Tile& t
 
 template <int W, typename T>
 void slice_tile(const PointKernel<T>& k, int strip, const Tile& tile, T* rows, int width) {
-  if (k.corners == 6) slice_lattice<W, 6>(k, strip, tile, rows, width);
-  else slice_lattice<W, 0>(k, strip, tile, rows, width);
+  if (k.corners == 6)
+    slice_lattice<W, 6>(k, strip, tile, rows, width);
+  else
+    slice_lattice<W, 0>(k, strip, tile, rows, width);
 }
 
 template <int W, typename T>
 void splat_tile(const PointKernel<T>& k, int strip, const Tile& tile, const T* rows, const T* scale,
                 int width) {
-  if (k.corners == 6) splat_lattice<W, 6>(k, strip, tile, rows, scale, width);
-  else splat_lattice<W, 0>(k, strip, tile, rows, scale, width);
+  if (k.corners == 6)
+    splat_lattice<W, 6>(k, strip, tile, rows, scale, width);
+  else
+    splat_lattice<W, 0>(k, strip, tile, rows, scale, width);
 }
 
 // Where the run of points from p on ends that touch the same three cells, at column x.
@@ -224,14 +232,16 @@ void slice_tile(const PointKernel<T>& k, GridRow<T>& row, const Tile& tile, T* r
       const int end = run_end(k.grid, tile, p, x);
       const T* const values = row.values + k.grid.cell[2][x] * std::int64_t(stride) + at;
       R cell[3];
-      DCRF_UNROLL for (int c = 0; c < 3; ++c) cell[c].load(values + c * stride);
+      DCRF_UNROLL
+      for (int c = 0; c < 3; ++c) cell[c].load(values + c * stride);
       for (; p < end; ++p) {
         x = column(k.grid, tile, p);
         const T* const weight = k.grid.slice[2] + x * 3;
         const T scale = k.out_of != nullptr ? k.out_of[tile.begin + p] : T(1);
         R sum;
         sum.load(rows + p * stride + at);
-        DCRF_UNROLL for (int c = 0; c < 3; ++c) sum.add_scaled(weight[c] * scale, cell[c]);
+        DCRF_UNROLL
+        for (int c = 0; c < 3; ++c) sum.add_scaled(weight[c] * scale, cell[c]);
         sum.store(rows + p * stride + at);
       }
     }
@@ -239,8 +249,8 @@ void slice_tile(const PointKernel<T>& k, GridRow<T>& row, const Tile& tile, T* r
 }
 
 template <int W, typename T>
-void splat_tile(const PointKernel<T>& k, int strip, GridRow<T>& row, const Tile& tile, const T* rows,
-                const T* scale, int width) {
+void splat_tile(const PointKernel<T>& k, int strip, GridRow<T>& row, const Tile& tile,
+                const T* rows, const T* scale, int width) {
   if (row.row != tile.pixel_row && row.row >= 0) flush_grid_row(k, strip, row.row, row.sums, width);
   const int stride = row_stride<W>(width);
   in_blocks<W>(width, [&](auto block, int at) {
@@ -250,16 +260,19 @@ void splat_tile(const PointKernel<T>& k, int strip, GridRow<T>& row, const Tile&
       const int end = run_end(k.grid, tile, p, x);
       T* const sums = row.sums + k.grid.cell[2][x] * std::int64_t(stride) + at;
       R cell[3];
-      DCRF_UNROLL for (int c = 0; c < 3; ++c) cell[c].load(sums + c * stride);
+      DCRF_UNROLL
+      for (int c = 0; c < 3; ++c) cell[c].load(sums + c * stride);
       for (; p < end; ++p) {
         x = column(k.grid, tile, p);
         const T* const weight = k.grid.splat[2] + x * 3;
         const T by = scale != nullptr ? scale[p] : T(1);
         R value;
         value.load(rows + p * stride + at);
-        DCRF_UNROLL for (int c = 0; c < 3; ++c) cell[c].add_scaled(weight[c] * by, value);
+        DCRF_UNROLL
+        for (int c = 0; c < 3; ++c) cell[c].add_scaled(weight[c] * by, value);
       }
-      DCRF_UNROLL for (int c = 0; c < 3; ++c) cell[c].store(sums + c * stride);
+      DCRF_UNROLL
+      for (int c = 0; c < 3; ++c) cell[c].store(sums + c * stride);
     }
   });
 }
@@ -267,7 +280,8 @@ void splat_tile(const PointKernel<T>& k, int strip, GridRow<T>& row, const Tile&
 // What the rows of a tile are to be multiplied with on the way in: the kernel's own factor, and the
 // caller's. Null: nothing.
 template <typename T>
-DCRF_INLINE const T* row_scale(const PointKernel<T>& k, const Tile& tile, const T* factor, T* room) {
+DCRF_INLINE const T* row_scale(const PointKernel<T>& k, const Tile& tile, const T* factor,
+                               T* room) {
   if (k.into == nullptr) return factor;
   if (factor == nullptr) return k.into + tile.begin;
   for (int p = 0; p < tile.count; ++p) room[p] = factor[p] * k.into[tile.begin + p];
@@ -296,16 +310,20 @@ struct StripKernels {
   // Slices and splats of one tile stand together: both see the tile's row of pixels come up.
   DCRF_INLINE void slice(const Tile& tile, T* out) {
     for (int m = 0; m < count; ++m) {
-      if (kernels[m].vertex != nullptr) slice_tile<W>(kernels[m], strip, tile, out, width);
-      else slice_tile<W>(kernels[m], rows[m], tile, out, width);
+      if (kernels[m].vertex != nullptr)
+        slice_tile<W>(kernels[m], strip, tile, out, width);
+      else
+        slice_tile<W>(kernels[m], rows[m], tile, out, width);
     }
   }
   DCRF_INLINE void splat(const Tile& tile, const T* in, const T* factor) {
     T scale[kTile];
     for (int m = 0; m < count; ++m) {
       const T* const by = row_scale(kernels[m], tile, factor, scale);
-      if (kernels[m].vertex != nullptr) splat_tile<W>(kernels[m], strip, tile, in, by, width);
-      else splat_tile<W>(kernels[m], strip, rows[m], tile, in, by, width);
+      if (kernels[m].vertex != nullptr)
+        splat_tile<W>(kernels[m], strip, tile, in, by, width);
+      else
+        splat_tile<W>(kernels[m], strip, rows[m], tile, in, by, width);
     }
   }
   DCRF_INLINE void end_tile(const Tile& tile) {
@@ -322,7 +340,9 @@ struct StripKernels {
 
 // Side of the blocks in which tiles are turned round: it divides the width.
 template <typename T, int W>
-constexpr int kBlock = W == 0 ? 4 : W % 8 == 0 && kLanes<T> >= 8 ? 8 : 4;
+constexpr int kBlock = W == 0                         ? 4
+                       : W % 8 == 0 && kLanes<T> >= 8 ? 8
+                                                      : 4;
 
 // rows [count, width], `beyond` beyond the labels, from planes [labels, points].
 template <int W, typename T>
@@ -334,11 +354,14 @@ void load_planes(const T* planes, std::int64_t points, int labels, const Tile& t
   for (int l = 0; l < stride; l += N) {
     for (int p = 0; p < whole; p += N) {
       Pack<T, N> block[N];
-      DCRF_UNROLL for (int i = 0; i < N; ++i) {
-        block[i] = l + i < labels ? load<T, N>(from + (l + i) * points + p) : broadcast<T, N>(beyond);
+      DCRF_UNROLL
+      for (int i = 0; i < N; ++i) {
+        block[i] =
+            l + i < labels ? load<T, N>(from + (l + i) * points + p) : broadcast<T, N>(beyond);
       }
       transpose<T, N>(block);
-      DCRF_UNROLL for (int i = 0; i < N; ++i) store<T, N>(rows + (p + i) * stride + l, block[i]);
+      DCRF_UNROLL
+      for (int i = 0; i < N; ++i) store<T, N>(rows + (p + i) * stride + l, block[i]);
     }
   }
   for (int p = whole; p < tile.count; ++p) {
@@ -348,16 +371,19 @@ void load_planes(const T* planes, std::int64_t points, int labels, const Tile& t
 }
 
 template <int W, typename T>
-void store_planes(const T* rows, int width, const Tile& tile, int labels, T* planes, std::int64_t points) {
+void store_planes(const T* rows, int width, const Tile& tile, int labels, T* planes,
+                  std::int64_t points) {
   constexpr int N = kBlock<T, W>;
   const int stride = row_stride<W>(width), whole = tile.count / N * N;
   T* const to = planes + tile.begin;
   for (int l = 0; l < labels; l += N) {
     for (int p = 0; p < whole; p += N) {
       Pack<T, N> block[N];
-      DCRF_UNROLL for (int i = 0; i < N; ++i) block[i] = load<T, N>(rows + (p + i) * stride + l);
+      DCRF_UNROLL
+      for (int i = 0; i < N; ++i) block[i] = load<T, N>(rows + (p + i) * stride + l);
       transpose<T, N>(block);
-      DCRF_UNROLL for (int i = 0; i < N; ++i) {
+      DCRF_UNROLL
+      for (int i = 0; i < N; ++i) {
         if (l + i < labels) store<T, N>(to + (l + i) * points + p, block[i]);
       }
     }
@@ -392,8 +418,8 @@ void load_unary(const ForwardPass<T>& pass, const Tile& tile, T* rows) {
   }
 }
 
-// The copy by points that load_unary reads. Rows overlap: each is as wide as padded ones, and the next
-// one overwrites what was too much; the last of the tile is written number by number.
+// The copy by points that load_unary reads. Rows overlap: each is as wide as padded ones, and the
+// next one overwrites what was too much; the last of the tile is written number by number.
 template <int W, typename T>
 void store_unary(const T* rows, const Tile& tile, const ForwardPass<T>& pass) {
   const int stride = row_stride<W>(pass.width), labels = pass.labels;
@@ -412,15 +438,15 @@ void store_unary(const T* rows, const Tile& tile, const ForwardPass<T>& pass) {
   }
 }
 
-// Each row becomes exp(row), and inverse[p] the reciprocal of its sum: their product is the softmax.
-// Padding holds -infinity before and 0 after. Rows whose greatest number is at least -40 and at most
-// 40 are `safe`: they need no shift by the greatest, as nothing overflows and what underflows is
-// nothing beside it.
+// Each row becomes exp(row), and inverse[p] the reciprocal of its sum: their product is the
+// softmax. Padding holds -infinity before and 0 after. Rows whose greatest number is at least -40
+// and at most 40 are `safe`: they need no shift by the greatest, as nothing overflows and what
+// underflows is nothing beside it.
 template <int W, typename T>
 void exponentiate(T* rows, int count, int width, bool safe, T* inverse) {
   constexpr int N = kBlock<T, W>;
-  // Rows that are not made of whole packs are worked on as one long row: a tile has no gaps, and has
-  // room for whole groups of rows and of numbers.
+  // Rows that are not made of whole packs are worked on as one long row: a tile has no gaps, and
+  // has room for whole groups of rows and of numbers.
   constexpr bool kWhole = W > 0 && W % kLanes<T> == 0;
   const int stride = row_stride<W>(width);
   for (int p = 0; p < count && !safe; ++p) {
@@ -443,7 +469,8 @@ void exponentiate(T* rows, int count, int width, bool safe, T* inverse) {
   }
   for (int p = 0; p < count; p += N) {
     Pack<T, N> part[N];
-    DCRF_UNROLL for (int i = 0; i < N; ++i) {
+    DCRF_UNROLL
+    for (int i = 0; i < N; ++i) {
       T* const row = rows + (p + i) * stride;
       if constexpr (kWhole) {
         Row<T, W> x;
@@ -486,8 +513,8 @@ void add_self_terms(const SelfTerm<T>* self, int count, const T* before, const T
   }
 }
 
-// If asked to, subtracts from each row its greatest number. False if a row has a NaN, +infinity, or nothing above
-// -infinity.
+// If asked to, subtracts from each row its greatest number. False if a row has a NaN, +infinity, or
+// nothing above -infinity.
 template <int W, typename T>
 bool shift_to_peak(T* rows, int count, int width, bool shift) {
   constexpr T kHuge = std::numeric_limits<T>::max();
@@ -566,7 +593,8 @@ bool forward_strip(const ForwardPass<T>& pass, int strip, T* scratch) {
 template <typename T>
 bool forward(const ForwardPass<T>& pass, int strip, T* scratch) {
   bool good = true;
-  with_width(pass.width, [&](auto w) { good = forward_strip<decltype(w)::value>(pass, strip, scratch); });
+  with_width(pass.width,
+             [&](auto w) { good = forward_strip<decltype(w)::value>(pass, strip, scratch); });
   return good;
 }
 
@@ -667,7 +695,8 @@ void backward_strip(const BackwardPass<T>& pass, int strip, T* scratch) {
       }
     }
     if (pass.first) __builtin_memcpy(pass.sum + start, g, sizeof(T) * tile.count * width);
-    if (pass.gradient != nullptr) __builtin_memcpy(pass.gradient + start, g, sizeof(T) * tile.count * width);
+    if (pass.gradient != nullptr)
+      __builtin_memcpy(pass.gradient + start, g, sizeof(T) * tile.count * width);
     if (pass.last) {
       store_planes<W>(g, width, tile, labels, pass.d_logits, pass.points);
     } else {

@@ -15,52 +15,64 @@ struct Row {
   Row<T, W % N, (N > 1 ? N / 2 : 1)> rest;
 
   DCRF_INLINE void load(const T* from) {
-    DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] = dcrf::DCRF_ISA::load<T, N>(from + i * N);
+    DCRF_UNROLL
+    for (int i = 0; i < kCount; ++i) part[i] = dcrf::DCRF_ISA::load<T, N>(from + i * N);
     rest.load(from + kCount * N);
   }
   DCRF_INLINE void store(T* to) const {
-    DCRF_UNROLL for (int i = 0; i < kCount; ++i) dcrf::DCRF_ISA::store<T, N>(to + i * N, part[i]);
+    DCRF_UNROLL
+    for (int i = 0; i < kCount; ++i) dcrf::DCRF_ISA::store<T, N>(to + i * N, part[i]);
     rest.store(to + kCount * N);
   }
   DCRF_INLINE void clear() {
-    DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] = P{};
+    DCRF_UNROLL
+    for (int i = 0; i < kCount; ++i) part[i] = P{};
     rest.clear();
   }
   // this = w row, this += w row, this += row, all from memory.
   DCRF_INLINE void set_scaled(T w, const T* row) {
-    DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] = w * dcrf::DCRF_ISA::load<T, N>(row + i * N);
+    DCRF_UNROLL
+    for (int i = 0; i < kCount; ++i) part[i] = w * dcrf::DCRF_ISA::load<T, N>(row + i * N);
     rest.set_scaled(w, row + kCount * N);
   }
   DCRF_INLINE void add_scaled(T w, const T* row) {
-    DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] += w * dcrf::DCRF_ISA::load<T, N>(row + i * N);
+    DCRF_UNROLL
+    for (int i = 0; i < kCount; ++i) part[i] += w * dcrf::DCRF_ISA::load<T, N>(row + i * N);
     rest.add_scaled(w, row + kCount * N);
   }
   DCRF_INLINE void add(const T* row) {
-    DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] += dcrf::DCRF_ISA::load<T, N>(row + i * N);
+    DCRF_UNROLL
+    for (int i = 0; i < kCount; ++i) part[i] += dcrf::DCRF_ISA::load<T, N>(row + i * N);
     rest.add(row + kCount * N);
   }
   DCRF_INLINE void add_scaled(T w, const Row& row) {
-    DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] += w * row.part[i];
+    DCRF_UNROLL
+    for (int i = 0; i < kCount; ++i) part[i] += w * row.part[i];
     rest.add_scaled(w, row.rest);
   }
   DCRF_INLINE void scale(T w) {
-    DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] *= w;
+    DCRF_UNROLL
+    for (int i = 0; i < kCount; ++i) part[i] *= w;
     rest.scale(w);
   }
   DCRF_INLINE void multiply(const Row& row) {
-    DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] *= row.part[i];
+    DCRF_UNROLL
+    for (int i = 0; i < kCount; ++i) part[i] *= row.part[i];
     rest.multiply(row.rest);
   }
   DCRF_INLINE void subtract(T x) {
-    DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] -= x;
+    DCRF_UNROLL
+    for (int i = 0; i < kCount; ++i) part[i] -= x;
     rest.subtract(x);
   }
   DCRF_INLINE void clip(T least) {  // what is below -least becomes 0
-    DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] = part[i] < -least ? P{} : part[i];
+    DCRF_UNROLL
+    for (int i = 0; i < kCount; ++i) part[i] = part[i] < -least ? P{} : part[i];
     rest.clip(least);
   }
   DCRF_INLINE void exponentiate() {
-    DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] = exponential<N>(part[i]);
+    DCRF_UNROLL
+    for (int i = 0; i < kCount; ++i) part[i] = exponential<N>(part[i]);
     rest.exponentiate();
   }
   DCRF_INLINE T sum() const {
@@ -68,10 +80,13 @@ struct Row {
       return rest.sum();
     } else {
       P total = part[0];
-      DCRF_UNROLL for (int i = 1; i < kCount; ++i) total += part[i];
+      DCRF_UNROLL
+      for (int i = 1; i < kCount; ++i) total += part[i];
       const T own = sum_lanes<T, N>(total)[0];
-      if constexpr (W % N == 0) return own;
-      else return own + rest.sum();
+      if constexpr (W % N == 0)
+        return own;
+      else
+        return own + rest.sum();
     }
   }
   DCRF_INLINE T max() const {
@@ -79,7 +94,8 @@ struct Row {
       return rest.max();
     } else {
       P top = part[0];
-      DCRF_UNROLL for (int i = 1; i < kCount; ++i) top = larger<T, N>(top, part[i]);
+      DCRF_UNROLL
+      for (int i = 1; i < kCount; ++i) top = larger<T, N>(top, part[i]);
       const T own = max_lanes<T, N>(top)[0];
       if constexpr (W % N == 0) {
         return own;
@@ -90,11 +106,13 @@ struct Row {
     }
   }
   DCRF_INLINE void raise_to(const Row& row) {
-    DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] = larger<T, N>(part[i], row.part[i]);
+    DCRF_UNROLL
+    for (int i = 0; i < kCount; ++i) part[i] = larger<T, N>(part[i], row.part[i]);
     rest.raise_to(row.rest);
   }
   DCRF_INLINE void drop_sign() {
-    DCRF_UNROLL for (int i = 0; i < kCount; ++i) part[i] = part[i] < T(0) ? -part[i] : part[i];
+    DCRF_UNROLL
+    for (int i = 0; i < kCount; ++i) part[i] = part[i] < T(0) ? -part[i] : part[i];
     rest.drop_sign();
   }
   DCRF_INLINE T dot(const T* row) const {
@@ -146,15 +164,24 @@ DCRF_INLINE void in_blocks(int width, const Body& body) {
 template <class Body>
 DCRF_INLINE void with_width(int width, const Body& body) {
   switch (width) {
-    case 4: return body(Width<4>());
-    case 8: return body(Width<8>());
-    case 12: return body(Width<12>());
-    case 16: return body(Width<16>());
-    case 20: return body(Width<20>());
-    case 24: return body(Width<24>());
-    case 28: return body(Width<28>());
-    case 32: return body(Width<32>());
-    default: return body(Width<0>());
+    case 4:
+      return body(Width<4>());
+    case 8:
+      return body(Width<8>());
+    case 12:
+      return body(Width<12>());
+    case 16:
+      return body(Width<16>());
+    case 20:
+      return body(Width<20>());
+    case 24:
+      return body(Width<24>());
+    case 28:
+      return body(Width<28>());
+    case 32:
+      return body(Width<32>());
+    default:
+      return body(Width<0>());
   }
 }
 

@@ -8,7 +8,8 @@ namespace dcrf::DCRF_ISA {
 constexpr int kAhead = 16;  // rows
 
 template <typename T>
-void fold(const std::int32_t* ghost, const std::int32_t* owner, std::int64_t count, T* rows, int width) {
+void fold(const std::int32_t* ghost, const std::int32_t* owner, std::int64_t count, T* rows,
+          int width) {
   with_width(width, [&](auto w) {
     constexpr int W = decltype(w)::value;
     for (std::int64_t i = 0; i < count; ++i) {
@@ -31,7 +32,8 @@ void fold(const std::int32_t* ghost, const std::int32_t* owner, std::int64_t cou
 }
 
 template <typename T>
-void broadcast(const std::int32_t* ghost, const std::int32_t* owner, std::int64_t count, T* rows, int width) {
+void broadcast(const std::int32_t* ghost, const std::int32_t* owner, std::int64_t count, T* rows,
+               int width) {
   with_width(width, [&](auto w) {
     constexpr int W = decltype(w)::value;
     for (std::int64_t i = 0; i < count; ++i) {
@@ -62,7 +64,8 @@ void blur(const std::uint32_t* chain, std::int64_t count, T* rows, int width) {
       bool starts = true;
       for (std::int64_t i = 0; i < count; ++i) {
         if (i + kAhead < count) {
-          prefetch(rows + std::int64_t(chain[i + kAhead] & ~kChainEnd) * width + at, decltype(block)::value);
+          prefetch(rows + std::int64_t(chain[i + kAhead] & ~kChainEnd) * width + at,
+                   decltype(block)::value);
         }
         T* const out = rows + std::int64_t(chain[i] & ~kChainEnd) * width + at;
         if (starts) {
@@ -70,7 +73,8 @@ void blur(const std::uint32_t* chain, std::int64_t count, T* rows, int width) {
           here.load(out);
         }
         const bool ends = chain[i] & kChainEnd;
-        const T* const after = ends ? out : rows + std::int64_t(chain[i + 1] & ~kChainEnd) * width + at;
+        const T* const after =
+            ends ? out : rows + std::int64_t(chain[i + 1] & ~kChainEnd) * width + at;
         next.set_scaled(ends ? T(0) : T(1), after);
         R sum = here;
         before.add_scaled(T(1), next);
@@ -179,8 +183,8 @@ bool range(const T* from, std::int64_t stride, std::int64_t count, T* least, T* 
 }
 
 template <typename T>
-void grid_columns(T* const* rows, int count, const T* band, int radius, std::int64_t cells, int width,
-                  T* scratch, T* out) {
+void grid_columns(T* const* rows, int count, const T* band, int radius, std::int64_t cells,
+                  int width, T* scratch, T* out) {
   with_width(width, [&](auto w) {
     constexpr int W = decltype(w)::value;
     for (std::int64_t x = 0; x < cells; ++x) {
