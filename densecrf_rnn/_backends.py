@@ -185,6 +185,10 @@ class FusedEngine(Engine, Protocol):
 class _NativeCpu:
     def __init__(self) -> None:
         self._module = importlib.import_module("densecrf_rnn._cpu")
+        try:
+            self.isa = str(self._module.isa())
+        except ValueError as error:  # DENSECRF_RNN_ISA names none
+            raise BackendUnavailableError(f"backend 'cpu' cannot run here: {error}") from None
 
     def build(
         self, features: Sequence[Array], plans: Sequence[Plan], quality: str, threads: int
@@ -424,6 +428,23 @@ def native_compiler() -> str | None:
     if why_unavailable("cpu") is not None:
         return None
     return str(importlib.import_module("densecrf_rnn._cpu").compiler)
+
+
+def native_isa() -> str | None:
+    """The instruction set that the native module's loops use; None if there is no module.
+
+    It is the best that this processor has, or a lesser one that the environment variable
+    DENSECRF_RNN_ISA names: baseline, avx2 or avx512.
+
+    Raises
+    ------
+    BackendUnavailableError
+        The variable holds another word.
+    """
+    if why_unavailable("cpu") is not None:
+        return None
+    native: Any = engine("cpu")
+    return str(native.isa)
 
 
 def default_threads() -> int:

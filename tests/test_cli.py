@@ -90,6 +90,24 @@ def test_info_json_holds_the_same(capsys):
     assert available == densecrf_rnn.available_backends()
     assert facts["auto"] == available[0]
     assert facts["default_threads"] == _backends.default_threads()
+    assert facts["native_isa"] == _backends.native_isa()
+
+
+def test_info_names_the_instruction_set(capsys):
+    isa = _backends.native_isa()
+    if isa is None:
+        pytest.skip(_backends.why_unavailable("cpu"))
+    assert main(["info"]) == 0
+    assert f"instruction set {isa}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_info_refuses_an_unknown_instruction_set(monkeypatch):
+    if _backends.why_unavailable("cpu") is not None:
+        pytest.skip(_backends.why_unavailable("cpu"))
+    monkeypatch.setenv("DENSECRF_RNN_ISA", "sse")
+    done = run_module("info")
+    assert done.returncode == 2 and done.stdout == ""
+    assert "DENSECRF_RNN_ISA must be baseline, avx2 or avx512, not sse" in done.stderr
 
 
 def test_info_says_what_serves_without_the_native_module(capsys, monkeypatch):

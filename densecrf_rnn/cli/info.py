@@ -43,6 +43,7 @@ def _facts() -> dict[str, Any]:
         },
         "auto": next((name for name, reason in reasons.items() if reason is None), None),
         "native_compiler": _backends.native_compiler(),
+        "native_isa": _backends.native_isa(),
     }
 
 
@@ -68,6 +69,7 @@ def _text(facts: dict[str, Any]) -> str:
         state = "available" if backend["available"] else f"not available: {backend['why_not']}"
         if name == "cpu" and backend["available"]:
             state += f", native code compiled by {facts['native_compiler']}"
+            state += f", instruction set {facts['native_isa']}"
         lines.append(_entry(f"backend {name}", state))
     lines.append(_entry("backend auto", _auto(facts)))
     return "\n".join(lines)

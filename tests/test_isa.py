@@ -1,0 +1,98 @@
+"""The instruction sets that the native loops are compiled for: the same answer from each."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import densecrf_rnn
+from densecrf_rnn import _backends
+
+NAMES = ("baseline", "avx2", "avx512")
+IMPORT = "from densecrf_rnn import CRFParams, _backends, refine, samples"
+REFINE = f"""
+import sys
+import numpy as np
+{IMPORT}
+
+sample = samples.load("2007_000033")
+image, logits = sample.image[60:190, 200:361], sample.logits[:, 60:190, 200:361]
+results = {{
+    spatial: refine(logits, image, CRFParams(spatial=spatial), backend="cpu")
+    for spatial in ("grid", "lattice")
+}}
+np.savez(sys.argv[1], **results)
+print(_backends.native_isa())
+"""
+
+
+@pytest.fixture(autouse=True)
+def needs_native_module():
+    reason = _backends.why_unavailable("cpu")
+    if reason is not None:
+        pytest.skip(reason)
+
+
+def run(code, isa, *arguments):
+    """`code` in a process of its own, told to use this instruction set."""
+    package = str(Path(densecrf_rnn.__file__).parents[1])
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, "PYTHONPATH": path, "DENSECRF_RNN_ISA": isa}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory):
+    """What the instruction set that every processor has gives: marginals by spatial kernel."""
+    pytest.importorskip("skimage")
+    file = tmp_path_factory.mktemp("baseline") / "q.npz"
+    done = run(REFINE, "baseline", file)
+    assert (done.stdout, done.stderr) == ("baseline\n", "")
+    with np.load(file) as results:
+        return dict(results)
+
+
+@pytest.mark.parametrize("isa", NAMES[1:])
+def test_photograph_is_refined_alike(isa, baseline, tmp_path):
+    done = run(REFINE, isa, tmp_path / "q.npz")
+    assert done.returncode == 0, done.stderr
+    used = done.stdout.strip()
+    if used != isa:
+        assert used in NAMES[: NAMES.index(isa)]
+        pytest.skip(f"this processor has no {isa}")
+    with np.load(tmp_path / "q.npz") as results:
+        for spatial, q in baseline.items():
+            assert np.abs(results[spatial] - q).max() < 1e-5
+            np.testing.assert_array_equal(results[spatial].argmax(0), q.argmax(0))
+
+
+def test_best_instruction_set_is_used_unless_one_is_named():
+    code = f"{IMPORT}; print(_backends.native_isa())"
+    assert run(code, "").stdout == run(code, "avx512").stdout  # the most that there is
+    assert run(code, "").stdout.strip() in NAMES
+    assert run(code, "baseline").stdout.strip() == "baseline"
+
+
+@pytest.mark.parametrize("backend", ["cpu", "auto"])
+def test_unknown_instruction_set_is_refused_when_it_is_first_needed(backend):
+    code = f"""
+import numpy as np
+import densecrf_rnn
+print(densecrf_rnn.available_backends()[0])
+try:
+    densecrf_rnn.PermutohedralLattice(np.zeros((3, 2)), backend={backend!r})
+except densecrf_rnn.BackendUnavailableError as error:
+    print(error)
+"""
+    done = run(code, "AVX-2")
+    assert done.stderr == ""
+    first, message = done.stdout.splitlines()
+    assert first == "cpu"
+    assert message == (
+        "backend 'cpu' cannot run here: "
+        "DENSECRF_RNN_ISA must be baseline, avx2 or avx512, not AVX-2"
+    )
