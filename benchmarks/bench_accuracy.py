@@ -72,10 +72,9 @@ def test_grid_error(theta):
     q = dense.softmax(logits().reshape(LABELS, -1).T)
     axes = [grid.axis(n, theta) for n in SIZE]
     kernel = grid.normalized(axes, "none", True, np.float64)
-    matrices = kernel.matrices()
     features = kernels.Spatial(theta).features(POSITIONS, np.empty((*SIZE, 0)))
     exact = dense.gaussian_kernel(features)
-    error, mass = relative_error(q, lambda v: grid.filtered(kernel, matrices, v), exact)
+    error, mass = relative_error(q, lambda v: grid.filtered(kernel, v), exact)
     note = f"relative rms error, normalised {error:.4f}, raw mass {mass:.4f} of exact"
     cells = axes[0].cells * axes[1].cells
     ROWS.append(Row(f"filter error, spatial {theta:g}", "grid", vertices=cells, note=note))

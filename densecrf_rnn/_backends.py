@@ -4,10 +4,13 @@ The only module that reaches native code. An engine works on checked NumPy array
 it builds: plain data, but laid out as that engine likes it.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import math
+import mmap
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,6 +26,27 @@ Array = np.ndarray[Any, Any]
 
 class BackendUnavailableError(RuntimeError):
     """The named engine cannot run here; the message says why and what to do."""
+
+
+_LARGE = 2**28  # bytes from which an array is mapped by itself
+
+
+def reserve(shape: tuple[int, ...], dtype: Any) -> Array:
+    """Zeros that are not resident until touched, for what is as long as the worst case.
+
+    Linux refuses one allocation larger than its memory, but not one that reserves none.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if sys.platform != "linux" or size < _LARGE:
+        return np.zeros(shape, dtype)
+    no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)  # named from Python 3.13 on
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
+    except OSError as error:
+        raise MemoryError(f"{size} bytes cannot be reserved: {error}") from error
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE)  # as NumPy does
+    return np.frombuffer(memory, dtype).reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -51,7 +75,7 @@ class Plan:
     @classmethod
     def empty(cls, points: int, dims: int, dtype: Any, quality: str) -> "Plan":
         """Arrays for an engine to fill."""
-        links = np.empty(cls.links_size(points, dims, quality), np.int32)
+        links = reserve((cls.links_size(points, dims, quality),), np.int32)
         shape = (points, dims + 1)
         return cls(np.empty(shape, np.int32), np.empty(shape, dtype), links)
 
@@ -121,6 +145,9 @@ class Engine(Protocol):
         False: a feature is NaN, infinite or too large to be indexed; the plans mean nothing.
         """
 
+    def links_used(self, plan: Plan) -> int:
+        """How many of the plan's `links` `build` wrote: all that a copy needs."""
+
     def filter(
         self, plan: Plan, values: Array, out: Array, transpose: bool, threads: int
     ) -> None:
@@ -134,7 +161,10 @@ class Engine(Protocol):
     def feature_gradient(
         self, features: Array, d_weight: Array, out: Array, threads: int
     ) -> None:
-        """Write the gradient for the features [N, d], from that for the weights, to `out`."""
+        """Write the gradient for the features [N, d], from that for the weights, to `out`.
+
+        The features may have any strides; `out` is C-contiguous.
+        """
 
     def self_response(self, plan: Plan, out: Array, threads: int) -> None:
         """Write the diagonal of K to `out` [N]."""
@@ -166,7 +196,8 @@ class FusedEngine(Engine, Protocol):
         """Write U' of the last iteration, or with `marginals` its softmax, of each problem.
 
         `memory_budget` bounds, in bytes per problem, what `saved` may take. Where the marginals of
-        all iterations do not fit, the values at the vertices are saved instead, if they are fewer.
+        all iterations do not fit, the values at the vertices are saved instead, if they are fewer;
+        so it has no effect where vertices outnumber points, or where a self term is removed.
         False: the logits of a problem hold NaN, +infinity, or a pixel of -infinity alone; its
         results mean nothing.
         """
@@ -195,6 +226,13 @@ class _NativeCpu:
     ) -> bool:
         tuples = [(f, p.vertex, p.weight, p.links) for f, p in zip(features, plans, strict=True)]
         return bool(self._module.build(tuples, QUALITIES.index(quality), threads))
+
+    def links_used(self, plan: Plan) -> int:
+        # As Links in cpp/cpu/build.cpp reads them: a header, which row each vertex owns, the ghosts
+        # and their owners, and a chain along each axis.
+        corners = plan.vertex.shape[1]
+        chains = int(plan.links[32 : 32 + corners].sum(dtype=np.int64))
+        return 64 + plan.num_vertices + 2 * int(plan.links[3]) + chains
 
     def filter(
         self, plan: Plan, values: Array, out: Array, transpose: bool, threads: int
@@ -292,6 +330,9 @@ class _Numba:
             arrays = (plan.vertex, plan.weight, plan.links[2:])
             plan.links[0] = self._module.build(rows, *arrays, filled=quality == "filled")
         return True
+
+    def links_used(self, plan: Plan) -> int:
+        return 2 + 2 * plan.vertex.shape[1] * plan.num_vertices
 
     @staticmethod
     def _arrays(plan: Plan) -> tuple[Array, Array, Array]:

@@ -253,11 +253,14 @@ def features(array: Any) -> None:
     feature_rows(array)
 
 
-def refuse_features(*arrays: Any) -> NoReturn:
-    """Say what is the matter when an engine could not index feature rows, each [N, D]."""
+def refuse_features(*arrays: Any, name: str = "features") -> NoReturn:
+    """Say what is the matter when an engine could not index feature rows, each [N, D].
+
+    `name` is where NaN and infinity come from.
+    """
     for array in arrays:
         if not np.isfinite(_reach(array)).all():
-            _refuse_non_finite("features", array)
+            _refuse_non_finite(name, array)
     array = max(arrays, key=lambda a: _elevated(_reach(a)))
     excess = _elevated(_reach(array)) / _MAX_ELEVATED[_dtype(array)]
     way_out = "use larger bandwidths (theta)"

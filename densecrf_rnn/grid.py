@@ -7,7 +7,7 @@ depends on an image, only on its size.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -57,9 +57,11 @@ class GridKernel:
         """Of the image."""
         return tuple(len(axis.cell) for axis in self.axes)
 
-    def matrices(self) -> list[Array]:
-        """K along each axis, with what `splat` and `slice` hold of a normaliser. [n, n] float64"""
-        return [_matrix(*axis) for axis in zip(self.axes, self.splat, self.slice, strict=True)]
+    def transposed(self) -> "GridKernel":
+        """The kernel of the adjoint."""
+        return replace(
+            self, splat=self.slice, slice=self.splat, before=self.after, after=self.before
+        )
 
 
 def axis(pixels: int, sigma: float) -> GridAxis:
@@ -99,31 +101,35 @@ def _gaussian(deviation: float, furthest: int) -> Array:
 
 
 def matrix(axis: GridAxis) -> Array:
-    """K = S B S' along the axis. [n, n]"""
-    return _matrix(axis, axis.taps, axis.taps)
-
-
-def _matrix(axis: GridAxis, splat: Array, slice_: Array) -> Array:
-    into, out = (_spread(axis, taps) for taps in (splat, slice_))
+    """K = S B S' along the axis, written down for tests. [n, n]"""
+    spread = np.zeros((len(axis.cell), axis.cells))  # S
+    np.put_along_axis(spread, axis.cell[:, None] + np.arange(3), axis.taps, axis=1)
     radius = len(axis.band) // 2
     blur = sum(b * np.eye(axis.cells, k=k - radius) for k, b in enumerate(axis.band))
-    return out @ (blur @ into.T)
+    return spread @ (blur @ spread.T)
 
 
-def _spread(axis: GridAxis, taps: Array) -> Array:
-    """S with these taps. [n, cells]"""
-    spread = np.zeros((len(taps), axis.cells))
-    np.put_along_axis(spread, axis.cell[:, None] + np.arange(3), taps, axis=1)
-    return spread
+def _along(axis: GridAxis, splat: Array, slice_: Array, values: Array) -> Array:
+    """K values along the axis, with these taps, in time linear in its pixels. [n, C] -> [n, C]"""
+    splat, slice_, band = (a.astype(values.dtype) for a in (splat, slice_, axis.band))
+    first = np.searchsorted(axis.cell, np.arange(axis.cells - 2))  # of the pixels of each cell
+    cells = np.zeros((axis.cells, values.shape[1]), values.dtype)
+    for k in range(3):
+        cells[k : k + len(first)] += np.add.reduceat(splat[:, k, None] * values, first)
+    radius = len(band) // 2
+    blurred = band[radius] * cells
+    for k in range(1, radius + 1):
+        blurred[k:] += band[radius + k] * cells[:-k]
+        blurred[:-k] += band[radius - k] * cells[k:]
+    out = np.zeros_like(values)
+    for k in range(3):
+        out += slice_[:, k, None] * blurred[axis.cell + k]
+    return out
 
 
 def _mass(axis: GridAxis) -> Array:
     """K 1. [n]"""
-    touched = axis.cell[:, None] + np.arange(3)  # [n, 3]
-    splatted = np.bincount(touched.ravel(), axis.taps.ravel(), axis.cells)
-    radius = len(axis.band) // 2
-    blurred = np.convolve(splatted, axis.band)[radius : radius + axis.cells]
-    return (axis.taps * blurred[touched]).sum(1)
+    return _along(axis, axis.taps, axis.taps, np.ones((len(axis.cell), 1)))[:, 0]
 
 
 def _diagonal(axis: GridAxis) -> Array:
@@ -172,7 +178,7 @@ def normalized(
             mass = _product([_mass(axis) for axis in axes])
         else:
             raw = GridKernel(tuple(axes), taps, taps, pixel)
-            mass = filtered(raw, raw.matrices(), np.ones((len(pixel), 1)))[:, 0]
+            mass = filtered(raw, np.ones((len(pixel), 1)))[:, 0]
         scale = inverse_mass(mass if diagonal is None else mass - diagonal) ** power
         scale = scale.astype(dtype)
     return GridKernel(
@@ -191,18 +197,16 @@ def _product(factors: Sequence[Array]) -> Array:
     return reduce(np.multiply.outer, factors).ravel()
 
 
-def filtered(kernel: GridKernel, matrices: Sequence[Array], values: Array) -> Array:
-    """K values at the kernel's points, without its scales. [N, C] -> [N, C]
-
-    `matrices` are the kernel's, in the dtype of `values`.
-    """
+def filtered(kernel: GridKernel, values: Array) -> Array:
+    """K values at the kernel's points, without its scales. [N, C] -> [N, C]"""
     size, channels = kernel.size, values.shape[1]
     field = values
     if kernel.pixel is not None:
         field = np.zeros((math.prod(size), channels), values.dtype)
         field[kernel.pixel] = values
-    for n, matrix in zip(size, matrices, strict=True):  # the first axis, which becomes the last
-        field = matrix @ field.reshape(n, -1)
+    for axis, splat, slice_ in zip(kernel.axes, kernel.splat, kernel.slice, strict=True):
+        n = len(axis.cell)  # of the first axis, which becomes the last
+        field = _along(axis, splat, slice_, field.reshape(n, -1))
         field = np.moveaxis(field.reshape(n, -1, channels), 0, 1)
     field = field.reshape(-1, channels)
     return field if kernel.pixel is None else field[kernel.pixel]

@@ -1,5 +1,6 @@
 """PermutohedralLattice: a Gaussian filter over scattered points of up to 16 dimensions."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,20 @@ class PermutohedralLattice:
     @property
     def _engine(self) -> _backends.Engine:
         return _backends.engine(self.backend)  # looked up, so that a lattice can be pickled
+
+    def __getstate__(self) -> dict[str, Any]:
+        plan = self._plan  # its links are mostly unused
+        links = plan.links[: self._engine.links_used(plan)].copy()
+        return {**self.__dict__, "_plan": replace(plan, links=links)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        plan = self._plan
+        points, corners = plan.vertex.shape
+        size = _backends.Plan.links_size(points, corners - 1, self.quality)
+        links = _backends.reserve((size,), plan.links.dtype)
+        links[: len(plan.links)] = plan.links
+        self._plan = replace(plan, links=links)
 
     def filter(self, values: Array, *, transpose: bool = False) -> Array:
         """The Gaussian-filtered values, or with `transpose` the adjoint K' values.

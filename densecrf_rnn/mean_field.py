@@ -222,7 +222,7 @@ def _iterate(
     threads: int,
 ) -> Array:
     """The iterations themselves, for engines that only filter. [L, N] -> [L, N]"""
-    filters = [_Filter(kernel, logits.dtype, engine, threads) for kernel in built]
+    filters = [_Filter(kernel, engine, threads) for kernel in built]
     u = np.ascontiguousarray(logits.T)  # [N, L]
     refined = u
     for _ in range(iterations):
@@ -236,22 +236,16 @@ class _Filter:
     """A kernel as a function of values [N, L]."""
 
     def __init__(
-        self,
-        kernel: _backends.MeanFieldKernel,
-        dtype: Any,
-        engine: _backends.Engine,
-        threads: int,
+        self, kernel: _backends.MeanFieldKernel, engine: _backends.Engine, threads: int
     ) -> None:
         self._kernel, self._engine, self._threads = kernel, engine, threads
-        if isinstance(kernel, grid.GridKernel):
-            self._matrices = [matrix.astype(dtype) for matrix in kernel.matrices()]
 
     def __call__(self, values: Array) -> Array:
         kernel = self._kernel
         if kernel.before is not None:
             values = values * kernel.before[:, None]
         if isinstance(kernel, grid.GridKernel):
-            out = grid.filtered(kernel, self._matrices, values)
+            out = grid.filtered(kernel, values)
         else:
             out = np.empty_like(values)
             self._engine.filter(kernel.plan, values, out, False, self._threads)

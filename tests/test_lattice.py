@@ -1,5 +1,6 @@
 """PermutohedralLattice: the native engine against the Numba one, and both against the truth."""
 
+import copy
 import multiprocessing
 import pickle
 import sys
@@ -625,3 +626,43 @@ def test_lattice_survives_pickling(backend):
     copied = pickle.loads(pickle.dumps(lattice))
     values = np.ones((40, 2))
     np.testing.assert_array_equal(copied.filter(values), lattice.filter(values))
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+@pytest.mark.parametrize("points", [0, 2000])
+def test_copies_hold_what_the_lattice_uses_and_filter_to_the_same_bits(backend, points, quality):
+    rng = np.random.default_rng(0)
+    lattice = PermutohedralLattice(rng.normal(size=(points, 5)), quality=quality, backend=backend)
+    pickled = pickle.dumps(lattice)
+    plan, corners = lattice._plan, 6
+    links = 4 * (2 * corners + 2) * lattice.num_vertices  # at most, but for ghosts
+    assert len(pickled) < plan.vertex.nbytes + plan.weight.nbytes + 1.1 * links + 4096
+    values = rng.normal(size=(points, 3))
+    for copied in (pickle.loads(pickled), copy.deepcopy(lattice)):
+        assert copied._plan.links.shape == plan.links.shape
+        for transpose in (False, True):
+            np.testing.assert_array_equal(
+                copied.filter(values, transpose=transpose),
+                lattice.filter(values, transpose=transpose),
+            )
+        np.testing.assert_array_equal(copied.self_response(), lattice.self_response())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere such arrays are the system's matter")
+def test_reserved_memory_may_exceed_the_memory_there_is():
+    for _ in range(200):  # 200 TiB do not fit in the address space at once
+        array = _backends.reserve((2**20, 2**17), np.float64)
+        assert array.shape == (2**20, 2**17) and array.flags.writeable
+        array[-1, -1] += 1
+        assert array[-1, -1] == 1 and array[12345, 678] == 0
+
+
+def test_reserved_memory_beyond_the_address_space_is_a_memory_error():
+    with pytest.raises(MemoryError):
+        _backends.reserve((2**50,), np.float64)
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (5,), (2, 3, 4), (2**26 + 1,)])
+def test_reserved_memory_is_zeros(shape, dtype):
+    array = _backends.reserve(shape, dtype)
+    assert array.shape == shape and array.dtype == dtype and not array.any()

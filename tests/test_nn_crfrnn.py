@@ -559,6 +559,18 @@ def test_compiled_layer_still_refuses_nan():
         layer(logits, image)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled_layer_names_the_image_that_it_refuses(dynamic, value):
+    torch._dynamo.reset()
+    layer = torch.compile(CRFRNN(3), fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    logits, image = torch.zeros(1, 3, 4, 5), torch.rand(1, 3, 4, 5) * 255
+    layer(logits, image)
+    image[0, 1, 2, 3] = value
+    with pytest.raises(ValueError, match="image contains (NaN|infinity)"):
+        layer(logits, image)
+
+
 def test_products_of_weights_beyond_the_range_are_refused():
     weights, mu = torch.full((2, 3), 1e38), 100 * (1 - torch.eye(3))
     logits, image = torch.zeros(1, 3, 4, 5), torch.rand(1, 3, 4, 5) * 255

@@ -197,7 +197,8 @@ def _kernels(
             features = features.expand(len(guide), -1, -1)
             features = torch.cat([features, guide / kernel.theta_guide], dim=1)  # [B, D, N]
         try:
-            lattices.append(_normalized_kernel(features.mT, params, backend))
+            name = "features" if kernel.theta_guide is None else "image"
+            lattices.append(_normalized_kernel(features.mT, params, backend, name))
         except ValueError:  # no lattice can be built; an image that is to blame can be named
             _checks.image_values(image.detach(), params.theta_beta)
             raise
@@ -216,9 +217,11 @@ def _positions(
     return torch.stack(found[::-1] if params.feature_order == "xy" else found)
 
 
-def _normalized_kernel(features: Tensor, params: CRFParams, backend: str) -> fused.Kernel:
-    """The operator N K of the lattices of features [B, N, D]."""
-    lattice = ops.Lattice(*ops.lattice_build(features, params.quality, backend))
+def _normalized_kernel(
+    features: Tensor, params: CRFParams, backend: str, name: str
+) -> fused.Kernel:
+    """The operator N K of the lattices of features [B, N, D]; NaN is refused as that of `name`."""
+    lattice = ops.Lattice(*ops.lattice_build(features, params.quality, backend, name))
     none = features.new_empty(0)
     diagonal = none
     if not params.self_term:

@@ -128,7 +128,8 @@ def mean_field(
     batch = len(logits)
     refined = logits.new_empty(logits.shape)
     dtype = refined.numpy().dtype
-    saved = ops.untouched_zeros(*_saved_shape(logits, iterations, keep), dtype=dtype)
+    # Zeros, because what an engine leaves unwritten must be the same each time.
+    saved = torch.from_numpy(_backends.reserve(_saved_shape(logits, iterations, keep), dtype))
     problems = [
         _backends.Problem(of_image(b), ops.rows(logits[b]), refined[b].numpy(), saved[b].numpy())
         for b in range(batch)

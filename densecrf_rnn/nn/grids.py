@@ -46,13 +46,12 @@ def grid_filter(
     out = torch.empty_like(values, memory_format=torch.contiguous_format)
     dtype = out.numpy().dtype
     kernel = Grid(size, deviation, normalization, self_term).kernel(dtype)
-    matrices = [matrix.astype(dtype) for matrix in kernel.matrices()]
-    before, after = kernel.before, kernel.after
     if transpose:
-        matrices, before, after = [matrix.T for matrix in matrices], after, before
+        kernel = kernel.transposed()
+    before, after = kernel.before, kernel.after
     for b in range(len(values)):
         given = rows(values[b]) if before is None else rows(values[b]) * before[:, None]
-        found = grid.filtered(kernel, matrices, given)
+        found = grid.filtered(kernel, given)
         if kernel.diagonal is not None:
             found = found - kernel.diagonal[:, None] * given
         out[b] = torch.from_numpy(found if after is None else found * after[:, None])

@@ -35,14 +35,6 @@ def rows(tensor: Tensor) -> Any:
     return tensor.detach().contiguous().numpy()
 
 
-def untouched_zeros(*shape: int, dtype: Any) -> Tensor:
-    """Zeros that, unlike torch's, are not resident until used.
-
-    Zeros, because what an engine leaves unwritten must be the same each time.
-    """
-    return torch.from_numpy(np.zeros(shape, dtype))
-
-
 def no_second_derivative(ctx: Any, *gradients: Tensor) -> NoReturn:
     """The gradient of an operator that is itself a gradient for lattice weights."""
     raise NotImplementedError(
@@ -59,10 +51,13 @@ def nothing_to_keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 @torch.library.custom_op("densecrf_rnn::lattice_build", mutates_args=(), device_types="cpu")
-def lattice_build(features: Tensor, quality: str, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+def lattice_build(
+    features: Tensor, quality: str, backend: str, name: str = "features"
+) -> tuple[Tensor, Tensor, Tensor]:
     """The lattice of each point set in features [B, N, D]; the fields of `Lattice`.
 
-    The features may have any strides. The gradient for `weight` passes on to them.
+    The features may have any strides. The gradient for `weight` passes on to them. NaN and infinity
+    are refused as those of `name`.
     """
     _checks.float_dtype("features", features, batched=True)
     images = [image.numpy() for image in features.detach()]
@@ -73,17 +68,19 @@ def lattice_build(features: Tensor, quality: str, backend: str) -> tuple[Tensor,
     lattice = Lattice(
         features.new_empty(batch, points, dims + 1, dtype=torch.int32),
         features.new_empty(batch, points, dims + 1),
-        untouched_zeros(batch, size, dtype=np.int32),
+        torch.from_numpy(_backends.reserve((batch, size), np.int32)),
     )
     plans = [lattice.plan(b) for b in range(batch)]
     engine = _backends.engine(backend)
     if not engine.build(images, plans, quality, torch.get_num_threads()):
-        _checks.refuse_features(*images)
+        _checks.refuse_features(*images, name=name)
     return lattice
 
 
 @lattice_build.register_fake
-def _(features: Tensor, quality: str, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    features: Tensor, quality: str, backend: str, name: str = "features"
+) -> tuple[Tensor, Tensor, Tensor]:
     batch, points, dims = features.shape
     size = _backends.Plan.links_size(points, dims, quality)
     return (
@@ -94,7 +91,7 @@ def _(features: Tensor, quality: str, backend: str) -> tuple[Tensor, Tensor, Ten
 
 
 def _build_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    features, _, ctx.backend = inputs
+    features, _, ctx.backend, _ = inputs
     ctx.save_for_backward(features)
     ctx.mark_non_differentiable(output[0], output[2])
     ctx.set_materialize_grads(False)  # or autograd would fill their gradients with zeros
@@ -102,11 +99,11 @@ def _build_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None
 
 def _build_backward(
     ctx: Any, _: None, d_weight: Tensor | None, __: None
-) -> tuple[Tensor | None, None, None]:
+) -> tuple[Tensor | None, None, None, None]:
     if d_weight is None:
-        return None, None, None
+        return None, None, None, None
     (features,) = ctx.saved_tensors
-    return lattice_feature_gradient(features, d_weight, ctx.backend), None, None
+    return lattice_feature_gradient(features, d_weight, ctx.backend), None, None, None
 
 
 lattice_build.register_autograd(_build_backward, setup_context=_build_setup_context)
