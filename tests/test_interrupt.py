@@ -1,5 +1,6 @@
 """Ctrl-C during a long native call: it ends soon, and the library works on."""
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -10,35 +11,64 @@ import pytest
 
 from densecrf_rnn._backends import why_unavailable
 
-CODE = """
+SETUP = """
 import numpy as np
-from densecrf_rnn import CRFParams, mean_field
-
+from densecrf_rnn import CRFParams, PermutohedralLattice, mean_field
+threads = {threads}
+rng = np.random.default_rng(0)
 logits = np.zeros((4, 600, 700), np.float32)
-image = np.random.default_rng(0).integers(0, 256, (600, 700, 3)).astype(np.uint8)
+image = rng.integers(0, 256, (600, 700, 3)).astype(np.uint8)
+"""
+TORCH_SETUP = """
+import torch
+from densecrf_rnn.nn import CRFRNN
+torch.set_num_threads(threads)
+layer = CRFRNN(21)
+logits = torch.zeros(2 * threads, 21, 200, 300, requires_grad=True)
+image = torch.rand(2 * threads, 3, 200, 300) * 255
+"""
+MAIN = """
 print("ready", flush=True)
 try:
-    mean_field(logits, image, iterations=100_000, threads={threads})
+    while True:
+        {call}
 except KeyboardInterrupt:
     print("interrupted", flush=True)
-small = mean_field(logits[:, :9, :9], image[:9, :9], threads={threads})
+small = mean_field(np.zeros((4, 9, 9), np.float32), np.zeros((9, 9, 3), np.uint8), threads=threads)
 print("works" if np.isfinite(small).all() else "broken", flush=True)
 """
+# What is set up, and a call that takes long.
+CALLS = {
+    "build": (
+        "features = rng.normal(size=(4_000_000, 5)) * 100",
+        "PermutohedralLattice(features, threads=threads)",
+    ),
+    "mean_field": ("", "mean_field(logits, image, iterations=100_000, threads=threads)"),
+    "batch": (TORCH_SETUP + "layer.iterations = 100_000", "layer(logits.detach(), image)"),
+    "backward": (
+        TORCH_SETUP + "layer.iterations = 30; total = layer(logits, image).sum()",
+        "total.backward(retain_graph=True)",
+    ),
+}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 @pytest.mark.parametrize("threads", [1, 2])
-def test_interrupted_call_ends_within_a_second_and_the_next_one_works(threads):
+@pytest.mark.parametrize("case", CALLS)
+def test_interrupted_call_ends_within_a_second_and_the_next_one_works(case, threads):
     if why_unavailable("cpu") is not None:
         pytest.skip(why_unavailable("cpu"))
-    code = CODE.format(threads=threads)
+    setup, call = CALLS[case]
+    if "torch" in setup and importlib.util.find_spec("torch") is None:
+        pytest.skip("torch is not installed")
+    code = SETUP.format(threads=threads) + setup + MAIN.format(call=call)
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout.readline() == "ready\n"
         time.sleep(1.5)  # by now in the middle of it
         sent = time.monotonic()
         child.send_signal(signal.SIGINT)
-        rest, _ = child.communicate(timeout=20)  # a call that does not notice would run for hours
+        rest, _ = child.communicate(timeout=60)  # a call that does not notice would run for longer
         assert rest == "interrupted\nworks\n"
         assert time.monotonic() - sent < 2.0  # one for the interruption, one for the rest
         assert child.returncode == 0
