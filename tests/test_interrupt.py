@@ -12,8 +12,10 @@ import pytest
 from densecrf_rnn._backends import why_unavailable
 
 SETUP = """
+import signal
 import numpy as np
 from densecrf_rnn import CRFParams, PermutohedralLattice, mean_field
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
 threads = {threads}
 rng = np.random.default_rng(0)
 logits = np.zeros((4, 600, 700), np.float32)
