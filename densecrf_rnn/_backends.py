@@ -387,9 +387,13 @@ def _fits(name: str, array: Array, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} has shape {array.shape} where {shape} is needed")
 
 
-# In order of preference; "auto" takes the first that can run.
+# In order of preference; "auto" takes the first that can run. They work on arrays.
 _ENGINES: dict[str, type[Engine]] = {"cpu": _NativeCpu, "numba": _Numba}
 _loaded: dict[str, Engine] = {}
+
+# Those that work on whole batches of torch tensors (nn/device.py), and where such tensors are.
+# "serial" runs the programs of "cuda" on a CPU, one thread for all of a device's: for tests.
+_DEVICES = {"cuda": "cuda", "serial": "cpu"}
 
 _BUILD = (
     "reinstall where a C++17 compiler is found; in a checkout pip install -e ., for an installed "
@@ -411,9 +415,22 @@ def why_unavailable(name: str) -> str | None:
         if importlib.util.find_spec("numba") is None:
             return "numba is not installed; pip install 'densecrf-rnn[numba]'"
         return None
-    if name == "cuda":
-        return "this version has no CUDA engine"
-    return f"there is no backend of that name; choose from {', '.join(_ENGINES)} or auto"
+    if name in _DEVICES:
+        return _why_no_device(name)
+    choices = ", ".join([*_ENGINES, "cuda"])
+    return f"there is no backend of that name; choose from {choices} or auto"
+
+
+def _why_no_device(name: str) -> str | None:
+    module = f"densecrf_rnn._{name}"
+    if importlib.util.find_spec(module) is None:
+        needs = "a CUDA compiler (nvcc)" if name == "cuda" else "DENSECRF_RNN_SERIAL=ON"
+        return f"the native module {module} was not compiled; reinstall with {needs}"
+    try:
+        found = importlib.import_module(module).devices()
+    except (ImportError, RuntimeError) as error:
+        return f"the native module {module} finds no GPU ({error})"
+    return None if found else "no GPU here can run cooperative kernels"
 
 
 def available_backends() -> list[str]:
@@ -422,10 +439,10 @@ def available_backends() -> list[str]:
     Examples
     --------
     >>> import densecrf_rnn
-    >>> set(densecrf_rnn.available_backends()) <= {"cpu", "numba"}
+    >>> set(densecrf_rnn.available_backends()) <= {"cpu", "numba", "cuda"}
     True
     """
-    return [name for name in _ENGINES if why_unavailable(name) is None]
+    return [name for name in (*_ENGINES, "cuda") if why_unavailable(name) is None]
 
 
 def resolve(name: str) -> str:
@@ -453,6 +470,11 @@ def resolve(name: str) -> str:
 def engine(name: str) -> Engine:
     """The engine `name`, loaded once; "auto" takes the preferred one that can run."""
     name = resolve(name)
+    if name in _DEVICES:
+        raise BackendUnavailableError(
+            f"backend {name!r} computes on torch tensors alone; use densecrf_rnn.CRFRNN or "
+            "densecrf_rnn.nn.functional.mean_field, or backend='auto' for NumPy arrays"
+        )
     if name not in _loaded:
         _loaded[name] = _ENGINES[name]()
     return _loaded[name]
@@ -462,6 +484,28 @@ def fused_engine(name: str) -> FusedEngine | None:
     """The engine `name`, if it runs whole mean fields; else None."""
     found: Any = engine(name)
     return found if hasattr(found, "mean_field") else None
+
+
+def device_module(name: str, device: str) -> Any:
+    """The native module that computes on torch tensors of a kind of device ("cpu", "cuda").
+
+    None where tensors of that kind are computed on as NumPy arrays, by `engine`.
+
+    Raises
+    ------
+    BackendUnavailableError
+        No engine, or not `name`, computes on such tensors here.
+    """
+    if device == "cuda" and name == "auto":
+        name = "cuda"
+    if device == "cpu" and name not in _DEVICES:
+        return None
+    if _DEVICES.get(name, "cpu") != device:
+        way_out = "move them to a GPU (.cuda())" if name == "cuda" else "use .cpu() tensors"
+        raise BackendUnavailableError(
+            f"backend {name!r} does not compute on tensors that are on {device}; {way_out}"
+        )
+    return importlib.import_module(f"densecrf_rnn._{resolve(name)}")
 
 
 def native_compiler() -> str | None:

@@ -20,7 +20,14 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("densecrf_rnn")
 
 
-@pytest.fixture(params=["cpu", "numba"])
+def pytest_generate_tests(metafunc):
+    """Every engine for `backend`; those of tensors alone too where torch is tested."""
+    if "backend" in metafunc.fixturenames:
+        tensors = metafunc.module.__name__.startswith("test_nn_")
+        metafunc.parametrize("backend", ["cpu", "numba"] + ["serial"] * tensors, indirect=True)
+
+
+@pytest.fixture
 def backend(request):
     """The name of each engine; skipped, with the engine's own reason, where it cannot run."""
     reason = _backends.why_unavailable(request.param)

@@ -62,6 +62,8 @@ def feature_rows(image, params):
 
 def kernel_matrices(image, params, backend):
     """N K of both kernels as matrices [N, N], where K is what a filter does to the identity."""
+    if backend not in ("cpu", "numba"):
+        backend = "auto"  # of arrays
     matrices = []
     for features in feature_rows(image, params):
         lattice = PermutohedralLattice(features, quality=params.quality, backend=backend)

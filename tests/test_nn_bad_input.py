@@ -238,7 +238,7 @@ def test_crfrnn_rejects_tensors_on_two_devices(crf, elsewhere):
 
 def test_crfrnn_rejects_devices_without_a_backend(crf):
     logits, image = (tensor.to("meta") for tensor in good())
-    with pytest.raises(BackendUnavailableError, match="logits is on meta, but no backend"):
+    with pytest.raises(BackendUnavailableError, match="not compute on tensors that are on meta"):
         crf.to("meta")(logits, image)
 
 
@@ -317,12 +317,12 @@ def test_crfrnn_rejects_one_weight_per_kernel_where_params_has_one_per_label():
         CRFRNN(2, params=CRFParams(w_bilateral=(1.0, 2.0)), kernel_weights="scalar")
 
 
-@pytest.mark.parametrize("backend", ["tpu", "", None, 3])
-def test_an_unknown_backend_is_unavailable(backend):
+@pytest.mark.parametrize("name", ["tpu", "", None, 3])
+def test_an_unknown_backend_is_unavailable(name):
     with pytest.raises(BackendUnavailableError, match="cannot run here"):
-        CRFRNN(LABELS, backend=backend)
+        CRFRNN(LABELS, backend=name)
     with pytest.raises(BackendUnavailableError, match="cannot run here"):
-        functional.mean_field(*good(), backend=backend)
+        functional.mean_field(*good(), backend=name)
 
 
 # --- wrap ----------------------------------------------------------------------------------------

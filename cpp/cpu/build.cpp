@@ -17,9 +17,6 @@
 namespace dcrf {
 namespace {
 
-template <typename T>
-constexpr double kMaxElevated = sizeof(T) == 4 ? 1048576.0 : 2147483648.0;  // see _checks.py
-
 constexpr std::int64_t kMostRows = std::numeric_limits<std::int32_t>::max() / 2;
 
 struct Range {
@@ -52,33 +49,6 @@ bool feature_range(const FeatureView<T>& f, Range& range, int threads) {
     }
   }
   return std::all_of(good.begin(), good.end(), [](char g) { return g != 0; });
-}
-
-// The quotients that features within `range` can have; false if they are too large to index.
-template <typename T>
-bool quotient_range(const Range& range, int d, std::int32_t* low, std::int32_t* high) {
-  double reach = 0, sum_low = 0, sum_high = 0;
-  for (int i = 0; i < d; ++i) {
-    reach += std::max(-range.low[i], range.high[i]) * (i + 1) * elevation_scale(d, i);
-  }
-  if (!(reach <= kMaxElevated<T>)) return false;
-  for (int j = d; j >= 0; --j) {  // as in locate(), with intervals for numbers
-    double least = sum_low, most = sum_high;
-    if (j > 0) {
-      const double a = range.low[j - 1] * elevation_scale(d, j - 1);
-      const double b = range.high[j - 1] * elevation_scale(d, j - 1);
-      least -= j * b;
-      most -= j * a;
-      sum_low += a;
-      sum_high += b;
-    }
-    // Rounding to the nearest, the correction by one, and rounding errors.
-    if (j < d) {
-      low[j] = std::int32_t(std::floor(least / (d + 1))) - 3;
-      high[j] = std::int32_t(std::ceil(most / (d + 1))) + 3;
-    }
-  }
-  return true;
 }
 
 template <typename T, int Words>
@@ -327,7 +297,7 @@ bool build(const FeatureView<T>& features, Quality quality, std::int32_t* vertex
   Range range;
   std::int32_t low[kMaxDims], high[kMaxDims];
   if (!feature_range(features, range, threads)) return false;
-  if (!quotient_range<T>(range, features.dims, low, high)) return false;
+  if (!quotient_range<T>(range.low, range.high, features.dims, low, high)) return false;
   const KeyLayout layout(features.dims, low, high);
   const auto run = [&](auto words) {
     Builder<T, decltype(words)::value>(features, layout, quality, threads)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from .. import _backends, _checks, kernels
 from ..params import CRFParams
-from . import fused, grids, ops
+from . import fused, ops
+from .tensors import NO_GRID, Grid, Kernel, Lattice
 
 
 def mean_field(
@@ -91,7 +92,7 @@ def mean_field(
             u = torch.cat([torch.zeros_like(u), u], dim=1)
         spacing = _checks.spacing(spacing, len(size))
         lattices, grid = _kernels(image, params, spacing, logits.dtype, backend)
-        if _is_fused(backend):
+        if _is_fused(backend, logits.device.type):
             inputs = [u, coupling, *fused.flatten(lattices)]
             keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
             options = (iterations, keep, memory_budget, backend)
@@ -104,8 +105,9 @@ def mean_field(
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _is_fused(backend: str) -> bool:
-    return _backends.fused_engine(backend) is not None
+def _is_fused(backend: str, device: str) -> bool:
+    on_device = _backends.device_module(backend, device) is not None
+    return on_device or _backends.fused_engine(backend) is not None
 
 
 def autocast_to_float32(logits: Tensor) -> Tensor:
@@ -121,15 +123,11 @@ def _check(logits: Tensor, image: Tensor, params: CRFParams, backend: str) -> No
     _checks.logits(logits, batched=True)
     _checks.image(image, logits, batched=True)
     _checks.same_device(image, logits)
-    if logits.device.type != "cpu":
-        raise _backends.BackendUnavailableError(
-            f"logits is on {logits.device}, but no backend for that device exists yet; "
-            "use .cpu() tensors"
-        )
     if not torch.compiler.is_compiling():  # values are not known while a graph is traced
-        _backends.resolve(backend)
+        native = _backends.device_module(backend, logits.device.type)
+        _backends.resolve("auto" if backend == "auto" and native is not None else backend)
         _checks.image_range(image.detach(), params.theta_beta)
-        if _is_fused(backend):  # the engine finds what else cannot be computed with
+        if native is not None or _is_fused(backend, "cpu"):  # that finds what else is wrong
             _checks.probabilities(logits.detach(), batched=True)
         else:
             _checks.logits_values(logits.detach(), batched=True)
@@ -181,16 +179,16 @@ def default_weights(params: CRFParams, labels: int) -> Tensor:
 
 def _kernels(
     image: Tensor, params: CRFParams, spacing: Sequence[float], dtype: torch.dtype, backend: str
-) -> tuple[list[fused.Kernel], grids.Grid]:
+) -> tuple[list[Kernel], Grid]:
     """The operator N K of each kernel: those on lattices, then that on a grid."""
     size = image.shape[2:]
     guide = image.flatten(2).to(dtype)  # [B, C, N]
     positions = _positions(size, params, spacing, guide)  # [S, N]
-    lattices, grid = [], grids.NO_GRID
+    lattices, grid = [], NO_GRID
     for kernel in kernels.from_params(params):
         if kernel.theta_guide is None and params.spatial == "grid":
             deviation = [kernel.theta_position / s for s in spacing]
-            grid = grids.Grid(size, deviation, params.normalization, params.self_term)
+            grid = Grid(size, deviation, params.normalization, params.self_term)
             continue
         features = (positions / kernel.theta_position)[None]  # [1, S, N]
         if kernel.theta_guide is not None:
@@ -219,14 +217,14 @@ def _positions(
 
 def _normalized_kernel(
     features: Tensor, params: CRFParams, backend: str, name: str
-) -> fused.Kernel:
+) -> Kernel:
     """The operator N K of the lattices of features [B, N, D]; NaN is refused as that of `name`."""
-    lattice = ops.Lattice(*ops.lattice_build(features, params.quality, backend, name))
+    lattice = Lattice(*ops.lattice_build(features, params.quality, backend, name))
     none = features.new_empty(0)
     diagonal = none
     if not params.self_term:
         diagonal = ops.lattice_self_response(*lattice, backend)[..., None]
-    raw = fused.Kernel(lattice, none, none, diagonal)
+    raw = Kernel(lattice, none, none, diagonal)
     if params.normalization == "none":
         return raw
     mass = fused.filtered(raw, features.new_ones(*features.shape[:2], 1), backend)  # [B, N, 1]
@@ -235,4 +233,4 @@ def _normalized_kernel(
     scale = mass.rsqrt() if params.normalization == "symmetric" else mass.reciprocal()
     before = scale if params.normalization in ("before", "symmetric") else none
     after = scale if params.normalization in ("after", "symmetric") else none
-    return fused.Kernel(lattice, before, after, diagonal)
+    return Kernel(lattice, before, after, diagonal)

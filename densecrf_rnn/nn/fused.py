@@ -1,44 +1,15 @@
 """Mean fields as torch operators: all iterations in one call of an engine, or filter by filter.
-
-The lattices of the kernels are plain tensors here, as in ops.py.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import _backends, _checks
-from . import grids, ops
-
-
-class Kernel(NamedTuple):
-    """A kernel on a lattice: message = after (K - diag(diagonal)) (before q).
-
-    The last three are [B, N, 1], or [0] for 1, 1 and 0. A kernel of one image serves all images.
-    """
-
-    lattice: ops.Lattice
-    before: Tensor
-    after: Tensor
-    diagonal: Tensor
-
-    def of_image(self, image: int) -> _backends.LatticeKernel:
-        """The kernel of one image, as an engine takes it."""
-
-        def scale(tensor: Tensor) -> Any:
-            if not _given(tensor):
-                return None
-            return ops.rows(tensor[image if len(tensor) > 1 else 0, :, 0])
-
-        scales = (scale(self.before), scale(self.after), scale(self.diagonal))
-        return _backends.LatticeKernel(self.lattice.plan(image), *scales)
-
-
-def _given(tensor: Tensor) -> bool:
-    """Whether a tensor is there: [0] stands for None, which lists of tensors cannot hold."""
-    return tensor.dim() > 1
+from . import device, grids, ops
+from .tensors import Grid, Kernel, Lattice, is_given, rows
 
 
 _FIELDS = 6  # tensors of a kernel: three of its lattice, three of its own
@@ -56,7 +27,7 @@ def _groups(tensors: Sequence[Any], length: int) -> list[Sequence[Any]]:
 
 def unflatten(tensors: Sequence[Tensor]) -> list[Kernel]:
     """The kernels that `flatten` was given."""
-    return [Kernel(ops.Lattice(*group[:3]), *group[3:]) for group in _groups(tensors, _FIELDS)]
+    return [Kernel(Lattice(*group[:3]), *group[3:]) for group in _groups(tensors, _FIELDS)]
 
 
 # --- filter by filter ----------------------------------------------------------------------------
@@ -64,19 +35,19 @@ def unflatten(tensors: Sequence[Tensor]) -> list[Kernel]:
 
 def filtered(kernel: Kernel, values: Tensor, backend: str) -> Tensor:
     """N K values, for values [B, N, C]."""
-    if _given(kernel.before):
+    if is_given(kernel.before):
         values = values * kernel.before
     out = ops.lattice_filter(values, *kernel.lattice, False, backend)
-    if _given(kernel.diagonal):
+    if is_given(kernel.diagonal):
         out = out - kernel.diagonal * values
-    return out * kernel.after if _given(kernel.after) else out
+    return out * kernel.after if is_given(kernel.after) else out
 
 
 def mean_field_unfused(
     u: Tensor,
     coupling: Tensor,
     kernels: Sequence[Kernel],
-    grid: grids.Grid,
+    grid: Grid,
     iterations: int,
     backend: str,
 ) -> Tensor:
@@ -96,7 +67,7 @@ def mean_field_unfused(
 # --- in one call ---------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("densecrf_rnn::mean_field", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("densecrf_rnn::mean_field", mutates_args=())
 def mean_field(
     logits: Tensor,
     coupling: Tensor,
@@ -123,19 +94,26 @@ def mean_field(
     memory_budget : int
         Bytes that may be kept for all images together.
     """
-    grid = grids.Grid(size, deviation, normalization, self_term)
-    engine, of_image = _engine(logits, coupling, kernels, grid, backend)
+    grid = Grid(size, deviation, normalization, self_term)
+    _check_dtypes(logits, coupling)
+    native = ops.device_module(backend, logits)
+    if native is not None:
+        saved = logits.new_empty(_saved_shape(logits, iterations, keep, memory_budget, native))
+        problem = (logits, coupling, unflatten(kernels), grid, iterations)
+        return device.mean_field(native, *problem, saved), saved
+    engine, of_image = _engine(coupling, kernels, grid, backend)
     batch = len(logits)
     refined = logits.new_empty(logits.shape)
     dtype = refined.numpy().dtype
     # Zeros, because what an engine leaves unwritten must be the same each time.
-    saved = torch.from_numpy(_backends.reserve(_saved_shape(logits, iterations, keep), dtype))
+    shape = _saved_shape(logits, iterations, keep, memory_budget, None)
+    saved = torch.from_numpy(_backends.reserve(shape, dtype))
     problems = [
-        _backends.Problem(of_image(b), ops.rows(logits[b]), refined[b].numpy(), saved[b].numpy())
+        _backends.Problem(of_image(b), rows(logits[b]), refined[b].numpy(), saved[b].numpy())
         for b in range(batch)
     ]
     options = (iterations, False, _share(memory_budget, batch), torch.get_num_threads())
-    if not engine.mean_field(problems, ops.rows(coupling), *options):
+    if not engine.mean_field(problems, rows(coupling), *options):
         _checks.logits_values(logits, batched=True)
         raise ValueError("logits lie beyond what the engine can compute with")
     return refined, saved
@@ -155,12 +133,20 @@ def _(
     memory_budget: int,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    saved = logits.new_empty(_saved_shape(logits, iterations, keep))
-    return logits.new_empty(logits.shape), saved
+    native = ops.device_module(backend, logits)
+    shape = _saved_shape(logits, iterations, keep, memory_budget, native)
+    return logits.new_empty(logits.shape), logits.new_empty(shape)
 
 
-def _saved_shape(logits: Tensor, iterations: int, keep: bool) -> tuple[int, int, int, int]:
-    """Room for the marginals of all iterations; what an engine leaves out is never resident."""
+def _saved_shape(
+    logits: Tensor, iterations: int, keep: bool, memory_budget: int, native: Any
+) -> tuple[int, ...]:
+    """Room for the marginals of all iterations.
+
+    On a CPU whatever the budget, for what an engine leaves out is never resident.
+    """
+    if native is not None:
+        return device.saved_shape(logits, iterations, keep, memory_budget)
     batch, labels, points = logits.shape
     return (batch, iterations, points, _backends.row_width(labels)) if keep else (batch, 0, 0, 0)
 
@@ -170,28 +156,30 @@ def _share(memory_budget: int, batch: int) -> int:
     return memory_budget // max(batch, 1)
 
 
+def _check_dtypes(logits: Tensor, coupling: Tensor) -> None:
+    if coupling.dtype != logits.dtype:
+        raise TypeError(f"logits is {logits.dtype} but coupling {coupling.dtype}")
+
+
 def _engine(
-    logits: Tensor,
     coupling: Tensor,
     kernels: Sequence[Tensor],
-    grid: grids.Grid,
+    grid: Grid,
     backend: str,
 ) -> tuple[_backends.FusedEngine, Callable[[int], list[_backends.MeanFieldKernel]]]:
     """The engine, and what gives it the kernels of an image."""
     engine = _backends.fused_engine(backend)
     if engine is None:
         raise _backends.BackendUnavailableError(f"backend {backend!r} has no fused mean field")
-    if coupling.dtype != logits.dtype:
-        raise TypeError(f"logits is {logits.dtype} but coupling {coupling.dtype}")
     lattices = unflatten(kernels)
-    last = [] if grid.size is None else [grid.kernel(ops.rows(coupling).dtype)]
+    last = [] if grid.size is None else [grid.kernel(rows(coupling).dtype)]
     return engine, lambda image: [*(kernel.of_image(image) for kernel in lattices), *last]
 
 
 # --- its gradient --------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("densecrf_rnn::mean_field_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("densecrf_rnn::mean_field_backward", mutates_args=())
 def mean_field_backward(
     d_refined: Tensor,
     logits: Tensor,
@@ -212,19 +200,28 @@ def mean_field_backward(
     The last are four tensors for each of `kernels`, in the shapes of its weights, `before`,
     `after` and `diagonal`; [0] for what it does not have, and if it is not `wanted`.
     """
-    grid = grids.Grid(size, deviation, normalization, self_term)
-    engine, of_image = _engine(logits, coupling, kernels, grid, backend)
+    grid = Grid(size, deviation, normalization, self_term)
     batch = len(logits)
+    parts = _wanted_parts(kernels, wanted)
+    d_parts = [p.new_empty(batch, *p.shape[1:]) if is_given(p) else p.clone() for p in parts]
+    native = ops.device_module(backend, logits)
+    if native is not None:
+        arrays = (d_refined, logits, saved, coupling, unflatten(kernels), grid)
+        places = [
+            [part if is_given(part) else None for part in group]
+            for group in _groups(d_parts, len(_PARTS))
+        ]
+        found = device.mean_field_backward(native, *arrays, places, iterations)
+        return *found, _over_images(d_parts, parts)
+    engine, of_image = _engine(coupling, kernels, grid, backend)
     d_logits = logits.new_empty(logits.shape)
     d_coupling = coupling.new_empty(batch, *coupling.shape)
-    parts = _wanted_parts(kernels, wanted)
-    d_parts = [p.new_empty(batch, *p.shape[1:]) if _given(p) else p.clone() for p in parts]
     problems = [
         _backends.BackwardProblem(
             of_image(b),
-            ops.rows(logits[b]),
+            rows(logits[b]),
             saved[b].numpy(),
-            ops.rows(d_refined[b]),
+            rows(d_refined[b]),
             d_logits[b].numpy(),
             d_coupling[b].numpy(),
             [_kernel_gradient(d, b) for d in _groups(d_parts, len(_PARTS))]
@@ -233,11 +230,16 @@ def mean_field_backward(
         for b in range(batch)
     ]
     options = (iterations, _share(memory_budget, batch), torch.get_num_threads())
-    engine.mean_field_backward(problems, ops.rows(coupling), *options)
-    d_parts = [
-        ops.over_images(d, len(p)) if _given(p) else d for p, d in zip(parts, d_parts, strict=True)
+    engine.mean_field_backward(problems, rows(coupling), *options)
+    return d_logits, d_coupling.sum(0), _over_images(d_parts, parts)
+
+
+def _over_images(gradients: Sequence[Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
+    """The gradient of each part of a kernel: where one image's serves all, the sum over them."""
+    return [
+        ops.over_images(d, len(p)) if is_given(p) else d
+        for p, d in zip(parts, gradients, strict=True)
     ]
-    return d_logits, d_coupling.sum(0), d_parts
 
 
 @mean_field_backward.register_fake
@@ -272,9 +274,9 @@ def _wanted_parts(kernels: Sequence[Tensor], wanted: Sequence[bool]) -> list[Ten
 def _kernel_gradient(parts: Sequence[Tensor], image: int) -> _backends.KernelGradient | None:
     """Where an engine writes the gradient of one kernel of one image."""
     weight, *scales = parts
-    if not _given(weight):
+    if not is_given(weight):
         return None
-    places = [scale[image, :, 0].numpy() if _given(scale) else None for scale in scales]
+    places = [scale[image, :, 0].numpy() if is_given(scale) else None for scale in scales]
     return _backends.KernelGradient(weight[image].numpy(), *places)
 
 
@@ -285,7 +287,7 @@ mean_field_backward.register_autograd(
 
 def _mean_field_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     logits, coupling, kernels, *grid, ctx.iterations, ctx.keep, ctx.budget, ctx.backend = inputs
-    ctx.grid = grids.Grid(*grid)
+    ctx.grid = Grid(*grid)
     ctx.save_for_backward(output[1], logits, coupling, *kernels)
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)  # or autograd would fill a gradient for it with zeros
@@ -313,7 +315,7 @@ def _first_gradient(ctx: Any, d_refined: Tensor) -> tuple[Tensor, Tensor, list[T
     d_kernels: list[Tensor | None] = [None] * len(kernels)
     for group, parts in enumerate(_groups(d_parts, len(_PARTS))):
         for i, part in zip(_PARTS, parts, strict=True):
-            d_kernels[group * _FIELDS + i] = part if _given(part) else None
+            d_kernels[group * _FIELDS + i] = part if is_given(part) else None
     return d_logits, d_coupling, d_kernels
 
 

@@ -5,35 +5,16 @@ anew: that costs next to nothing.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import _backends, grid
-from .ops import rows
+from .. import grid
+from .tensors import Grid, rows
 
 
-class Grid(NamedTuple):
-    """The operator N K of the spatial kernel for images of one size."""
-
-    size: Sequence[int] | None  # (H, W) or (D, H, W); None: there is no such kernel
-    deviation: Sequence[float] | None  # in pixels, along each axis
-    normalization: str  # this and self_term: as in CRFParams
-    self_term: bool
-
-    def kernel(self, dtype: Any) -> _backends.GridKernel:
-        """The kernel as an engine takes it, with scales of a NumPy dtype."""
-        assert self.size is not None and self.deviation is not None
-        axes = [grid.axis(n, sigma) for n, sigma in zip(self.size, self.deviation, strict=True)]
-        normalization: Any = self.normalization
-        return grid.normalized(axes, normalization, self.self_term, dtype)
-
-
-NO_GRID = Grid(None, None, "none", True)
-
-
-@torch.library.custom_op("densecrf_rnn::grid_filter", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("densecrf_rnn::grid_filter", mutates_args=())
 def grid_filter(
     values: Tensor,
     size: Sequence[int],
@@ -44,12 +25,12 @@ def grid_filter(
 ) -> Tensor:
     """N K values, or (N K)' values, for values [B, N, C] and the fields of a `Grid`."""
     out = torch.empty_like(values, memory_format=torch.contiguous_format)
-    dtype = out.numpy().dtype
+    dtype = out.new_empty(0, device="cpu").numpy().dtype
     kernel = Grid(size, deviation, normalization, self_term).kernel(dtype)
     if transpose:
         kernel = kernel.transposed()
     before, after = kernel.before, kernel.after
-    for b in range(len(values)):
+    for b in range(len(values)):  # on a CPU, wherever the values are
         given = rows(values[b]) if before is None else rows(values[b]) * before[:, None]
         found = grid.filtered(kernel, given)
         if kernel.diagonal is not None:

@@ -1,38 +1,23 @@
 """The lattice as torch operators, each with its fake kernel and gradient.
 
-A built lattice travels as plain tensors, so nothing is cached and any thread may call. Tensors
-reach the engines as NumPy views; beside this module fused.py and grids.py do so.
+A built lattice travels as plain tensors, so nothing is cached and any thread may call. Tensors on a
+CPU reach the engines as NumPy views, image by image; those on a device go to device.py, whole.
 """
 
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .. import _backends, _checks
+from . import device
+from .tensors import Lattice, rows
 
 
-class Lattice(NamedTuple):
-    """Lattices of B point sets; see `_backends.Plan`.
-
-    `links` is as long as the worst case and written only as far as needed, so the shapes do not
-    depend on the data and untouched memory is never resident.
-    """
-
-    vertex: Tensor  # [B, N, D+1] int32
-    weight: Tensor  # [B, N, D+1]
-    links: Tensor  # [B, links_size] int32
-
-    def plan(self, image: int) -> _backends.Plan:
-        """The lattice of one image, as an engine takes it. A lattice of one serves all images."""
-        b = image if len(self.vertex) > 1 else 0
-        return _backends.Plan(*(rows(tensor[b]) for tensor in self))
-
-
-def rows(tensor: Tensor) -> Any:
-    """A tensor as a contiguous NumPy array: a view, unless its memory has gaps."""
-    return tensor.detach().contiguous().numpy()
+def device_module(backend: str, like: Tensor) -> Any:
+    """The native module for tensors on the device of `like`; None for NumPy's engines."""
+    return _backends.device_module(backend, like.device.type)
 
 
 def no_second_derivative(ctx: Any, *gradients: Tensor) -> NoReturn:
@@ -50,7 +35,7 @@ def nothing_to_keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 # --- build ---------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("densecrf_rnn::lattice_build", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("densecrf_rnn::lattice_build", mutates_args=())
 def lattice_build(
     features: Tensor, quality: str, backend: str, name: str = "features"
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,6 +45,9 @@ def lattice_build(
     are refused as those of `name`.
     """
     _checks.float_dtype("features", features, batched=True)
+    native = device_module(backend, features)
+    if native is not None:
+        return device.lattice_build(native, features, quality, name)
     images = [image.numpy() for image in features.detach()]
     for image in images:
         _checks.feature_rows(image)
@@ -82,11 +70,15 @@ def _(
     features: Tensor, quality: str, backend: str, name: str = "features"
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, points, dims = features.shape
-    size = _backends.Plan.links_size(points, dims, quality)
+    links: tuple[Any, ...]
+    if device_module(backend, features) is not None:
+        links = (torch.library.get_ctx().new_dynamic_size(),)
+    else:
+        links = (batch, _backends.Plan.links_size(points, dims, quality))
     return (
         features.new_empty(batch, points, dims + 1, dtype=torch.int32),
         features.new_empty(batch, points, dims + 1),
-        features.new_empty(batch, size, dtype=torch.int32),
+        features.new_empty(links, dtype=torch.int32),
     )
 
 
@@ -110,10 +102,13 @@ lattice_build.register_autograd(_build_backward, setup_context=_build_setup_cont
 
 
 @torch.library.custom_op(
-    "densecrf_rnn::lattice_feature_gradient", mutates_args=(), device_types="cpu"
+    "densecrf_rnn::lattice_feature_gradient", mutates_args=()
 )
 def lattice_feature_gradient(features: Tensor, d_weight: Tensor, backend: str) -> Tensor:
     """The gradient for features [B, N, D] of any strides, from that for the weights."""
+    native = device_module(backend, features)
+    if native is not None:
+        return device.feature_gradient(native, features, d_weight)
     engine = _backends.engine(backend)
     out = features.new_empty(features.shape)
     for b, image in enumerate(features.detach()):
@@ -133,14 +128,17 @@ lattice_feature_gradient.register_autograd(no_second_derivative, setup_context=n
 # --- filter --------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("densecrf_rnn::lattice_filter", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("densecrf_rnn::lattice_filter", mutates_args=())
 def lattice_filter(
     values: Tensor, vertex: Tensor, weight: Tensor, links: Tensor, transpose: bool, backend: str
 ) -> Tensor:
     """K values, or K' values, for values [B, N, C] and the lattices of B images, or of one."""
     _check_values(values, vertex, weight)
-    engine = _backends.engine(backend)
     lattice = Lattice(vertex, weight, links)
+    native = device_module(backend, values)
+    if native is not None:
+        return device.lattice_filter(native, values, lattice, transpose)
+    engine = _backends.engine(backend)
     out = torch.empty_like(values, memory_format=torch.contiguous_format)
     for b in range(len(values)):
         args = (rows(values[b]), out[b].numpy(), transpose, torch.get_num_threads())
@@ -187,7 +185,7 @@ lattice_filter.register_autograd(_filter_backward, setup_context=_filter_setup_c
 
 
 @torch.library.custom_op(
-    "densecrf_rnn::lattice_filter_weight_gradient", mutates_args=(), device_types="cpu"
+    "densecrf_rnn::lattice_filter_weight_gradient", mutates_args=()
 )
 def lattice_filter_weight_gradient(
     values: Tensor,
@@ -208,14 +206,16 @@ def lattice_filter_weight_gradient(
         raise ValueError(
             f"cotangent has shape {tuple(cotangent.shape)} but values {tuple(values.shape)}"
         )
-    engine = _backends.engine(backend)
     lattice = Lattice(vertex, weight, links)
+    native = device_module(backend, values)
+    if native is not None:
+        arrays = (values, cotangent, lattice, transpose)
+        return over_images(device.filter_weight_gradient(native, *arrays), len(weight))
+    engine = _backends.engine(backend)
     out = weight.new_empty(len(values), *weight.shape[1:])
     for b in range(len(values)):
-        arrays = (lattice.plan(b), rows(values[b]), rows(cotangent[b]))
-        engine.filter_weight_gradient(
-            *arrays, transpose, out[b].numpy(), torch.get_num_threads()
-        )
+        args = (lattice.plan(b), rows(values[b]), rows(cotangent[b]), transpose)
+        engine.filter_weight_gradient(*args, out[b].numpy(), torch.get_num_threads())
     return over_images(out, len(weight))
 
 
@@ -245,11 +245,14 @@ def over_images(gradients: Tensor, lattices: int) -> Tensor:
 # --- self response -------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("densecrf_rnn::lattice_self_response", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("densecrf_rnn::lattice_self_response", mutates_args=())
 def lattice_self_response(vertex: Tensor, weight: Tensor, links: Tensor, backend: str) -> Tensor:
     """The diagonal of each K, [B, N]."""
-    engine = _backends.engine(backend)
     lattice = Lattice(vertex, weight, links)
+    native = device_module(backend, weight)
+    if native is not None:
+        return device.self_response(native, lattice, None)
+    engine = _backends.engine(backend)
     out = weight.new_empty(weight.shape[:2])
     for b in range(len(out)):
         engine.self_response(lattice.plan(b), out[b].numpy(), torch.get_num_threads())
@@ -276,14 +279,17 @@ lattice_self_response.register_autograd(
 
 
 @torch.library.custom_op(
-    "densecrf_rnn::lattice_self_response_gradient", mutates_args=(), device_types="cpu"
+    "densecrf_rnn::lattice_self_response_gradient", mutates_args=()
 )
 def lattice_self_response_gradient(
     cotangent: Tensor, vertex: Tensor, weight: Tensor, links: Tensor, backend: str
 ) -> Tensor:
     """The gradient of <cotangent, diagonal> for the weights, in their shape; cotangent [B, N]."""
-    engine = _backends.engine(backend)
     lattice = Lattice(vertex, weight, links)
+    native = device_module(backend, weight)
+    if native is not None:
+        return device.self_response(native, lattice, cotangent)
+    engine = _backends.engine(backend)
     out = weight.new_empty(weight.shape)
     for b in range(len(out)):
         arrays = (rows(cotangent[b]), out[b].numpy())

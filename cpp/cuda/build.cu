@@ -1,0 +1,153 @@
+// Compiled without fused multiply-adds, so that points lie in the same simplices as on a CPU.
+#include "build.hpp"
+
+#include <type_traits>
+
+#include "engine.hpp"
+#include "sort.hpp"
+#include "workspace.hpp"
+
+namespace dcrf {
+namespace cuda {
+namespace {
+
+template <class Body>
+void with_words(const KeyLayout& layout, const Body& body) {
+  if (layout.words > 9) throw std::invalid_argument("keys of more than nine words");
+  if (layout.words == 1) {
+    body(std::integral_constant<int, 1>());
+  } else if (layout.words == 2) {
+    body(std::integral_constant<int, 2>());
+  } else {
+    body(std::integral_constant<int, 9>());
+  }
+}
+
+struct SortRoom {
+  SortRoom(std::int64_t count, void* memory) {
+    Workspace workspace(memory);
+    keys = workspace.take<std::uint64_t>(count);
+    sorted_keys = workspace.take<std::uint64_t>(count);
+    order = workspace.take<std::int32_t>(count);
+    bytes = sort_scratch(count);
+    scratch = workspace.take<char>(std::int64_t(bytes));
+    size = workspace.size();
+  }
+  std::uint64_t *keys, *sorted_keys;
+  std::int32_t* order;
+  void* scratch;
+  std::size_t bytes, size;
+};
+
+}  // namespace
+
+template <typename T>
+void locate_corners(const FeatureView<T>& features, const KeyLayout& layout, T* weight,
+                    std::uint64_t* keys, const Stream& stream) {
+  with_words(layout, [&](auto words) {
+    constexpr int kWords = decltype(words)::value;
+    const Locate<T, kWords> program{features, KeyMaths<kWords>(layout), layout.words, weight, keys};
+    launch(program, features.images * features.points, stream);
+  });
+}
+
+std::size_t scratch_size(std::int64_t count) { return SortRoom(count, nullptr).size; }
+
+std::int64_t number_keys(const KeyLayout& layout, std::int64_t count, const std::uint64_t* keys,
+                         std::int32_t* order, std::int32_t* number, void* scratch,
+                         const Stream& stream) {
+  if (count == 0) return 0;
+  const SortRoom room(count, scratch);
+  // From the least word to the one that counts most; each sort keeps the order of the last. They go
+  // back and forth between two arrays, and end in `order`.
+  std::int32_t* from = layout.words % 2 == 0 ? order : room.order;
+  std::int32_t* to = layout.words % 2 == 0 ? room.order : order;
+  launch(Number{count, from}, count, stream);
+  for (int w = 0; w < layout.words; ++w) {
+    const std::uint64_t* word = keys + w * count;
+    if (w > 0) {
+      launch(Gather{count, word, from, room.keys}, count, stream);
+      word = room.keys;
+    }
+    const int bits = w + 1 < layout.words ? 64 : layout.used;
+    sort_pairs(count, bits, word, from, room.sorted_keys, to, room.scratch, room.bytes, stream);
+    std::swap(from, to);
+  }
+  with_words(layout, [&](auto words) {
+    constexpr int kWords = decltype(words)::value;
+    launch(MarkFirsts<kWords>{count, layout.words, keys, order, room.order}, count, stream);
+  });
+  running_sum(count, room.order, number, room.scratch, room.bytes, stream);
+  return fetch(number + count - 1, stream);
+}
+
+void distinct_keys(const KeyLayout& layout, const Sorted& sorted, std::uint64_t* out,
+                   const Stream& stream) {
+  with_words(layout, [&](auto words) {
+    constexpr int kWords = decltype(words)::value;
+    const Distinct<kWords> program{sorted.count, sorted.distinct, layout.words, sorted.keys,
+                                   sorted.order, sorted.number,   out};
+    launch(program, sorted.count, stream);
+  });
+}
+
+void surround(const KeyLayout& layout, std::int64_t count, const std::uint64_t* keys,
+              std::uint64_t* out, const Stream& stream) {
+  with_words(layout, [&](auto words) {
+    constexpr int kWords = decltype(words)::value;
+    const Surround<kWords> program{
+        KeyMaths<kWords>(layout), count, layout.words, layout.dims + 1, keys, out};
+    launch(program, count, stream);
+  });
+}
+
+void link_vertices(const KeyLayout& layout, const Sorted& corners, const std::uint64_t* touched_keys,
+          std::int64_t vertices, const std::uint64_t* keys, std::int32_t* vertex,
+          std::int32_t* array, const LinkRoom& room, const Stream& stream) {
+  const int corner_count = layout.dims + 1;
+  const Links links(array, Links::size(vertices, corners.count, corner_count), corners.count,
+                    corner_count);
+  with_words(layout, [&](auto words) {
+    constexpr int kWords = decltype(words)::value;
+    FillEntries<kWords> fill;
+    fill.entries = corners.count;
+    fill.touched = corners.distinct;
+    fill.words = layout.words;
+    fill.order = corners.order;
+    fill.number = corners.number;
+    fill.touched_keys = touched_keys;
+    fill.keys = keys;
+    fill.links = links;
+    fill.array = array;
+    fill.vertex = vertex;
+    fill.vertex_of = room.vertex_of;
+    fill.begins = room.begins;
+    fill.chunk_count = room.chunk_count;
+    launch(fill, corners.count, stream);
+    if (vertices > 0) {
+      const SortRoom sums(vertices, room.scratch);
+      running_sum(vertices, room.chunk_count, room.chunks_before, sums.scratch, sums.bytes, stream);
+    }
+    const Link<kWords> program{KeyMaths<kWords>(layout), layout.words, corner_count, keys,
+                               room.begins, room.chunk_count, room.chunks_before, links, array};
+    launch(program, corner_count * vertices, stream);
+  });
+}
+
+template <typename T>
+void feature_gradient(const FeatureView<T>& features, const T* d_weight, T* d_feature,
+                      const Stream& stream) {
+  const FeatureGradient<T> program{features, d_weight, d_feature};
+  launch(program, features.images * features.points, stream);
+}
+
+#define DCRF_INSTANTIATE(T)                                                             \
+  template void locate_corners(const FeatureView<T>&, const KeyLayout&, T*, std::uint64_t*, \
+                               const Stream&);                                          \
+  template void feature_gradient(const FeatureView<T>&, const T*, T*, const Stream&);
+DCRF_INSTANTIATE(float)
+DCRF_INSTANTIATE(double)
+#undef DCRF_INSTANTIATE
+
+}  // namespace cuda
+}  // namespace dcrf

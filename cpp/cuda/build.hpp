@@ -1,0 +1,272 @@
+// Programs that build the lattices of a batch: keys of all corners, which are then sorted (sort.hpp),
+// numbers for the vertices in sorted order, and what hangs together.
+#pragma once
+
+#include "../core/key.hpp"
+#include "world.hpp"
+
+namespace dcrf {
+namespace cuda {
+
+template <typename T>
+DCRF_DEVICE void locate_point(const FeatureView<T>& f, std::int64_t point, Simplex<T>& out) {
+  T feature[kMaxDims], scale[kMaxDims];
+  const std::int64_t image = point / f.points;
+  const T* const from = f.data + image * f.image_stride + (point - image * f.points) * f.point_stride;
+  for (int i = 0; i < f.dims; ++i) {
+    feature[i] = from[i * f.feature_stride];
+    scale[i] = T(elevation_scale(f.dims, i));
+  }
+  locate<T, 0>(feature, scale, f.dims, out);
+}
+
+// weight [images N, d+1] and the words of the keys, [words, entries].
+template <typename T, int Words>
+struct Locate {
+  FeatureView<T> features;
+  KeyMaths<Words> maths;
+  int words = 1;  // that are in use
+  T* weight = nullptr;
+  std::uint64_t* keys = nullptr;
+
+  DCRF_DEVICE void operator()(World& world) const {
+    const std::int64_t points = features.images * features.points;
+    const int d = features.dims, corners = d + 1;
+    for_each(world, points, [&](std::int64_t point) {
+      Simplex<T> simplex;
+      int axis[kMaxDims + 1];
+      locate_point(features, point, simplex);
+      for (int j = 0; j <= d; ++j) axis[d - simplex.rank[j]] = j;
+      Key<Words> key = maths.pack(simplex.quotient, std::uint64_t(point / features.points));
+      for (int k = 0; k <= d; ++k) {
+        const std::int64_t slot = point * corners + k;
+        weight[slot] = simplex.weight[k];
+        for (int w = 0; w < words; ++w) keys[w * points * corners + slot] = key.word[w];
+        if (k < d) maths.advance(key, axis[k]);
+      }
+    });
+  }
+};
+
+// d_feature [images, N, d], contiguous, from d_weight [images, N, d+1].
+template <typename T>
+struct FeatureGradient {
+  FeatureView<T> features;
+  const T* d_weight = nullptr;
+  T* d_feature = nullptr;
+
+  DCRF_DEVICE void operator()(World& world) const {
+    const int d = features.dims;
+    for_each(world, features.images * features.points, [&](std::int64_t point) {
+      Simplex<T> simplex;
+      T scale[kMaxDims];
+      for (int i = 0; i < d; ++i) scale[i] = T(elevation_scale(d, i));
+      locate_point(features, point, simplex);
+      weight_gradient(simplex.rank, scale, d, d_weight + point * (d + 1), d_feature + point * d);
+    });
+  }
+};
+
+// An index for each of `count` items, before they are sorted.
+struct Number {
+  std::int64_t count = 0;
+  std::int32_t* out = nullptr;
+
+  DCRF_DEVICE void operator()(World& world) const {
+    for_each(world, count, [&](std::int64_t i) { out[i] = std::int32_t(i); });
+  }
+};
+
+// One word of the keys in the order so far.
+struct Gather {
+  std::int64_t count = 0;
+  const std::uint64_t* word = nullptr;
+  const std::int32_t* order = nullptr;
+  std::uint64_t* out = nullptr;
+
+  DCRF_DEVICE void operator()(World& world) const {
+    for_each(world, count, [&](std::int64_t i) { out[i] = word[order[i]]; });
+  }
+};
+
+// The words of a key out of an array [words, count].
+template <int Words>
+DCRF_DEVICE Key<Words> read_key(const std::uint64_t* keys, std::int64_t count, int words,
+                                std::int64_t at) {
+  Key<Words> key;
+  for (int w = 0; w < words; ++w) key.word[w] = keys[w * count + at];
+  return key;
+}
+
+// 1 where a new key begins in sorted order, else 0.
+template <int Words>
+struct MarkFirsts {
+  std::int64_t count = 0;
+  int words = 1;
+  const std::uint64_t* keys = nullptr;   // [words, count]
+  const std::int32_t* order = nullptr;   // [count]
+  std::int32_t* first = nullptr;         // [count]
+
+  DCRF_DEVICE void operator()(World& world) const {
+    for_each(world, count, [&](std::int64_t i) {
+      first[i] = i == 0 || !(read_key<Words>(keys, count, words, order[i]) ==
+                             read_key<Words>(keys, count, words, order[i - 1]));
+    });
+  }
+};
+
+// The distinct keys [words, distinct], given which of them (from 1 on) each sorted item has.
+template <int Words>
+struct Distinct {
+  std::int64_t count = 0, distinct = 0;
+  int words = 1;
+  const std::uint64_t* keys = nullptr;
+  const std::int32_t* order = nullptr;
+  const std::int32_t* number = nullptr;
+  std::uint64_t* out = nullptr;
+
+  DCRF_DEVICE void operator()(World& world) const {
+    for_each(world, count, [&](std::int64_t i) {
+      if (i > 0 && number[i] == number[i - 1]) return;
+      for (int w = 0; w < words; ++w)
+        out[w * distinct + number[i] - 1] = keys[w * count + order[i]];
+    });
+  }
+};
+
+// The keys of vertices and of all their neighbours, [words, count (2 d + 3)].
+template <int Words>
+struct Surround {
+  KeyMaths<Words> maths;
+  std::int64_t count = 0;
+  int words = 1, corners = 2;
+  const std::uint64_t* keys = nullptr;
+  std::uint64_t* out = nullptr;
+
+  DCRF_DEVICE void operator()(World& world) const {
+    const std::int64_t all = count * (2 * corners + 1);
+    for_each(world, count, [&](std::int64_t v) {
+      const Key<Words> key = read_key<Words>(keys, count, words, v);
+      for (int i = 0; i <= 2 * corners; ++i) {
+        const Key<Words> one = i == 0         ? key
+                               : i <= corners ? maths.neighbour(key, i - 1)
+                                              : maths.neighbour_back(key, i - 1 - corners);
+        for (int w = 0; w < words; ++w) out[w * all + i * count + v] = one.word[w];
+      }
+    });
+  }
+};
+
+// Where `key` stands among the sorted keys [words, count]; -1 if nowhere.
+template <int Words>
+DCRF_DEVICE std::int32_t find(const Key<Words>& key, const std::uint64_t* keys, std::int64_t count,
+                              int words) {
+  std::int64_t low = 0, high = count;
+  while (low < high) {
+    const std::int64_t middle = (low + high) / 2;
+    if (read_key<Words>(keys, count, words, middle) < key) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low < count && read_key<Words>(keys, count, words, low) == key ? std::int32_t(low) : -1;
+}
+
+// Entries, segments and the vertex of each corner, from the sorted corners; and how many chunks each
+// vertex has, to be summed up. Vertices that no point touches keep the zeros that were there.
+template <int Words>
+struct FillEntries {
+  std::int64_t entries = 0, touched = 0;
+  int words = 1;
+  const std::int32_t* order = nullptr;      // [entries]
+  const std::int32_t* number = nullptr;     // [entries], from 1 on, among the touched
+  const std::uint64_t* touched_keys = nullptr;  // [words, touched]; null: all vertices are touched
+  const std::uint64_t* keys = nullptr;          // [words, vertices]
+  Links links;
+  std::int32_t* array = nullptr;        // of links
+  std::int32_t* vertex = nullptr;       // [entries]
+  std::int32_t* vertex_of = nullptr;    // [touched], scratch where touched_keys is set
+  std::int32_t* begins = nullptr;       // [vertices], 1 + the first entry; zeros at first
+  std::int32_t* chunk_count = nullptr;  // [vertices]; zeros at first
+
+  DCRF_DEVICE void operator()(World& world) const {
+    std::int32_t* const entry = array + (links.entry - array);
+    if (touched_keys != nullptr) {
+      for_each(world, touched, [&](std::int64_t v) {
+        const Key<Words> key = read_key<Words>(touched_keys, touched, words, v);
+        vertex_of[v] = find<Words>(key, keys, links.vertices, words);
+      });
+      world.sync();
+    }
+    for_each(world, entries, [&](std::int64_t i) {
+      const std::int32_t v = of(number[i] - 1);
+      entry[i] = order[i];
+      vertex[order[i]] = v;
+      if (i == 0 || number[i] != number[i - 1]) begins[v] = std::int32_t(i) + 1;
+    });
+    world.sync();
+    for_each(world, entries, [&](std::int64_t i) {
+      if (i + 1 < entries && number[i] == number[i + 1]) return;
+      const std::int32_t v = of(number[i] - 1);  // its last entry
+      const std::int32_t length = std::int32_t(i) + 2 - begins[v];
+      chunk_count[v] = (length + kSegmentChunk - 1) / kSegmentChunk;
+    });
+  }
+
+ private:
+  DCRF_DEVICE std::int32_t of(std::int32_t touched_vertex) const {
+    return touched_keys == nullptr ? touched_vertex : vertex_of[touched_vertex];
+  }
+};
+
+// The rest of the links. A vertex without entries has an empty segment, wherever it begins.
+template <int Words>
+struct Link {
+  KeyMaths<Words> maths;
+  int words = 1, corners = 2;
+  const std::uint64_t* keys = nullptr;         // [words, vertices]
+  const std::int32_t* begins = nullptr;        // [vertices]
+  const std::int32_t* chunk_count = nullptr;   // [vertices]
+  const std::int32_t* chunks_before = nullptr; // [vertices], those of the vertex included
+  Links links;
+  std::int32_t* array = nullptr;
+
+  DCRF_DEVICE void operator()(World& world) const {
+    const std::int64_t vertices = links.vertices;
+    std::int32_t* const segment = array + (links.segment - array);
+    std::int32_t* const chunk_first = array + (links.chunk_first - array);
+    std::int32_t* const chunk_vertex = array + (links.chunk_vertex - array);
+    std::int32_t* const neighbour = array + (links.neighbour - array);
+    for_each(world, 2 * corners * vertices, [&](std::int64_t i) { neighbour[i] = -1; });
+    for_each(world, vertices + 1, [&](std::int64_t v) {
+      chunk_first[v] = v == 0 ? 0 : chunks_before[v - 1];
+      // The first entry of the next vertex that has one is where this one's end.
+      std::int64_t next = v;
+      while (next < vertices && begins[next] == 0) ++next;
+      segment[v] = next < vertices ? begins[next] - 1 : std::int32_t(links.entries);
+    });
+    for_each(world, vertices, [&](std::int64_t v) {
+      const std::int32_t end = chunks_before[v];
+      for (std::int32_t chunk = end - chunk_count[v]; chunk < end; ++chunk)
+        chunk_vertex[chunk] = std::int32_t(v);
+    });
+    const std::int64_t used = vertices == 0 ? 0 : chunks_before[vertices - 1];
+    for_each(world, links.most_chunks() - used,
+             [&](std::int64_t i) { chunk_vertex[used + i] = 0; });
+    world.sync();
+    // Each pair of neighbours is found once, from behind, and noted on both sides.
+    for_each(world, corners * vertices, [&](std::int64_t i) {
+      const std::int64_t axis = i / vertices, v = i - axis * vertices;
+      const Key<Words> key = read_key<Words>(keys, vertices, words, v);
+      const Key<Words> wanted = maths.neighbour_back(key, int(axis));
+      const std::int32_t other = find<Words>(wanted, keys, vertices, words);
+      if (other < 0) return;
+      neighbour[2 * i + 1] = other;
+      neighbour[2 * (axis * vertices + other)] = std::int32_t(v);
+    });
+  }
+};
+
+}  // namespace cuda
+}  // namespace dcrf

@@ -1,0 +1,31 @@
+#include "devices.hpp"
+
+#include "world.hpp"
+
+namespace dcrf {
+namespace cuda {
+
+std::vector<std::tuple<std::string, int, std::int64_t>> devices() {
+  int count = 0;
+  check(cudaGetDeviceCount(&count), "no device can be used");
+  std::vector<std::tuple<std::string, int, std::int64_t>> out;
+  for (int i = 0; i < count; ++i) {
+    cudaDeviceProp properties;
+    check(cudaGetDeviceProperties(&properties, i), "a device does not answer");
+    if (!properties.cooperativeLaunch) continue;
+    out.emplace_back(properties.name, 10 * properties.major + properties.minor,
+                     std::int64_t(properties.totalGlobalMem));
+  }
+  return out;
+}
+
+std::string driver() {
+  int version = 0;
+  const cudaError_t status = cudaDriverGetVersion(&version);
+  if (status != cudaSuccess) return cudaGetErrorString(status);
+  if (version == 0) return "no driver is installed";
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+}  // namespace cuda
+}  // namespace dcrf

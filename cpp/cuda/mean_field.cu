@@ -1,0 +1,117 @@
+#include "mean_field.hpp"
+
+#include <algorithm>
+
+#include "engine.hpp"
+#include "workspace.hpp"
+
+namespace dcrf {
+namespace cuda {
+namespace {
+
+template <typename T>
+Spread<T> spread_of(const Model<T>& model, int m, bool adjoint, bool blurred, Workspace& workspace) {
+  const KernelView<T>& kernel = model.kernel[m];
+  Spread<T> spread;
+  spread.room = spread_room(kernel, model.shape, blurred, workspace);
+  spread.transpose = adjoint;
+  spread.blurred = blurred;
+  spread.coupling = model.coupling + std::int64_t(m) * model.shape.channels * model.shape.channels;
+  spread.coupling_transposed = adjoint;
+  spread.scale = kernel.is_grid() ? T(1) : slice_scale<T>(kernel.lattice.dims);
+  return spread;
+}
+
+template <typename T>
+Forward<T> forward_program(const Model<T>& model, T* saved, bool saves, Workspace& workspace) {
+  Forward<T> program;
+  program.model = model;
+  program.lane_count = lanes_for(model.shape.channels);
+  for (int m = 0; m < model.kernels; ++m)
+    program.spread[m] = spread_of(model, m, false, true, workspace);
+  program.slots = saves ? std::max(model.iterations, 1) : model.has_self_terms() ? 2 : 1;
+  const std::int64_t slot = model.points() * model.shape.width;
+  program.marginals = saves ? saved : workspace.take<T>(program.slots * slot);
+  return program;
+}
+
+template <typename T>
+Backward<T> backward_program(const Model<T>& model, const PointGradient<T>* wanted,
+                             Workspace& workspace) {
+  constexpr std::int64_t kLeastRows = 128, kMostNumbers = std::int64_t(1) << 23;
+  const std::int64_t labels = model.shape.channels;
+  Backward<T> program;
+  program.model = model;
+  program.lane_count = lanes_for(labels);
+  std::int64_t most_rows = model.has_self_terms() ? model.points() : 1;
+  for (int m = 0; m < model.kernels; ++m) {
+    program.wanted[m] = wanted[m];
+    program.adjoint[m] = spread_of(model, m, true, true, workspace);
+    program.forward[m] = spread_of(model, m, false, wanted[m].weight != nullptr, workspace);
+    most_rows = std::max(most_rows, model.kernel[m].rows(model.shape.images));
+  }
+  // As many chunks as there is work for, but not more memory than a few images take.
+  const std::int64_t most = std::max<std::int64_t>(1, kMostNumbers / (labels * labels));
+  program.chunks = std::min(most, (most_rows + kLeastRows - 1) / kLeastRows);
+  for (int m = 0; m < model.kernels; ++m) {
+    program.chunk_rows[m] =
+        (model.kernel[m].rows(model.shape.images) + program.chunks - 1) / program.chunks;
+  }
+  program.chunk_points = (model.points() + program.chunks - 1) / program.chunks;
+  program.outer = workspace.take<T>(model.kernels * program.chunks * labels * labels);
+  program.slots = model.has_self_terms() ? 2 : 1;
+  program.gradient = workspace.take<T>(program.slots * model.points() * model.shape.width);
+  return program;
+}
+
+}  // namespace
+
+template <typename T>
+std::size_t mean_field_workspace(const Model<T>& model, bool saves) {
+  Workspace workspace(nullptr);
+  forward_program<T>(model, nullptr, saves, workspace);
+  return workspace.size();
+}
+
+template <typename T>
+void mean_field(const Model<T>& model, const T* logits, T* refined, T* saved, void* memory,
+                const Stream& stream) {
+  Workspace workspace(memory);
+  Forward<T> program = forward_program(model, saved, saved != nullptr, workspace);
+  program.logits = logits;
+  program.refined = refined;
+  launch(program, model.points() * program.lane_count, stream);
+}
+
+template <typename T>
+std::size_t backward_workspace(const Model<T>& model, const PointGradient<T>* wanted) {
+  Workspace workspace(nullptr);
+  backward_program(model, wanted, workspace);
+  return workspace.size();
+}
+
+template <typename T>
+void mean_field_backward(const Model<T>& model, const T* saved, const T* d_refined, T* d_logits,
+                         T* d_coupling, const PointGradient<T>* wanted, void* memory,
+                         const Stream& stream) {
+  Workspace workspace(memory);
+  Backward<T> program = backward_program(model, wanted, workspace);
+  program.marginals = saved;
+  program.d_refined = d_refined;
+  program.d_logits = d_logits;
+  program.d_coupling = d_coupling;
+  launch(program, model.points() * program.lane_count, stream);
+}
+
+#define DCRF_INSTANTIATE(T)                                                                     \
+  template std::size_t mean_field_workspace(const Model<T>&, bool);                             \
+  template void mean_field(const Model<T>&, const T*, T*, T*, void*, const Stream&);            \
+  template std::size_t backward_workspace(const Model<T>&, const PointGradient<T>*);            \
+  template void mean_field_backward(const Model<T>&, const T*, const T*, T*, T*,                \
+                                    const PointGradient<T>*, void*, const Stream&);
+DCRF_INSTANTIATE(float)
+DCRF_INSTANTIATE(double)
+#undef DCRF_INSTANTIATE
+
+}  // namespace cuda
+}  // namespace dcrf

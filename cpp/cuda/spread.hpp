@@ -1,0 +1,322 @@
+// From rows of numbers at points to values at the vertices of a lattice or the cells of a grid:
+// splat, blur, couple. A spread runs in steps with a barrier after each, so that the spreads of
+// several kernels can share the barriers.
+#pragma once
+
+#include "world.hpp"
+
+namespace dcrf {
+namespace cuda {
+
+constexpr int kTogether = 4;  // numbers of a row that one lane holds at a time
+
+// Where a spread works. Rows are [kernel.rows(images), width] unless it says otherwise.
+template <typename T>
+struct SpreadRoom {
+  T* parts = nullptr;  // lattice: sums of chunks [copies, most_chunks]; grid: cells along some axes
+  T* sums = nullptr;   // S' x: what was splatted
+  T* a = nullptr;
+  T* b = nullptr;
+  T* c = nullptr;  // for the second order of axes, where it is wanted
+  T* d = nullptr;
+};
+
+// How many rows `parts` wants.
+template <typename T>
+std::int64_t parts_rows(const KernelView<T>& kernel, std::int64_t images) {
+  if (!kernel.is_grid()) return kernel.lattice.links.most_chunks() * (images / kernel.lattice.images);
+  const GridView<T>& g = kernel.grid;
+  std::int64_t rows = 0, cells = images;
+  for (int axis = g.axes - 1; axis > 0; --axis) {  // after each contraction but the last
+    cells *= g.cells[axis];
+    std::int64_t pixels = 1;
+    for (int other = 0; other < axis; ++other) pixels *= g.size[other];
+    rows += cells * pixels;
+  }
+  return rows;
+}
+
+template <typename T>
+struct Spread {
+  SpreadRoom<T> room;
+  bool transpose = false;         // of the kernel
+  bool blurred = true;            // false: only `sums` are wanted
+  const T* coupling = nullptr;    // [L, L], acts on the blurred rows; null: the identity
+  bool coupling_transposed = false;
+  T scale = 1;                    // of the values
+
+  DCRF_HOST_DEVICE bool both(const KernelView<T>& k) const {
+    return !k.is_grid() && k.lattice.symmetric;
+  }
+  DCRF_HOST_DEVICE int axes(const KernelView<T>& k) const {
+    return k.is_grid() ? k.grid.axes : k.lattice.dims + 1;
+  }
+  DCRF_HOST_DEVICE int splat_steps(const KernelView<T>& k) const {
+    return k.is_grid() ? k.grid.axes : 2;
+  }
+  DCRF_HOST_DEVICE int steps(const KernelView<T>& k) const {
+    return splat_steps(k) + (blurred ? axes(k) + 1 : 0);
+  }
+  // Blurs go from `sums` to a, b, a, ...; these are where they end, and what they leave free.
+  DCRF_HOST_DEVICE const T* blurred_rows(const KernelView<T>& k) const {
+    return axes(k) % 2 == 1 ? room.a : room.b;
+  }
+  DCRF_HOST_DEVICE const T* other_blurred_rows(const KernelView<T>& k) const {
+    return !both(k) ? nullptr : axes(k) % 2 == 1 ? room.c : room.d;
+  }
+  DCRF_HOST_DEVICE T* values(const KernelView<T>& k) const {
+    return axes(k) % 2 == 1 ? room.b : room.a;
+  }
+};
+
+// The sum of up to kTogether numbers per lane, from channel `c` on.
+template <typename T>
+struct Together {
+  T x[kTogether] = {};
+
+  // += weight row
+  DCRF_DEVICE void add(const Lanes& lanes, int c, int channels, T weight, const T* row) {
+    for (int i = 0; i < kTogether; ++i) {
+      const int at = c + i * lanes.size();
+      if (at < channels) x[i] += weight * row[at];
+    }
+  }
+  DCRF_DEVICE void store(const Lanes& lanes, int c, int channels, T* row) const {
+    for (int i = 0; i < kTogether; ++i) {
+      const int at = c + i * lanes.size();
+      if (at < channels) row[at] = x[i];
+    }
+  }
+};
+
+// body(c) for each block of channels, c being the lane's first.
+template <class Body>
+DCRF_DEVICE void for_blocks(const Lanes& lanes, int channels, const Body& body) {
+  for (int c = lanes.rank(); c < channels + lanes.rank(); c += kTogether * lanes.size()) body(c);
+}
+
+// Sums over the chunks of every segment.
+template <typename T>
+DCRF_DEVICE void splat_chunks(const World& world, const Lanes& lanes, const LatticeView<T>& lattice,
+                              const Shape& shape, const T* from, const T* factor,
+                              const SpreadRoom<T>& room) {
+  const Links& links = lattice.links;
+  const std::int64_t copies = shape.images / lattice.images;
+  const std::int64_t chunks = links.chunk_first[links.vertices];
+  const int corners = lattice.dims + 1;
+  for_items(world, lanes, chunks * copies, [&](std::int64_t item) {
+    const std::int64_t copy = copies > 1 ? item / chunks : 0, chunk = item - copy * chunks;
+    const std::int64_t v = links.chunk_vertex[chunk];
+    const std::int32_t first = links.chunk_first[v];
+    const std::int32_t begin = links.segment[v] + std::int32_t(chunk - first) * kSegmentChunk;
+    const std::int32_t limit = links.segment[v + 1];
+    const std::int32_t end = begin + kSegmentChunk < limit ? begin + kSegmentChunk : limit;
+    const bool whole = links.chunk_first[v + 1] == first + 1;
+    T* const out = whole ? room.sums + (copy * links.vertices + v) * shape.width
+                         : room.parts + item * shape.width;
+    for_blocks(lanes, shape.channels, [&](int c) {
+      Together<T> sum;
+      for (std::int32_t e = begin; e < end; ++e) {
+        const std::int32_t slot = links.entry[e];
+        const std::int64_t point = slot / corners;
+        const T weight = factor == nullptr ? lattice.weight[slot]
+                                           : lattice.weight[slot] * factor[point];
+        const T* const row = from + (copy * shape.points + point) * shape.width;
+        sum.add(lanes, c, shape.channels, weight, row);
+      }
+      sum.store(lanes, c, shape.channels, out);
+    });
+  });
+}
+
+// The sums of vertices that have several chunks, or none.
+template <typename T>
+DCRF_DEVICE void splat_vertices(const World& world, const Lanes& lanes,
+                                const LatticeView<T>& lattice, const Shape& shape,
+                                const SpreadRoom<T>& room) {
+  const Links& links = lattice.links;
+  const std::int64_t copies = shape.images / lattice.images;
+  const std::int64_t chunks = links.chunk_first[links.vertices];
+  for_items(world, lanes, links.vertices * copies, [&](std::int64_t item) {
+    const std::int64_t copy = copies > 1 ? item / links.vertices : 0;
+    const std::int64_t v = item - copy * links.vertices;
+    const std::int32_t begin = links.chunk_first[v], end = links.chunk_first[v + 1];
+    if (end == begin + 1) return;
+    for_blocks(lanes, shape.channels, [&](int c) {
+      Together<T> sum;
+      for (std::int32_t chunk = begin; chunk < end; ++chunk) {
+        const T* const row = room.parts + (copy * chunks + chunk) * shape.width;
+        sum.add(lanes, c, shape.channels, T(1), row);
+      }
+      sum.store(lanes, c, shape.channels, room.sums + item * shape.width);
+    });
+  });
+}
+
+template <typename T>
+DCRF_DEVICE void blur_axis(const World& world, const Lanes& lanes, const LatticeView<T>& lattice,
+                           const Shape& shape, int axis, const T* from, T* to) {
+  const Links& links = lattice.links;
+  const std::int64_t copies = shape.images / lattice.images;
+  const std::int32_t* const neighbour = links.neighbour + 2 * axis * links.vertices;
+  for_items(world, lanes, links.vertices * copies, [&](std::int64_t item) {
+    const std::int64_t base = copies > 1 ? item / links.vertices * links.vertices : 0;
+    const std::int64_t v = item - base;
+    const std::int32_t back = neighbour[2 * v], forth = neighbour[2 * v + 1];
+    const T* const row = from + item * shape.width;
+    const T* const left = back < 0 ? nullptr : from + (base + back) * shape.width;
+    const T* const right = forth < 0 ? nullptr : from + (base + forth) * shape.width;
+    T* const out = to + item * shape.width;
+    for (int c = lanes.rank(); c < shape.channels; c += lanes.size()) {
+      const T sides = (left == nullptr ? T(0) : left[c]) + (right == nullptr ? T(0) : right[c]);
+      out[c] = row[c] + T(0.5) * sides;
+    }
+  });
+}
+
+// The cells along `axis` from pixels: [outer, size, inner] -> [outer, cells, inner].
+template <typename T>
+DCRF_DEVICE void contract_axis(const World& world, const Lanes& lanes, const GridView<T>& grid,
+                               const Shape& shape, int axis, const T* taps, const T* from,
+                               const T* factor, T* to) {
+  std::int64_t outer = shape.images, inner = 1;
+  for (int a = 0; a < axis; ++a) outer *= grid.size[a];
+  for (int a = axis + 1; a < grid.axes; ++a) inner *= grid.cells[a];
+  const std::int64_t cells = grid.cells[axis], size = grid.size[axis];
+  for_items(world, lanes, outer * cells * inner, [&](std::int64_t item) {
+    const std::int64_t line = item / inner, i = item - line * inner;
+    const std::int64_t o = line / cells, j = line - o * cells;
+    const std::int64_t begin = grid.first[axis][j < 2 ? 0 : j - 2], end = grid.first[axis][j + 1];
+    for_blocks(lanes, shape.channels, [&](int c) {
+      Together<T> sum;
+      for (std::int64_t x = begin; x < end; ++x) {
+        const std::int64_t at = (o * size + x) * inner + i;
+        T weight = taps[3 * x + j - grid.cell[axis][x]];
+        if (factor != nullptr) weight *= factor[at % shape.points];
+        sum.add(lanes, c, shape.channels, weight, from + at * shape.width);
+      }
+      sum.store(lanes, c, shape.channels, to + item * shape.width);
+    });
+  });
+}
+
+// The band of `axis` on cells.
+template <typename T>
+DCRF_DEVICE void band_axis(const World& world, const Lanes& lanes, const GridView<T>& grid,
+                           const Shape& shape, int axis, const T* from, T* to) {
+  std::int64_t all = shape.images, inner = 1;
+  for (int a = 0; a < grid.axes; ++a) all *= grid.cells[a];
+  for (int a = axis + 1; a < grid.axes; ++a) inner *= grid.cells[a];
+  const std::int64_t cells = grid.cells[axis];
+  const int radius = grid.radius[axis];
+  for_items(world, lanes, all, [&](std::int64_t item) {
+    const std::int64_t j = item / inner % cells;
+    const std::int64_t begin = j < radius ? -j : -radius;
+    const std::int64_t end = cells - 1 - j < radius ? cells - 1 - j : radius;
+    for_blocks(lanes, shape.channels, [&](int c) {
+      Together<T> sum;
+      for (std::int64_t k = begin; k <= end; ++k) {
+        const T* const row = from + (item + k * inner) * shape.width;
+        sum.add(lanes, c, shape.channels, grid.band[axis][radius + k], row);
+      }
+      sum.store(lanes, c, shape.channels, to + item * shape.width);
+    });
+  });
+}
+
+// to = scale C from; or, with `other`, scale C (from + other) / 2.
+template <typename T>
+DCRF_DEVICE void couple(const World& world, const Lanes& lanes, std::int64_t rows,
+                        const Shape& shape, const Spread<T>& spread, const T* from, const T* other,
+                        T* to) {
+  const int labels = shape.channels;
+  const T scale = other == nullptr ? spread.scale : T(0.5) * spread.scale;
+  const std::int64_t own_step = spread.coupling_transposed ? 1 : labels;
+  const std::int64_t other_step = spread.coupling_transposed ? labels : 1;
+  for_items(world, lanes, rows, [&](std::int64_t item) {
+    const T* const row = from + item * shape.width;
+    const T* const second = other == nullptr ? nullptr : other + item * shape.width;
+    T* const out = to + item * shape.width;
+    if (spread.coupling == nullptr) {
+      for (int c = lanes.rank(); c < labels; c += lanes.size())
+        out[c] = scale * (second == nullptr ? row[c] : row[c] + second[c]);
+      return;
+    }
+    for_blocks(lanes, labels, [&](int c) {
+      Together<T> sum;
+      for (int l = 0; l < labels; ++l) {
+        const T x = scale * (second == nullptr ? row[l] : row[l] + second[l]);
+        const T* const column = spread.coupling + l * other_step;
+        for (int i = 0; i < kTogether; ++i) {
+          const int at = c + i * lanes.size();
+          if (at < labels) sum.x[i] += x * column[at * own_step];
+        }
+      }
+      sum.store(lanes, c, labels, out);
+    });
+  });
+}
+
+template <typename T>
+DCRF_DEVICE void lattice_step(const World& world, const Lanes& lanes, const KernelView<T>& kernel,
+                              const Spread<T>& spread, const Shape& shape, const T* from, int step) {
+  const LatticeView<T>& lattice = kernel.lattice;
+  const SpreadRoom<T>& room = spread.room;
+  if (step == 0) {
+    const T* const factor = spread.transpose ? kernel.after : kernel.before;
+    splat_chunks(world, lanes, lattice, shape, from, factor, room);
+  } else if (step == 1) {
+    splat_vertices(world, lanes, lattice, shape, room);
+  } else {
+    const int i = step - 2, last = lattice.dims;
+    const bool both = spread.both(kernel);
+    const int axis = spread.transpose && !both ? last - i : i;
+    const T* const one = i == 0 ? room.sums : i % 2 == 1 ? room.a : room.b;
+    blur_axis(world, lanes, lattice, shape, axis, one, i % 2 == 0 ? room.a : room.b);
+    if (!both) return;
+    const T* const two = i == 0 ? room.sums : i % 2 == 1 ? room.c : room.d;
+    blur_axis(world, lanes, lattice, shape, last - i, two, i % 2 == 0 ? room.c : room.d);
+  }
+}
+
+template <typename T>
+DCRF_DEVICE void grid_step(const World& world, const Lanes& lanes, const KernelView<T>& kernel,
+                           const Spread<T>& spread, const Shape& shape, const T* from, int step) {
+  const GridView<T>& grid = kernel.grid;
+  const SpreadRoom<T>& room = spread.room;
+  const int axes = grid.axes;
+  if (step < axes) {  // the last axis first; the parts follow one another
+    const int axis = axes - 1 - step;
+    const T* const factor = spread.transpose ? kernel.after : kernel.before;
+    const T* const* const taps = spread.transpose ? grid.slice : grid.splat;
+    T* part[3] = {room.parts, room.parts, room.parts};
+    if (axes == 3) {
+      part[1] += shape.images * grid.size[0] * grid.size[1] * grid.cells[2] * shape.width;
+    }
+    contract_axis(world, lanes, grid, shape, axis, taps[axis], step == 0 ? from : part[step - 1],
+                  step == 0 ? factor : nullptr, axis == 0 ? room.sums : part[step]);
+  } else {
+    const int i = step - axes;
+    const T* const one = i == 0 ? room.sums : i % 2 == 1 ? room.a : room.b;
+    band_axis(world, lanes, grid, shape, i, one, i % 2 == 0 ? room.a : room.b);
+  }
+}
+
+// One step of a spread; nothing once it has ended. A barrier is wanted after each.
+template <typename T>
+DCRF_DEVICE void spread_step(const World& world, const Lanes& lanes, const KernelView<T>& kernel,
+                             const Spread<T>& spread, const Shape& shape, const T* from, int step) {
+  const int blurs = spread.splat_steps(kernel) + spread.axes(kernel);
+  if (step >= spread.steps(kernel)) return;
+  if (step == blurs) {
+    couple(world, lanes, kernel.rows(shape.images), shape, spread, spread.blurred_rows(kernel),
+           spread.other_blurred_rows(kernel), spread.values(kernel));
+  } else if (kernel.is_grid()) {
+    grid_step(world, lanes, kernel, spread, shape, from, step);
+  } else {
+    lattice_step(world, lanes, kernel, spread, shape, from, step);
+  }
+}
+
+}  // namespace cuda
+}  // namespace dcrf

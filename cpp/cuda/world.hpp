@@ -1,0 +1,231 @@
+// The threads that run a program together: on a GPU one cooperative launch, on a CPU a few threads
+// with a barrier, so that every index, order and barrier can be tested without a GPU. A program is
+// a struct of numbers and pointers whose operator() every thread calls with the World; between two
+// calls of sync() each number is written by one thread at most, and read by no other.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "views.hpp"
+
+#ifdef __CUDACC__
+#include <cooperative_groups.h>
+#define DCRF_DEVICE __device__ inline
+#else
+#include <condition_variable>
+#include <cstdlib>
+#include <mutex>
+#include <thread>
+#include <vector>
+#define DCRF_DEVICE inline
+#endif
+
+namespace dcrf {
+namespace cuda {
+
+#ifdef __CUDACC__
+
+constexpr int kMaxLanes = 32;
+
+class World {
+ public:
+  DCRF_DEVICE std::int64_t rank() const {
+    return std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  }
+  DCRF_DEVICE std::int64_t size() const { return std::int64_t(gridDim.x) * blockDim.x; }
+  DCRF_DEVICE void sync() { cooperative_groups::this_grid().sync(); }
+};
+
+// Neighbouring threads of a warp that share one item: `count` of them, a power of two.
+class Lanes {
+ public:
+  DCRF_DEVICE explicit Lanes(int count)
+      : count_(count),
+        rank_(int(threadIdx.x) & (count - 1)),
+        mask_(count == 32 ? 0xffffffffu
+                          : ((1u << count) - 1) << ((threadIdx.x & 31) & ~unsigned(count - 1))) {}
+  DCRF_DEVICE int rank() const { return rank_; }
+  DCRF_DEVICE int size() const { return count_; }
+  // The sum, or the greatest, over all lanes; the same bits in each.
+  template <typename T>
+  DCRF_DEVICE T sum(T x) const {
+    for (int o = count_ / 2; o > 0; o /= 2) x += __shfl_xor_sync(mask_, x, o);
+    return x;
+  }
+  template <typename T>
+  DCRF_DEVICE T greatest(T x) const {
+    for (int o = count_ / 2; o > 0; o /= 2) {
+      const T other = __shfl_xor_sync(mask_, x, o);
+      x = other > x ? other : x;
+    }
+    return x;
+  }
+
+ private:
+  int count_, rank_;
+  unsigned mask_;
+};
+
+// Raises what CUDA reports, and clears it: the next call starts anew.
+inline void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();
+  throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(status));
+}
+
+// Makes a device current while it lives.
+class OnDevice {
+ public:
+  explicit OnDevice(int device) {
+    check(cudaGetDevice(&before_), "no device is current");
+    if (device != before_) check(cudaSetDevice(device), "the device cannot be used");
+  }
+  ~OnDevice() { cudaSetDevice(before_); }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int before_ = 0;
+};
+
+constexpr int kBlockThreads = 256;
+
+template <class Program>
+__global__ void __launch_bounds__(kBlockThreads) run(const Program program) {
+  World world;
+  program(world);
+}
+
+// Starts a program on at most as many threads as the device holds at once, and returns.
+template <class Program>
+void launch(const Program& program, std::int64_t threads, const Stream& stream) {
+  static_assert(sizeof(Program) <= 4096, "beyond what every driver passes to a kernel");
+  const OnDevice on(stream.device);
+  int per_processor = 0, processors = 0;
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, run<Program>, kBlockThreads, 0),
+        "this build has no code for the device");
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, stream.device),
+        "the device does not answer");
+  const std::int64_t most = std::int64_t(per_processor) * processors;
+  std::int64_t blocks = (threads + kBlockThreads - 1) / kBlockThreads;
+  blocks = blocks < 1 ? 1 : blocks > most ? most : blocks;
+  void* arguments[] = {const_cast<Program*>(&program)};
+  check(cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(run<Program>),
+                                    dim3(unsigned(blocks)), dim3(kBlockThreads), arguments, 0,
+                                    static_cast<cudaStream_t>(stream.handle)),
+        "a launch failed");
+}
+
+// A number that the device has written, once everything before it is done.
+template <typename T>
+T fetch(const T* from, const Stream& stream) {
+  const OnDevice on(stream.device);
+  T out;
+  const auto handle = static_cast<cudaStream_t>(stream.handle);
+  check(cudaMemcpyAsync(&out, from, sizeof(T), cudaMemcpyDeviceToHost, handle), "a copy failed");
+  check(cudaStreamSynchronize(handle), "a program failed");
+  return out;
+}
+
+#else  // the serial launcher
+
+constexpr int kMaxLanes = 1;
+
+class Barrier {
+ public:
+  explicit Barrier(int count) : count_(count) {}
+  void wait() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    const std::int64_t round = round_;
+    if (++waiting_ == count_) {
+      waiting_ = 0;
+      ++round_;
+      all_here_.notify_all();
+    } else {
+      all_here_.wait(lock, [&] { return round_ != round; });
+    }
+  }
+
+ private:
+  int count_, waiting_ = 0;
+  std::int64_t round_ = 0;
+  std::mutex mutex_;
+  std::condition_variable all_here_;
+};
+
+class World {
+ public:
+  World(int rank, int size, Barrier& barrier) : rank_(rank), size_(size), barrier_(barrier) {}
+  std::int64_t rank() const { return rank_; }
+  std::int64_t size() const { return size_; }
+  void sync() { barrier_.wait(); }
+
+ private:
+  int rank_, size_;
+  Barrier& barrier_;
+};
+
+class Lanes {
+ public:
+  explicit Lanes(int) {}
+  int rank() const { return 0; }
+  int size() const { return 1; }
+  template <typename T>
+  T sum(T x) const {
+    return x;
+  }
+  template <typename T>
+  T greatest(T x) const {
+    return x;
+  }
+};
+
+// DENSECRF_RNN_SERIAL_THREADS stands for the threads of a device: results must not depend on it.
+template <class Program>
+void launch(const Program& program, std::int64_t, const Stream&) {
+  const char* const wanted = std::getenv("DENSECRF_RNN_SERIAL_THREADS");
+  const int count = wanted == nullptr ? 1 : std::atoi(wanted);
+  Barrier barrier(count);
+  std::vector<std::thread> others;
+  for (int i = 1; i < count; ++i) {
+    others.emplace_back([&, i] {
+      World world(i, count, barrier);
+      program(world);
+    });
+  }
+  World world(0, count, barrier);
+  program(world);
+  for (std::thread& other : others) other.join();
+}
+
+template <typename T>
+T fetch(const T* from, const Stream&) {
+  return *from;
+}
+
+#endif
+
+// Lanes that suit rows of this many numbers: a few numbers for each.
+inline int lanes_for(std::int64_t channels) {
+  const int wanted = channels <= 4 ? 1 : channels <= 32 ? 8 : 32;
+  return wanted < kMaxLanes ? wanted : kMaxLanes;
+}
+
+// body(i) for the items 0..n-1, each on one group of lanes.
+template <class Body>
+DCRF_DEVICE void for_items(const World& world, const Lanes& lanes, std::int64_t n,
+                           const Body& body) {
+  const std::int64_t groups = world.size() / lanes.size();
+  for (std::int64_t i = world.rank() / lanes.size(); i < n; i += groups) body(i);
+}
+
+// body(i) for the items 0..n-1, each on one thread.
+template <class Body>
+DCRF_DEVICE void for_each(const World& world, std::int64_t n, const Body& body) {
+  for (std::int64_t i = world.rank(); i < n; i += world.size()) body(i);
+}
+
+}  // namespace cuda
+}  // namespace dcrf

@@ -1,0 +1,356 @@
+"""Lattices and mean fields of whole batches on a device: what ops.py and fused.py do there.
+
+Native code is handed addresses, so every tensor passes through `_Call`, which looks at its dtype,
+device and layout, and keeps it alive. All memory, scratch included, comes from torch's allocator.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import _backends, _checks
+from ..params import QUALITIES
+from .tensors import Grid, Kernel, Lattice, is_given
+
+
+class _Call:
+    """One call of the native module: the addresses of tensors that share a device."""
+
+    def __init__(self, native: Any, like: Tensor) -> None:
+        self.native = native
+        self.device = like.device
+        self.dtype = like.dtype
+        self.wide = like.dtype == torch.float64
+        self._kept: list[Tensor] = []
+
+    @property
+    def stream(self) -> tuple[int, int]:
+        """Where work is queued: device and stream; (0, 0) for the serial launcher."""
+        if self.device.type == "cpu":
+            return 0, 0
+        stream = torch.cuda.current_stream(self.device)
+        return stream.device_index, stream.cuda_stream
+
+    def address(self, tensor: Tensor | None, dtype: torch.dtype | None = None) -> int:
+        """Of a tensor that is read, contiguous or made so; 0 for None."""
+        if tensor is None:
+            return 0
+        contiguous = tensor.detach().contiguous()
+        return self.room(contiguous, dtype)
+
+    def room(self, tensor: Tensor, dtype: torch.dtype | None = None) -> int:
+        """Of a tensor that may be written to."""
+        wanted = self.dtype if dtype is None else dtype
+        if tensor.dtype != wanted or tensor.device != self.device or not tensor.is_contiguous():
+            raise TypeError(
+                f"a tensor is {tensor.dtype} on {tensor.device} where contiguous {wanted} on "
+                f"{self.device} is needed"
+            )
+        self._kept.append(tensor)
+        return tensor.data_ptr()
+
+    def empty(self, size: int, dtype: torch.dtype) -> Tensor:
+        """Scratch memory that lives as long as the call."""
+        tensor = torch.empty(size, dtype=dtype, device=self.device)
+        self._kept.append(tensor)
+        return tensor
+
+    def workspace(self, size: int) -> int:
+        """Address of so many bytes of scratch memory."""
+        return self.empty(size, torch.uint8).data_ptr()
+
+    def lattice(self, lattice: Lattice) -> tuple[Any, ...]:
+        """A lattice as the native module takes it."""
+        images, points, corners = lattice.vertex.shape
+        return (
+            images,
+            points,
+            corners - 1,
+            self.address(lattice.vertex, torch.int32),
+            self.address(lattice.weight),
+            self.address(lattice.links, torch.int32),
+            lattice.links.numel(),
+        )
+
+
+# --- lattices ------------------------------------------------------------------------------------
+
+
+def lattice_build(native: Any, features: Tensor, quality: str, name: str) -> Lattice:
+    """The lattices of features [B, N, D]; `links` is one array [size] for all of them.
+
+    Waits for the device: for the range of the features, and for how many vertices there are.
+    """
+    images, points, dims = features.shape
+    corners = dims + 1
+    entries = images * points * corners
+    if entries >= 2**31:
+        raise ValueError(
+            f"features has {images} images of {points} points; a batch takes fewer than "
+            f"{2**31 // corners} points on a device, so split it"
+        )
+    call = _Call(native, features)
+    layout = _key_layout(native, features)
+    if layout is None:
+        _checks.refuse_features(*(image.cpu().numpy() for image in features.detach()), name=name)
+    vertex = features.new_empty(images, points, corners, dtype=torch.int32)
+    weight = features.new_empty(images, points, corners)
+    view = (features.data_ptr(), features.stride(), tuple(features.shape))
+    keys = call.empty(layout.words * entries, torch.int64)
+    if entries > 0:
+        native.locate(call.wide, view, layout, call.room(weight), keys.data_ptr(), call.stream)
+    corner_keys = _sorted(call, layout, entries, keys)
+    touched = _distinct(call, layout, corner_keys)
+    vertices, all_keys = corner_keys[1], touched
+    if quality == "filled":
+        around = vertices * (2 * corners + 1)
+        if around >= 2**31:
+            raise ValueError(
+                f"quality is 'filled' but the features touch {vertices} vertices, whose neighbours "
+                "cannot be counted; use quality='symmetric'"
+            )
+        keys = call.empty(layout.words * around, torch.int64)
+        native.surround(layout, vertices, touched.data_ptr(), keys.data_ptr(), call.stream)
+        every = _sorted(call, layout, around, keys)
+        vertices, all_keys = every[1], _distinct(call, layout, every)
+    size = native.links_size(vertices, entries, corners, QUALITIES.index(quality))
+    links = features.new_zeros(size, dtype=torch.int32)
+    if entries > 0:
+        begins, chunk_count, chunks_before = torch.zeros(
+            3, vertices, dtype=torch.int32, device=features.device
+        )
+        room = (
+            call.empty(corner_keys[1], torch.int32).data_ptr(),
+            call.room(begins, torch.int32),
+            call.room(chunk_count, torch.int32),
+            call.room(chunks_before, torch.int32),
+            call.workspace(native.scratch_size(vertices)),
+        )
+        native.link(
+            layout,
+            corner_keys,
+            0 if all_keys is touched else touched.data_ptr(),
+            vertices,
+            all_keys.data_ptr(),
+            call.room(vertex, torch.int32),
+            call.room(links, torch.int32),
+            room,
+            call.stream,
+        )
+    return Lattice(vertex, weight, links)
+
+
+def _key_layout(native: Any, features: Tensor) -> Any:
+    """How the features' keys are laid out; None if they cannot be."""
+    images, points, dims = features.shape
+    least = greatest = [0.0] * dims
+    if images * points > 0:
+        features = features.detach()
+        ends = torch.stack([features.amin((0, 1)), features.amax((0, 1))]).double()
+        least, greatest = ends.tolist()
+    return native.key_layout(features.dtype == torch.float64, least, greatest, max(images, 1))
+
+
+_Sorted = tuple[int, int, int, int, int]  # count, distinct, and the addresses of what follows
+
+
+def _sorted(call: _Call, layout: Any, count: int, keys: Tensor) -> _Sorted:
+    """Keys [words, count] with their order and numbers."""
+    order, number = call.empty(count, torch.int32), call.empty(count, torch.int32)
+    addresses = (keys.data_ptr(), order.data_ptr(), number.data_ptr())
+    scratch = call.workspace(call.native.scratch_size(count))
+    distinct = call.native.number_keys(layout, count, *addresses, scratch, call.stream)
+    return (count, distinct, *addresses)
+
+
+def _distinct(call: _Call, layout: Any, keys: _Sorted) -> Tensor:
+    """The distinct ones of sorted keys, [words, distinct]."""
+    out = call.empty(layout.words * keys[1], torch.int64)
+    call.native.distinct_keys(layout, keys, out.data_ptr(), call.stream)
+    return out
+
+
+def feature_gradient(native: Any, features: Tensor, d_weight: Tensor) -> Tensor:
+    """The gradient for features [B, N, D], from that for the weights."""
+    out = features.new_empty(features.shape)
+    if out.numel() == 0:
+        return out
+    call = _Call(native, features)
+    view = (features.data_ptr(), features.stride(), tuple(features.shape))
+    native.feature_gradient(
+        call.wide, view, call.address(d_weight), call.room(out), call.stream
+    )
+    return out
+
+
+def lattice_filter(native: Any, values: Tensor, lattice: Lattice, transpose: bool) -> Tensor:
+    """K values, or K' values, [B, N, C]."""
+    out = torch.empty_like(values, memory_format=torch.contiguous_format)
+    if out.numel() == 0:
+        return out
+    call = _Call(native, values)
+    images, _, channels = values.shape
+    of = (call.wide, call.lattice(lattice), images, channels)
+    workspace = call.workspace(native.filter_workspace(*of, 1))
+    arrays = (call.address(values), transpose, call.room(out))
+    native.filter(*of, *arrays, workspace, call.stream)
+    return out
+
+
+def filter_weight_gradient(
+    native: Any, values: Tensor, cotangent: Tensor, lattice: Lattice, transpose: bool
+) -> Tensor:
+    """The gradient of <cotangent, K values> (or K') for the weights, per image [B, N, D+1]."""
+    images, points, channels = values.shape
+    out = values.new_zeros(images, points, lattice.weight.shape[2])
+    if values.numel() == 0:
+        return out
+    call = _Call(native, values)
+    of = (call.wide, call.lattice(lattice), images, channels)
+    workspace = call.workspace(native.filter_workspace(*of, 2))
+    arrays = (call.address(values), call.address(cotangent), transpose, call.room(out))
+    native.filter_weight_gradient(*of, *arrays, workspace, call.stream)
+    return out
+
+
+def self_response(native: Any, lattice: Lattice, cotangent: Tensor | None) -> Tensor:
+    """The diagonal of each K [B, N]; or the gradient of <cotangent, it> for the weights."""
+    shape = lattice.weight.shape
+    out = lattice.weight.new_empty(shape if cotangent is not None else shape[:2])
+    if out.numel() == 0:
+        return out
+    call = _Call(native, lattice.weight)
+    arrays = (call.lattice(lattice), call.address(cotangent), call.room(out))
+    native.self_response(call.wide, *arrays, call.stream)
+    return out
+
+
+# --- mean fields ---------------------------------------------------------------------------------
+
+
+def _model(
+    call: _Call,
+    logits: Tensor,
+    coupling: Tensor,
+    kernels: Sequence[Kernel],
+    grid: Grid,
+    iterations: int,
+) -> tuple[Any, ...]:
+    """A mean field as the native module takes it."""
+
+    def scale(kernel: Kernel, tensor: Tensor) -> int:
+        if not is_given(tensor):
+            return 0
+        return call.address(tensor.expand(len(kernel.lattice.vertex), -1, -1))
+
+    tuples: list[tuple[Any, ...]] = [
+        (call.lattice(k.lattice), (), *(scale(k, s) for s in (k.before, k.after, k.diagonal)))
+        for k in kernels
+    ]
+    if grid.size is not None:
+        assert grid.deviation is not None
+        key = (tuple(grid.size), tuple(grid.deviation), grid.normalization, grid.self_term)
+        axes, scales = _grid_tables(Grid(*key), logits.dtype, logits.device)
+        addresses = [
+            (*numbers, *(call.address(t, t.dtype) for t in tensors)) for numbers, tensors in axes
+        ]
+        tuples.append((None, addresses, *(call.address(scale) for scale in scales)))
+    images, labels, points = logits.shape
+    width = _backends.row_width(labels)
+    return images, points, labels, width, iterations, call.address(coupling), tuples
+
+
+@lru_cache(maxsize=16)
+def _grid_tables(grid: Grid, dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
+    """The small tables of a grid kernel on a device, made once: they depend on no image."""
+    kernel = grid.kernel(np.float64 if dtype == torch.float64 else np.float32)
+
+    def on_device(array: Any, to: torch.dtype = dtype) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device, to)
+
+    axes = []
+    for axis, splat, slice_ in zip(kernel.axes, kernel.splat, kernel.slice, strict=True):
+        first = np.searchsorted(axis.cell, np.arange(axis.cells + 1))
+        tensors = (
+            on_device(axis.cell, torch.int32),
+            on_device(first, torch.int32),
+            on_device(splat),
+            on_device(slice_),
+            on_device(axis.band),
+        )
+        axes.append(((len(axis.cell), axis.cells, len(axis.band) // 2), tensors))
+    scales = (kernel.before, kernel.after, kernel.diagonal)
+    return axes, [None if scale is None else on_device(scale) for scale in scales]
+
+
+def saved_shape(logits: Tensor, iterations: int, keep: bool, memory_budget: int) -> tuple[int, ...]:
+    """Of the marginals that a forward pass keeps: all or, beyond the budget, none."""
+    images, labels, points = logits.shape
+    shape = (iterations, images, points, _backends.row_width(labels))
+    size = iterations * images * points * shape[3] * logits.element_size()
+    return shape if keep and size <= memory_budget else (0, *shape[1:])
+
+
+def mean_field(
+    native: Any,
+    logits: Tensor,
+    coupling: Tensor,
+    kernels: Sequence[Kernel],
+    grid: Grid,
+    iterations: int,
+    saved: Tensor,
+) -> Tensor:
+    """Refined logits [B, L, N]; the marginals go to `saved`, unless it is empty."""
+    refined = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    if logits.numel() == 0:
+        return refined
+    _refuse_non_finite(logits)
+    call = _Call(native, logits)
+    model = _model(call, logits, coupling, kernels, grid, iterations)
+    saves = saved.numel() > 0
+    workspace = call.workspace(native.mean_field_workspace(call.wide, model, saves))
+    arrays = (call.address(logits), call.room(refined), call.room(saved) if saves else 0)
+    native.mean_field(call.wide, model, *arrays, workspace, call.stream)
+    return refined
+
+
+def _refuse_non_finite(logits: Tensor) -> None:
+    """Waits for the device; so not while a graph is captured, where only work can be queued."""
+    if logits.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
+    if not bool(logits.amax(1).isfinite().all()):
+        _checks.logits_values(logits, batched=True)
+
+
+def mean_field_backward(
+    native: Any,
+    d_refined: Tensor,
+    logits: Tensor,
+    saved: Tensor,
+    coupling: Tensor,
+    kernels: Sequence[Kernel],
+    grid: Grid,
+    wanted: Sequence[Sequence[Tensor | None]],
+    iterations: int,
+) -> tuple[Tensor, Tensor]:
+    """Gradients for logits and coupling; those for each kernel's weight and scales to `wanted`."""
+    d_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    d_coupling = torch.zeros_like(coupling, memory_format=torch.contiguous_format)
+    if logits.numel() == 0:
+        return d_logits, d_coupling
+    if saved.numel() == 0 and iterations > 0:  # beyond the budget: worked out once more
+        saved = logits.new_empty(saved_shape(logits, iterations, True, 2**63))
+        mean_field(native, logits, coupling, kernels, grid, iterations, saved)
+    call = _Call(native, logits)
+    model = _model(call, logits, coupling, kernels, grid, iterations)
+    places = [tuple(0 if t is None else call.room(t) for t in parts) for parts in wanted]
+    places += [(0, 0, 0, 0)] * (len(model[-1]) - len(places))
+    workspace = call.workspace(native.backward_workspace(call.wide, model, places))
+    arrays = (saved, d_refined, d_logits, d_coupling)
+    addresses = [call.address(saved), call.address(d_refined), *map(call.room, arrays[2:])]
+    native.mean_field_backward(call.wide, model, *addresses, places, workspace, call.stream)
+    return d_logits, d_coupling

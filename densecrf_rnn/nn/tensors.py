@@ -1,0 +1,79 @@
+"""What operators hand one another: lattices, grids and kernels as plain tensors and numbers."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from .. import _backends, grid
+
+
+def rows(tensor: Tensor) -> Any:
+    """A tensor as a contiguous NumPy array: a view, unless its memory has gaps or is a device's."""
+    return tensor.detach().cpu().contiguous().numpy()
+
+
+class Lattice(NamedTuple):
+    """Lattices of B point sets; see `_backends.Plan`.
+
+    `links` is as long as the worst case and written only as far as needed, so the shapes do not
+    depend on the data and untouched memory is never resident.
+    """
+
+    vertex: Tensor  # [B, N, D+1] int32
+    weight: Tensor  # [B, N, D+1]
+    links: Tensor  # [B, links_size] int32; on a device [size], of all images
+
+    def plan(self, image: int) -> _backends.Plan:
+        """The lattice of one image, as an engine takes it. A lattice of one serves all images."""
+        b = image if len(self.vertex) > 1 else 0
+        return _backends.Plan(*(rows(tensor[b]) for tensor in self))
+
+
+class Kernel(NamedTuple):
+    """A kernel on a lattice: message = after (K - diag(diagonal)) (before q).
+
+    The last three are [B, N, 1], or [0] for 1, 1 and 0. A kernel of one image serves all images.
+    """
+
+    lattice: Lattice
+    before: Tensor
+    after: Tensor
+    diagonal: Tensor
+
+    def of_image(self, image: int) -> _backends.LatticeKernel:
+        """The kernel of one image, as an engine takes it."""
+
+        def scale(tensor: Tensor) -> Any:
+            if not is_given(tensor):
+                return None
+            return rows(tensor[image if len(tensor) > 1 else 0, :, 0])
+
+        scales = (scale(self.before), scale(self.after), scale(self.diagonal))
+        return _backends.LatticeKernel(self.lattice.plan(image), *scales)
+
+
+def is_given(tensor: Tensor) -> bool:
+    """Whether a tensor is there: [0] stands for None, which lists of tensors cannot hold."""
+    return tensor.dim() > 1
+
+
+class Grid(NamedTuple):
+    """The operator N K of the spatial kernel for images of one size."""
+
+    size: Sequence[int] | None  # (H, W) or (D, H, W); None: there is no such kernel
+    deviation: Sequence[float] | None  # in pixels, along each axis
+    normalization: str  # this and self_term: as in CRFParams
+    self_term: bool
+
+    def kernel(self, dtype: Any) -> _backends.GridKernel:
+        """The kernel as an engine takes it, with scales of a NumPy dtype."""
+        assert self.size is not None and self.deviation is not None
+        axes = [grid.axis(n, sigma) for n, sigma in zip(self.size, self.deviation, strict=True)]
+        normalization: Any = self.normalization
+        return grid.normalized(axes, normalization, self.self_term, dtype)
+
+
+NO_GRID = Grid(None, None, "none", True)
+
+
