@@ -532,6 +532,27 @@ def native_isa() -> str | None:
     return str(native.isa)
 
 
+def cuda_facts() -> dict[str, Any] | None:
+    """What the CUDA module was compiled for, and the driver and devices it finds; None without it.
+
+    `devices` holds name, capability (10 major + minor) and memory (bytes) of each.
+    """
+    if importlib.util.find_spec("densecrf_rnn._cuda") is None:
+        return None
+    try:
+        module: Any = importlib.import_module("densecrf_rnn._cuda")
+    except ImportError:
+        return None
+    devices = module.devices() if why_unavailable("cuda") is None else []
+    names = ("name", "capability", "memory")
+    return {
+        "architectures": module.architectures,
+        "compiler": module.compiler,
+        "driver": module.driver(),
+        "devices": [dict(zip(names, device, strict=True)) for device in devices],
+    }
+
+
 def default_threads() -> int:
     """Threads when the caller names none: OMP_NUM_THREADS, else the processors of this process."""
     try:

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _facts() -> dict[str, Any]:
-    reasons = {name: _backends.why_unavailable(name) for name in _backends._ENGINES}
+    reasons = {name: _backends.why_unavailable(name) for name in ("cpu", "numba", "cuda")}
     return {
         "densecrf_rnn": __version__,
         "python": platform.python_version(),
@@ -41,9 +41,10 @@ def _facts() -> dict[str, Any]:
             name: {"available": reason is None, "why_not": reason}
             for name, reason in reasons.items()
         },
-        "auto": next((name for name, reason in reasons.items() if reason is None), None),
+        "auto": next((n for n in ("cpu", "numba") if reasons[n] is None), None),
         "native_compiler": _backends.native_compiler(),
         "native_isa": _backends.native_isa(),
+        "cuda": _backends.cuda_facts(),
     }
 
 
@@ -72,15 +73,31 @@ def _text(facts: dict[str, Any]) -> str:
             state += f", instruction set {facts['native_isa']}"
         lines.append(_entry(f"backend {name}", state))
     lines.append(_entry("backend auto", _auto(facts)))
+    if facts["cuda"] is not None:
+        lines += ["", *_cuda(facts["cuda"])]
     return "\n".join(lines)
+
+
+def _cuda(facts: dict[str, Any]) -> list[str]:
+    lines = [
+        _entry("cuda code", f"for {facts['architectures']}, compiled by {facts['compiler']}"),
+        _entry("cuda driver", facts["driver"]),
+    ]
+    for device in facts["devices"]:
+        capability = "{}.{}".format(*divmod(device["capability"], 10))
+        memory = device["memory"] / 2**30
+        lines.append(_entry("cuda device", f"{device['name']}, {capability}, {memory:.0f} GiB"))
+    return lines
 
 
 def _auto(facts: dict[str, Any]) -> str:
     if facts["auto"] is None:
         return "none: no backend can run here"
+    on_gpu = ", and cuda for tensors on a GPU" if facts["backends"]["cuda"]["available"] else ""
     if facts["auto"] == "numba":
-        return "takes numba, which serves in place of cpu: the same results, on one thread"
-    return f"takes {facts['auto']}"
+        served = "takes numba, which serves in place of cpu: the same results, on one thread"
+        return served + on_gpu
+    return f"takes {facts['auto']}{on_gpu}"
 
 
 def _entry(name: str, value: object) -> str:

@@ -1,0 +1,117 @@
+"""The CUDA engine: a picture from its image on, a batch, training. Needs a GPU.
+
+    pytest benchmarks/bench_cuda.py --results benchmarks/results/cuda.json
+"""
+
+import statistics
+
+import pytest
+from bench_layer import batched, inputs
+from measure import ROWS, Row
+from problems import TIGHT, WIDE, Problem
+
+torch = pytest.importorskip("torch")
+
+from densecrf_rnn import CRFRNN, _backends  # noqa: E402
+from densecrf_rnn.nn import functional  # noqa: E402
+
+pytestmark = pytest.mark.skipif(
+    _backends.why_unavailable("cuda") is not None,
+    reason=f"no CUDA engine: {_backends.why_unavailable('cuda')}",
+)
+
+PARAMS = {"wide": WIDE, "tight": TIGHT}
+RUNS, WARM_UP = 30, 5
+
+
+def milliseconds(work):
+    """Of every run, between events on the stream; and the peak of memory, MB above the inputs."""
+    times = []
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    for run in range(RUNS + WARM_UP):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        work()
+        end.record()
+        end.synchronize()
+        if run >= WARM_UP:
+            times.append(begin.elapsed_time(end))
+    return times, (torch.cuda.max_memory_allocated() - before) / 1e6
+
+
+def row(case, who, problem, work, note=""):
+    """Measure, and add a row; the median."""
+    times, memory = milliseconds(work)
+    device = torch.cuda.get_device_name()
+    ROWS.append(Row(case, who, None, problem.vertices, times, memory, note=f"{device} {note}"))
+    return statistics.median(times)
+
+
+def on_gpu(problem, batch):
+    logits, image = inputs(problem, batch)
+    return logits.detach().cuda(), image.cuda()
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+@pytest.mark.parametrize("name", PARAMS)
+def test_forward_with_and_without_the_build(name, batch):
+    problem = Problem(params=PARAMS[name])
+    logits, image = on_gpu(problem, batch)
+    crf = CRFRNN(21, params=problem.params).cuda().eval()
+    medians = []
+    with torch.no_grad():
+        for iterations in (5, 10):
+            crf.eval_iterations = iterations
+            case = f"CUDA {batch} x 500x500 {name} L=21 T={iterations}"
+            medians.append(row(case, "build and mean field", problem, lambda: crf(logits, image)))
+    each = (medians[1] - medians[0]) / 5
+    bound = traffic(problem, batch) / bandwidth() * 1e3
+    ROWS[-1].note += f"; {each:.3f} ms an iteration, memory bound {bound:.3f} ms"
+    # The labels are the CPU's.
+    crf.eval_iterations = 5
+    want = crf.cpu()(logits[:1].cpu(), image[:1].cpu()).argmax(1)
+    with torch.no_grad():
+        found = crf.cuda()(logits[:1], image[:1]).argmax(1).cpu()
+    assert (found == want).double().mean() > 0.9999
+
+
+def traffic(problem, batch):
+    """Bytes that an iteration must move through memory: see docs/performance.md."""
+    pixels, labels, corners = 500 * 500, 21, 6
+    rows = 4 * 24  # bytes of a padded row
+    return batch * pixels * (4 * labels + 2 * rows + 8 * corners + 8 * corners)
+
+
+def bandwidth():
+    """Bytes a second that a copy moves, both ways, on this GPU."""
+    source = torch.empty(2**28, dtype=torch.float32, device="cuda")
+    target = torch.empty_like(source)
+    times, _ = milliseconds(lambda: target.copy_(source))
+    return 2 * 4 * 2**28 / (statistics.median(times) / 1e3)
+
+
+@pytest.mark.parametrize("name", PARAMS)
+def test_training(name):
+    problem = Problem(params=PARAMS[name])
+    logits, image = on_gpu(problem, 4)
+    logits.requires_grad_()
+    crf = CRFRNN(21, params=problem.params).cuda().train()
+    case = f"CUDA training 4 x 500x500 {name} L=21 T=5"
+    forward = row(case, "forward", problem, lambda: crf(logits, image))
+    both = row(case, "forward and backward", problem, lambda: crf(logits, image).sum().backward())
+    ROWS[-1].note += f"; {both / forward:.2f} times the forward pass"
+
+
+def test_volumes_and_many_labels():
+    problem = Problem("volume", (64, 128, 128), 4, WIDE)
+    logits = torch.from_numpy(problem.logits)[None].cuda()
+    image = torch.from_numpy(problem.image).movedim(-1, 0)[None].float().cuda()
+    work = lambda: functional.mean_field(logits, image, problem.params)  # noqa: E731
+    row("CUDA 64x128x128 volume L=4 T=5", "build and mean field", problem, work)
+    problem = Problem(labels=21)
+    logits = batched(torch.from_numpy(problem.logits), 1).repeat(1, 8, 1, 1)[:, :150].cuda()
+    _, image = on_gpu(problem, 1)
+    work = lambda: functional.mean_field(logits, image, problem.params)  # noqa: E731
+    row("CUDA 500x500 wide L=150 T=5", "build and mean field", problem, work)
