@@ -79,9 +79,8 @@ def test_forward_with_and_without_the_build(name, batch):
 
 def traffic(problem, batch):
     """Bytes that an iteration must move through memory: see docs/performance.md."""
-    pixels, labels, corners = 500 * 500, 21, 6
-    rows = 4 * 24  # bytes of a padded row
-    return batch * pixels * (4 * labels + 2 * rows + 8 * corners + 8 * corners)
+    logits, row, corners = 4 * 21, 4 * 24, 6
+    return batch * 500 * 500 * (logits + 2 * row + 2 * 8 * corners)
 
 
 def bandwidth():
