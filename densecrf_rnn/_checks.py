@@ -32,7 +32,7 @@ def number(name: str, value: Any) -> float:
         value = float(value)
     except OverflowError:
         value = math.inf
-    if not math.isfinite(value):
+    if not -math.inf < value < math.inf:  # what torch.compile can trace
         raise ValueError(f"{name} is {value}; it must be finite")
     return value
 
@@ -66,6 +66,16 @@ def option(name: str, value: Any, allowed: Sequence[str]) -> None:
     """One of a few words."""
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} is {value!r}; choose from {', '.join(map(repr, allowed))}")
+
+
+def method(value: Any, backend: Any) -> None:
+    """How kernels are filtered: a word, and a backend that has a say in it."""
+    option("method", value, ("lattice", "exact"))
+    if value == "exact" and backend != "auto":
+        raise ValueError(
+            f"backend is {backend!r} but method is 'exact', which runs on torch alone; leave "
+            "backend at 'auto', or use method='lattice'"
+        )
 
 
 def flag(name: str, value: Any) -> None:
@@ -157,9 +167,9 @@ def _corner(array: Any, first_axis: int) -> Any:
     return array[(slice(None),) * first_axis + (slice(30),) * axes]
 
 
-def image(array: Any, logits: Any, *, batched: bool) -> None:
+def image(array: Any, logits: Any, *, batched: bool, name: str = "image") -> None:
     """[*S, C], or [B, C, *S] with a batch axis; finite; the size of `logits`."""
-    array_kind("image", array, batched=batched)
+    array_kind(name, array, batched=batched)
     size = tuple(logits.shape[1 + batched :])
     axes = "D, H, W" if len(size) == 3 else "H, W"
     layout = f"[B, C, {axes}]" if batched else f"[{axes}, C]"
@@ -168,47 +178,48 @@ def image(array: Any, logits: Any, *, batched: bool) -> None:
         if not batched and len(size) == 3 and tuple(array.shape[:2]) == size[1:]:
             way_out = "; a batch goes in one image at a time: logits[b]"
         elif len(array.shape) == len(size) + batched:
-            one = "image[:, None]" if batched else "image[..., None]"
-            way_out = f"; a one-channel image is {one}"
-        raise ValueError(f"image has shape {_shape(array)}; it must be {layout}{way_out}")
+            one = "[:, None]" if batched else "[..., None]"
+            way_out = f"; a one-channel image is {name}{one}"
+        raise ValueError(f"{name} has shape {_shape(array)}; it must be {layout}{way_out}")
     found = tuple(array.shape[2:] if batched else array.shape[:-1])
     if found != size:
         raise ValueError(
-            f"image is {_by(found)} but logits is {_by(size)} ({axes}); "
+            f"{name} is {_by(found)} but logits is {_by(size)} ({axes}); "
             + _size_hint(array, logits, batched)
         )
     if batched and array.shape[0] != logits.shape[0]:
         raise ValueError(
-            f"image holds {array.shape[0]} images but logits {logits.shape[0]}; give one each"
+            f"{name} holds {array.shape[0]} images but logits {logits.shape[0]}; give one each"
         )
     channels = array.shape[1 if batched else -1]
     if not 1 <= channels <= MAX_DIMS - len(size):
         raise ValueError(
-            f"image has {channels} channels; a lattice takes 1 to {MAX_DIMS - len(size)} beside "
+            f"{name} has {channels} channels; a lattice takes 1 to {MAX_DIMS - len(size)} beside "
             f"{len(size)} positions, so pick or combine channels"
         )
-    name = _dtype(array)
+    dtype = _dtype(array)
     if not batched and not array.dtype.isnative:
         raise TypeError(
-            f"image has dtype {name}, which is not this machine's byte order; "
+            f"{name} has dtype {dtype}, which is not this machine's byte order; "
             "image.astype(image.dtype.newbyteorder('='))"
         )
-    if not (name.startswith(("int", "uint")) or name in (*_FLOATS, "float16", "bfloat16")):
-        raise TypeError(f"image has dtype {name}; it must be integer or floating point")
+    if not (dtype.startswith(("int", "uint")) or dtype in (*_FLOATS, "float16", "bfloat16")):
+        raise TypeError(f"{name} has dtype {dtype}; it must be integer or floating point")
 
 
-def image_values(array: Any, theta_beta: float) -> None:
+def image_values(array: Any, theta_beta: float, name: str = "image") -> None:
     """Finite; and warn when its range does not go with `theta_beta`."""
     if 0 in array.shape or not _is_float(array):
         return
     low, high = _range(array)
     if not (math.isfinite(low) and math.isfinite(high)):
-        _refuse_non_finite("image", array)
+        _refuse_non_finite(name, array)
     if max(-low, high) > 1e30:
         raise ValueError(
-            f"image reaches {max(-low, high):g}; intensities must lie within 1e30, so rescale it"
+            f"{name} reaches {max(-low, high):g}; intensities must lie within 1e30, so rescale it"
         )
-    image_range(array, theta_beta)
+    if name == "image":
+        image_range(array, theta_beta)
 
 
 def image_range(array: Any, theta_beta: float) -> None:
@@ -344,6 +355,45 @@ def kernel_weights(array: Any, kernels: int, labels: int) -> None:
     parameter("kernel_weights", array)
 
 
+def untied(name: str, array: Any, iterations: int) -> None:
+    """A first axis for the iterations."""
+    if not len(array.shape) or array.shape[0] != iterations:
+        raise ValueError(
+            f"{name} has shape {_shape(array)} but there are {iterations} iterations that are not "
+            f"tied; give [{iterations}, ...], or tied=True"
+        )
+
+
+def bandwidths(array: Any, kernels: int) -> None:
+    """[M, 2], finite and above 0."""
+    if tuple(array.shape) != (kernels, 2):
+        raise ValueError(
+            f"bandwidths has shape {_shape(array)}; it must be [{kernels}, 2], the deviations "
+            "(position, guide) of each kernel"
+        )
+    parameter("bandwidths", array)
+    if not float(array.min()) > 0:
+        raise ValueError(f"bandwidths holds {float(array.min()):g}; deviations must be above 0")
+
+
+def kernels(given: Sequence[Any], kind: type[Any], guides: Any) -> None:
+    """1 to 6 kernels, whose guides are there."""
+    if not 1 <= len(given) <= 6:
+        raise ValueError(f"kernels holds {len(given)}; give 1 to 6")
+    for kernel in given:
+        if not isinstance(kernel, kind):
+            raise TypeError(
+                f"kernels holds {_kind(kernel)}; give kernels.Bilateral(...), Spatial(...) or "
+                "Kernel(...)"
+            )
+        guide = None if kernel.theta_guide is None else kernel.guide
+        if guide is not None and guide not in guides:
+            raise ValueError(
+                f"a kernel looks at the guide {guide!r}, which is not given; pass "
+                f"guides={{{guide!r}: tensor}}"
+            )
+
+
 def parameter(name: str, array: Any) -> None:
     """Finite real numbers."""
     dtype = _dtype(array)
@@ -381,12 +431,13 @@ def weights_fit(name: str, value: float | tuple[float, ...], labels: int) -> Non
         )
 
 
-def mask(array: Any, size: tuple[int, ...]) -> None:
-    """[*S] of bool: True where the CRF acts."""
-    array_kind("mask", array, batched=False)
+def mask(array: Any, size: tuple[int, ...], *, batched: bool = False) -> None:
+    """[*S] of bool, or [B, *S]: True where the CRF acts."""
+    array_kind("mask", array, batched=batched)
     if tuple(array.shape) != size:
-        raise ValueError(f"mask is {_by(array.shape)} but logits is {_by(size)}; make them equal")
-    if array.dtype != np.bool_:
+        way_out = "give [B, *S], without labels" if batched else "make them equal"
+        raise ValueError(f"mask is {_by(array.shape)} but logits is {_by(size)}; {way_out}")
+    if _dtype(array) != "bool":
         raise TypeError(
             f"mask has dtype {_dtype(array)}; it must be bool, True where the CRF acts (such as "
             "mask > 0)"
@@ -425,12 +476,12 @@ def float_dtype(name: str, array: Any, *, batched: bool) -> None:
         raise TypeError(f"{name} has dtype {found}; it must be float32 or float64 ({cast})")
 
 
-def same_device(image: Any, logits: Any) -> None:
+def same_device(image: Any, logits: Any, name: str = "image") -> None:
     """Two tensors on one device."""
     if image.device != logits.device:
         raise ValueError(
-            f"image is on {image.device} but logits on {logits.device}; move one "
-            f"(image.to({str(logits.device)!r}))"
+            f"{name} is on {image.device} but logits on {logits.device}; move one "
+            f"({name}.to({str(logits.device)!r}))"
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from . import _checks
 from .params import CRFParams, FeatureOrder
 
 Array = np.ndarray[Any, Any]
@@ -22,18 +23,42 @@ EMPTY_MASS = 1e-2
 
 @dataclass(frozen=True)
 class Kernel:
-    """A Gaussian kernel over positions and, if `theta_guide` is given, over the image's channels.
+    """A Gaussian kernel over positions, over the channels of a guide, or over both.
 
     Parameters
     ----------
-    theta_position : float
-        Deviation in position: pixels, or units of `spacing`. Above 0.
+    theta_position : float, optional
+        Deviation in position: pixels, or units of `spacing`. Above 0. None: distance in the picture
+        does not count.
     theta_guide : float, optional
-        Deviation in intensity, in the image's own units. None: the kernel does not see the image.
+        Deviation in intensity, in the guide's own units. Above 0. None: no guide is looked at.
+    guide : str
+        Name of the guide: "image", or one that the torch layer is given in `guides`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A deviation that is not a positive finite number, or none at all.
+
+    Examples
+    --------
+    >>> Kernel(theta_position=30.0, theta_guide=0.5, guide="depth").guide
+    'depth'
     """
 
-    theta_position: float
+    theta_position: float | None = None
     theta_guide: float | None = None
+    guide: str = "image"
+
+    def __post_init__(self) -> None:
+        thetas = ("theta_position", "theta_guide")
+        for name in thetas:
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _checks.positive_number(name, getattr(self, name)))
+        if self.theta_position is None and self.theta_guide is None:
+            raise ValueError(
+                "theta_position and theta_guide are both None; a kernel needs one of them"
+            )
 
     def features(self, positions: Sequence[Array], image: Array) -> Array:
         """Feature rows [N, D] from `positions` and an image [*S, C], in the dtype of positions.
@@ -41,6 +66,8 @@ class Kernel:
         They come as a view of [D, N], which is how engines read them fastest.
         """
         size, dtype = image.shape[:-1], positions[0].dtype
+        if self.theta_position is None:
+            positions = ()
         channels = 0 if self.theta_guide is None else image.shape[-1]
         planes = np.empty((len(positions) + channels, *size), dtype)
         for plane, position in zip(planes, positions):  # the channels follow
@@ -52,14 +79,19 @@ class Kernel:
         return planes.reshape(len(planes), -1).T
 
 
-def Bilateral(theta_alpha: float, theta_beta: float) -> Kernel:
+def Bilateral(theta_alpha: float, theta_beta: float, guide: str = "image") -> Kernel:
     """The appearance kernel k1 of [CRF-RNN]: near in position and alike in intensity."""
-    return Kernel(theta_alpha, theta_beta)
+    return Kernel(theta_alpha, theta_beta, guide)
 
 
 def Spatial(theta_gamma: float) -> Kernel:
     """The smoothness kernel k2 of [CRF-RNN]: near in position."""
     return Kernel(theta_gamma)
+
+
+def Custom(theta_guide: float, guide: str) -> Kernel:
+    """Alike in a guide, wherever in the picture: an embedding, say, that holds the position too."""
+    return Kernel(None, theta_guide, guide)
 
 
 def from_params(params: CRFParams) -> tuple[Kernel, ...]:

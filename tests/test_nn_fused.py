@@ -100,9 +100,8 @@ def test_fused_mean_field_and_its_gradients_equal_the_unfused(
                     backend=fused_backend)
     logits, coupling, kernels, _ = given
     whole = fused.mean_field(*given[:3], *grid, 4, True, BUDGET, fused_backend)[0]
-    steps = fused.mean_field_unfused(
-        logits, coupling, fused.unflatten(kernels), grid, 4, fused_backend
-    )
+    messages = fused.messages_of(kernels, grid, fused_backend)
+    steps = fused.mean_field_unfused(logits, [coupling] * 4, messages)[-1]
     torch.testing.assert_close(whole, steps, rtol=1e-11, atol=1e-11)
     for found, wanted in zip(gradients(whole, *given[:3]), gradients(steps, *given[:3])):
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)

@@ -196,7 +196,7 @@ cuda::GridView<T> grid(const std::vector<py::tuple>& axes) {
 }
 
 // (images, points, labels, width, iterations, coupling, kernels); a kernel is (lattice or None, axes,
-// before, after, diagonal).
+// before, after, diagonal, whether a grid's scales are those of each image).
 template <typename T>
 cuda::Model<T> model(const py::tuple& t) {
   cuda::Model<T> out;
@@ -219,6 +219,7 @@ cuda::Model<T> model(const py::tuple& t) {
     view.before = at<const T>(k[2]);
     view.after = at<const T>(k[3]);
     view.diagonal = at<const T>(k[4]);
+    view.grid_scales_per_image = k[5].cast<bool>();
   }
   return out;
 }

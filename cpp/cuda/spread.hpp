@@ -178,7 +178,7 @@ DCRF_DEVICE void blur_axis(const World& world, const Lanes& lanes, const Lattice
 template <typename T>
 DCRF_DEVICE void contract_axis(const World& world, const Lanes& lanes, const GridView<T>& grid,
                                const Shape& shape, int axis, const T* taps, const T* from,
-                               const T* factor, T* to) {
+                               const T* factor, bool factor_per_image, T* to) {
   std::int64_t outer = shape.images, inner = 1;
   for (int a = 0; a < axis; ++a) outer *= grid.size[a];
   for (int a = axis + 1; a < grid.axes; ++a) inner *= grid.cells[a];
@@ -192,7 +192,7 @@ DCRF_DEVICE void contract_axis(const World& world, const Lanes& lanes, const Gri
       for (std::int64_t x = begin; x < end; ++x) {
         const std::int64_t at = (o * size + x) * inner + i;
         T weight = taps[3 * x + j - grid.cell[axis][x]];
-        if (factor != nullptr) weight *= factor[at % shape.points];
+        if (factor != nullptr) weight *= factor[factor_per_image ? at : at % shape.points];
         sum.add(lanes, c, shape.channels, weight, from + at * shape.width);
       }
       sum.store(lanes, c, shape.channels, to + item * shape.width);
@@ -294,7 +294,8 @@ DCRF_DEVICE void grid_step(const World& world, const Lanes& lanes, const KernelV
       part[1] += shape.images * grid.size[0] * grid.size[1] * grid.cells[2] * shape.width;
     }
     contract_axis(world, lanes, grid, shape, axis, taps[axis], step == 0 ? from : part[step - 1],
-                  step == 0 ? factor : nullptr, axis == 0 ? room.sums : part[step]);
+                  step == 0 ? factor : nullptr, kernel.grid_scales_per_image,
+                  axis == 0 ? room.sums : part[step]);
   } else {
     const int i = step - axes;
     const T* const one = i == 0 ? room.sums : i % 2 == 1 ? room.a : room.b;

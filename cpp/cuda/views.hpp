@@ -84,7 +84,8 @@ struct GridView {
   const T* band[3] = {};              // [2 radius + 1]
 };
 
-// message = after (K - diag(diagonal)) (before q); scales of the images of its lattice, or null.
+// message = after (K - diag(diagonal)) (before q); scales, or null: of the images of its lattice, or
+// of a grid for all images or for each.
 template <typename T>
 struct KernelView {
   LatticeView<T> lattice;
@@ -92,11 +93,12 @@ struct KernelView {
   const T* before = nullptr;
   const T* after = nullptr;
   const T* diagonal = nullptr;
+  bool grid_scales_per_image = false;
 
   DCRF_HOST_DEVICE bool is_grid() const { return grid.axes > 0; }
   // Where the scales, vertices and weights of a point lie, given its place in its image.
   DCRF_HOST_DEVICE std::int64_t own(std::int64_t point, std::int64_t in_image) const {
-    return !is_grid() && lattice.images > 1 ? point : in_image;
+    return (is_grid() ? grid_scales_per_image : lattice.images > 1) ? point : in_image;
   }
   // Rows of values for a batch.
   DCRF_HOST_DEVICE std::int64_t rows(std::int64_t images) const {

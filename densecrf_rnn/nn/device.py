@@ -238,27 +238,28 @@ def _model(
     coupling: Tensor,
     kernels: Sequence[Kernel],
     grid: Grid,
+    grid_scales: Sequence[Tensor],
     iterations: int,
 ) -> tuple[Any, ...]:
     """A mean field as the native module takes it."""
 
-    def scale(kernel: Kernel, tensor: Tensor) -> int:
-        if not is_given(tensor):
-            return 0
-        return call.address(tensor.expand(len(kernel.lattice.vertex), -1, -1))
+    def addresses(scales: Sequence[Tensor], images: int) -> list[int]:
+        return [call.address(s.expand(images, -1, -1)) if is_given(s) else 0 for s in scales]
 
-    tuples: list[tuple[Any, ...]] = [
-        (call.lattice(k.lattice), (), *(scale(k, s) for s in (k.before, k.after, k.diagonal)))
-        for k in kernels
-    ]
+    tuples: list[tuple[Any, ...]] = []
+    for kernel in kernels:
+        scales = (kernel.before, kernel.after, kernel.diagonal)
+        own = addresses(scales, len(kernel.lattice.vertex))
+        tuples.append((call.lattice(kernel.lattice), (), *own, False))
     if grid.size is not None:
         assert grid.deviation is not None
         key = (tuple(grid.size), tuple(grid.deviation), grid.normalization, grid.self_term)
-        axes, scales = _grid_tables(Grid(*key), logits.dtype, logits.device)
-        addresses = [
+        axes, common = _grid_tables(Grid(*key), logits.dtype, logits.device)
+        tables = [
             (*numbers, *(call.address(t, t.dtype) for t in tensors)) for numbers, tensors in axes
         ]
-        tuples.append((None, addresses, *(call.address(scale) for scale in scales)))
+        own = addresses(grid_scales, len(logits)) or [call.address(scale) for scale in common]
+        tuples.append((None, tables, *own, len(grid_scales) > 0))
     images, labels, points = logits.shape
     width = _backends.row_width(labels)
     return images, points, labels, width, iterations, call.address(coupling), tuples
@@ -301,6 +302,7 @@ def mean_field(
     coupling: Tensor,
     kernels: Sequence[Kernel],
     grid: Grid,
+    grid_scales: Sequence[Tensor],
     iterations: int,
     saved: Tensor,
 ) -> Tensor:
@@ -310,7 +312,7 @@ def mean_field(
         return refined
     _refuse_non_finite(logits)
     call = _Call(native, logits)
-    model = _model(call, logits, coupling, kernels, grid, iterations)
+    model = _model(call, logits, coupling, kernels, grid, grid_scales, iterations)
     saves = saved.numel() > 0
     workspace = call.workspace(native.mean_field_workspace(call.wide, model, saves))
     arrays = (call.address(logits), call.room(refined), call.room(saved) if saves else 0)
@@ -334,6 +336,7 @@ def mean_field_backward(
     coupling: Tensor,
     kernels: Sequence[Kernel],
     grid: Grid,
+    grid_scales: Sequence[Tensor],
     wanted: Sequence[Sequence[Tensor | None]],
     iterations: int,
 ) -> tuple[Tensor, Tensor]:
@@ -344,9 +347,10 @@ def mean_field_backward(
         return d_logits, d_coupling
     if saved.numel() == 0 and iterations > 0:  # beyond the budget: worked out once more
         saved = logits.new_empty(saved_shape(logits, iterations, True, 2**63))
-        mean_field(native, logits, coupling, kernels, grid, iterations, saved)
+        problem = (logits, coupling, kernels, grid, grid_scales, iterations)
+        mean_field(native, *problem, saved)
     call = _Call(native, logits)
-    model = _model(call, logits, coupling, kernels, grid, iterations)
+    model = _model(call, logits, coupling, kernels, grid, grid_scales, iterations)
     places = [tuple(0 if t is None else call.room(t) for t in parts) for parts in wanted]
     places += [(0, 0, 0, 0)] * (len(model[-1]) - len(places))
     workspace = call.workspace(native.backward_workspace(call.wide, model, places))

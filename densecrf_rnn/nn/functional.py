@@ -1,14 +1,18 @@
 """Mean-field inference of a dense CRF on tensors, differentiable; NumPy's twin of the same name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from .. import _backends, _checks, kernels
+from .. import _backends, _checks
+from ..kernels import Kernel, from_params
 from ..params import CRFParams
-from . import fused, ops
-from .tensors import NO_GRID, Grid, Kernel, Lattice
+from . import exact, fused, operators
+
+Method = Literal["lattice", "exact"]
+Update = Literal["softmax", "relu"]
 
 
 def mean_field(
@@ -19,10 +23,18 @@ def mean_field(
     kernel_weights: Tensor | None = None,
     compatibility: Tensor | None = None,
     iterations: int = 5,
+    kernels: Sequence[Kernel] | None = None,
+    bandwidths: Tensor | None = None,
+    guides: Mapping[str, Tensor] | None = None,
+    mask: Tensor | None = None,
     spacing: Sequence[float] | None = None,
+    update: Update = "softmax",
+    tied: bool = True,
+    return_all: bool = False,
     memory_budget: int = 2**30,
+    method: Method = "lattice",
     backend: str = "auto",
-) -> Tensor:
+) -> Any:
     """Refined logits after some mean-field iterations of a dense CRF.
 
     Parameters
@@ -36,27 +48,52 @@ def mean_field(
         ``params.theta_beta`` (0..255 by default).
     params : CRFParams
         Bandwidths, weights and options.
-    kernel_weights : Tensor [2], [2, L] or [2, L, L], optional
-        Weights of the bilateral and the spatial kernel in place of those in `params`: a number,
-        one per label, or a full matrix each.
+    kernel_weights : Tensor [M], [M, L] or [M, L, L], optional
+        Weights of the M kernels (bilateral, spatial) in place of those in `params`: a number, one
+        per label, or a full matrix each. If not `tied`: [T, ...].
     compatibility : Tensor [L, L], optional
-        Penalty of label l (row) at a pixel beside label l' (column); default Potts, 1 - I.
+        Penalty of label l (row) at a pixel beside label l' (column); default Potts, 1 - I. If not
+        `tied`: [T, L, L].
     iterations : int, at least 0
         Mean-field updates T; 0 returns the logits.
+    kernels : sequence of M `kernels.Kernel`, optional
+        In place of the two with the bandwidths of `params`. Default weights are ``w_bilateral`` for
+        those that look at a guide and ``w_spatial`` for the others.
+    bandwidths : Tensor [M, 2], optional
+        Deviations (position, guide) of each kernel in place of its own, differentiable; what a
+        kernel does not have is not looked at. Kernels of position alone are then filtered by
+        lattices, for a grid has no such gradient.
+    guides : mapping of names to tensors [B, C, *S], optional
+        What `kernels` look at beside the image: depth, near infrared, an embedding.
+    mask : Tensor [B, *S] of bool, optional
+        Pixels that are False neither send nor receive messages, and come back unchanged; what
+        logits and guides hold there is not looked at.
     spacing : sequence of one float per spatial axis, optional
         Pixel size along each axis of `logits`, in the unit of theta_alpha and theta_gamma.
+    update : {"softmax", "relu"}
+        How marginals are made of logits; "relu" divides what is above 0 by its sum (all labels
+        alike where nothing is).
+    tied : bool
+        Whether all iterations share weights and compatibility.
+    return_all : bool
+        Whether to return a list of the logits after each of the T iterations.
     memory_budget : int, at least 1
         Bytes that the forward pass may keep for the gradient, all images together. Where the
         marginals of all iterations do not fit, it keeps the values at the lattices' vertices if
         they are fewer, and the backward pass takes longer. (Without a self term: always marginals.)
+        The exact method and the options below keep all marginals and messages whatever the budget.
+    method : {"lattice", "exact"}
+        How kernels are filtered: approximately in O(N), as `params.spatial` and `params.quality`
+        say; or exactly in O(N^2), all kernels, whatever those say. N pixels.
     backend : str
-        "auto", or a name from `available_backends()`.
+        "auto", or a name from `available_backends()`. For the exact method "auto": it needs none.
 
     Returns
     -------
     Tensor, shape and dtype of `logits` (float32 for lower precision under autocast)
         U' of the last iteration: logits again, for cross-entropy. Differentiable in `logits`,
-        `kernel_weights` and `compatibility`, and once in `image`.
+        `kernel_weights`, `compatibility` and `bandwidths`, and once in `image` and `guides`. With
+        `return_all` a list of such tensors.
 
     Raises
     ------
@@ -67,9 +104,14 @@ def mean_field(
 
     Notes
     -----
-    [CRF-RNN] section 4. Lattices are built once per image and serve all iterations, all labels
-    and the backward pass. The gradient for the image is that of the lattice, which is piecewise
-    linear in the features, normaliser included. Threads: torch.get_num_threads().
+    [CRF-RNN] section 4; "relu" section 6, untied iterations section 7.1. Lattices are built once
+    per image and serve all iterations, all labels and the backward pass. The gradient for the image
+    is that of the lattice, which is piecewise linear in the features, normaliser included. Threads:
+    torch.get_num_threads().
+
+    The options `update`, `tied` and `return_all` run filter by filter, in two to three times the
+    time. The exact method runs on torch alone, on any device, and works each kernel out anew for
+    every message and its gradient; it is what the lattice approximates. Memory is O(N).
 
     Examples
     --------
@@ -79,29 +121,67 @@ def mean_field(
     >>> logits.grad.shape
     torch.Size([1, 3, 4, 5])
     """
-    logits = autocast_to_float32(logits)
-    _check(logits, image, params, backend)
+    given = autocast_to_float32(logits)
+    kernels = from_params(params) if kernels is None else tuple(kernels)
+    every_guide = {"image": image, **(guides or {})}
+    if mask is not None:
+        _checks.logits(given, batched=True)
+        _checks.mask(mask, (len(given), *given.shape[2:]), batched=True)
+        logits = given.where(mask[:, None], 0.0)
+    else:
+        logits = given
+    _check(logits, every_guide, mask, kernels, params, method, backend)
     iterations = _checks.count("iterations", iterations, 0)
     memory_budget = _checks.count("memory_budget", memory_budget, 1, below_power=63)
+    _checks.option("update", update, ("softmax", "relu"))
     size = logits.shape[2:]
     labels = max(2, logits.shape[1])
     with torch.autocast(logits.device.type, enabled=False):  # float32 stays float32
-        coupling = _coupling(params, kernel_weights, compatibility, labels, logits)
-        u = logits.flatten(2)  # [B, L, N]
-        if logits.shape[1] == 1:
-            u = torch.cat([torch.zeros_like(u), u], dim=1)
+        couplings = _couplings(
+            params, kernels, kernel_weights, compatibility, labels, iterations, tied, logits
+        )
+        gaussians = _gaussians(kernels, bandwidths, logits)
+        used = {k.guide for k in kernels if k.theta_guide is not None} | {"image"}
+        looked_at = {name: every_guide[name] for name in used}
         spacing = _checks.spacing(spacing, len(size))
-        lattices, grid = _kernels(image, params, spacing, logits.dtype, backend)
-        if _is_fused(backend, logits.device.type):
-            inputs = [u, coupling, *fused.flatten(lattices)]
-            keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-            options = (iterations, keep, memory_budget, backend)
-            refined = fused.mean_field(u, coupling, inputs[2:], *grid, *options)[0]  # [B, L, N]
+        pixels = operators.pixels(looked_at, mask, params, spacing, logits.dtype)
+        plain = update == "softmax" and tied and not return_all
+        if method == "exact":
+            seen = looked_at if mask is None else pixels.guides
+            checked = (list(seen.values()), "\n".join(seen), params.theta_beta)
+            u = _label_rows(exact.checked(logits, *checked))
+            messages = operators.exact_messages(gaussians, pixels, params)
+            steps = fused.mean_field_unfused(u, couplings, messages, update)
         else:
-            refined = fused.mean_field_unfused(u, coupling, lattices, grid, iterations, backend)
-        if logits.shape[1] == 1:
-            refined = refined[:, 1:] - refined[:, :1]
-        return refined.reshape(logits.shape)
+            u = _label_rows(logits)
+            made = operators.on_lattices(gaussians, pixels, params, backend)
+            inputs = made.inputs
+            if plain and _is_fused(backend, logits.device.type):
+                coupling = couplings[0][made.order] if len(made.order) > 1 else couplings[0]
+                differentiable = [u, coupling, *inputs]
+                keep = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)
+                options = (iterations, keep, memory_budget, backend)
+                steps = [fused.mean_field(u, coupling, inputs, *made.grid, *options)[0]]
+            else:
+                messages = fused.messages_of(inputs, made.grid, backend)
+                ordered = [coupling[made.order] for coupling in couplings[:iterations]]
+                steps = fused.mean_field_unfused(u, ordered, messages, update)
+        found = [_as_logits(step, given, mask) for step in steps]
+        return found if return_all else found[-1] if found else given.clone()
+
+
+def _as_logits(rows: Tensor, given: Tensor, mask: Tensor | None) -> Tensor:
+    """Refined [B, L, N] in the shape of what was given, and that where the mask is False."""
+    if given.shape[1] == 1:
+        rows = rows[:, 1:] - rows[:, :1]
+    refined = rows.reshape(given.shape)
+    return refined if mask is None else refined.where(mask[:, None], given)
+
+
+def _label_rows(logits: Tensor) -> Tensor:
+    """Logits [B, L, *S] as [B, L, N], one logit x as those of the labels (0, x)."""
+    u = logits.flatten(2)
+    return torch.cat([torch.zeros_like(u), u], dim=1) if u.shape[1] == 1 else u
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -118,44 +198,97 @@ def autocast_to_float32(logits: Tensor) -> Tensor:
     return logits
 
 
-def _check(logits: Tensor, image: Tensor, params: CRFParams, backend: str) -> None:
+def _check(
+    logits: Tensor,
+    guides: Mapping[str, Tensor],
+    mask: Tensor | None,
+    kernels: Sequence[Kernel],
+    params: CRFParams,
+    method: Method,
+    backend: str,
+) -> None:
+    _checks.method(method, backend)
     _checks.params(params, CRFParams)
     _checks.logits(logits, batched=True)
-    _checks.image(image, logits, batched=True)
-    _checks.same_device(image, logits)
-    if not torch.compiler.is_compiling():  # values are not known while a graph is traced
+    _checks.kernels(kernels, Kernel, guides)
+    for name, guide in guides.items():
+        _checks.image(guide, logits, batched=True, name=name)
+        _checks.same_device(guide, logits, name)
+    if mask is not None:
+        _checks.same_device(mask, logits, "mask")
+    # Values are not known while a graph is traced. Those for the exact method an operator checks.
+    if method == "lattice" and not torch.compiler.is_compiling():
         native = _backends.device_module(backend, logits.device.type)
         _backends.resolve("auto" if backend == "auto" and native is not None else backend)
-        _checks.image_range(image.detach(), params.theta_beta)
+        if mask is None:
+            _checks.image_range(guides["image"].detach(), params.theta_beta)
         if native is not None or _is_fused(backend, "cpu"):  # that finds what else is wrong
             _checks.probabilities(logits.detach(), batched=True)
         else:
             _checks.logits_values(logits.detach(), batched=True)
 
 
-def _coupling(
+def _gaussians(
+    kernels: Sequence[Kernel], bandwidths: Tensor | None, like: Tensor
+) -> list[operators.Gaussian]:
+    """Each kernel with its deviations: its own, or those given."""
+    if bandwidths is None:
+        return [operators.Gaussian(k, k.theta_position, k.theta_guide) for k in kernels]
+    _checks.array_kind("bandwidths", bandwidths, batched=True)
+    _same_kind("bandwidths", bandwidths, like)
+    if not torch.compiler.is_compiling():
+        _checks.bandwidths(bandwidths.detach(), len(kernels))
+    return [
+        operators.Gaussian(
+            k,
+            None if k.theta_position is None else theta[0],
+            None if k.theta_guide is None else theta[1],
+        )
+        for k, theta in zip(kernels, bandwidths, strict=True)
+    ]
+
+
+def _same_kind(name: str, tensor: Tensor, like: Tensor) -> None:
+    if tensor.dtype != like.dtype or tensor.device != like.device:
+        raise TypeError(
+            f"{name} is {tensor.dtype} on {tensor.device} but logits {like.dtype} on "
+            f"{like.device}; move one with .to(...) (a module: crf.to(logits))"
+        )
+
+
+def _couplings(
     params: CRFParams,
+    kernels: Sequence[Kernel],
     kernel_weights: Tensor | None,
     compatibility: Tensor | None,
     labels: int,
+    iterations: int,
+    tied: bool,
     like: Tensor,
-) -> Tensor:
-    """mu W for each kernel: how a message about one label bears on another. [M, L, L]"""
+) -> list[Tensor]:
+    """The coupling of each iteration; at least one."""
     eye = torch.eye(labels, dtype=like.dtype, device=like.device)
     mu = 1 - eye if compatibility is None else compatibility
     if kernel_weights is None:
-        kernel_weights = default_weights(params, labels).to(eye)
-    given = {"compatibility": mu, "kernel_weights": kernel_weights}
-    for name, tensor in given.items():
+        kernel_weights = default_weights(params, labels, kernels).to(eye)
+    for name, tensor in (("compatibility", mu), ("kernel_weights", kernel_weights)):
         _checks.array_kind(name, tensor, batched=True)
-        if tensor.dtype != like.dtype or tensor.device != like.device:
-            raise TypeError(
-                f"{name} is {tensor.dtype} on {tensor.device} but logits {like.dtype} on "
-                f"{like.device}; move one with .to(...) (a module: crf.to(logits))"
-            )
+        _same_kind(name, tensor, like)
+        if not tied and (name == "kernel_weights" or compatibility is not None):
+            _checks.untied(name, tensor, iterations)
+    if tied:
+        return [_coupling(mu, kernel_weights, len(kernels), like)] * max(iterations, 1)
+    mus = [mu] * iterations if compatibility is None else list(mu)
+    return [
+        _coupling(m, w, len(kernels), like) for m, w in zip(mus, kernel_weights, strict=True)
+    ]
+
+
+def _coupling(mu: Tensor, kernel_weights: Tensor, kernels: int, like: Tensor) -> Tensor:
+    """mu W for each kernel: how a message about one label bears on another. [M, L, L]"""
     if not torch.compiler.is_compiling():
-        _checks.compatibility(mu.detach(), labels)
-        _checks.kernel_weights(kernel_weights.detach(), 2, labels)
+        _checks.compatibility(mu.detach(), max(2, like.shape[1]))
+        _checks.kernel_weights(kernel_weights.detach(), kernels, max(2, like.shape[1]))
     if kernel_weights.dim() == 3:
         coupling = torch.bmm(mu.expand(len(kernel_weights), -1, -1), kernel_weights)
     else:
@@ -167,70 +300,16 @@ def _coupling(
     return coupling
 
 
-def default_weights(params: CRFParams, labels: int) -> Tensor:
-    """The weights in `params`, bilateral then spatial, float64: [2], or [2, L] if one has L."""
+def default_weights(
+    params: CRFParams, labels: int, kernels: Sequence[Kernel] | None = None
+) -> Tensor:
+    """The weights in `params` of each kernel, float64: [M], or [M, L] if one has L."""
+    if kernels is None:
+        kernels = from_params(params)
     given = {"w_bilateral": params.w_bilateral, "w_spatial": params.w_spatial}
     for name, weight in given.items():
         _checks.weights_fit(name, weight, labels)  # type: ignore[arg-type]
-    tensors = [torch.tensor(weight, dtype=torch.float64) for weight in given.values()]
+    names = ["w_spatial" if k.theta_guide is None else "w_bilateral" for k in kernels]
+    tensors = [torch.tensor(given[name], dtype=torch.float64) for name in names]
     per_label = any(tensor.dim() == 1 for tensor in tensors)
     return torch.stack([t.expand(labels) if per_label else t for t in tensors])
-
-
-def _kernels(
-    image: Tensor, params: CRFParams, spacing: Sequence[float], dtype: torch.dtype, backend: str
-) -> tuple[list[Kernel], Grid]:
-    """The operator N K of each kernel: those on lattices, then that on a grid."""
-    size = image.shape[2:]
-    guide = image.flatten(2).to(dtype)  # [B, C, N]
-    positions = _positions(size, params, spacing, guide)  # [S, N]
-    lattices, grid = [], NO_GRID
-    for kernel in kernels.from_params(params):
-        if kernel.theta_guide is None and params.spatial == "grid":
-            deviation = [kernel.theta_position / s for s in spacing]
-            grid = Grid(size, deviation, params.normalization, params.self_term)
-            continue
-        features = (positions / kernel.theta_position)[None]  # [1, S, N]
-        if kernel.theta_guide is not None:
-            features = features.expand(len(guide), -1, -1)
-            features = torch.cat([features, guide / kernel.theta_guide], dim=1)  # [B, D, N]
-        try:
-            name = "features" if kernel.theta_guide is None else "image"
-            lattices.append(_normalized_kernel(features.mT, params, backend, name))
-        except ValueError:  # no lattice can be built; an image that is to blame can be named
-            _checks.image_values(image.detach(), params.theta_beta)
-            raise
-    return lattices, grid
-
-
-def _positions(
-    size: Sequence[int], params: CRFParams, spacing: Sequence[float], like: Tensor
-) -> Tensor:
-    """Coordinates of every pixel, [S, N]; see kernels.positions."""
-    axes = [
-        torch.arange(n, dtype=like.dtype, device=like.device) * s
-        for n, s in zip(size, spacing, strict=True)
-    ]
-    found = [positions.flatten() for positions in torch.meshgrid(*axes, indexing="ij")]
-    return torch.stack(found[::-1] if params.feature_order == "xy" else found)
-
-
-def _normalized_kernel(
-    features: Tensor, params: CRFParams, backend: str, name: str
-) -> Kernel:
-    """The operator N K of the lattices of features [B, N, D]; NaN is refused as that of `name`."""
-    lattice = Lattice(*ops.lattice_build(features, params.quality, backend, name))
-    none = features.new_empty(0)
-    diagonal = none
-    if not params.self_term:
-        diagonal = ops.lattice_self_response(*lattice, backend)[..., None]
-    raw = Kernel(lattice, none, none, diagonal)
-    if params.normalization == "none":
-        return raw
-    mass = fused.filtered(raw, features.new_ones(*features.shape[:2], 1), backend)  # [B, N, 1]
-    # An infinite mass gives 0, and a gradient of 0 where 1 / 0 would give one of NaN.
-    mass = mass.where(mass > kernels.EMPTY_MASS, torch.inf)
-    scale = mass.rsqrt() if params.normalization == "symmetric" else mass.reciprocal()
-    before = scale if params.normalization in ("before", "symmetric") else none
-    after = scale if params.normalization in ("after", "symmetric") else none
-    return Kernel(lattice, before, after, diagonal)

@@ -1,7 +1,7 @@
-"""Mean fields as torch operators: all iterations in one call of an engine, or filter by filter.
-"""
+"""Mean fields as torch operators: all iterations in one call of an engine, or filter by filter."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import _backends, _checks
 from . import device, grids, ops
-from .tensors import Grid, Kernel, Lattice, is_given, rows
+from .tensors import Grid, Kernel, Lattice, is_given, rows, scaled_grid
 
 
 _FIELDS = 6  # tensors of a kernel: three of its lattice, three of its own
@@ -26,42 +26,86 @@ def _groups(tensors: Sequence[Any], length: int) -> list[Sequence[Any]]:
 
 
 def unflatten(tensors: Sequence[Tensor]) -> list[Kernel]:
-    """The kernels that `flatten` was given."""
-    return [Kernel(Lattice(*group[:3]), *group[3:]) for group in _groups(tensors, _FIELDS)]
+    """The kernels that `flatten` was given. Three more tensors may follow: see `_grid_scales`."""
+    whole = tensors[: len(tensors) // _FIELDS * _FIELDS]
+    return [Kernel(Lattice(*group[:3]), *group[3:]) for group in _groups(whole, _FIELDS)]
+
+
+def _grid_scales(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """`before`, `after` and `diagonal`, as of a Kernel, of a grid that has no others; or []."""
+    return tensors[len(tensors) // _FIELDS * _FIELDS :]
 
 
 # --- filter by filter ----------------------------------------------------------------------------
 
 
+# N K of one kernel: from q [B, N, L] to its message, of the same shape.
+Message = Callable[[Tensor], Tensor]
+
+
+def scaled(operator: Message, before: Tensor, after: Tensor, values: Tensor) -> Tensor:
+    """after * operator(before * values), for scales as `Kernel` has them."""
+    out = operator(values * before if is_given(before) else values)
+    return out * after if is_given(after) else out
+
+
 def filtered(kernel: Kernel, values: Tensor, backend: str) -> Tensor:
     """N K values, for values [B, N, C]."""
-    if is_given(kernel.before):
-        values = values * kernel.before
-    out = ops.lattice_filter(values, *kernel.lattice, False, backend)
-    if is_given(kernel.diagonal):
-        out = out - kernel.diagonal * values
-    return out * kernel.after if is_given(kernel.after) else out
+
+    def operator(given: Tensor) -> Tensor:
+        out = ops.lattice_filter(given, *kernel.lattice, False, backend)
+        return out - kernel.diagonal * given if is_given(kernel.diagonal) else out
+
+    return scaled(operator, kernel.before, kernel.after, values)
+
+
+def grid_filtered(grid: Grid, scales: Sequence[Tensor], values: Tensor) -> Tensor:
+    """N K values on a grid, with the scales of `_grid_scales`."""
+    if not scales:
+        return grids.grid_filter(values, *grid, False)
+    before, after, diagonal = scales
+
+    def operator(given: Tensor) -> Tensor:
+        out = grids.grid_filter(given, *grid, False)
+        return out - diagonal * given if is_given(diagonal) else out
+
+    return scaled(operator, before, after, values)
+
+
+def messages_of(inputs: Sequence[Tensor], grid: Grid, backend: str) -> list[Message]:
+    """The operators of the flattened kernels, and of the grid if there is one."""
+    kernels = unflatten(inputs)
+    found: list[Message] = [partial(filtered, kernel, backend=backend) for kernel in kernels]
+    if grid.size is not None:
+        found.append(partial(grid_filtered, grid, _grid_scales(inputs)))
+    return found
 
 
 def mean_field_unfused(
-    u: Tensor,
-    coupling: Tensor,
-    kernels: Sequence[Kernel],
-    grid: Grid,
-    iterations: int,
-    backend: str,
-) -> Tensor:
-    """Refined logits with one operator per filter: slower, and differentiable more than once."""
+    u: Tensor, couplings: Sequence[Tensor], messages: Sequence[Message], update: str = "softmax"
+) -> list[Tensor]:
+    """Refined logits of every iteration, with one operator per filter.
+
+    Slower, and differentiable more than once. Each iteration has a coupling [M, L, L] of its own;
+    `update` makes marginals of logits.
+    """
     u = u.mT.contiguous()  # [B, N, L]
+    steps = []
     refined = u
-    for _ in range(iterations):
-        q = refined.softmax(-1)
-        messages = [filtered(k, q, backend) for k in kernels]  # each [B, N, L]
-        if grid.size is not None:
-            messages.append(grids.grid_filter(q, *grid, False))
-        pairwise = sum(m @ c.mT for m, c in zip(messages, coupling, strict=True))
+    for coupling in couplings:
+        q = refined.softmax(-1) if update == "softmax" else rectified(refined)
+        pairwise = sum(m(q) @ c.mT for m, c in zip(messages, coupling, strict=True))
         refined = u - pairwise
-    return refined.mT.clone() if refined is u else refined.mT  # an input is not handed back
+        steps.append(refined.mT)
+    return steps
+
+
+def rectified(logits: Tensor) -> Tensor:
+    """What is above 0, divided by its sum over the last axis; equal shares where nothing is."""
+    q = logits.relu()
+    total = q.sum(-1, keepdim=True)
+    some = total > 0
+    return torch.where(some, q / total.where(some, 1.0), 1 / logits.shape[-1])
 
 
 # --- in one call ---------------------------------------------------------------------------------
@@ -88,7 +132,7 @@ def mean_field(
     logits : Tensor [B, L, N]
     coupling : Tensor [M, L, L]
         mu W of each kernel.
-    kernels : flattened `Kernel`s
+    kernels : flattened `Kernel`s, then the scales of the grid, if it is bare
     size, deviation, normalization, self_term
         The fields of a `Grid`, which is the last kernel; of NO_GRID where there is none.
     memory_budget : int
@@ -99,7 +143,7 @@ def mean_field(
     native = ops.device_module(backend, logits)
     if native is not None:
         saved = logits.new_empty(_saved_shape(logits, iterations, keep, memory_budget, native))
-        problem = (logits, coupling, unflatten(kernels), grid, iterations)
+        problem = (logits, coupling, unflatten(kernels), grid, _grid_scales(kernels), iterations)
         return device.mean_field(native, *problem, saved), saved
     engine, of_image = _engine(coupling, kernels, grid, backend)
     batch = len(logits)
@@ -171,9 +215,16 @@ def _engine(
     engine = _backends.fused_engine(backend)
     if engine is None:
         raise _backends.BackendUnavailableError(f"backend {backend!r} has no fused mean field")
-    lattices = unflatten(kernels)
-    last = [] if grid.size is None else [grid.kernel(rows(coupling).dtype)]
-    return engine, lambda image: [*(kernel.of_image(image) for kernel in lattices), *last]
+    lattices, scales = unflatten(kernels), _grid_scales(kernels)
+    bare = None if grid.size is None else grid.kernel(rows(coupling).dtype)
+
+    def of_image(image: int) -> list[_backends.MeanFieldKernel]:
+        found: list[_backends.MeanFieldKernel] = [kernel.of_image(image) for kernel in lattices]
+        if bare is not None:
+            found.append(scaled_grid(bare, scales, image))
+        return found
+
+    return engine, of_image
 
 
 # --- its gradient --------------------------------------------------------------------------------
@@ -206,7 +257,8 @@ def mean_field_backward(
     d_parts = [p.new_empty(batch, *p.shape[1:]) if is_given(p) else p.clone() for p in parts]
     native = ops.device_module(backend, logits)
     if native is not None:
-        arrays = (d_refined, logits, saved, coupling, unflatten(kernels), grid)
+        scales = _grid_scales(kernels)
+        arrays = (d_refined, logits, saved, coupling, unflatten(kernels), grid, scales)
         places = [
             [part if is_given(part) else None for part in group]
             for group in _groups(d_parts, len(_PARTS))
@@ -264,9 +316,10 @@ def _(
 
 def _wanted_parts(kernels: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor]:
     """What a gradient is wanted for: of each kernel weight, before, after, diagonal, or [0]."""
+    whole = kernels[: len(wanted) * _FIELDS]
     return [
         group[i] if one else group[i].new_empty(0)
-        for group, one in zip(_groups(kernels, _FIELDS), wanted, strict=True)
+        for group, one in zip(_groups(whole, _FIELDS), wanted, strict=True)
         for i in _PARTS
     ]
 
@@ -307,7 +360,9 @@ def _mean_field_gradient(ctx: Any, d_refined: Tensor | None, _: None) -> tuple[A
 def _first_gradient(ctx: Any, d_refined: Tensor) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     assert ctx.keep, "a gradient is asked for that was not prepared"
     saved, logits, coupling, *kernels = ctx.saved_tensors
-    wanted = [any(group) for group in _groups(ctx.needs_input_grad[2], _FIELDS)]
+    needs = ctx.needs_input_grad[2]
+    whole = needs[: len(needs) // _FIELDS * _FIELDS]
+    wanted = [any(group) for group in _groups(whole, _FIELDS)]
     options = (wanted, ctx.iterations, ctx.budget, ctx.backend)
     d_logits, d_coupling, d_parts = mean_field_backward(
         d_refined, logits, saved, coupling, kernels, *ctx.grid, *options
@@ -327,8 +382,8 @@ def _second_gradient(ctx: Any, d_refined: Tensor) -> tuple[Any, Any, list[Any]]:
     logits, coupling, *kernels = inputs
     if ctx.iterations == 0:
         return d_refined, None, [None] * len(kernels)
-    options = (unflatten(kernels), ctx.grid, ctx.iterations, ctx.backend)
-    refined = mean_field_unfused(logits, coupling, *options)
+    messages = messages_of(kernels, ctx.grid, ctx.backend)
+    refined = mean_field_unfused(logits, [coupling] * ctx.iterations, messages)[-1]
     leaves = [tensor for tensor in inputs if tensor.requires_grad]
     found = iter(torch.autograd.grad(refined, leaves, d_refined, create_graph=True))
     d_logits, d_coupling, *d_kernels = (next(found) if t.requires_grad else None for t in inputs)

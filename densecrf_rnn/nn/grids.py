@@ -4,6 +4,7 @@ It follows from a few numbers, so those are what operators are handed, and each 
 anew: that costs next to nothing.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ def grid_filter(
 ) -> Tensor:
     """N K values, or (N K)' values, for values [B, N, C] and the fields of a `Grid`."""
     out = torch.empty_like(values, memory_format=torch.contiguous_format)
-    dtype = out.new_empty(0, device="cpu").numpy().dtype
+    dtype = rows(out.new_empty(0)).dtype
     kernel = Grid(size, deviation, normalization, self_term).kernel(dtype)
     if transpose:
         kernel = kernel.transposed()
@@ -53,3 +54,15 @@ def _filter_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 grid_filter.register_autograd(_filter_backward, setup_context=_filter_setup_context)
+
+
+@torch.library.custom_op("densecrf_rnn::grid_diagonal", mutates_args=())
+def grid_diagonal(like: Tensor, size: Sequence[int], deviation: Sequence[float]) -> Tensor:
+    """The diagonal of K, [1, N, 1], in the dtype and on the device of `like`."""
+    kernel = Grid(size, deviation, "none", False).kernel(rows(like.new_empty(0)).dtype)
+    return torch.from_numpy(kernel.diagonal)[None, :, None].to(like.device)
+
+
+@grid_diagonal.register_fake
+def _(like: Tensor, size: Sequence[int], deviation: Sequence[float]) -> Tensor:
+    return like.new_empty(1, math.prod(size), 1)

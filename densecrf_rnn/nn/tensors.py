@@ -1,6 +1,7 @@
 """What operators hand one another: lattices, grids and kernels as plain tensors and numbers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -43,14 +44,13 @@ class Kernel(NamedTuple):
 
     def of_image(self, image: int) -> _backends.LatticeKernel:
         """The kernel of one image, as an engine takes it."""
-
-        def scale(tensor: Tensor) -> Any:
-            if not is_given(tensor):
-                return None
-            return rows(tensor[image if len(tensor) > 1 else 0, :, 0])
-
-        scales = (scale(self.before), scale(self.after), scale(self.diagonal))
+        scales = (_of_image(s, image) for s in (self.before, self.after, self.diagonal))
         return _backends.LatticeKernel(self.lattice.plan(image), *scales)
+
+
+def _of_image(scale: Tensor, image: int) -> Any:
+    """One image's share of a scale [B, N, 1], or of [1, N, 1] for all; None for [0]."""
+    return rows(scale[image if len(scale) > 1 else 0, :, 0]) if is_given(scale) else None
 
 
 def is_given(tensor: Tensor) -> bool:
@@ -72,6 +72,16 @@ class Grid(NamedTuple):
         axes = [grid.axis(n, sigma) for n, sigma in zip(self.size, self.deviation, strict=True)]
         normalization: Any = self.normalization
         return grid.normalized(axes, normalization, self.self_term, dtype)
+
+
+def scaled_grid(
+    bare: _backends.GridKernel, scales: Sequence[Tensor], image: int
+) -> _backends.GridKernel:
+    """The grid kernel of one image: with scales as those of a `Kernel`, if there are any."""
+    if not scales:
+        return bare
+    before, after, diagonal = (_of_image(scale, image) for scale in scales)
+    return replace(bare, before=before, after=after, diagonal=diagonal)
 
 
 NO_GRID = Grid(None, None, "none", True)

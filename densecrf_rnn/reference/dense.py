@@ -65,6 +65,13 @@ def softmax(logits: Array) -> Array:
     return q / q.sum(axis=1, keepdims=True)
 
 
+def rectified(logits: Array) -> Array:
+    """What is above 0 of each row, divided by its sum; equal shares where nothing is. [N, L]"""
+    q = np.maximum(logits, 0)
+    total = q.sum(axis=1, keepdims=True)
+    return np.where(total > 0, q / np.where(total > 0, total, 1), 1 / logits.shape[1])
+
+
 class Step(NamedTuple):
     """What one iteration saw; kept for the backward pass."""
 
@@ -109,6 +116,29 @@ def mean_field(
     """Refined logits U' [N, L]; arguments of `mean_field_steps`."""
     steps = mean_field_steps(logits, kernels, weights, mu, iterations)
     return steps[-1].refined if steps else logits
+
+
+def mean_field_variant(
+    logits: Array,
+    kernels: Sequence[Array],
+    weights: Sequence[Sequence[Any]],
+    mus: Sequence[Array],
+    update: str,
+) -> list[Array]:
+    """U' [N, L] of every iteration, each with weights and compatibility of its own.
+
+    `update` makes marginals of logits: "softmax", or "relu" for `rectified`.
+    """
+    labels = logits.shape[1]
+    found: list[Array] = []
+    refined = logits
+    for of_iteration, mu in zip(weights, mus, strict=True):
+        q = rectified(refined) if update == "relu" else softmax(refined)
+        refined = logits.copy()
+        for kernel, weight in zip(kernels, of_iteration, strict=True):
+            refined -= kernel @ q @ weight_matrix(weight, labels).T @ mu.T
+        found.append(refined)
+    return found
 
 
 class Gradients(NamedTuple):

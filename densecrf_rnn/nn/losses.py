@@ -1,0 +1,60 @@
+"""Losses that torch does not have. The softmax loss of the papers is torch's cross_entropy."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from .. import _checks
+
+
+def robust_log_likelihood(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    epsilon: float = 0.05,
+    ignore_index: int = 255,
+    reduction: str = "mean",
+) -> Tensor:
+    """The negative logarithm of the marginals plus a constant: bounded, so outliers count less.
+
+    Parameters
+    ----------
+    logits : Tensor [B, L, *S], floating point
+    target : Tensor [B, *S], integer
+        Labels 0..L-1, or `ignore_index`.
+    epsilon : float, above 0
+        The loss of a pixel is -log((q + epsilon) / (1 + epsilon)), where q is the marginal of its
+        label: 0 where q = 1, at most log(1 + 1 / epsilon). Towards 0 it becomes the softmax loss.
+    ignore_index : int
+        Label of the pixels that do not count.
+    reduction : {"mean", "sum", "none"}
+        Over the pixels that count; "none" gives [B, *S], 0 where they do not.
+
+    Returns
+    -------
+    Tensor
+
+    Raises
+    ------
+    TypeError, ValueError
+        `epsilon` is not above 0, or `reduction` another word. Of shapes torch complains itself.
+
+    Notes
+    -----
+    [CRF-RNN] section 6 tried it and kept the softmax loss: the robust log-likelihood of [KK13].
+
+    Examples
+    --------
+    >>> loss = robust_log_likelihood(torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3).long())
+    >>> round(loss.item(), 4)  # -log(0.55 / 1.05)
+    0.6466
+    """
+    epsilon = _checks.positive_number("epsilon", epsilon)
+    _checks.option("reduction", reduction, ("mean", "sum", "none"))
+    log_q = -cross_entropy(logits, target.long(), ignore_index=ignore_index, reduction="none")
+    counts = target != ignore_index
+    # Gradients pass through exp(log q) alone, which is at most 1: no division by a small marginal.
+    loss = torch.where(counts, -torch.log((log_q.exp() + epsilon) / (1 + epsilon)), 0.0)
+    if reduction == "none":
+        return loss
+    return loss.sum() if reduction == "sum" else loss.sum() / counts.sum()
