@@ -377,7 +377,7 @@ def bandwidths(array: Any, kernels: int) -> None:
 
 
 def kernels(given: Sequence[Any], kind: type[Any], guides: Any) -> None:
-    """1 to 6 kernels, whose guides are there."""
+    """1 to 6 kernels, whose guides are there; `guides` None: they are not known yet."""
     if not 1 <= len(given) <= 6:
         raise ValueError(f"kernels holds {len(given)}; give 1 to 6")
     for kernel in given:
@@ -387,7 +387,7 @@ def kernels(given: Sequence[Any], kind: type[Any], guides: Any) -> None:
                 "Kernel(...)"
             )
         guide = None if kernel.theta_guide is None else kernel.guide
-        if guide is not None and guide not in guides:
+        if None not in (guide, guides) and guide not in guides:
             raise ValueError(
                 f"a kernel looks at the guide {guide!r}, which is not given; pass "
                 f"guides={{{guide!r}: tensor}}"

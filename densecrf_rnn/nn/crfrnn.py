@@ -1,6 +1,6 @@
 """CRFRNN: dense-CRF mean field as a trainable layer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -8,11 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from .. import _backends, _checks
+from ..kernels import Kernel, from_params
 from ..params import CRFParams, Normalization
-from .functional import Method, autocast_to_float32, default_weights, mean_field
+from .functional import Method, Update, autocast_to_float32, default_weights, mean_field
 
 if TYPE_CHECKING:
     from .segmenter import Segmenter
+
+# A bandwidth that learns stays within this factor of where it began.
+BANDWIDTH_RANGE = 16.0
+# What the released code of [CRF-RNN] multiplies the learning rate of the network by.
+LEARNING_RATES = {"kernel_weights": 1e4, "compatibility": 1e3, "bandwidths": 1e3}
 
 
 class CRFRNN(nn.Module):
@@ -27,13 +33,24 @@ class CRFRNN(nn.Module):
         Bandwidths (fixed) and initial kernel weights. They belong to the constructor, not to the
         state_dict: build the module that loads a checkpoint with the same ones.
     iterations, eval_iterations : int
-        Mean-field updates in train() and in eval() mode.
+        Mean-field updates in train() and in eval() mode; 10 in the latter by default, or if not
+        `tied` as many as in training.
     kernel_weights : {"diagonal", "scalar", "full"}
         What is learned for each kernel: a weight per label, one weight, or an L x L matrix.
     compatibility : {"learned", "potts"}
         A learned L x L matrix, asymmetric, that starts at Potts; or Potts, fixed.
+    trainable_bandwidths : bool
+        Whether the kernels' deviations learn. Each stays within a factor of 16 of where it began,
+        so training can neither collapse nor overflow it. A kernel of position alone is then
+        filtered by a lattice, in training and after it, for a grid has no such gradient.
+    tied : bool
+        Whether all iterations share weights and compatibility; else each has its own.
+    update : {"softmax", "relu"}
+        How marginals are made of logits; see `functional.mean_field`.
     normalization, self_term
         In place of those in `params`, if given.
+    kernels : sequence of M `kernels.Kernel`, optional
+        In place of the bilateral and the spatial one with the bandwidths of `params`.
     memory_budget : int
         Bytes that a forward pass may keep for the gradient; see `functional.mean_field`.
     method : {"lattice", "exact"}
@@ -43,10 +60,13 @@ class CRFRNN(nn.Module):
 
     Attributes
     ----------
-    kernel_weights : nn.Parameter [2, L], [2] or [2, L, L]
-        Bilateral, then spatial. For num_classes=1, L is 2 here and below: the labels (0, x).
-    compatibility : nn.Parameter or buffer [L, L]
+    kernel_weights : nn.Parameter [M, L], [M] or [M, L, L]; [T, ...] if not `tied`
+        M kernels: bilateral, then spatial. For num_classes=1, L is 2 here and below: the labels
+        (0, x).
+    compatibility : nn.Parameter or buffer [L, L]; [T, L, L] if not `tied`
         Penalty of a label (row) at a pixel beside another (column).
+    log_bandwidths : nn.Parameter [M, 2] or None
+        What learns of the deviations (position, guide) of each kernel; see `bandwidths`.
 
     Raises
     ------
@@ -72,6 +92,8 @@ class CRFRNN(nn.Module):
 
     kernel_weights: Tensor
     compatibility: Tensor
+    log_bandwidths: nn.Parameter | None
+    initial_bandwidths: Tensor
 
     def __init__(
         self,
@@ -79,11 +101,15 @@ class CRFRNN(nn.Module):
         *,
         params: CRFParams = CRFParams(),
         iterations: int = 5,
-        eval_iterations: int = 10,
+        eval_iterations: int | None = None,
         kernel_weights: Literal["diagonal", "scalar", "full"] = "diagonal",
         compatibility: Literal["learned", "potts"] = "learned",
+        trainable_bandwidths: bool = False,
+        tied: bool = True,
+        update: Update = "softmax",
         normalization: Normalization | None = None,
         self_term: bool | None = None,
+        kernels: Sequence[Kernel] | None = None,
         memory_budget: int = 2**30,
         method: Method = "lattice",
         backend: str = "auto",
@@ -91,10 +117,22 @@ class CRFRNN(nn.Module):
         super().__init__()
         self.num_classes = _checks.count("num_classes", num_classes, 1)
         self.iterations = _checks.count("iterations", iterations, 0)
+        _checks.flag("tied", tied)
+        self.tied = tied
+        if eval_iterations is None:
+            eval_iterations = 10 if tied else iterations
         self.eval_iterations = _checks.count("eval_iterations", eval_iterations, 0)
+        if not tied and (iterations == 0 or eval_iterations != iterations):
+            raise ValueError(
+                f"iterations is {iterations} and eval_iterations {eval_iterations}; iterations "
+                "that are not tied have parameters of their own, so give one number above 0 for "
+                "both"
+            )
         self.memory_budget = _checks.count("memory_budget", memory_budget, 1, below_power=63)
         _checks.option("kernel_weights", kernel_weights, ("diagonal", "scalar", "full"))
         _checks.option("compatibility", compatibility, ("learned", "potts"))
+        _checks.option("update", update, ("softmax", "relu"))
+        self.update = update
         _checks.params(params, CRFParams)
         if normalization is not None:
             params = replace(params, normalization=normalization)
@@ -107,38 +145,134 @@ class CRFRNN(nn.Module):
         self.method = method
         self.backend = backend
 
+        self.kernels = from_params(params) if kernels is None else tuple(kernels)
+        _checks.kernels(self.kernels, Kernel, None)
+        _checks.flag("trainable_bandwidths", trainable_bandwidths)
+
         labels = max(2, self.num_classes)
         eye = torch.eye(labels)
-        weights = default_weights(params, labels).to(eye)
+        weights = default_weights(params, labels, self.kernels).to(eye)
         if kernel_weights == "scalar" and weights.dim() == 2:
             raise ValueError(
                 "kernel_weights is 'scalar' but params has a weight for each label; give one "
                 "weight per kernel, or use 'diagonal'"
             )
         if kernel_weights != "scalar":
-            weights = weights.reshape(2, -1).expand(2, labels).clone()
+            count = len(self.kernels)
+            weights = weights.reshape(count, -1).expand(count, labels)
         if kernel_weights == "full":
             weights = weights[:, :, None] * eye
-        self.kernel_weights = nn.Parameter(weights)
+        mu = 1 - eye
+        if not tied:
+            weights, mu = (t.expand(self.iterations, *t.shape) for t in (weights, mu))
+        self.kernel_weights = nn.Parameter(weights.clone())
         if compatibility == "learned":
-            self.compatibility = nn.Parameter(1 - eye)
+            self.compatibility = nn.Parameter(mu.clone())
         else:
-            self.register_buffer("compatibility", 1 - eye)
+            self.register_buffer("compatibility", mu.clone())
+        thetas = [[k.theta_position or 1.0, k.theta_guide or 1.0] for k in self.kernels]
+        # Known from the arguments, so not part of the state that is saved.
+        self.register_buffer("initial_bandwidths", torch.tensor(thetas), persistent=False)
+        learns = nn.Parameter(torch.zeros(len(thetas), 2)) if trainable_bandwidths else None
+        self.register_parameter("log_bandwidths", learns)
+
+    @property
+    def bandwidths(self) -> Tensor:
+        """The deviations (position, guide) of each kernel, [M, 2]; 1 where it has none.
+
+        ``initial * 16 ** tanh(log_bandwidths)``: within a factor of 16, whatever is learned.
+        """
+        if self.log_bandwidths is None:
+            return self.initial_bandwidths
+        return self.initial_bandwidths * BANDWIDTH_RANGE ** self.log_bandwidths.tanh()
+
+    def freeze(self, *names: str, frozen: bool = True) -> "CRFRNN":
+        """Take parameters out of training, or with `frozen` False back in; all if none is named.
+
+        Parameters
+        ----------
+        names : "kernel_weights", "compatibility", "bandwidths"
+
+        Returns
+        -------
+        CRFRNN : this one
+
+        Raises
+        ------
+        ValueError
+            Another name, or one of what does not learn in this head.
+        """
+        found = self._learned()
+        for name in names:
+            _checks.option("a name to freeze", name, tuple(found))
+        for name in names or found:
+            found[name].requires_grad_(not frozen)
+        return self
+
+    def parameter_groups(self, lr: float, **multipliers: float) -> list[dict[str, Any]]:
+        """The parameters for an optimiser, each with its own learning rate.
+
+        Parameters
+        ----------
+        lr : float
+            The network's learning rate.
+        **multipliers : float
+            By name, what it is multiplied by; default those of the released code of [CRF-RNN],
+            1e4 for weights and 1e3 for the compatibility, made for its loss summed over pixels.
+
+        Returns
+        -------
+        list of dict
+            As torch optimisers take them; what is frozen is left out.
+
+        Examples
+        --------
+        >>> crf = CRFRNN(4)
+        >>> groups = crf.parameter_groups(1e-3, kernel_weights=10, compatibility=1)
+        >>> [group["lr"] for group in groups]
+        [0.01, 0.001]
+        """
+        found = self._learned()
+        for name in multipliers:
+            _checks.option("a multiplier", name, tuple(found))
+        rates = {**LEARNING_RATES, **multipliers}
+        return [
+            {"params": [parameter], "lr": lr * rates[name], "name": name}
+            for name, parameter in found.items()
+            if parameter.requires_grad
+        ]
+
+    def _learned(self) -> dict[str, nn.Parameter]:
+        """By the names that users call them."""
+        found = {"kernel_weights": self.kernel_weights, "compatibility": self.compatibility}
+        if self.log_bandwidths is not None:
+            found["bandwidths"] = self.log_bandwidths
+        return {name: p for name, p in found.items() if isinstance(p, nn.Parameter)}
 
     def forward(
-        self, logits: Tensor, image: Tensor, *, spacing: Sequence[float] | None = None
-    ) -> Tensor:
+        self,
+        logits: Tensor,
+        image: Tensor,
+        *,
+        guides: Mapping[str, Tensor] | None = None,
+        mask: Tensor | None = None,
+        spacing: Sequence[float] | None = None,
+        return_all: bool = False,
+    ) -> Any:
         """Refined logits; see `functional.mean_field` for the arguments and the errors.
 
         Parameters
         ----------
         logits : Tensor [B, num_classes, H, W] or [B, num_classes, D, H, W]
         image : Tensor [B, C, H, W] or [B, C, D, H, W], in the units of theta_beta (0..255)
+        guides : tensors [B, C, *S] by name, optional
+        mask : Tensor [B, *S] of bool, optional
         spacing : one float per spatial axis, optional
+        return_all : bool
 
         Returns
         -------
-        Tensor, shape and dtype of `logits`
+        Tensor, shape and dtype of `logits`; with `return_all` a list of them, one per iteration
         """
         logits = autocast_to_float32(logits)
         _checks.logits(logits, batched=True)
@@ -154,7 +288,14 @@ class CRFRNN(nn.Module):
             kernel_weights=self.kernel_weights,
             compatibility=self.compatibility,
             iterations=self.iterations if self.training else self.eval_iterations,
+            kernels=self.kernels,
+            bandwidths=None if self.log_bandwidths is None else self.bandwidths,
+            guides=guides,
+            mask=mask,
             spacing=spacing,
+            update=self.update,
+            tied=self.tied,
+            return_all=return_all,
             memory_budget=self.memory_budget,
             method=self.method,
             backend=self.backend,
@@ -165,7 +306,8 @@ class CRFRNN(nn.Module):
         return (
             f"num_classes={self.num_classes}, params={self.params}, "
             f"iterations={self.iterations}, eval_iterations={self.eval_iterations}, "
-            f"kernel_weights={list(self.kernel_weights.shape)}, method={self.method!r}"
+            f"kernel_weights={list(self.kernel_weights.shape)}, tied={self.tied}, "
+            f"update={self.update!r}, method={self.method!r}"
         )
 
     @classmethod
