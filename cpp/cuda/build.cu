@@ -95,15 +95,16 @@ void surround(const KeyLayout& layout, std::int64_t count, const std::uint64_t* 
               std::uint64_t* out, const Stream& stream) {
   with_words(layout, [&](auto words) {
     constexpr int kWords = decltype(words)::value;
-    const Surround<kWords> program{
-        KeyMaths<kWords>(layout), count, layout.words, layout.dims + 1, keys, out};
+    const Surround<kWords> program{KeyMaths<kWords>(layout), count, layout.words,
+                                   layout.dims + 1,          keys,  out};
     launch(program, count, stream);
   });
 }
 
-void link_vertices(const KeyLayout& layout, const Sorted& corners, const std::uint64_t* touched_keys,
-          std::int64_t vertices, const std::uint64_t* keys, std::int32_t* vertex,
-          std::int32_t* array, const LinkRoom& room, const Stream& stream) {
+void link_vertices(const KeyLayout& layout, const Sorted& corners,
+                   const std::uint64_t* touched_keys, std::int64_t vertices,
+                   const std::uint64_t* keys, std::int32_t* vertex, std::int32_t* array,
+                   const LinkRoom& room, const Stream& stream) {
   const int corner_count = layout.dims + 1;
   const Links links(array, Links::size(vertices, corners.count, corner_count), corners.count,
                     corner_count);
@@ -128,8 +129,9 @@ void link_vertices(const KeyLayout& layout, const Sorted& corners, const std::ui
       const SortRoom sums(vertices, room.scratch);
       running_sum(vertices, room.chunk_count, room.chunks_before, sums.scratch, sums.bytes, stream);
     }
-    const Link<kWords> program{KeyMaths<kWords>(layout), layout.words, corner_count, keys,
-                               room.begins, room.chunk_count, room.chunks_before, links, array};
+    const Link<kWords> program{
+        KeyMaths<kWords>(layout), layout.words,       corner_count, keys, room.begins,
+        room.chunk_count,         room.chunks_before, links,        array};
     launch(program, corner_count * vertices, stream);
   });
 }
@@ -141,9 +143,9 @@ void feature_gradient(const FeatureView<T>& features, const T* d_weight, T* d_fe
   launch(program, features.images * features.points, stream);
 }
 
-#define DCRF_INSTANTIATE(T)                                                             \
+#define DCRF_INSTANTIATE(T)                                                                 \
   template void locate_corners(const FeatureView<T>&, const KeyLayout&, T*, std::uint64_t*, \
-                               const Stream&);                                          \
+                               const Stream&);                                              \
   template void feature_gradient(const FeatureView<T>&, const T*, T*, const Stream&);
 DCRF_INSTANTIATE(float)
 DCRF_INSTANTIATE(double)

@@ -1,5 +1,5 @@
-// Programs that build the lattices of a batch: keys of all corners, which are then sorted (sort.hpp),
-// numbers for the vertices in sorted order, and what hangs together.
+// Programs that build the lattices of a batch: keys of all corners, which are then sorted
+// (sort.hpp), numbers for the vertices in sorted order, and what hangs together.
 #pragma once
 
 #include "../core/key.hpp"
@@ -12,7 +12,8 @@ template <typename T>
 DCRF_DEVICE void locate_point(const FeatureView<T>& f, std::int64_t point, Simplex<T>& out) {
   T feature[kMaxDims], scale[kMaxDims];
   const std::int64_t image = point / f.points;
-  const T* const from = f.data + image * f.image_stride + (point - image * f.points) * f.point_stride;
+  const T* const from =
+      f.data + image * f.image_stride + (point - image * f.points) * f.point_stride;
   for (int i = 0; i < f.dims; ++i) {
     feature[i] = from[i * f.feature_stride];
     scale[i] = T(elevation_scale(f.dims, i));
@@ -103,9 +104,9 @@ template <int Words>
 struct MarkFirsts {
   std::int64_t count = 0;
   int words = 1;
-  const std::uint64_t* keys = nullptr;   // [words, count]
-  const std::int32_t* order = nullptr;   // [count]
-  std::int32_t* first = nullptr;         // [count]
+  const std::uint64_t* keys = nullptr;  // [words, count]
+  const std::int32_t* order = nullptr;  // [count]
+  std::int32_t* first = nullptr;        // [count]
 
   DCRF_DEVICE void operator()(World& world) const {
     for_each(world, count, [&](std::int64_t i) {
@@ -173,14 +174,14 @@ DCRF_DEVICE std::int32_t find(const Key<Words>& key, const std::uint64_t* keys, 
   return low < count && read_key<Words>(keys, count, words, low) == key ? std::int32_t(low) : -1;
 }
 
-// Entries, segments and the vertex of each corner, from the sorted corners; and how many chunks each
-// vertex has, to be summed up. Vertices that no point touches keep the zeros that were there.
+// Entries, segments and the vertex of each corner, from the sorted corners; and how many chunks
+// each vertex has, to be summed up. Vertices that no point touches keep the zeros that were there.
 template <int Words>
 struct FillEntries {
   std::int64_t entries = 0, touched = 0;
   int words = 1;
-  const std::int32_t* order = nullptr;      // [entries]
-  const std::int32_t* number = nullptr;     // [entries], from 1 on, among the touched
+  const std::int32_t* order = nullptr;          // [entries]
+  const std::int32_t* number = nullptr;         // [entries], from 1 on, among the touched
   const std::uint64_t* touched_keys = nullptr;  // [words, touched]; null: all vertices are touched
   const std::uint64_t* keys = nullptr;          // [words, vertices]
   Links links;
@@ -225,10 +226,10 @@ template <int Words>
 struct Link {
   KeyMaths<Words> maths;
   int words = 1, corners = 2;
-  const std::uint64_t* keys = nullptr;         // [words, vertices]
-  const std::int32_t* begins = nullptr;        // [vertices]
-  const std::int32_t* chunk_count = nullptr;   // [vertices]
-  const std::int32_t* chunks_before = nullptr; // [vertices], those of the vertex included
+  const std::uint64_t* keys = nullptr;          // [words, vertices]
+  const std::int32_t* begins = nullptr;         // [vertices]
+  const std::int32_t* chunk_count = nullptr;    // [vertices]
+  const std::int32_t* chunks_before = nullptr;  // [vertices], those of the vertex included
   Links links;
   std::int32_t* array = nullptr;
 

@@ -24,7 +24,8 @@ struct SpreadRoom {
 // How many rows `parts` wants.
 template <typename T>
 std::int64_t parts_rows(const KernelView<T>& kernel, std::int64_t images) {
-  if (!kernel.is_grid()) return kernel.lattice.links.most_chunks() * (images / kernel.lattice.images);
+  if (!kernel.is_grid())
+    return kernel.lattice.links.most_chunks() * (images / kernel.lattice.images);
   const GridView<T>& g = kernel.grid;
   std::int64_t rows = 0, cells = images;
   for (int axis = g.axes - 1; axis > 0; --axis) {  // after each contraction but the last
@@ -39,11 +40,11 @@ std::int64_t parts_rows(const KernelView<T>& kernel, std::int64_t images) {
 template <typename T>
 struct Spread {
   SpreadRoom<T> room;
-  bool transpose = false;         // of the kernel
-  bool blurred = true;            // false: only `sums` are wanted
-  const T* coupling = nullptr;    // [L, L], acts on the blurred rows; null: the identity
+  bool transpose = false;       // of the kernel
+  bool blurred = true;          // false: only `sums` are wanted
+  const T* coupling = nullptr;  // [L, L], acts on the blurred rows; null: the identity
   bool coupling_transposed = false;
-  T scale = 1;                    // of the values
+  T scale = 1;  // of the values
 
   DCRF_HOST_DEVICE bool both(const KernelView<T>& k) const {
     return !k.is_grid() && k.lattice.symmetric;
@@ -119,8 +120,8 @@ DCRF_DEVICE void splat_chunks(const World& world, const Lanes& lanes, const Latt
       for (std::int32_t e = begin; e < end; ++e) {
         const std::int32_t slot = links.entry[e];
         const std::int64_t point = slot / corners;
-        const T weight = factor == nullptr ? lattice.weight[slot]
-                                           : lattice.weight[slot] * factor[point];
+        const T weight =
+            factor == nullptr ? lattice.weight[slot] : lattice.weight[slot] * factor[point];
         const T* const row = from + (copy * shape.points + point) * shape.width;
         sum.add(lanes, c, shape.channels, weight, row);
       }
@@ -259,7 +260,8 @@ DCRF_DEVICE void couple(const World& world, const Lanes& lanes, std::int64_t row
 
 template <typename T>
 DCRF_DEVICE void lattice_step(const World& world, const Lanes& lanes, const KernelView<T>& kernel,
-                              const Spread<T>& spread, const Shape& shape, const T* from, int step) {
+                              const Spread<T>& spread, const Shape& shape, const T* from,
+                              int step) {
   const LatticeView<T>& lattice = kernel.lattice;
   const SpreadRoom<T>& room = spread.room;
   if (step == 0) {

@@ -104,8 +104,9 @@ void launch(const Program& program, std::int64_t threads, const Stream& stream) 
   static_assert(sizeof(Program) <= 4096, "beyond what every driver passes to a kernel");
   const OnDevice on(stream.device);
   int per_processor = 0, processors = 0;
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, run<Program>, kBlockThreads, 0),
-        "this build has no code for the device");
+  check(
+      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, run<Program>, kBlockThreads, 0),
+      "this build has no code for the device");
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, stream.device),
         "the device does not answer");
   const std::int64_t most = std::int64_t(per_processor) * processors;
