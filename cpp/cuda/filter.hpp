@@ -27,7 +27,7 @@ struct Filter {
   int lane_count = 1;
 
   DCRF_DEVICE void operator()(World& world) const {
-    const Lanes lanes(lane_count);
+    const Lanes lanes(world, lane_count);
     run_spread(world, lanes, kernel, spread, shape, values);
     const LatticeView<T>& lattice = kernel.lattice;
     const T* const blurred = spread.values(kernel);
@@ -63,7 +63,7 @@ struct FilterWeightGradient {
   int lane_count = 1;
 
   DCRF_DEVICE void operator()(World& world) const {
-    const Lanes lanes(lane_count);
+    const Lanes lanes(world, lane_count);
     run_spread(world, lanes, kernel, sliced, shape, values);
     run_spread(world, lanes, kernel, splatted, shape, cotangent);
     const LatticeView<T>& lattice = kernel.lattice;

@@ -79,7 +79,7 @@ struct Forward {
   int slots = 1;  // T: all are kept; else 2 if there are self terms, which read while others write
 
   DCRF_DEVICE void operator()(World& world) const {
-    const Lanes lanes(lane_count);
+    const Lanes lanes(world, lane_count);
     for (int t = 0;; ++t) {
       update(world, lanes, t);
       if (t == model.iterations) return;
@@ -199,7 +199,7 @@ struct Backward {
   T* d_coupling = nullptr;  // [kernels, L, L]
 
   DCRF_DEVICE void operator()(World& world) const {
-    const Lanes lanes(lane_count);
+    const Lanes lanes(world, lane_count);
     read(world, lanes);
     world.sync();
     for (int t = model.iterations - 1; t >= 0; --t) {  // the iteration that starts from marginals t

@@ -19,6 +19,11 @@ inline void set_threads(int count) {
   setenv("DENSECRF_RNN_SERIAL_THREADS", std::to_string(count).c_str(), 1);
 }
 
+// Of one row of numbers (they are threads too).
+inline void set_lanes(int count) {
+  setenv("DENSECRF_RNN_SERIAL_LANES", std::to_string(count).c_str(), 1);
+}
+
 template <typename T>
 std::vector<T> unwritten(std::int64_t count) {
   std::vector<T> out(count);
@@ -237,10 +242,10 @@ struct Batch {
   std::vector<std::vector<std::vector<T>>> features;  // [kernels, images, N d]
   std::vector<T> d_refined;                           // [images, L, N]
 
-  // Flat images of 5 by 7 pixels, or `depth` layers of 3 by 5.
+  // Flat images of 4 by 6 pixels, or `depth` layers of 3 by 4.
   Batch(std::int64_t images_, int depth_, int labels_, int iterations_, std::vector<Kind> kinds_)
       : images(images_),
-        points(depth_ == 0 ? 35 : 15 * depth_),
+        points(depth_ == 0 ? 24 : 12 * depth_),
         depth(depth_),
         labels(labels_),
         iterations(iterations_),
@@ -359,7 +364,7 @@ struct Batch {
     features[m].emplace_back();
     if (kind.dims == 0) {
       kernel.grid =
-          std::make_unique<Grid<T>>(depth, depth == 0 ? 5 : 3, depth == 0 ? 7 : 5, 2, false, seed);
+          std::make_unique<Grid<T>>(depth, depth == 0 ? 4 : 3, depth == 0 ? 6 : 4, 2, false, seed);
     } else {
       features[m].back() = random_numbers<T>(points * kind.dims, kind.spread, seed);
       kernel.lattice = std::make_unique<Lattice<T>>(features[m].back(), kind.dims, kind.quality, 1);
