@@ -46,7 +46,8 @@ void locate_corners(const FeatureView<T>& features, const KeyLayout& layout, T* 
                     std::uint64_t* keys, const Stream& stream) {
   with_words(layout, [&](auto words) {
     constexpr int kWords = decltype(words)::value;
-    const Locate<T, kWords> program{features, KeyMaths<kWords>(layout), layout.words, weight, keys};
+    const Locate<T, kWords> program{
+        features, Scales<T>(layout.dims), KeyMaths<kWords>(layout), layout.words, weight, keys};
     launch(program, features.images * features.points, stream);
   });
 }
@@ -129,17 +130,25 @@ void link_vertices(const KeyLayout& layout, const Sorted& corners,
       const SortRoom sums(vertices, room.scratch);
       running_sum(vertices, room.chunk_count, room.chunks_before, sums.scratch, sums.bytes, stream);
     }
-    const Link<kWords> program{
-        KeyMaths<kWords>(layout), layout.words,       corner_count, keys, room.begins,
-        room.chunk_count,         room.chunks_before, links,        array};
-    launch(program, corner_count * vertices, stream);
+    Link<kWords> link{KeyMaths<kWords>(layout)};
+    link.words = layout.words;
+    link.corners = corner_count;
+    link.keys = keys;
+    link.begins = room.begins;
+    link.chunk_count = room.chunk_count;
+    link.chunks_before = room.chunks_before;
+    link.touched = corners.distinct;
+    link.vertex_of = touched_keys == nullptr ? nullptr : room.vertex_of;
+    link.links = links;
+    link.array = array;
+    launch(link, corner_count * vertices, stream);
   });
 }
 
 template <typename T>
 void feature_gradient(const FeatureView<T>& features, const T* d_weight, T* d_feature,
                       const Stream& stream) {
-  const FeatureGradient<T> program{features, d_weight, d_feature};
+  const FeatureGradient<T> program{features, Scales<T>(features.dims), d_weight, d_feature};
   launch(program, features.images * features.points, stream);
 }
 
