@@ -1,7 +1,7 @@
 // The Python modules densecrf_rnn._cuda and, from the same source, densecrf_rnn._serial (the serial
-// launcher). Memory comes as addresses and sizes, the stream as a number, so nothing here depends on
-// a version of torch. Types, devices and sizes are the business of densecrf_rnn/nn/device.py, its
-// only caller. Typed in densecrf_rnn/_cuda.pyi.
+// launcher). Memory comes as addresses and sizes, the stream as a number, so nothing here depends
+// on a version of torch. Types, devices and sizes are the business of densecrf_rnn/nn/device.py,
+// its only caller. Typed in densecrf_rnn/_cuda.pyi.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -88,8 +88,8 @@ cuda::Sorted sorted(const SortedTuple& t) {
 }
 
 void link_vertices(const dcrf::KeyLayout& layout, const SortedTuple& corners, Address touched_keys,
-          std::int64_t vertices, Address keys, Address vertex, Address links,
-          const py::tuple& room, const StreamTuple& on) {
+                   std::int64_t vertices, Address keys, Address vertex, Address links,
+                   const py::tuple& room, const StreamTuple& on) {
   cuda::LinkRoom parts;
   parts.vertex_of = at<std::int32_t>(room[0]);
   parts.begins = at<std::int32_t>(room[1]);
@@ -97,8 +97,8 @@ void link_vertices(const dcrf::KeyLayout& layout, const SortedTuple& corners, Ad
   parts.chunks_before = at<std::int32_t>(room[3]);
   parts.scratch = at<void>(room[4]);
   cuda::link_vertices(layout, sorted(corners), at<std::uint64_t>(touched_keys), vertices,
-             at<std::uint64_t>(keys), at<std::int32_t>(vertex), at<std::int32_t>(links),
-             parts, stream(on));
+                      at<std::uint64_t>(keys), at<std::int32_t>(vertex), at<std::int32_t>(links),
+                      parts, stream(on));
 }
 
 void feature_gradient(bool wide, const py::tuple& from, Address d_weight, Address out,
@@ -120,7 +120,8 @@ cuda::LatticeView<T> lattice(const py::tuple& t) {
   out.weight = at<const T>(t[4]);
   const int corners = out.dims + 1;
   const auto length = t[6].cast<std::int64_t>();
-  out.links = cuda::Links(at<const std::int32_t>(t[5]), length, out.images * points * corners, corners);
+  out.links =
+      cuda::Links(at<const std::int32_t>(t[5]), length, out.images * points * corners, corners);
   out.symmetric = cuda::Links::quality(length, out.links.entries, corners) != 0;
   return out;
 }
@@ -195,8 +196,8 @@ cuda::GridView<T> grid(const std::vector<py::tuple>& axes) {
   return out;
 }
 
-// (images, points, labels, width, iterations, coupling, kernels); a kernel is (lattice or None, axes,
-// before, after, diagonal, whether a grid's scales are those of each image).
+// (images, points, labels, width, iterations, coupling, kernels); a kernel is (lattice or None,
+// axes, before, after, diagonal, whether a grid's scales are those of each image).
 template <typename T>
 cuda::Model<T> model(const py::tuple& t) {
   cuda::Model<T> out;
@@ -274,7 +275,8 @@ PYBIND11_MODULE(DCRF_MODULE, m) {
   m.attr("compiler") = DCRF_COMPILER;
   m.attr("architectures") = DCRF_ARCHITECTURES;
   m.def("devices", &cuda::devices, "What each device is; raises RuntimeError where there is none.");
-  m.def("driver", &cuda::driver, "The CUDA version that the driver supports, or why there is none.");
+  m.def("driver", &cuda::driver,
+        "The CUDA version that the driver supports, or why there is none.");
 
   py::class_<dcrf::KeyLayout>(m, "KeyLayout", py::module_local())  // both may be loaded
       .def_readonly("words", &dcrf::KeyLayout::words);
@@ -306,8 +308,8 @@ PYBIND11_MODULE(DCRF_MODULE, m) {
       },
       py::arg("vertices"), py::arg("entries"), py::arg("corners"), py::arg("quality"));
   m.def("link", &link_vertices, py::arg("layout"), py::arg("sorted"), py::arg("touched_keys"),
-        py::arg("vertices"), py::arg("keys"), py::arg("vertex"),
-        py::arg("links"), py::arg("room"), py::arg("stream"));
+        py::arg("vertices"), py::arg("keys"), py::arg("vertex"), py::arg("links"), py::arg("room"),
+        py::arg("stream"));
   m.def("feature_gradient", &feature_gradient, py::arg("wide"), py::arg("features"),
         py::arg("d_weight"), py::arg("out"), py::arg("stream"));
   m.def("filter_workspace", &filter_workspace, py::arg("wide"), py::arg("lattice"),

@@ -46,7 +46,8 @@ void locate_corners(const FeatureView<T>& features, const KeyLayout& layout, T* 
                     std::uint64_t* keys, const Stream& stream) {
   with_words(layout, [&](auto words) {
     constexpr int kWords = decltype(words)::value;
-    const Locate<T, kWords> program{features, KeyMaths<kWords>(layout), layout.words, weight, keys};
+    const Locate<T, kWords> program{
+        features, Scales<T>(layout.dims), KeyMaths<kWords>(layout), layout.words, weight, keys};
     launch(program, features.images * features.points, stream);
   });
 }
@@ -95,15 +96,16 @@ void surround(const KeyLayout& layout, std::int64_t count, const std::uint64_t* 
               std::uint64_t* out, const Stream& stream) {
   with_words(layout, [&](auto words) {
     constexpr int kWords = decltype(words)::value;
-    const Surround<kWords> program{
-        KeyMaths<kWords>(layout), count, layout.words, layout.dims + 1, keys, out};
+    const Surround<kWords> program{KeyMaths<kWords>(layout), count, layout.words,
+                                   layout.dims + 1,          keys,  out};
     launch(program, count, stream);
   });
 }
 
-void link_vertices(const KeyLayout& layout, const Sorted& corners, const std::uint64_t* touched_keys,
-          std::int64_t vertices, const std::uint64_t* keys, std::int32_t* vertex,
-          std::int32_t* array, const LinkRoom& room, const Stream& stream) {
+void link_vertices(const KeyLayout& layout, const Sorted& corners,
+                   const std::uint64_t* touched_keys, std::int64_t vertices,
+                   const std::uint64_t* keys, std::int32_t* vertex, std::int32_t* array,
+                   const LinkRoom& room, const Stream& stream) {
   const int corner_count = layout.dims + 1;
   const Links links(array, Links::size(vertices, corners.count, corner_count), corners.count,
                     corner_count);
@@ -128,22 +130,31 @@ void link_vertices(const KeyLayout& layout, const Sorted& corners, const std::ui
       const SortRoom sums(vertices, room.scratch);
       running_sum(vertices, room.chunk_count, room.chunks_before, sums.scratch, sums.bytes, stream);
     }
-    const Link<kWords> program{KeyMaths<kWords>(layout), layout.words, corner_count, keys,
-                               room.begins, room.chunk_count, room.chunks_before, links, array};
-    launch(program, corner_count * vertices, stream);
+    Link<kWords> link{KeyMaths<kWords>(layout)};
+    link.words = layout.words;
+    link.corners = corner_count;
+    link.keys = keys;
+    link.begins = room.begins;
+    link.chunk_count = room.chunk_count;
+    link.chunks_before = room.chunks_before;
+    link.touched = corners.distinct;
+    link.vertex_of = touched_keys == nullptr ? nullptr : room.vertex_of;
+    link.links = links;
+    link.array = array;
+    launch(link, corner_count * vertices, stream);
   });
 }
 
 template <typename T>
 void feature_gradient(const FeatureView<T>& features, const T* d_weight, T* d_feature,
                       const Stream& stream) {
-  const FeatureGradient<T> program{features, d_weight, d_feature};
+  const FeatureGradient<T> program{features, Scales<T>(features.dims), d_weight, d_feature};
   launch(program, features.images * features.points, stream);
 }
 
-#define DCRF_INSTANTIATE(T)                                                             \
+#define DCRF_INSTANTIATE(T)                                                                 \
   template void locate_corners(const FeatureView<T>&, const KeyLayout&, T*, std::uint64_t*, \
-                               const Stream&);                                          \
+                               const Stream&);                                              \
   template void feature_gradient(const FeatureView<T>&, const T*, T*, const Stream&);
 DCRF_INSTANTIATE(float)
 DCRF_INSTANTIATE(double)

@@ -1,5 +1,5 @@
-// Programs that build the lattices of a batch: keys of all corners, which are then sorted (sort.hpp),
-// numbers for the vertices in sorted order, and what hangs together.
+// Programs that build the lattices of a batch: keys of all corners, which are then sorted
+// (sort.hpp), numbers for the vertices in sorted order, and what hangs together.
 #pragma once
 
 #include "../core/key.hpp"
@@ -8,22 +8,31 @@
 namespace dcrf {
 namespace cuda {
 
+// Of the features; worked out once, as they take double precision.
 template <typename T>
-DCRF_DEVICE void locate_point(const FeatureView<T>& f, std::int64_t point, Simplex<T>& out) {
-  T feature[kMaxDims], scale[kMaxDims];
-  const std::int64_t image = point / f.points;
-  const T* const from = f.data + image * f.image_stride + (point - image * f.points) * f.point_stride;
-  for (int i = 0; i < f.dims; ++i) {
-    feature[i] = from[i * f.feature_stride];
-    scale[i] = T(elevation_scale(f.dims, i));
+struct Scales {
+  explicit Scales(int dims) {
+    for (int i = 0; i < dims; ++i) of[i] = T(elevation_scale(dims, i));
   }
-  locate<T, 0>(feature, scale, f.dims, out);
+  T of[kMaxDims] = {};
+};
+
+template <typename T>
+DCRF_DEVICE void locate_point(const FeatureView<T>& f, const Scales<T>& scales, std::int64_t point,
+                              Simplex<T>& out) {
+  T feature[kMaxDims];
+  const std::int64_t image = point / f.points;
+  const T* const from =
+      f.data + image * f.image_stride + (point - image * f.points) * f.point_stride;
+  for (int i = 0; i < f.dims; ++i) feature[i] = from[i * f.feature_stride];
+  locate<T, 0>(feature, scales.of, f.dims, out);
 }
 
 // weight [images N, d+1] and the words of the keys, [words, entries].
 template <typename T, int Words>
 struct Locate {
   FeatureView<T> features;
+  Scales<T> scales;
   KeyMaths<Words> maths;
   int words = 1;  // that are in use
   T* weight = nullptr;
@@ -35,7 +44,7 @@ struct Locate {
     for_each(world, points, [&](std::int64_t point) {
       Simplex<T> simplex;
       int axis[kMaxDims + 1];
-      locate_point(features, point, simplex);
+      locate_point(features, scales, point, simplex);
       for (int j = 0; j <= d; ++j) axis[d - simplex.rank[j]] = j;
       Key<Words> key = maths.pack(simplex.quotient, std::uint64_t(point / features.points));
       for (int k = 0; k <= d; ++k) {
@@ -52,6 +61,7 @@ struct Locate {
 template <typename T>
 struct FeatureGradient {
   FeatureView<T> features;
+  Scales<T> scales;
   const T* d_weight = nullptr;
   T* d_feature = nullptr;
 
@@ -59,10 +69,9 @@ struct FeatureGradient {
     const int d = features.dims;
     for_each(world, features.images * features.points, [&](std::int64_t point) {
       Simplex<T> simplex;
-      T scale[kMaxDims];
-      for (int i = 0; i < d; ++i) scale[i] = T(elevation_scale(d, i));
-      locate_point(features, point, simplex);
-      weight_gradient(simplex.rank, scale, d, d_weight + point * (d + 1), d_feature + point * d);
+      locate_point(features, scales, point, simplex);
+      weight_gradient(simplex.rank, scales.of, d, d_weight + point * (d + 1),
+                      d_feature + point * d);
     });
   }
 };
@@ -103,9 +112,9 @@ template <int Words>
 struct MarkFirsts {
   std::int64_t count = 0;
   int words = 1;
-  const std::uint64_t* keys = nullptr;   // [words, count]
-  const std::int32_t* order = nullptr;   // [count]
-  std::int32_t* first = nullptr;         // [count]
+  const std::uint64_t* keys = nullptr;  // [words, count]
+  const std::int32_t* order = nullptr;  // [count]
+  std::int32_t* first = nullptr;        // [count]
 
   DCRF_DEVICE void operator()(World& world) const {
     for_each(world, count, [&](std::int64_t i) {
@@ -173,14 +182,14 @@ DCRF_DEVICE std::int32_t find(const Key<Words>& key, const std::uint64_t* keys, 
   return low < count && read_key<Words>(keys, count, words, low) == key ? std::int32_t(low) : -1;
 }
 
-// Entries, segments and the vertex of each corner, from the sorted corners; and how many chunks each
-// vertex has, to be summed up. Vertices that no point touches keep the zeros that were there.
+// Entries, segments and the vertex of each corner, from the sorted corners; and how many chunks
+// each vertex has, to be summed up. Vertices that no point touches keep the zeros that were there.
 template <int Words>
 struct FillEntries {
   std::int64_t entries = 0, touched = 0;
   int words = 1;
-  const std::int32_t* order = nullptr;      // [entries]
-  const std::int32_t* number = nullptr;     // [entries], from 1 on, among the touched
+  const std::int32_t* order = nullptr;          // [entries]
+  const std::int32_t* number = nullptr;         // [entries], from 1 on, among the touched
   const std::uint64_t* touched_keys = nullptr;  // [words, touched]; null: all vertices are touched
   const std::uint64_t* keys = nullptr;          // [words, vertices]
   Links links;
@@ -209,8 +218,8 @@ struct FillEntries {
     for_each(world, entries, [&](std::int64_t i) {
       if (i + 1 < entries && number[i] == number[i + 1]) return;
       const std::int32_t v = of(number[i] - 1);  // its last entry
-      const std::int32_t length = std::int32_t(i) + 2 - begins[v];
-      chunk_count[v] = (length + kSegmentChunk - 1) / kSegmentChunk;
+      const std::int64_t length = i + 2 - begins[v];
+      chunk_count[v] = std::int32_t((length + kSegmentChunk - 1) / kSegmentChunk);
     });
   }
 
@@ -225,11 +234,13 @@ template <int Words>
 struct Link {
   KeyMaths<Words> maths;
   int words = 1, corners = 2;
-  const std::uint64_t* keys = nullptr;         // [words, vertices]
-  const std::int32_t* begins = nullptr;        // [vertices]
-  const std::int32_t* chunk_count = nullptr;   // [vertices]
-  const std::int32_t* chunks_before = nullptr; // [vertices], those of the vertex included
-  Links links;
+  const std::uint64_t* keys = nullptr;          // [words, vertices]
+  const std::int32_t* begins = nullptr;         // [vertices]
+  const std::int32_t* chunk_count = nullptr;    // [vertices]
+  const std::int32_t* chunks_before = nullptr;  // [vertices], those of the vertex included
+  std::int64_t touched = 0;
+  const std::int32_t* vertex_of = nullptr;  // [touched], rising; null: all vertices are touched
+  Links links = {};
   std::int32_t* array = nullptr;
 
   DCRF_DEVICE void operator()(World& world) const {
@@ -242,8 +253,7 @@ struct Link {
     for_each(world, vertices + 1, [&](std::int64_t v) {
       chunk_first[v] = v == 0 ? 0 : chunks_before[v - 1];
       // The first entry of the next vertex that has one is where this one's end.
-      std::int64_t next = v;
-      while (next < vertices && begins[next] == 0) ++next;
+      const std::int64_t next = next_touched(v);
       segment[v] = next < vertices ? begins[next] - 1 : std::int32_t(links.entries);
     });
     for_each(world, vertices, [&](std::int64_t v) {
@@ -265,6 +275,23 @@ struct Link {
       neighbour[2 * i + 1] = other;
       neighbour[2 * (axis * vertices + other)] = std::int32_t(v);
     });
+  }
+
+ private:
+  // The first vertex from v on that has entries; the number of vertices if none has. Runs of
+  // vertices without can be as long as a lattice, so they are not walked.
+  DCRF_DEVICE std::int64_t next_touched(std::int64_t v) const {
+    if (vertex_of == nullptr || v == links.vertices) return v;
+    std::int64_t low = 0, high = touched;
+    while (low < high) {
+      const std::int64_t middle = (low + high) / 2;
+      if (vertex_of[middle] < v) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    return low < touched ? vertex_of[low] : links.vertices;
   }
 };
 

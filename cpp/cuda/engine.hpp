@@ -30,8 +30,8 @@ std::int64_t number_keys(const KeyLayout& layout, std::int64_t count, const std:
 // Numbered keys.
 struct Sorted {
   std::int64_t count = 0, distinct = 0;
-  const std::uint64_t* keys = nullptr;  // [words, count]
-  const std::int32_t* order = nullptr;  // [count]
+  const std::uint64_t* keys = nullptr;   // [words, count]
+  const std::int32_t* order = nullptr;   // [count]
   const std::int32_t* number = nullptr;  // [count]
 };
 
@@ -53,10 +53,12 @@ struct LinkRoom {
 };
 
 // Writes vertex [entries] and links [Links::size], from the corners; `keys` [words, vertices] are
-// those of all vertices, in order, `touched_keys` those of the corners, or null if they are the same.
-void link_vertices(const KeyLayout& layout, const Sorted& corners, const std::uint64_t* touched_keys,
-          std::int64_t vertices, const std::uint64_t* keys, std::int32_t* vertex,
-          std::int32_t* links, const LinkRoom& room, const Stream& stream);
+// those of all vertices, in order, `touched_keys` those of the corners, or null if they are the
+// same.
+void link_vertices(const KeyLayout& layout, const Sorted& corners,
+                   const std::uint64_t* touched_keys, std::int64_t vertices,
+                   const std::uint64_t* keys, std::int32_t* vertex, std::int32_t* links,
+                   const LinkRoom& room, const Stream& stream);
 
 // d_feature [images, N, d] from d_weight [images, N, d+1].
 template <typename T>
@@ -73,8 +75,8 @@ template <typename T>
 void filter(const LatticeView<T>& lattice, const Shape& shape, const T* values, bool transpose,
             T* out, void* workspace, const Stream& stream);
 
-// d_weight [images N, d+1] of <cotangent, K values>, or of <cotangent, K' values>, for each image of
-// the shape. Wants the workspace of two filters.
+// d_weight [images N, d+1] of <cotangent, K values>, or of <cotangent, K' values>, for each image
+// of the shape. Wants the workspace of two filters.
 template <typename T>
 void filter_weight_gradient(const LatticeView<T>& lattice, const Shape& shape, const T* values,
                             const T* cotangent, bool transpose, T* d_weight, void* workspace,
@@ -91,8 +93,8 @@ void self_response(const LatticeView<T>& lattice, std::int64_t points, const T* 
 template <typename T>
 std::size_t mean_field_workspace(const Model<T>& model, bool saves);
 
-// U' of the last iteration, in planes. `saved` [T, images N, width] receives the marginals that each
-// iteration starts from; or null.
+// U' of the last iteration, in planes. `saved` [T, images N, width] receives the marginals that
+// each iteration starts from; or null.
 template <typename T>
 void mean_field(const Model<T>& model, const T* logits, T* refined, T* saved, void* workspace,
                 const Stream& stream);

@@ -76,12 +76,12 @@ void self_response(const LatticeView<T>& lattice, std::int64_t points, const T* 
   launch(program, points, stream);
 }
 
-#define DCRF_INSTANTIATE(T)                                                                       \
-  template std::size_t filter_workspace(const LatticeView<T>&, const Shape&, int);                \
-  template void filter(const LatticeView<T>&, const Shape&, const T*, bool, T*, void*,            \
-                       const Stream&);                                                            \
-  template void filter_weight_gradient(const LatticeView<T>&, const Shape&, const T*, const T*,   \
-                                       bool, T*, void*, const Stream&);                           \
+#define DCRF_INSTANTIATE(T)                                                                     \
+  template std::size_t filter_workspace(const LatticeView<T>&, const Shape&, int);              \
+  template void filter(const LatticeView<T>&, const Shape&, const T*, bool, T*, void*,          \
+                       const Stream&);                                                          \
+  template void filter_weight_gradient(const LatticeView<T>&, const Shape&, const T*, const T*, \
+                                       bool, T*, void*, const Stream&);                         \
   template void self_response(const LatticeView<T>&, std::int64_t, const T*, T*, const Stream&);
 DCRF_INSTANTIATE(float)
 DCRF_INSTANTIATE(double)

@@ -27,7 +27,7 @@ struct Filter {
   int lane_count = 1;
 
   DCRF_DEVICE void operator()(World& world) const {
-    const Lanes lanes(lane_count);
+    const Lanes lanes(world, lane_count);
     run_spread(world, lanes, kernel, spread, shape, values);
     const LatticeView<T>& lattice = kernel.lattice;
     const T* const blurred = spread.values(kernel);
@@ -63,7 +63,7 @@ struct FilterWeightGradient {
   int lane_count = 1;
 
   DCRF_DEVICE void operator()(World& world) const {
-    const Lanes lanes(lane_count);
+    const Lanes lanes(world, lane_count);
     run_spread(world, lanes, kernel, sliced, shape, values);
     run_spread(world, lanes, kernel, splatted, shape, cotangent);
     const LatticeView<T>& lattice = kernel.lattice;
@@ -88,9 +88,9 @@ struct FilterWeightGradient {
 
 // Either the diagonal of K, or with `cotangent` the gradient of <cotangent, diagonal> for the
 // weights: what each point hears of itself, by way of each pair of its corners. A step along every
-// axis in one sense closes, so between two corners there are just two routes: the axes that separate
-// them in one sense, or all the others in the opposite one. Blurring the axes in reverse order walks
-// the same routes the other way, so all qualities share this.
+// axis in one sense closes, so between two corners there are just two routes: the axes that
+// separate them in one sense, or all the others in the opposite one. Blurring the axes in reverse
+// order walks the same routes the other way, so all qualities share this.
 template <typename T>
 struct SelfResponse {
   LatticeView<T> lattice;
@@ -114,7 +114,8 @@ struct SelfResponse {
       }
       for (int a = 0; a < corners; ++a) {
         std::uint32_t between = 0;
-        sums[a] += weight[a] * (T(1) + route(corner[a], ~between, 0) + route(corner[a], ~between, 1));
+        sums[a] +=
+            weight[a] * (T(1) + route(corner[a], ~between, 0) + route(corner[a], ~between, 1));
         for (int b = a + 1; b < corners; ++b) {
           between |= leads[b - 1];
           // There and back. Half of it each way: the sum is the same, and so is the gradient.

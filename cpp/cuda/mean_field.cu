@@ -10,7 +10,8 @@ namespace cuda {
 namespace {
 
 template <typename T>
-Spread<T> spread_of(const Model<T>& model, int m, bool adjoint, bool blurred, Workspace& workspace) {
+Spread<T> spread_of(const Model<T>& model, int m, bool adjoint, bool blurred,
+                    Workspace& workspace) {
   const KernelView<T>& kernel = model.kernel[m];
   Spread<T> spread;
   spread.room = spread_room(kernel, model.shape, blurred, workspace);
@@ -103,11 +104,11 @@ void mean_field_backward(const Model<T>& model, const T* saved, const T* d_refin
   launch(program, model.points() * program.lane_count, stream);
 }
 
-#define DCRF_INSTANTIATE(T)                                                                     \
-  template std::size_t mean_field_workspace(const Model<T>&, bool);                             \
-  template void mean_field(const Model<T>&, const T*, T*, T*, void*, const Stream&);            \
-  template std::size_t backward_workspace(const Model<T>&, const PointGradient<T>*);            \
-  template void mean_field_backward(const Model<T>&, const T*, const T*, T*, T*,                \
+#define DCRF_INSTANTIATE(T)                                                          \
+  template std::size_t mean_field_workspace(const Model<T>&, bool);                  \
+  template void mean_field(const Model<T>&, const T*, T*, T*, void*, const Stream&); \
+  template std::size_t backward_workspace(const Model<T>&, const PointGradient<T>*); \
+  template void mean_field_backward(const Model<T>&, const T*, const T*, T*, T*,     \
                                     const PointGradient<T>*, void*, const Stream&);
 DCRF_INSTANTIATE(float)
 DCRF_INSTANTIATE(double)

@@ -79,7 +79,7 @@ struct Forward {
   int slots = 1;  // T: all are kept; else 2 if there are self terms, which read while others write
 
   DCRF_DEVICE void operator()(World& world) const {
-    const Lanes lanes(lane_count);
+    const Lanes lanes(world, lane_count);
     for (int t = 0;; ++t) {
       update(world, lanes, t);
       if (t == model.iterations) return;
@@ -199,7 +199,7 @@ struct Backward {
   T* d_coupling = nullptr;  // [kernels, L, L]
 
   DCRF_DEVICE void operator()(World& world) const {
-    const Lanes lanes(lane_count);
+    const Lanes lanes(world, lane_count);
     read(world, lanes);
     world.sync();
     for (int t = model.iterations - 1; t >= 0; --t) {  // the iteration that starts from marginals t
@@ -320,7 +320,8 @@ struct Backward {
     const Shape& shape = model.shape;
     const int corners = lattice.dims + 1;
     const std::int64_t own = k.own(point, in_image);
-    const std::int64_t base = lattice.images == 1 ? point / shape.points * lattice.links.vertices : 0;
+    const std::int64_t base =
+        lattice.images == 1 ? point / shape.points * lattice.links.vertices : 0;
     const T before = k.before == nullptr ? T(1) : k.before[own];
     const T after = k.after == nullptr ? T(1) : k.after[own];
     T d_before = 0, d_after = 0;
@@ -357,8 +358,8 @@ struct Backward {
     if (to.diagonal != nullptr) to.diagonal[point] += after * before * to_itself;
   }
 
-  // outer[m] -= the gradient of the coupling, chunk by chunk: at the vertices or cells the product of
-  // what the adjoint blurred and what the forward pass splatted; at the points the self terms.
+  // outer[m] -= the gradient of the coupling, chunk by chunk: at the vertices or cells the product
+  // of what the adjoint blurred and what the forward pass splatted; at the points the self terms.
   DCRF_DEVICE void add_outer(const World& world, const Lanes& lanes, int m, int t) const {
     const KernelView<T>& k = model.kernel[m];
     const Shape& shape = model.shape;

@@ -24,7 +24,8 @@ struct SpreadRoom {
 // How many rows `parts` wants.
 template <typename T>
 std::int64_t parts_rows(const KernelView<T>& kernel, std::int64_t images) {
-  if (!kernel.is_grid()) return kernel.lattice.links.most_chunks() * (images / kernel.lattice.images);
+  if (!kernel.is_grid())
+    return kernel.lattice.links.most_chunks() * (images / kernel.lattice.images);
   const GridView<T>& g = kernel.grid;
   std::int64_t rows = 0, cells = images;
   for (int axis = g.axes - 1; axis > 0; --axis) {  // after each contraction but the last
@@ -39,11 +40,11 @@ std::int64_t parts_rows(const KernelView<T>& kernel, std::int64_t images) {
 template <typename T>
 struct Spread {
   SpreadRoom<T> room;
-  bool transpose = false;         // of the kernel
-  bool blurred = true;            // false: only `sums` are wanted
-  const T* coupling = nullptr;    // [L, L], acts on the blurred rows; null: the identity
+  bool transpose = false;       // of the kernel
+  bool blurred = true;          // false: only `sums` are wanted
+  const T* coupling = nullptr;  // [L, L], acts on the blurred rows; null: the identity
   bool coupling_transposed = false;
-  T scale = 1;                    // of the values
+  T scale = 1;  // of the values
 
   DCRF_HOST_DEVICE bool both(const KernelView<T>& k) const {
     return !k.is_grid() && k.lattice.symmetric;
@@ -110,7 +111,7 @@ DCRF_DEVICE void splat_chunks(const World& world, const Lanes& lanes, const Latt
     const std::int32_t first = links.chunk_first[v];
     const std::int32_t begin = links.segment[v] + std::int32_t(chunk - first) * kSegmentChunk;
     const std::int32_t limit = links.segment[v + 1];
-    const std::int32_t end = begin + kSegmentChunk < limit ? begin + kSegmentChunk : limit;
+    const std::int32_t end = limit - begin > kSegmentChunk ? begin + kSegmentChunk : limit;
     const bool whole = links.chunk_first[v + 1] == first + 1;
     T* const out = whole ? room.sums + (copy * links.vertices + v) * shape.width
                          : room.parts + item * shape.width;
@@ -119,8 +120,8 @@ DCRF_DEVICE void splat_chunks(const World& world, const Lanes& lanes, const Latt
       for (std::int32_t e = begin; e < end; ++e) {
         const std::int32_t slot = links.entry[e];
         const std::int64_t point = slot / corners;
-        const T weight = factor == nullptr ? lattice.weight[slot]
-                                           : lattice.weight[slot] * factor[point];
+        const T weight =
+            factor == nullptr ? lattice.weight[slot] : lattice.weight[slot] * factor[point];
         const T* const row = from + (copy * shape.points + point) * shape.width;
         sum.add(lanes, c, shape.channels, weight, row);
       }
@@ -186,13 +187,15 @@ DCRF_DEVICE void contract_axis(const World& world, const Lanes& lanes, const Gri
   for_items(world, lanes, outer * cells * inner, [&](std::int64_t item) {
     const std::int64_t line = item / inner, i = item - line * inner;
     const std::int64_t o = line / cells, j = line - o * cells;
+    // Factors belong to pixels, so `from` holds pixels where there are any: `inner` is 1.
+    const std::int64_t in_image = factor == nullptr ? 0 : o * size % shape.points;
     const std::int64_t begin = grid.first[axis][j < 2 ? 0 : j - 2], end = grid.first[axis][j + 1];
     for_blocks(lanes, shape.channels, [&](int c) {
       Together<T> sum;
       for (std::int64_t x = begin; x < end; ++x) {
         const std::int64_t at = (o * size + x) * inner + i;
         T weight = taps[3 * x + j - grid.cell[axis][x]];
-        if (factor != nullptr) weight *= factor[factor_per_image ? at : at % shape.points];
+        if (factor != nullptr) weight *= factor[factor_per_image ? at : in_image + x];
         sum.add(lanes, c, shape.channels, weight, from + at * shape.width);
       }
       sum.store(lanes, c, shape.channels, to + item * shape.width);
@@ -259,7 +262,8 @@ DCRF_DEVICE void couple(const World& world, const Lanes& lanes, std::int64_t row
 
 template <typename T>
 DCRF_DEVICE void lattice_step(const World& world, const Lanes& lanes, const KernelView<T>& kernel,
-                              const Spread<T>& spread, const Shape& shape, const T* from, int step) {
+                              const Spread<T>& spread, const Shape& shape, const T* from,
+                              int step) {
   const LatticeView<T>& lattice = kernel.lattice;
   const SpreadRoom<T>& room = spread.room;
   if (step == 0) {
@@ -289,13 +293,12 @@ DCRF_DEVICE void grid_step(const World& world, const Lanes& lanes, const KernelV
     const int axis = axes - 1 - step;
     const T* const factor = spread.transpose ? kernel.after : kernel.before;
     const T* const* const taps = spread.transpose ? grid.slice : grid.splat;
-    T* part[3] = {room.parts, room.parts, room.parts};
-    if (axes == 3) {
-      part[1] += shape.images * grid.size[0] * grid.size[1] * grid.cells[2] * shape.width;
-    }
-    contract_axis(world, lanes, grid, shape, axis, taps[axis], step == 0 ? from : part[step - 1],
-                  step == 0 ? factor : nullptr, kernel.grid_scales_per_image,
-                  axis == 0 ? room.sums : part[step]);
+    T* const second = room.parts + shape.images * grid.size[0] * grid.size[1] * grid.cells[2] *
+                                       shape.width;  // of three axes
+    T* const to = axis == 0 ? room.sums : step == 0 ? room.parts : second;
+    const T* const previous = step == 0 ? from : step == 1 ? room.parts : second;
+    contract_axis(world, lanes, grid, shape, axis, taps[axis], previous,
+                  step == 0 ? factor : nullptr, kernel.grid_scales_per_image, to);
   } else {
     const int i = step - axes;
     const T* const one = i == 0 ? room.sums : i % 2 == 1 ? room.a : room.b;

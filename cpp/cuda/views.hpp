@@ -30,7 +30,7 @@ constexpr int kSegmentChunk = 64;  // entries of a vertex that one group of lane
 // The lattices of one image that serves all, or of every image, under one numbering of vertices.
 // An entry is one corner of one point; those of a vertex lie together, by point.
 struct Links {
-  std::int64_t vertices = 0, entries = 0;  // entries: points times corners
+  std::int64_t vertices = 0, entries = 0;      // entries: points times corners
   const std::int32_t* entry = nullptr;         // [entries], point times corners plus corner
   const std::int32_t* segment = nullptr;       // [vertices + 1], first entry of each vertex
   const std::int32_t* chunk_first = nullptr;   // [vertices + 1], first chunk of each vertex
@@ -84,8 +84,8 @@ struct GridView {
   const T* band[3] = {};              // [2 radius + 1]
 };
 
-// message = after (K - diag(diagonal)) (before q); scales, or null: of the images of its lattice, or
-// of a grid for all images or for each.
+// message = after (K - diag(diagonal)) (before q); scales, or null: of the images of its lattice,
+// or of a grid for all images or for each.
 template <typename T>
 struct KernelView {
   LatticeView<T> lattice;

@@ -16,6 +16,7 @@
 #else
 #include <condition_variable>
 #include <cstdlib>
+#include <deque>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -27,7 +28,7 @@ namespace cuda {
 
 #ifdef __CUDACC__
 
-constexpr int kMaxLanes = 32;
+inline int max_lanes() { return 32; }
 
 class World {
  public:
@@ -41,7 +42,7 @@ class World {
 // Neighbouring threads of a warp that share one item: `count` of them, a power of two.
 class Lanes {
  public:
-  DCRF_DEVICE explicit Lanes(int count)
+  DCRF_DEVICE Lanes(const World&, int count)
       : count_(count),
         rank_(int(threadIdx.x) & (count - 1)),
         mask_(count == 32 ? 0xffffffffu
@@ -80,20 +81,26 @@ class OnDevice {
  public:
   explicit OnDevice(int device) {
     check(cudaGetDevice(&before_), "no device is current");
-    if (device != before_) check(cudaSetDevice(device), "the device cannot be used");
+    if (device == before_) return;
+    check(cudaSetDevice(device), "the device cannot be used");
+    changed_ = true;
   }
-  ~OnDevice() { cudaSetDevice(before_); }
+  // Left alone where nothing changed: to set a device is to start using it.
+  ~OnDevice() {
+    if (changed_) cudaSetDevice(before_);
+  }
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;
 
  private:
   int before_ = 0;
+  bool changed_ = false;
 };
 
 constexpr int kBlockThreads = 256;
 
 template <class Program>
-__global__ void __launch_bounds__(kBlockThreads) run(const Program program) {
+__global__ void __launch_bounds__(kBlockThreads) run(const __grid_constant__ Program program) {
   World world;
   program(world);
 }
@@ -104,8 +111,9 @@ void launch(const Program& program, std::int64_t threads, const Stream& stream) 
   static_assert(sizeof(Program) <= 4096, "beyond what every driver passes to a kernel");
   const OnDevice on(stream.device);
   int per_processor = 0, processors = 0;
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, run<Program>, kBlockThreads, 0),
-        "this build has no code for the device");
+  check(
+      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, run<Program>, kBlockThreads, 0),
+      "this build has no code for the device");
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, stream.device),
         "the device does not answer");
   const std::int64_t most = std::int64_t(per_processor) * processors;
@@ -131,7 +139,13 @@ T fetch(const T* from, const Stream& stream) {
 
 #else  // the serial launcher
 
-constexpr int kMaxLanes = 1;
+// Lanes are threads here too. DENSECRF_RNN_SERIAL_LANES, a power of two up to 8, says how many
+// share an item; DENSECRF_RNN_SERIAL_THREADS how many such teams run a program.
+inline int from_environment(const char* name) {
+  const char* const wanted = std::getenv(name);
+  return wanted == nullptr || std::atoi(wanted) < 1 ? 1 : std::atoi(wanted);
+}
+inline int max_lanes() { return from_environment("DENSECRF_RNN_SERIAL_LANES"); }
 
 class Barrier {
  public:
@@ -155,48 +169,76 @@ class Barrier {
   std::condition_variable all_here_;
 };
 
+// Threads that share items, and what they tell each other.
+struct Team {
+  explicit Team(int count) : barrier(count), told(count) {}
+  Barrier barrier;
+  std::vector<double> told;  // holds any float
+};
+
 class World {
  public:
-  World(int rank, int size, Barrier& barrier) : rank_(rank), size_(size), barrier_(barrier) {}
+  World(int rank, int size, Barrier& barrier, Team& team)
+      : rank_(rank), size_(size), barrier_(barrier), team_(team) {}
   std::int64_t rank() const { return rank_; }
   std::int64_t size() const { return size_; }
   void sync() { barrier_.wait(); }
+  Team& team() const { return team_; }
 
  private:
   int rank_, size_;
   Barrier& barrier_;
+  Team& team_;
 };
 
 class Lanes {
  public:
-  explicit Lanes(int) {}
-  int rank() const { return 0; }
-  int size() const { return 1; }
+  Lanes(const World& world, int count)
+      : count_(count), rank_(int(world.rank()) & (count - 1)), team_(world.team()) {}
+  int rank() const { return rank_; }
+  int size() const { return count_; }
   template <typename T>
   T sum(T x) const {
+    for (int o = count_ / 2; o > 0; o /= 2) x += other(x, o);
     return x;
   }
   template <typename T>
   T greatest(T x) const {
+    for (int o = count_ / 2; o > 0; o /= 2) {
+      const T found = other(x, o);
+      x = found > x ? found : x;
+    }
     return x;
   }
+
+ private:
+  template <typename T>
+  T other(T own, int offset) const {
+    team_.told[rank_] = double(own);
+    team_.barrier.wait();
+    const T found = T(team_.told[rank_ ^ offset]);
+    team_.barrier.wait();
+    return found;
+  }
+
+  int count_, rank_;
+  Team& team_;
 };
 
-// DENSECRF_RNN_SERIAL_THREADS stands for the threads of a device: results must not depend on it.
+// Results must not depend on how many teams there are, as on a device they do not on its size.
 template <class Program>
 void launch(const Program& program, std::int64_t, const Stream&) {
-  const char* const wanted = std::getenv("DENSECRF_RNN_SERIAL_THREADS");
-  const int count = wanted == nullptr ? 1 : std::atoi(wanted);
-  Barrier barrier(count);
+  const int lanes = max_lanes(), teams = from_environment("DENSECRF_RNN_SERIAL_THREADS");
+  Barrier barrier(lanes * teams);
+  std::deque<Team> team;
+  for (int i = 0; i < teams; ++i) team.emplace_back(lanes);
+  const auto run = [&](int rank) {
+    World world(rank, lanes * teams, barrier, team[rank / lanes]);
+    program(world);
+  };
   std::vector<std::thread> others;
-  for (int i = 1; i < count; ++i) {
-    others.emplace_back([&, i] {
-      World world(i, count, barrier);
-      program(world);
-    });
-  }
-  World world(0, count, barrier);
-  program(world);
+  for (int i = 1; i < lanes * teams; ++i) others.emplace_back(run, i);
+  run(0);
   for (std::thread& other : others) other.join();
 }
 
@@ -210,7 +252,7 @@ T fetch(const T* from, const Stream&) {
 // Lanes that suit rows of this many numbers: a few numbers for each.
 inline int lanes_for(std::int64_t channels) {
   const int wanted = channels <= 4 ? 1 : channels <= 32 ? 8 : 32;
-  return wanted < kMaxLanes ? wanted : kMaxLanes;
+  return wanted < max_lanes() ? wanted : max_lanes();
 }
 
 // body(i) for the items 0..n-1, each on one group of lanes.

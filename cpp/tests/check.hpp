@@ -1,10 +1,12 @@
 // What every native test uses: how it is listed, how it fails, random numbers.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
+#include <string>
 #include <vector>
 
 #define CHECK(condition)                                                  \
@@ -31,6 +33,22 @@ struct Test {
 inline std::vector<Test>& list() {
   static std::vector<Test> found;
   return found;
+}
+
+// Runs the tests with `word` in their name; what main() returns.
+inline int run_tests(const std::string& word) {
+  int passed = 0;
+  for (const Test& test : list()) {
+    if (std::string(test.name).find(word) == std::string::npos) continue;
+    const auto start = std::chrono::steady_clock::now();
+    test.run();
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    std::printf("%6.2f s %s\n", took.count(), test.name);
+    std::fflush(stdout);
+    ++passed;
+  }
+  std::printf("%d native tests passed\n", passed);
+  return passed > 0 ? 0 : 1;
 }
 
 template <typename T = double>

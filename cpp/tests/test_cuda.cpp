@@ -1,0 +1,273 @@
+// The CUDA programs as plain C++ on the serial launcher (cpp/cuda/world.hpp): equal to the CPU
+// engine, the same bits for any number of threads and for an image in any batch. Under `thread` a
+// barrier that is missing shows, since several threads run each program.
+#include "cuda_problems.hpp"
+
+using namespace tests;
+using dcrf::Quality;
+
+namespace {
+
+constexpr int kThreads[] = {1, 2, 5};
+
+template <typename T>
+constexpr double kTolerance = sizeof(T) == 4 ? 2e-5 : 1e-12;
+
+// Some points at the same place, if there are several.
+template <typename T>
+std::vector<T> some_features(std::int64_t images, std::int64_t points, int dims, double spread) {
+  auto out = random_numbers<T>(images * points * dims, spread, unsigned(dims));
+  for (std::int64_t b = 0; b < images; ++b) {
+    T* const of_image = out.data() + b * points * dims;
+    for (std::int64_t i = 0; i < points / 4 * dims; ++i)
+      of_image[points / 2 * dims + i] = of_image[i % (3 * dims)];
+  }
+  return out;
+}
+
+// That each corner is an entry of its vertex, by point, and neighbours know each other.
+template <typename T>
+void check_links(const DeviceLattice<T>& lattice) {
+  const cuda::Links& links = lattice.view.links;
+  CHECK(links.segment[0] == 0 && links.segment[links.vertices] == links.entries);
+  CHECK(links.chunk_first[0] == 0 && links.chunk_first[links.vertices] <= links.most_chunks());
+  for (std::int64_t v = 0; v < links.vertices; ++v) {
+    const std::int32_t begin = links.segment[v], end = links.segment[v + 1];
+    for (std::int32_t e = begin; e < end; ++e) {
+      CHECK(lattice.vertex[links.entry[e]] == v);
+      CHECK(e == begin || links.entry[e - 1] < links.entry[e]);
+    }
+    const std::int32_t chunks = links.chunk_first[v + 1] - links.chunk_first[v];
+    CHECK(chunks == (end - begin + cuda::kSegmentChunk - 1) / cuda::kSegmentChunk);
+    for (std::int32_t c = 0; c < chunks; ++c)
+      CHECK(links.chunk_vertex[links.chunk_first[v] + c] == v);
+    for (int axis = 0; axis <= lattice.view.dims; ++axis) {
+      const std::int32_t* const ends = links.neighbour + 2 * axis * links.vertices;
+      for (int side = 0; side < 2; ++side) {
+        const std::int32_t other = ends[2 * v + side];
+        CHECK(other < links.vertices && other != v);
+        CHECK(other < 0 || ends[2 * other + 1 - side] == v);
+      }
+    }
+  }
+}
+
+// Lattices of some images against those of the CPU engine, one by one; and all that one lattice can
+// do. Returns how many words the keys have.
+template <typename T>
+int check_lattices(const std::vector<T>& features, std::int64_t images, int dims, Quality quality,
+                   int channels) {
+  const std::int64_t points = std::int64_t(features.size()) / dims / images;
+  const std::int64_t rows = images * points;
+  const auto values = random_numbers<T>(rows * channels, 1.0, 1);
+  const auto cotangent = random_numbers<T>(rows * channels, 1.0, 2);
+  const auto d_weight = random_numbers<T>(rows * (dims + 1), 1.0, 3);
+  const auto d_diagonal = random_numbers<T>(rows, 1.0, 4);
+  std::vector<std::int32_t> vertex, links;
+  std::vector<std::vector<T>> found;
+  int words = 0;
+  for (const int threads : kThreads) {
+    set_threads(threads);
+    const DeviceLattice<T> lattice(features, images, dims, quality);
+    std::vector<std::vector<T>> all{lattice.weight,
+                                    lattice.feature_gradient(d_weight),
+                                    lattice.self_response({}),
+                                    lattice.self_response(d_diagonal),
+                                    lattice.filter(values, channels, false),
+                                    lattice.filter(values, channels, true),
+                                    lattice.weight_gradient(values, cotangent, channels, false),
+                                    lattice.weight_gradient(values, cotangent, channels, true)};
+    if (found.empty()) {
+      check_links(lattice);
+      words = lattice.words;
+      vertex = lattice.vertex;
+      links = lattice.links;
+      found = std::move(all);
+    }
+    CHECK(vertex == lattice.vertex && links == lattice.links);
+    for (std::size_t i = 0; i < all.size(); ++i) CHECK(same_bits(all[i], found[i]));
+    if (threads != 2 || images == 1) continue;
+    for (std::int64_t b = 0; b < images; ++b) {  // alone
+      const auto own = slice(features, b, images);
+      const auto x = slice(values, b, images), y = slice(cotangent, b, images);
+      const DeviceLattice<T> one(own, 1, dims, quality);
+      CHECK(same_bits(one.filter(x, channels, false), slice(found[4], b, images)));
+      CHECK(same_bits(one.weight_gradient(x, y, channels, true), slice(found[7], b, images)));
+    }
+  }
+  std::int64_t vertices = 0;
+  for (std::int64_t b = 0; b < images; ++b) {
+    const auto own = slice(features, b, images);
+    const Lattice<T> cpu(own, dims, quality, 1);
+    const auto x = slice(values, b, images), y = slice(cotangent, b, images);
+    const auto part = [&](int i) { return slice(found[i], b, images); };
+    vertices += dcrf::Links(cpu.links.data(), dims).vertices;
+    CHECK(same_bits(cpu.weight, part(0)));
+    std::vector<T> d_features(points * dims), diagonal(points), gradient(points * (dims + 1));
+    const dcrf::FeatureView<T> view{own.data(), dims, 1, points, dims};
+    const auto of_weight = slice(d_weight, b, images), of_diagonal = slice(d_diagonal, b, images);
+    dcrf::feature_gradient(view, of_weight.data(), d_features.data(), 1);
+    CHECK(near(part(1), d_features, kTolerance<T>));
+    dcrf::self_response(cpu.view, diagonal.data(), 1);
+    CHECK(near(part(2), diagonal, kTolerance<T>));
+    dcrf::self_response_gradient(cpu.view, of_diagonal.data(), gradient.data(), 1);
+    CHECK(near(part(3), gradient, kTolerance<T>));
+    for (const bool transpose : {false, true}) {
+      CHECK(near(part(4 + transpose), cpu.filter(x, channels, transpose, 1), kTolerance<T>));
+      dcrf::filter_weight_gradient(cpu.view, x.data(), y.data(), channels, transpose,
+                                   gradient.data(), 1);
+      CHECK(near(part(6 + transpose), gradient, kTolerance<T>));
+    }
+  }
+  CHECK(vertices * (3 + 2 * (dims + 1)) + cuda::Links::size(0, rows * (dims + 1), dims + 1) +
+            int(quality) ==
+        std::int64_t(links.size()));
+  return words;
+}
+
+template <typename T>
+void check_mean_fields(Batch<T> batch) {
+  const std::int64_t images = batch.images;
+  set_threads(1);
+  Outcome<T> first = batch.on_device(0, images, true);
+  for (const int threads : kThreads) {
+    set_threads(threads);
+    CHECK(same_bits(batch.on_device(0, images, false).refined, first.refined));
+    if (threads == 1) continue;
+    Outcome<T> again = batch.on_device(0, images, true);
+    CHECK(same_bits(again.saved, first.saved) && same_bits(again.d_coupling, first.d_coupling));
+    for (std::size_t i = 0; i < first.parts().size(); ++i)
+      CHECK(same_bits(*again.parts()[i], *first.parts()[i]));
+  }
+  std::vector<T> d_coupling(first.d_coupling.size());
+  for (std::int64_t b = 0; b < images; ++b) {
+    set_threads(3);
+    Outcome<T> alone = batch.on_device(b, b + 1, true), cpu = batch.on_cpu(b);
+    for (std::size_t i = 0; i < first.parts().size(); ++i) {
+      const auto part = slice(*first.parts()[i], b, images);
+      CHECK(same_bits(*alone.parts()[i], part));
+      CHECK(near(part, *cpu.parts()[i], 4 * kTolerance<T>));
+    }
+    for (std::size_t i = 0; i < d_coupling.size(); ++i) d_coupling[i] += cpu.d_coupling[i];
+  }
+  CHECK(near(first.d_coupling, d_coupling, 4 * kTolerance<T>));
+}
+
+template <typename T>
+std::vector<typename Batch<T>::Kind> kinds_of(int which) {
+  const Quality standard = Quality::kStandard;
+  switch (which) {
+    case 0:  // lattices without self terms
+      return {{2, 1.5, standard, true, true, true, false},
+              {5, 0.7, Quality::kFilled, false, false, true, false}};
+    case 1:  // self terms
+      return {{5, 0.7, standard, false, true, true, true},
+              {1, 0.5, Quality::kSymmetric, true, false, false, true},
+              {0, 1, standard, true, true, false, true}};
+    default:  // a grid
+      return {{0, 1, standard, true, false, true, false}, {3, 0.6, standard, false}};
+  }
+}
+
+}  // namespace
+
+TEST(lattices_equal_those_of_the_cpu_engine) {
+  for (const int dims : {1, 2, 5, 7, 16}) {
+    for (const Quality quality : kQualities) {
+      const std::int64_t points = dims == 16 ? 7 : 21;
+      const int channels = dims == 5 ? 6 : 3;
+      check_lattices(some_features<float>(3, points, dims, 1.5), 3, dims, quality, channels);
+      check_lattices(some_features<double>(1, points, dims, 1.0), 1, dims, quality, channels);
+    }
+  }
+}
+
+TEST(lattices_of_one_point_equal_those_of_the_cpu_engine) {
+  for (const int dims : {1, 5, 16}) {
+    for (const Quality quality : kQualities) {
+      check_lattices(some_features<double>(1, 1, dims, 1.0), 1, dims, quality, 1);
+      check_lattices(some_features<float>(2, 1, dims, 1.0), 2, dims, quality, 5);
+    }
+  }
+}
+
+TEST(keys_of_one_two_and_more_words_name_the_same_vertices) {
+  const auto words = [](int dims, double spread, Quality quality) {
+    return check_lattices(some_features<double>(2, 12, dims, spread), 2, dims, quality, 2);
+  };
+  for (const Quality quality : kQualities) {
+    CHECK(words(2, 1.0, quality) == 1);
+    CHECK(words(5, 3e2, quality) == 2);
+    CHECK(words(7, 3e4, quality) > 2);
+    CHECK(words(16, 1e6, quality) >= 8);
+  }
+}
+
+TEST(vertices_with_many_entries_are_summed_in_chunks) {
+  const std::int64_t points = 700;
+  for (const Quality quality : kQualities) {
+    auto features = random_numbers<double>(2 * points * 2, 0.01, 1);
+    for (std::int64_t i = 0; i < points / 2; ++i) features[i] = features[i % 2];
+    const DeviceLattice<double> lattice(features, 2, 2, quality);
+    std::int32_t most = 0;
+    for (std::int64_t v = 0; v < lattice.vertices; ++v)
+      most = std::max(most, lattice.view.links.segment[v + 1] - lattice.view.links.segment[v]);
+    CHECK(most > 9 * cuda::kSegmentChunk);
+    check_lattices(features, 2, 2, quality, 5);
+  }
+}
+
+TEST(one_lattice_serves_every_image_of_a_batch) {
+  const std::int64_t images = 3, points = 26;
+  const int dims = 3, channels = 7;
+  const auto features = some_features<float>(1, points, dims, 1.0);
+  const auto values = random_numbers<float>(images * points * channels, 1.0, 1);
+  for (const Quality quality : kQualities) {
+    for (const int threads : kThreads) {
+      set_threads(threads);
+      const DeviceLattice<float> lattice(features, 1, dims, quality);
+      const auto out = lattice.filter(values, channels, true);
+      const auto gradient = lattice.weight_gradient(values, values, channels, false);
+      for (std::int64_t b = 0; b < images; ++b) {
+        const auto x = slice(values, b, images);
+        CHECK(same_bits(lattice.filter(x, channels, true), slice(out, b, images)));
+        CHECK(
+            same_bits(lattice.weight_gradient(x, x, channels, false), slice(gradient, b, images)));
+      }
+    }
+  }
+}
+
+TEST(mean_fields_equal_those_of_the_cpu_engine) {
+  for (const int labels : {1, 2, 5, 21, 40}) {
+    for (int which = 0; which < 3; ++which) {
+      const std::int64_t images = 1 + (labels + which) % 3;
+      const int depth = (labels + which) % 2 == 0 ? 0 : 2;
+      if (depth == 0) {
+        check_mean_fields(Batch<float>(images, 0, labels, 2, kinds_of<float>(which)));
+      } else {
+        check_mean_fields(Batch<double>(images, depth, labels, 3, kinds_of<double>(which)));
+      }
+    }
+  }
+}
+
+TEST(mean_fields_without_iterations_hand_on_what_they_are_given) {
+  for (int which = 0; which < 2; ++which)
+    check_mean_fields(Batch<double>(2, 0, 3, 0, kinds_of<double>(which)));
+}
+
+TEST(lanes_that_share_rows_give_what_one_alone_does) {
+  for (const int lanes : {2, 4}) {
+    set_lanes(lanes);
+    for (const Quality quality : kQualities)
+      check_lattices(some_features<double>(2, 11, 3, 1.0), 2, 3, quality, 5 + 8 * lanes);
+    for (int which = 0; which < 3; ++which) {
+      const int labels = which == 0 ? 4 * lanes : which == 1 ? 4 * lanes + 5 : 5;
+      check_mean_fields(Batch<double>(2, 0, labels, 2, kinds_of<double>(which)));
+    }
+  }
+  set_lanes(1);
+}
+
+int main(int count, char** arguments) { return run_tests(count > 1 ? arguments[1] : ""); }
