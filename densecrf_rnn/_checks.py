@@ -68,6 +68,16 @@ def option(name: str, value: Any, allowed: Sequence[str]) -> None:
         raise ValueError(f"{name} is {value!r}; choose from {', '.join(map(repr, allowed))}")
 
 
+def method(value: Any, backend: Any) -> None:
+    """How kernels are filtered: a word, and a backend that has a say in it."""
+    option("method", value, ("lattice", "exact"))
+    if value == "exact" and backend != "auto":
+        raise ValueError(
+            f"backend is {backend!r} but method is 'exact', which runs on torch alone; leave "
+            "backend at 'auto', or use method='lattice'"
+        )
+
+
 def flag(name: str, value: Any) -> None:
     """True or False."""
     if not isinstance(value, (bool, np.bool_)):

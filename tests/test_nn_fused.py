@@ -81,7 +81,8 @@ def test_mean_field_backward_passes_opcheck(fused_backend, batch, wanted):
     logits, coupling, kernels, grid = detached(*problem(batch=batch, backend=fused_backend))
     options = (coupling, kernels, *grid)
     refined, saved = fused.mean_field(logits, *options, 3, True, BUDGET, fused_backend)
-    arguments = (torch.randn_like(refined), logits, saved, *options, wanted, 3, BUDGET, fused_backend)
+    rest = (wanted, 3, BUDGET, fused_backend)
+    arguments = (torch.randn_like(refined), logits, saved, *options, *rest)
     torch.library.opcheck(fused.mean_field_backward, arguments)
 
 
@@ -92,14 +93,15 @@ def test_mean_field_backward_passes_opcheck(fused_backend, batch, wanted):
 @pytest.mark.parametrize("grid", [FLAT, NO_GRID])
 @pytest.mark.parametrize("batch", [0, 1, 3])
 @pytest.mark.parametrize("labels", [1, 2, 3, 4, 25])
-def test_fused_mean_field_and_its_gradients_equal_the_unfused(fused_backend, labels, batch, grid, quality):
+def test_fused_mean_field_and_its_gradients_equal_the_unfused(
+    fused_backend, labels, batch, grid, quality
+):
     given = problem(batch=batch, labels=labels, grid=grid, quality=quality,
                     backend=fused_backend)
     logits, coupling, kernels, _ = given
     whole = fused.mean_field(*given[:3], *grid, 4, True, BUDGET, fused_backend)[0]
-    steps = fused.mean_field_unfused(
-        logits, coupling, fused.unflatten(kernels), grid, 4, fused_backend
-    )
+    messages = fused.messages_of(fused.unflatten(kernels), grid, fused_backend)
+    steps = fused.mean_field_unfused(logits, coupling, messages, 4)
     torch.testing.assert_close(whole, steps, rtol=1e-11, atol=1e-11)
     for found, wanted in zip(gradients(whole, *given[:3]), gradients(steps, *given[:3])):
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
@@ -107,7 +109,9 @@ def test_fused_mean_field_and_its_gradients_equal_the_unfused(fused_backend, lab
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-4), (torch.float64, 1e-10)])
 @pytest.mark.parametrize("labels", [2, 5])
-def test_a_small_memory_budget_keeps_less_for_the_same_gradients(fused_backend, dtype, tolerance, labels):
+def test_a_small_memory_budget_keeps_less_for_the_same_gradients(
+    fused_backend, dtype, tolerance, labels
+):
     # So many points in so few simplices that the values at their vertices are fewer.
     grid = Grid([30, 31], [3.0, 3.0], "after", True)
     given = problem(dtype, labels=labels, grid=grid, spread=0.3, self_term=True,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .. import _backends, _checks
 from ..params import CRFParams, Normalization
-from .functional import autocast_to_float32, default_weights, mean_field
+from .functional import Method, autocast_to_float32, default_weights, mean_field
 
 if TYPE_CHECKING:
     from .segmenter import Segmenter
@@ -36,6 +36,8 @@ class CRFRNN(nn.Module):
         In place of those in `params`, if given.
     memory_budget : int
         Bytes that a forward pass may keep for the gradient; see `functional.mean_field`.
+    method : {"lattice", "exact"}
+        How kernels are filtered: in O(N), or exactly in O(N^2); see `functional.mean_field`.
     backend : str
         "auto", or a name from `available_backends()`.
 
@@ -83,6 +85,7 @@ class CRFRNN(nn.Module):
         normalization: Normalization | None = None,
         self_term: bool | None = None,
         memory_budget: int = 2**30,
+        method: Method = "lattice",
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -98,7 +101,10 @@ class CRFRNN(nn.Module):
         if self_term is not None:
             params = replace(params, self_term=self_term)
         self.params = params
-        _backends.resolve(backend)
+        _checks.method(method, backend)
+        if method == "lattice":  # the other needs no engine
+            _backends.resolve(backend)
+        self.method = method
         self.backend = backend
 
         labels = max(2, self.num_classes)
@@ -150,6 +156,7 @@ class CRFRNN(nn.Module):
             iterations=self.iterations if self.training else self.eval_iterations,
             spacing=spacing,
             memory_budget=self.memory_budget,
+            method=self.method,
             backend=self.backend,
         )
 
@@ -158,7 +165,7 @@ class CRFRNN(nn.Module):
         return (
             f"num_classes={self.num_classes}, params={self.params}, "
             f"iterations={self.iterations}, eval_iterations={self.eval_iterations}, "
-            f"kernel_weights={list(self.kernel_weights.shape)}"
+            f"kernel_weights={list(self.kernel_weights.shape)}, method={self.method!r}"
         )
 
     @classmethod

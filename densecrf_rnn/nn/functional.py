@@ -1,14 +1,19 @@
 """Mean-field inference of a dense CRF on tensors, differentiable; NumPy's twin of the same name."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .. import _backends, _checks, kernels
 from ..params import CRFParams
-from . import fused, ops
+from . import exact, fused, ops
 from .tensors import NO_GRID, Grid, Kernel, Lattice
+
+
+Method = Literal["lattice", "exact"]
 
 
 def mean_field(
@@ -21,6 +26,7 @@ def mean_field(
     iterations: int = 5,
     spacing: Sequence[float] | None = None,
     memory_budget: int = 2**30,
+    method: Method = "lattice",
     backend: str = "auto",
 ) -> Tensor:
     """Refined logits after some mean-field iterations of a dense CRF.
@@ -49,8 +55,12 @@ def mean_field(
         Bytes that the forward pass may keep for the gradient, all images together. Where the
         marginals of all iterations do not fit, it keeps the values at the lattices' vertices if
         they are fewer, and the backward pass takes longer. (Without a self term: always marginals.)
+        The exact method keeps marginals and messages of all iterations whatever the budget.
+    method : {"lattice", "exact"}
+        How kernels are filtered: approximately in O(N), as `params.spatial` and `params.quality`
+        say; or exactly in O(N^2), both kernels, whatever those say. N pixels.
     backend : str
-        "auto", or a name from `available_backends()`.
+        "auto", or a name from `available_backends()`. For the exact method "auto": it needs none.
 
     Returns
     -------
@@ -71,6 +81,9 @@ def mean_field(
     and the backward pass. The gradient for the image is that of the lattice, which is piecewise
     linear in the features, normaliser included. Threads: torch.get_num_threads().
 
+    The exact method runs on torch alone, on any device, and works each kernel out anew for every
+    message and its gradient; it is what the lattice approximates. Memory is O(N).
+
     Examples
     --------
     >>> logits = torch.zeros(1, 3, 4, 5, requires_grad=True)
@@ -80,28 +93,38 @@ def mean_field(
     torch.Size([1, 3, 4, 5])
     """
     logits = autocast_to_float32(logits)
-    _check(logits, image, params, backend)
+    _check(logits, image, params, method, backend)
     iterations = _checks.count("iterations", iterations, 0)
     memory_budget = _checks.count("memory_budget", memory_budget, 1, below_power=63)
     size = logits.shape[2:]
     labels = max(2, logits.shape[1])
     with torch.autocast(logits.device.type, enabled=False):  # float32 stays float32
         coupling = _coupling(params, kernel_weights, compatibility, labels, logits)
-        u = logits.flatten(2)  # [B, L, N]
-        if logits.shape[1] == 1:
-            u = torch.cat([torch.zeros_like(u), u], dim=1)
         spacing = _checks.spacing(spacing, len(size))
-        lattices, grid = _kernels(image, params, spacing, logits.dtype, backend)
-        if _is_fused(backend, logits.device.type):
-            inputs = [u, coupling, *fused.flatten(lattices)]
-            keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-            options = (iterations, keep, memory_budget, backend)
-            refined = fused.mean_field(u, coupling, inputs[2:], *grid, *options)[0]  # [B, L, N]
+        points = (image, params, spacing, logits.dtype)
+        if method == "exact":
+            u = _label_rows(exact.checked(logits, image, params.theta_beta))
+            refined = fused.mean_field_unfused(u, coupling, _exact_messages(*points), iterations)
         else:
-            refined = fused.mean_field_unfused(u, coupling, lattices, grid, iterations, backend)
+            u = _label_rows(logits)
+            lattices, grid = _kernels(*points, backend)
+            if _is_fused(backend, logits.device.type):
+                inputs = [u, coupling, *fused.flatten(lattices)]
+                keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+                options = (iterations, keep, memory_budget, backend)
+                refined = fused.mean_field(u, coupling, inputs[2:], *grid, *options)[0]
+            else:
+                messages = fused.messages_of(lattices, grid, backend)
+                refined = fused.mean_field_unfused(u, coupling, messages, iterations)
         if logits.shape[1] == 1:
             refined = refined[:, 1:] - refined[:, :1]
         return refined.reshape(logits.shape)
+
+
+def _label_rows(logits: Tensor) -> Tensor:
+    """Logits [B, L, *S] as [B, L, N], one logit x as those of the labels (0, x)."""
+    u = logits.flatten(2)
+    return torch.cat([torch.zeros_like(u), u], dim=1) if u.shape[1] == 1 else u
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -118,12 +141,16 @@ def autocast_to_float32(logits: Tensor) -> Tensor:
     return logits
 
 
-def _check(logits: Tensor, image: Tensor, params: CRFParams, backend: str) -> None:
+def _check(
+    logits: Tensor, image: Tensor, params: CRFParams, method: Method, backend: str
+) -> None:
+    _checks.method(method, backend)
     _checks.params(params, CRFParams)
     _checks.logits(logits, batched=True)
     _checks.image(image, logits, batched=True)
     _checks.same_device(image, logits)
-    if not torch.compiler.is_compiling():  # values are not known while a graph is traced
+    # Values are not known while a graph is traced. Those for the exact method an operator checks.
+    if method == "lattice" and not torch.compiler.is_compiling():
         native = _backends.device_module(backend, logits.device.type)
         _backends.resolve("auto" if backend == "auto" and native is not None else backend)
         _checks.image_range(image.detach(), params.theta_beta)
@@ -181,38 +208,57 @@ def _kernels(
     image: Tensor, params: CRFParams, spacing: Sequence[float], dtype: torch.dtype, backend: str
 ) -> tuple[list[Kernel], Grid]:
     """The operator N K of each kernel: those on lattices, then that on a grid."""
-    size = image.shape[2:]
-    guide = image.flatten(2).to(dtype)  # [B, C, N]
-    positions = _positions(size, params, spacing, guide)  # [S, N]
+    positions, guide = _pixels(image, params, spacing, dtype)
     lattices, grid = [], NO_GRID
     for kernel in kernels.from_params(params):
         if kernel.theta_guide is None and params.spatial == "grid":
             deviation = [kernel.theta_position / s for s in spacing]
-            grid = Grid(size, deviation, params.normalization, params.self_term)
+            grid = Grid(image.shape[2:], deviation, params.normalization, params.self_term)
             continue
-        features = (positions / kernel.theta_position)[None]  # [1, S, N]
-        if kernel.theta_guide is not None:
-            features = features.expand(len(guide), -1, -1)
-            features = torch.cat([features, guide / kernel.theta_guide], dim=1)  # [B, D, N]
+        features = _features(kernel, positions, guide)
         try:
             name = "features" if kernel.theta_guide is None else "image"
-            lattices.append(_normalized_kernel(features.mT, params, backend, name))
+            lattices.append(_normalized_kernel(features, params, backend, name))
         except ValueError:  # no lattice can be built; an image that is to blame can be named
             _checks.image_values(image.detach(), params.theta_beta)
             raise
     return lattices, grid
 
 
-def _positions(
-    size: Sequence[int], params: CRFParams, spacing: Sequence[float], like: Tensor
-) -> Tensor:
-    """Coordinates of every pixel, [S, N]; see kernels.positions."""
+def _exact_messages(
+    image: Tensor, params: CRFParams, spacing: Sequence[float], dtype: torch.dtype
+) -> list[fused.Message]:
+    """The operator N K of each kernel, from Gaussians themselves."""
+    positions, guide = _pixels(image, params, spacing, dtype)
+    messages: list[fused.Message] = []
+    for kernel in kernels.from_params(params):
+        features = _features(kernel, positions, guide)
+        operator = partial(exact.exact_filter, features=features, self_term=params.self_term)
+        before, after = _scales(operator, features, params)
+        messages.append(partial(fused.scaled, operator, before, after))
+    return messages
+
+
+def _pixels(
+    image: Tensor, params: CRFParams, spacing: Sequence[float], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Coordinates [S, N] and intensities [B, C, N] of every pixel; see kernels.positions."""
+    guide = image.flatten(2).to(dtype)
     axes = [
-        torch.arange(n, dtype=like.dtype, device=like.device) * s
-        for n, s in zip(size, spacing, strict=True)
+        torch.arange(n, dtype=dtype, device=image.device) * s
+        for n, s in zip(image.shape[2:], spacing, strict=True)
     ]
     found = [positions.flatten() for positions in torch.meshgrid(*axes, indexing="ij")]
-    return torch.stack(found[::-1] if params.feature_order == "xy" else found)
+    return torch.stack(found[::-1] if params.feature_order == "xy" else found), guide
+
+
+def _features(kernel: kernels.Kernel, positions: Tensor, guide: Tensor) -> Tensor:
+    """Features [B, N, D]; [1, N, S] for all images if the kernel does not see them."""
+    features = (positions / kernel.theta_position)[None]  # [1, S, N]
+    if kernel.theta_guide is not None:
+        features = features.expand(len(guide), -1, -1)
+        features = torch.cat([features, guide / kernel.theta_guide], dim=1)  # [B, D, N]
+    return features.mT
 
 
 def _normalized_kernel(
@@ -225,12 +271,21 @@ def _normalized_kernel(
     if not params.self_term:
         diagonal = ops.lattice_self_response(*lattice, backend)[..., None]
     raw = Kernel(lattice, none, none, diagonal)
+    before, after = _scales(partial(fused.filtered, raw, backend=backend), features, params)
+    return Kernel(lattice, before, after, diagonal)
+
+
+def _scales(
+    operator: fused.Message, features: Tensor, params: CRFParams
+) -> tuple[Tensor, Tensor]:
+    """What normalises an operator K of features [B, N, D]: `before` and `after` of a `Kernel`."""
+    none = features.new_empty(0)
     if params.normalization == "none":
-        return raw
-    mass = fused.filtered(raw, features.new_ones(*features.shape[:2], 1), backend)  # [B, N, 1]
+        return none, none
+    mass = operator(features.new_ones(*features.shape[:2], 1))  # [B, N, 1]
     # An infinite mass gives 0, and a gradient of 0 where 1 / 0 would give one of NaN.
     mass = mass.where(mass > kernels.EMPTY_MASS, torch.inf)
     scale = mass.rsqrt() if params.normalization == "symmetric" else mass.reciprocal()
     before = scale if params.normalization in ("before", "symmetric") else none
     after = scale if params.normalization in ("after", "symmetric") else none
-    return Kernel(lattice, before, after, diagonal)
+    return before, after

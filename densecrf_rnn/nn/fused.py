@@ -2,6 +2,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,33 +34,43 @@ def unflatten(tensors: Sequence[Tensor]) -> list[Kernel]:
 # --- filter by filter ----------------------------------------------------------------------------
 
 
+# N K of one kernel: from q [B, N, L] to its message, of the same shape.
+Message = Callable[[Tensor], Tensor]
+
+
+def scaled(operator: Message, before: Tensor, after: Tensor, values: Tensor) -> Tensor:
+    """after * operator(before * values), for scales as `Kernel` has them."""
+    out = operator(values * before if is_given(before) else values)
+    return out * after if is_given(after) else out
+
+
 def filtered(kernel: Kernel, values: Tensor, backend: str) -> Tensor:
     """N K values, for values [B, N, C]."""
-    if is_given(kernel.before):
-        values = values * kernel.before
-    out = ops.lattice_filter(values, *kernel.lattice, False, backend)
-    if is_given(kernel.diagonal):
-        out = out - kernel.diagonal * values
-    return out * kernel.after if is_given(kernel.after) else out
+
+    def operator(given: Tensor) -> Tensor:
+        out = ops.lattice_filter(given, *kernel.lattice, False, backend)
+        return out - kernel.diagonal * given if is_given(kernel.diagonal) else out
+
+    return scaled(operator, kernel.before, kernel.after, values)
+
+
+def messages_of(kernels: Sequence[Kernel], grid: Grid, backend: str) -> list[Message]:
+    """The operators of lattices, and of the grid if there is one."""
+    found: list[Message] = [partial(filtered, kernel, backend=backend) for kernel in kernels]
+    if grid.size is not None:
+        found.append(lambda values: grids.grid_filter(values, *grid, False))
+    return found
 
 
 def mean_field_unfused(
-    u: Tensor,
-    coupling: Tensor,
-    kernels: Sequence[Kernel],
-    grid: Grid,
-    iterations: int,
-    backend: str,
+    u: Tensor, coupling: Tensor, messages: Sequence[Message], iterations: int
 ) -> Tensor:
     """Refined logits with one operator per filter: slower, and differentiable more than once."""
     u = u.mT.contiguous()  # [B, N, L]
     refined = u
     for _ in range(iterations):
         q = refined.softmax(-1)
-        messages = [filtered(k, q, backend) for k in kernels]  # each [B, N, L]
-        if grid.size is not None:
-            messages.append(grids.grid_filter(q, *grid, False))
-        pairwise = sum(m @ c.mT for m, c in zip(messages, coupling, strict=True))
+        pairwise = sum(m(q) @ c.mT for m, c in zip(messages, coupling, strict=True))
         refined = u - pairwise
     return refined.mT.clone() if refined is u else refined.mT  # an input is not handed back
 
@@ -327,8 +338,8 @@ def _second_gradient(ctx: Any, d_refined: Tensor) -> tuple[Any, Any, list[Any]]:
     logits, coupling, *kernels = inputs
     if ctx.iterations == 0:
         return d_refined, None, [None] * len(kernels)
-    options = (unflatten(kernels), ctx.grid, ctx.iterations, ctx.backend)
-    refined = mean_field_unfused(logits, coupling, *options)
+    messages = messages_of(unflatten(kernels), ctx.grid, ctx.backend)
+    refined = mean_field_unfused(logits, coupling, messages, ctx.iterations)
     leaves = [tensor for tensor in inputs if tensor.requires_grad]
     found = iter(torch.autograd.grad(refined, leaves, d_refined, create_graph=True))
     d_logits, d_coupling, *d_kernels = (next(found) if t.requires_grad else None for t in inputs)

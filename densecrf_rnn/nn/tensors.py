@@ -75,5 +75,3 @@ class Grid(NamedTuple):
 
 
 NO_GRID = Grid(None, None, "none", True)
-
-
