@@ -14,8 +14,8 @@ from torch import Tensor
 from .. import _checks
 from .ops import no_second_derivative, nothing_to_keep
 
-# Bytes of a tile. On CPUs it and a scratch tile then fit the caches, where 1024 x 1024 float32 was
-# the fastest of 128 to 2048; on a device it is large beside what a launch costs.
+# Bytes of a tile. On CPUs 1024 x 1024 float32 was the fastest of 128 to 2048: it and a scratch tile
+# fit the caches. On a device the work on a tile must be long beside the launch of a kernel.
 _TILE = {"cpu": 2**22, "device": 2**26}
 
 
@@ -25,25 +25,43 @@ def tile_side(like: Tensor) -> int:
     return math.isqrt(size // like.element_size())
 
 
-def _tiles(points: int, side: int) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of the tiles on and above the diagonal; K's symmetry gives the others."""
-    cuts = [slice(begin, min(begin + side, points)) for begin in range(0, points, side)]
-    for i, rows in enumerate(cuts):
-        for columns in cuts[i:]:
-            yield rows, columns
+class _Tiles:
+    """Tiles of K, one at a time, for N points; in memory that serves for all of them.
 
-
-def _tile(planes: Tensor, rows: slice, columns: slice) -> Tensor:
-    """A tile of K from the features of one image [D, N].
-
-    By differences: |f_i|^2 + |f_j|^2 - 2 f_i . f_j would lose in float32 what is small beside
-    |f_i|^2. So K_ii is 1, and pixels far from the origin are as good as others.
+    Memory of their own each would cost more time than the arithmetic, in page faults.
     """
-    exponent = planes.new_zeros(rows.stop - rows.start, columns.stop - columns.start)
-    for plane in planes:
-        difference = plane[rows, None] - plane[columns]
-        exponent.addcmul_(difference, difference, value=-0.5)
-    return exponent.exp_()
+
+    def __init__(self, like: Tensor, points: int) -> None:
+        self._points = points
+        self._side = min(tile_side(like), points)
+        self._room = like.new_empty(2, self._side * self._side)
+        # K below this counts as 0 (float32: 1e-31), as its products would leave the normal range
+        # of numbers, where processors take ten times as long.
+        normal = torch.finfo(like.dtype)
+        self._least_exponent = math.log(normal.tiny / normal.eps)
+
+    def places(self) -> Iterator[tuple[slice, slice]]:
+        """Rows and columns of the tiles on and above the diagonal; K is symmetric."""
+        begins = range(0, self._points, self._side)
+        cuts = [slice(begin, min(begin + self._side, self._points)) for begin in begins]
+        for i, rows in enumerate(cuts):
+            for columns in cuts[i:]:
+                yield rows, columns
+
+    def kernel(self, planes: Tensor, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+        """A tile of K from the features of one image [D, N], and scratch memory of its shape.
+
+        By differences: |f_i|^2 + |f_j|^2 - 2 f_i . f_j would lose in float32 what is small beside
+        |f_i|^2. So K_ii is 1, and pixels far from the origin are as good as others.
+        """
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        exponent, scratch = (room[: shape[0] * shape[1]].view(shape) for room in self._room)
+        exponent.zero_()
+        for plane in planes:
+            torch.sub(plane[rows, None], plane[columns], out=scratch)
+            exponent.addcmul_(scratch, scratch, value=-0.5)
+        torch.threshold_(exponent, self._least_exponent, -math.inf)
+        return exponent.exp_(), scratch
 
 
 def _side_by_side(values: Tensor, groups: int) -> Tensor:
@@ -90,9 +108,10 @@ def exact_filter(values: Tensor, features: Tensor, self_term: bool) -> Tensor:
     _check_shapes(values, features)
     given = _side_by_side(values, len(features))
     out = torch.zeros_like(given, memory_format=torch.contiguous_format)
+    tiles = _Tiles(features, features.shape[1])
     for planes, v, found in zip(features.mT.contiguous(), given, out, strict=True):
-        for rows, columns in _tiles(len(v), tile_side(v)):
-            kernel = _tile(planes, rows, columns)
+        for rows, columns in tiles.places():
+            kernel, _ = tiles.kernel(planes, rows, columns)
             if rows != columns:
                 found[columns].addmm_(kernel.T, v[rows])
             elif not self_term:
@@ -143,11 +162,13 @@ def exact_feature_gradient(values: Tensor, cotangent: Tensor, features: Tensor) 
     v, g = _side_by_side(values, groups), _side_by_side(cotangent, groups)
     left, right = torch.cat([g, v], -1), torch.cat([v, g], -1)
     out = features.new_zeros(groups, features.shape[2], features.shape[1])  # [., D, N]
+    tiles = _Tiles(features, features.shape[1])
     for planes, a, b, found in zip(features.mT.contiguous(), left, right, out, strict=True):
-        for rows, columns in _tiles(len(a), tile_side(a)):
-            s = _tile(planes, rows, columns).mul_(a[rows] @ b[columns].T)
+        for rows, columns in tiles.places():
+            s, scratch = tiles.kernel(planes, rows, columns)
+            s.mul_(torch.mm(a[rows], b[columns].T, out=scratch))
             for plane, d_plane in zip(planes, found, strict=True):
-                pull = (plane[columns] - plane[rows, None]).mul_(s)
+                pull = torch.sub(plane[columns], plane[rows, None], out=scratch).mul_(s)
                 d_plane[rows] += pull.sum(1)
                 if rows != columns:
                     d_plane[columns] -= pull.sum(0)
