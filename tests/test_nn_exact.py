@@ -432,4 +432,4 @@ def test_twelve_thousand_pixels_take_hardly_more_memory_than_two_thousand():
         capture_output=True, text=True, timeout=300,
     )
     assert result.returncode == 0, result.stderr
-    assert int(result.stdout) < 20_000  # kB; one matrix of N x N would be 576,000
+    assert int(result.stdout) < 100_000  # kB; one matrix of N x N would be 576,000
