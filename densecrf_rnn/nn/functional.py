@@ -151,7 +151,7 @@ def mean_field(
             checked = (list(seen.values()), "\n".join(seen), params.theta_beta)
             u = _label_rows(exact.checked(logits, *checked))
             messages = operators.exact_messages(gaussians, pixels, params)
-            steps = fused.mean_field_unfused(u, couplings, messages, update)
+            steps = fused.mean_field_unfused(u, couplings[:iterations], messages, update)
         else:
             u = _label_rows(logits)
             made = operators.on_lattices(gaussians, pixels, params, backend)
