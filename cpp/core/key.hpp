@@ -42,9 +42,9 @@ struct Key {
   }
 };
 
-// Where each field lies. Field 0 is the remainder, field j + 1 the quotient of axis j < d, and field
-// d + 1 the image, where one table holds the vertices of several. Later fields count more in sorted
-// order, so how wide they are does not bear on it.
+// Where each field lies. Field 0 is the remainder, field j + 1 the quotient of axis j < d, and
+// field d + 1 the image, where one table holds the vertices of several. Later fields count more in
+// sorted order, so how wide they are does not bear on it.
 struct KeyLayout {
   int dims = 0;
   int words = 0;
