@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import _backends, _checks, kernels
 from ..params import CRFParams
-from . import fused, ops
+from . import fused, ops, transforms
 from .tensors import NO_GRID, Grid, Kernel, Lattice
 
 
@@ -79,6 +79,13 @@ def mean_field(
     >>> logits.grad.shape
     torch.Size([1, 3, 4, 5])
     """
+    if transforms.active():
+        return transforms.opaque(
+            mean_field, logits, image, params, kernel_weights=kernel_weights,
+            compatibility=compatibility, iterations=iterations, spacing=spacing,
+            memory_budget=memory_budget, backend=backend,
+        )  # fmt: skip
+    transforms.refuse_tangents(logits, image, kernel_weights, compatibility)
     logits = autocast_to_float32(logits)
     _check(logits, image, params, backend)
     iterations = _checks.count("iterations", iterations, 0)
@@ -192,7 +199,7 @@ def _kernels(
             continue
         features = (positions / kernel.theta_position)[None]  # [1, S, N]
         if kernel.theta_guide is not None:
-            features = features.expand(len(guide), -1, -1)
+            features = features.expand(guide.shape[0], -1, -1)
             features = torch.cat([features, guide / kernel.theta_guide], dim=1)  # [B, D, N]
         try:
             name = "features" if kernel.theta_guide is None else "image"
