@@ -1,4 +1,4 @@
-"""CRFRNN in training: forward, backward relative to it, and batches."""
+"""CRFRNN in training: forward, backward relative to it, batches, and the cost of a call itself."""
 
 from functools import partial
 
@@ -78,3 +78,29 @@ def test_training(name, mode):
 
 def test_batch():
     train("training 8 x 256x256 wide L=21 T=5", Problem(size=(256, 256)), runs=3, batch=8)
+
+
+def one_pixel(problem, threads):
+    """The same layer where there is nothing to compute: checks, Python and torch's dispatch."""
+    torch.set_num_threads(threads)
+    crf = CRFRNN(problem.labels, params=problem.params, iterations=ITERATIONS).train()
+    u, guide = (x[..., :1, :1].detach().contiguous() for x in inputs(problem, 1))
+    u.requires_grad_()
+    crf(u, guide)
+    return lambda: crf(u, guide)
+
+
+@pytest.mark.parametrize("name", PARAMS)
+def test_overhead(name):
+    """The time of a call on one pixel, as a share of that on a small picture."""
+    problem = Problem(size=(128, 128), labels=2, params=PARAMS[name])
+    cases = [Case("forward", forward), Case("one pixel", one_pixel)]
+    before = torch.get_num_threads()
+    try:
+        outcomes = compare(
+            f"call 128x128 {name} L=2 T=5", problem, cases, peer="forward", runs=50
+        )
+    finally:
+        torch.set_num_threads(before)
+    row = outcomes["one pixel", 1].row
+    row.note = f"{100 / row.ratio:.1f} % of forward: Python and dispatch"

@@ -404,6 +404,8 @@ _BUILD = (
 def why_unavailable(name: str) -> str | None:
     """Why the engine `name` cannot run here, in one sentence; None when it can."""
     if name == "cpu":
+        if sys.modules.get("densecrf_rnn._cpu") is not None:  # asked several times in every call
+            return None
         if importlib.util.find_spec("densecrf_rnn._cpu") is None:
             return f"the native module densecrf_rnn._cpu was not compiled; {_BUILD}"
         try:

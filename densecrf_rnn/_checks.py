@@ -68,6 +68,12 @@ def option(name: str, value: Any, allowed: Sequence[str]) -> None:
         raise ValueError(f"{name} is {value!r}; choose from {', '.join(map(repr, allowed))}")
 
 
+def alone(name: str, value: bool, where: str) -> None:
+    """An option that must be off where something else is at work."""
+    if value:
+        raise ValueError(f"{name} is True but {where}, at work here, takes one tensor; leave it")
+
+
 def method(value: Any, backend: Any) -> None:
     """How kernels are filtered: a word, and a backend that has a say in it."""
     option("method", value, ("lattice", "exact"))

@@ -11,6 +11,7 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "examples"
 NEEDS = {
     "train_head": ["torch"],
+    "train_with_lightning": ["torch", "lightning"],
     "refine_saved_logits": ["skimage"],
     "high_dimensional_filter": ["skimage"],
     "make_sample_logits": ["torch", "skimage"],  # only its help: the network is not in the package

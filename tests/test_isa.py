@@ -77,14 +77,14 @@ def test_best_instruction_set_is_used_unless_one_is_named():
     assert run(code, "baseline").stdout.strip() == "baseline"
 
 
-@pytest.mark.parametrize("backend", ["cpu", "auto"])
-def test_unknown_instruction_set_is_refused_when_it_is_first_needed(backend):
+@pytest.mark.parametrize("name", ["cpu", "auto"])
+def test_unknown_instruction_set_is_refused_when_it_is_first_needed(name):
     code = f"""
 import numpy as np
 import densecrf_rnn
 print(densecrf_rnn.available_backends()[0])
 try:
-    densecrf_rnn.PermutohedralLattice(np.zeros((3, 2)), backend={backend!r})
+    densecrf_rnn.PermutohedralLattice(np.zeros((3, 2)), backend={name!r})
 except densecrf_rnn.BackendUnavailableError as error:
     print(error)
 """

@@ -337,10 +337,10 @@ class Returns(torch.nn.Module):
         return self.result
 
 
-@pytest.mark.parametrize("result", [{"out": torch.zeros(1, 3, 4, 5)}, (torch.zeros(1),), None])
-def test_wrap_refuses_backbones_that_do_not_return_a_tensor(result):
+@pytest.mark.parametrize("result", [{"mask": torch.zeros(1)}, (torch.zeros(1),), None])
+def test_wrap_refuses_backbones_that_return_no_logits(result):
     model = CRFRNN.wrap(Returns(result), LABELS)
-    with pytest.raises(TypeError, match="the backbone returned .*picks the logits out"):
+    with pytest.raises(TypeError, match="the backbone returned .*give it pick="):
         model(torch.zeros(1, 3, 4, 5))
 
 

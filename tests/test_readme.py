@@ -39,3 +39,11 @@ def test_files_that_the_documents_link_to_exist():
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_tests_that_the_documents_name_exist():
+    sources = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    defined = set(re.findall(r"^def (test_\w+)", sources, re.MULTILINE))
+    for document in (ROOT / "docs").glob("*.md"):
+        named = set(re.findall(r"`(test_\w+)`", document.read_text()))
+        assert named <= defined, f"{document.name}: {named - defined}"

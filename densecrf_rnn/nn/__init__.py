@@ -2,6 +2,7 @@
 
 from . import functional
 from .crfrnn import CRFRNN
+from .export import export_onnx
 from .segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmenter
 
-__all__ = ["CRFRNN", "IMAGENET_MEAN", "IMAGENET_STD", "Segmenter", "functional"]
+__all__ = ["CRFRNN", "IMAGENET_MEAN", "IMAGENET_STD", "Segmenter", "export_onnx", "functional"]

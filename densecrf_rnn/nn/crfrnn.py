@@ -1,6 +1,6 @@
 """CRFRNN: dense-CRF mean field as a trainable layer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -319,6 +319,7 @@ class CRFRNN(nn.Module):
         mean: Sequence[float] | float = 0.0,
         std: Sequence[float] | float = 1.0,
         scale: float = 255.0,
+        pick: Callable[[Any], Tensor] | None = None,
         **options: Any,
     ) -> "Segmenter":
         """A model of `backbone` followed by a CRF-RNN head; see `Segmenter`.
@@ -326,8 +327,9 @@ class CRFRNN(nn.Module):
         Parameters
         ----------
         backbone : nn.Module
-            Maps images [B, C, *S] to logits [B, num_classes, *s], a tensor; S = (H, W) or
-            (D, H, W), and s may be smaller.
+            Maps images [B, C, *S] to logits [B, num_classes, *s]; S = (H, W) or (D, H, W), and s
+            may be smaller. Logits are found in a tensor, in a mapping with "out" or "logits"
+            (torchvision) and in an object with `.logits` (Hugging Face).
         num_classes : int
         mean, std : one float per channel, or one for all
             What the images were normalised with, as fractions of `scale`: the head sees
@@ -335,6 +337,8 @@ class CRFRNN(nn.Module):
         scale : float
             Top of the intensity range that theta_beta refers to; 1 for images that are already
             in the units of theta_beta.
+        pick : function, optional
+            Takes the logits out of what the backbone returns, where that is something else.
         **options
             Keyword arguments of `CRFRNN`.
 
@@ -344,4 +348,5 @@ class CRFRNN(nn.Module):
         """
         from .segmenter import Segmenter
 
-        return Segmenter(backbone, cls(num_classes, **options), mean=mean, std=std, scale=scale)
+        crf = cls(num_classes, **options)
+        return Segmenter(backbone, crf, mean=mean, std=std, scale=scale, pick=pick)

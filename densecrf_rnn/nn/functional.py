@@ -9,7 +9,7 @@ from torch import Tensor
 from .. import _backends, _checks
 from ..kernels import Kernel, from_params
 from ..params import CRFParams
-from . import exact, fused, operators
+from . import exact, fused, operators, transforms
 
 Method = Literal["lattice", "exact"]
 Update = Literal["softmax", "relu"]
@@ -121,12 +121,23 @@ def mean_field(
     >>> logits.grad.shape
     torch.Size([1, 3, 4, 5])
     """
+    if transforms.active():
+        _checks.alone("return_all", return_all, "torch.func")
+        return transforms.opaque(
+            mean_field, logits, image, params, kernel_weights=kernel_weights,
+            compatibility=compatibility, iterations=iterations, kernels=kernels,
+            bandwidths=bandwidths, guides=guides, mask=mask, spacing=spacing, update=update,
+            tied=tied, memory_budget=memory_budget, method=method, backend=backend,
+        )  # fmt: skip
+    transforms.refuse_tangents(
+        logits, image, kernel_weights, compatibility, bandwidths, *(guides or {}).values()
+    )
     given = autocast_to_float32(logits)
     kernels = from_params(params) if kernels is None else tuple(kernels)
     every_guide = {"image": image, **(guides or {})}
     if mask is not None:
         _checks.logits(given, batched=True)
-        _checks.mask(mask, (len(given), *given.shape[2:]), batched=True)
+        _checks.mask(mask, (given.shape[0], *given.shape[2:]), batched=True)
         logits = given.where(mask[:, None], 0.0)
     else:
         logits = given

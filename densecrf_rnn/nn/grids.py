@@ -1,7 +1,7 @@
 """The spatial kernel on a regular grid (densecrf_rnn/grid.py) as an operator.
 
-It follows from a few numbers, so those are what operators are handed, and each makes the kernel
-anew: that costs next to nothing.
+It follows from a few numbers, so those are what operators are handed; tensors.py makes the kernel
+of them.
 """
 
 import math

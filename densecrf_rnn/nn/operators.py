@@ -69,7 +69,7 @@ class Gaussian:
             parts.append((p.positions / self.theta_position)[None])  # [1, S, N]
         if self.theta_guide is not None:
             parts.append(p.guides[self.kernel.guide] / self.theta_guide)  # [B, C, N]
-            parts[0] = parts[0].expand(len(parts[-1]), -1, -1)
+            parts[0] = parts[0].expand(parts[-1].shape[0], -1, -1)
         features = torch.cat(parts, dim=1).mT if len(parts) > 1 else parts[0].mT
         return features if p.seen is None else _seen_features(features, p.seen)
 
@@ -81,7 +81,7 @@ class Gaussian:
 
 def _seen_features(features: Tensor, seen: Tensor) -> Tensor:
     """Features with the pixels outside the mask on the first one inside: no more vertices."""
-    images, dims = len(seen), features.shape[2]
+    images, dims = seen.shape[0], features.shape[2]
     features = features.expand(images, -1, -1)
     first = seen[..., 0].argmax(1)[:, None, None].expand(-1, -1, dims)
     return torch.where(seen > 0, features, features.gather(1, first))

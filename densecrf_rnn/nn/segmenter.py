@@ -1,6 +1,7 @@
 """Segmenter: any segmentation network with a CRF-RNN head behind it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +21,16 @@ class Segmenter(nn.Module):
     Parameters
     ----------
     backbone : nn.Module
-        Maps images [B, C, *S] to logits [B, L, *s], a tensor.
+        Maps images [B, C, *S] to logits [B, L, *s]: a tensor, a mapping with "out" or "logits", or
+        an object with `.logits`.
     crf : CRFRNN
     mean, std : one float per channel, or one for all
         What the images were normalised with, as fractions of `scale`.
     scale : float
         The head sees (image * std + mean) * scale.
+    pick : function, optional
+        Takes the logits out of what the backbone returns, where that is something else: for a tuple
+        ``pick=lambda outputs: outputs[0]``. (One that is to be pickled is a named function.)
 
     Examples
     --------
@@ -45,11 +50,15 @@ class Segmenter(nn.Module):
         mean: Sequence[float] | float = 0.0,
         std: Sequence[float] | float = 1.0,
         scale: float = 255.0,
+        pick: Callable[[Any], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.crf = crf
         self.scale = _checks.positive_number("scale", scale)
+        if pick is not None and not callable(pick):
+            raise TypeError(f"pick is {type(pick).__name__}; it must be a function of the outputs")
+        self.pick = pick
         # Known from the arguments, so not part of the state that is saved.
         for name, given in (("mean", mean), ("std", std)):
             numbers = _checks.weight(name, given)
@@ -57,37 +66,74 @@ class Segmenter(nn.Module):
                 raise ValueError(f"std is {given!r}; it must be above 0")
             self.register_buffer(name, torch.tensor(numbers).reshape(-1), persistent=False)
 
-    def forward(self, image: Tensor, *, spacing: Sequence[float] | None = None) -> Tensor:
-        """Refined logits [B, L, *S] at the size of the image [B, C, *S].
+    def forward(self, image: Tensor, *, return_outputs: bool = False, **options: Any) -> Any:
+        """Refined logits at the size of the image: a tensor, whatever the backbone returns.
 
-        Logits smaller than the image are enlarged (bi- or trilinearly, corners not aligned).
-        `spacing` is the pixel size along each axis: ([depth,] row, column). An image that requires
-        grad gets the gradient through the backbone and that through the head's kernel.
+        Logits smaller than the image are enlarged (bi- or trilinearly, corners not aligned). An
+        image that requires grad gets the gradient through the backbone and that through the head's
+        kernel.
+
+        Parameters
+        ----------
+        image : Tensor [B, C, *S]
+        return_outputs : bool
+            Also hand over what the backbone returned, as it is: "aux" of torchvision for a loss of
+            its own, hidden states, the logits before the head.
+        **options
+            Keyword arguments of the head, such as `spacing`; see `CRFRNN.forward`.
+
+        Returns
+        -------
+        Tensor [B, L, *S]; with `return_outputs` that and the backbone's outputs
 
         Raises
         ------
         TypeError
-            The backbone returns something other than a tensor.
+            The backbone returns something that no logits can be found in.
         ValueError
             `mean` or `std` has neither 1 nor C entries, or what `CRFRNN` refuses.
         """
-        logits = self.backbone(image)
-        if not isinstance(logits, Tensor):
-            raise TypeError(
-                f"the backbone returned {type(logits).__name__}; CRFRNN.wrap takes one that "
-                "returns a tensor, so wrap it in a module that picks the logits out"
-            )
+        outputs = self.backbone(image)
+        logits = self._logits(outputs)
         size = image.shape[2:]
+        if logits.dim() != image.dim():
+            raise ValueError(
+                f"the backbone's logits have shape {tuple(logits.shape)} for images of shape "
+                f"{tuple(image.shape)}; they must be [B, L, *S], so choose them with "
+                "CRFRNN.wrap(..., pick=...)"
+            )
         if logits.shape[2:] != size:
             mode = "bilinear" if len(size) == 2 else "trilinear"
             logits = interpolate(logits, size=size, mode=mode, align_corners=False)
-        return self.crf(logits, self._guide(image), spacing=spacing)
+        refined = self.crf(logits, self._guide(image), **options)
+        return (refined, outputs) if return_outputs else refined
+
+    def _logits(self, outputs: Any) -> Tensor:
+        """The logits among the outputs of the backbone."""
+        if self.pick is not None:
+            found = self.pick(outputs)
+        elif isinstance(outputs, Mapping):
+            found = outputs.get("out", outputs.get("logits"))
+        else:
+            found = getattr(outputs, "logits", outputs)
+        if isinstance(found, Tensor):
+            return found
+        what = type(outputs).__name__
+        if self.pick is not None:
+            what = f"{type(found).__name__} from pick"
+        elif isinstance(outputs, Mapping):
+            what += f" with {', '.join(map(repr, outputs)) or 'nothing in it'}"
+        raise TypeError(
+            f"the backbone returned {what}; CRFRNN.wrap finds logits in a tensor, in a mapping "
+            'with "out" or "logits" and in an object with .logits, so give it pick=, a function '
+            "that takes them out of anything else"
+        )
 
     def _guide(self, image: Tensor) -> Tensor:
         """The image in the units of theta_beta."""
         channels = image.shape[1]
         for name in ("mean", "std"):
-            found = len(getattr(self, name))
+            found = getattr(self, name).shape[0]
             if found not in (1, channels):
                 raise ValueError(
                     f"{name} has {found} entries but the image {channels} channels; give one "

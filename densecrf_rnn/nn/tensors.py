@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -69,9 +70,18 @@ class Grid(NamedTuple):
     def kernel(self, dtype: Any) -> _backends.GridKernel:
         """The kernel as an engine takes it, with scales of a NumPy dtype."""
         assert self.size is not None and self.deviation is not None
-        axes = [grid.axis(n, sigma) for n, sigma in zip(self.size, self.deviation, strict=True)]
-        normalization: Any = self.normalization
-        return grid.normalized(axes, normalization, self.self_term, dtype)
+        key = (tuple(self.size), tuple(self.deviation), self.normalization, self.self_term, dtype)
+        # Without a self term there are scales of every pixel: too large to be kept.
+        return (_grid_kernel if self.self_term else _grid_kernel.__wrapped__)(*key)
+
+
+@lru_cache(maxsize=32)
+def _grid_kernel(
+    size: Sequence[int], deviation: Sequence[float], normalization: Any, self_term: bool, dtype: Any
+) -> _backends.GridKernel:
+    """A few numbers for each row and column; kept, as small calls would take longer to make it."""
+    axes = [grid.axis(n, sigma) for n, sigma in zip(size, deviation, strict=True)]
+    return grid.normalized(axes, normalization, self_term, dtype)
 
 
 def scaled_grid(

@@ -1,0 +1,5 @@
+"""What other packages left behind: the weights of published CRF-RNN models."""
+
+from .weights import Conversion, load_crfasrnn_caffe, load_crfasrnn_keras, load_crfasrnn_pytorch
+
+__all__ = ["Conversion", "load_crfasrnn_caffe", "load_crfasrnn_keras", "load_crfasrnn_pytorch"]

@@ -1,0 +1,319 @@
+"""CRF parameters of the published CRF-RNN packages, into a CRFRNN.
+
+All three multiply messages by L x L matrices from the left, as here, so nothing is transposed. They
+differ in the sign of the compatibility C: Caffe and Keras compute U - C M and start at C = -I,
+crfasrnn_pytorch computes U + C M and starts at +I. Here it is U - C M.
+
+Torch is not imported: the layer that is handed over brings its own.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ..nn import CRFRNN
+
+Array = np.ndarray[Any, Any]
+
+# What each matrix is called in PyTorch and Keras; also the order of Keras' and of Caffe's lists.
+NAMES = ("spatial_ker_weights", "bilateral_ker_weights", "compatibility_matrix")
+# What all three compute with, whatever was trained.
+_PUBLISHED = {
+    "theta_alpha": 160.0,
+    "theta_beta": 3.0,
+    "theta_gamma": 3.0,
+    "normalization": "after",
+    "self_term": True,
+    "feature_order": "xy",
+    "spatial": "lattice",
+    "quality": "standard",
+}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was converted from where, what was not and why; prints as a report.
+
+    Attributes
+    ----------
+    converted : dict
+        Parameter of the CRFRNN -> where it came from and what was done to it.
+    ignored : dict
+        Name of what came -> why it was left out.
+    differences : tuple of str
+        Settings of the CRFRNN with which it computes something else than the package did.
+    """
+
+    source: str
+    converted: dict[str, str]
+    ignored: dict[str, str]
+    differences: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"from {self.source}"]
+        lines += [f"  {name} <- {origin}" for name, origin in self.converted.items()]
+        lines += [f"  ignored {name}: {why}" for name, why in self.ignored.items()]
+        lines += [f"  differs: {what}" for what in self.differences]
+        return "\n".join(lines)
+
+
+def load_crfasrnn_pytorch(crf: "CRFRNN", state_dict: Mapping[str, Any]) -> Conversion:
+    """Put the CRF of a crfasrnn_pytorch state_dict into a CRFRNN; what was converted comes back.
+
+    Parameters
+    ----------
+    crf : CRFRNN
+        Its parameters are overwritten. ``kernel_weights="full"`` takes any weights, other forms
+        those that have the form.
+    state_dict : mapping of names to tensors or arrays
+        With spatial_ker_weights, bilateral_ker_weights and compatibility_matrix, each [L, L],
+        behind any prefix ("crfrnn."). Other entries are the backbone's and are ignored.
+
+    Returns
+    -------
+    Conversion
+
+    Raises
+    ------
+    TypeError, ValueError
+        A matrix is missing, found twice, of another shape, not finite, or not of the form of
+        `crf`. Nothing has been changed then.
+
+    Notes
+    -----
+    The compatibility changes its sign. For that package's numbers the layer needs
+    ``CRFParams(spatial="lattice")`` with the published bandwidths, which are the defaults, and the
+    image that the package was fed: BGR minus its mean, on the scale 0..255.
+
+    Examples
+    --------
+    >>> from densecrf_rnn import CRFRNN, CRFParams
+    >>> eye = np.eye(3)
+    >>> state = {"crfrnn.spatial_ker_weights": 3 * eye, "crfrnn.bilateral_ker_weights": 5 * eye,
+    ...          "crfrnn.compatibility_matrix": eye, "score_fr.weight": np.zeros((3, 4, 1, 1))}
+    >>> crf = CRFRNN(3, params=CRFParams(spatial="lattice"), kernel_weights="full")
+    >>> print(load_crfasrnn_pytorch(crf, state))
+    from crfasrnn_pytorch
+      kernel_weights[1] <- crfrnn.spatial_ker_weights
+      kernel_weights[0] <- crfrnn.bilateral_ker_weights
+      compatibility <- crfrnn.compatibility_matrix, negated: that package adds what ours subtracts
+      ignored score_fr.weight: not a parameter of the CRF
+    """
+    _check_kind("state_dict", state_dict, Mapping, "a mapping of names to tensors")
+    entries, ignored = _by_name(state_dict)
+    return _load(crf, entries, ignored, "crfasrnn_pytorch", adds=True)
+
+
+def load_crfasrnn_keras(
+    crf: "CRFRNN", weights: Mapping[str, Any] | Sequence[Any]
+) -> Conversion:
+    """Put the CRF of the Keras release (crfasrnn_keras) into a CRFRNN.
+
+    Parameters
+    ----------
+    crf : CRFRNN
+        As for `load_crfasrnn_pytorch`.
+    weights : mapping of names to arrays, or sequence of three arrays [L, L]
+        Names end in spatial_ker_weights, bilateral_ker_weights and compatibility_matrix, a ":0"
+        behind them or not; a sequence is in that order, as the CrfRnnLayer's ``get_weights()``.
+
+    Returns
+    -------
+    Conversion
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `load_crfasrnn_pytorch`.
+
+    Examples
+    --------
+    >>> from densecrf_rnn import CRFRNN
+    >>> crf = CRFRNN(3, kernel_weights="scalar")
+    >>> print(load_crfasrnn_keras(crf, [3 * np.eye(3), 5 * np.eye(3), -np.eye(3)]))
+    from crfasrnn_keras
+      kernel_weights[1] <- weights[0], the number on its diagonal
+      kernel_weights[0] <- weights[1], the number on its diagonal
+      compatibility <- weights[2]
+      differs: params.spatial is 'grid', there 'lattice'
+    """
+    source = "crfasrnn_keras"
+    if isinstance(weights, Mapping):
+        entries, ignored = _by_name(weights)
+        return _load(crf, entries, ignored, source, adds=False)
+    return _load(crf, _in_order("weights", weights), {}, source, adds=False)
+
+
+def load_crfasrnn_caffe(crf: "CRFRNN", blobs: Sequence[Any]) -> Conversion:
+    """Put the CRF of the Caffe release (torrvision/crfasrnn) into a CRFRNN.
+
+    Parameters
+    ----------
+    crf : CRFRNN
+        As for `load_crfasrnn_pytorch`.
+    blobs : sequence of three arrays [1, 1, L, L] or [L, L]
+        Those of the MultiStageMeanfield layer, in its order: spatial weights, bilateral weights,
+        compatibility. In pycaffe ``[blob.data for blob in net.params["inference1"]]``.
+
+    Returns
+    -------
+    Conversion
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `load_crfasrnn_pytorch`.
+
+    Examples
+    --------
+    >>> from densecrf_rnn import CRFRNN
+    >>> crf = CRFRNN(3, kernel_weights="full")
+    >>> blobs = np.stack([3 * np.eye(3), 5 * np.eye(3), -np.eye(3)])[:, None, None]
+    >>> load_crfasrnn_caffe(crf, blobs).converted["compatibility"]
+    'blobs[2]'
+    """
+    entries = _in_order("blobs", blobs)
+    return _load(crf, entries, {}, "the Caffe release", adds=False)
+
+
+# --- what came -----------------------------------------------------------------------------------
+
+_Entries = dict[str, tuple[str, Any]]  # one of NAMES -> what it was called, and the matrix
+
+
+def _by_name(given: Mapping[str, Any]) -> tuple[_Entries, dict[str, str]]:
+    """The three matrices by the ends of their names; why each other entry is left out."""
+    entries: _Entries = {}
+    ignored: dict[str, str] = {}
+    for name, value in given.items():
+        last = re.split(r"[./]", re.sub(r":\d+$", "", str(name)))[-1]
+        if last not in NAMES:
+            ignored[name] = "not a parameter of the CRF"
+        elif last in entries:
+            raise ValueError(
+                f"{entries[last][0]} and {name} are both a {last}; leave one CRF in the mapping"
+            )
+        else:
+            entries[last] = (name, value)
+    for name in NAMES:
+        if name not in entries:
+            some = ", ".join(map(str, list(given)[:4])) or "nothing"
+            raise ValueError(
+                f"no entry is called {name} (there is {some}{', ...' * (len(given) > 4)}); give "
+                f"one each whose name ends in {', '.join(NAMES)}"
+            )
+    return entries, ignored
+
+
+def _in_order(what: str, given: Any) -> _Entries:
+    """The three matrices of a list."""
+    if isinstance(given, (Mapping, str)) or not hasattr(given, "__len__"):
+        raise TypeError(f"{what} is {type(given).__name__}; it must be a list of three arrays")
+    if len(given) != len(NAMES):
+        raise ValueError(
+            f"{what} holds {len(given)} arrays; it must hold three: {', '.join(NAMES)}"
+        )
+    return {name: (f"{what}[{i}]", given[i]) for i, name in enumerate(NAMES)}
+
+
+def _check_kind(name: str, value: Any, kind: type, wanted: str) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is {type(value).__name__}; it must be {wanted}")
+
+
+def _matrix(name: str, value: Any, labels: int) -> Array:
+    """One matrix [L, L] of float64, from an array, a tensor or a blob [1, 1, L, L]."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().double()
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name} has dtype {array.dtype}; it must hold numbers")
+    shape = array.shape
+    if len(shape) == 4 and shape[:2] == (1, 1):
+        array = array[0, 0]
+    if array.shape != (labels, labels):
+        way_out = "check that it is the CRF's"
+        if array.ndim == 2 and array.shape[0] == array.shape[1]:
+            way_out = f"make the CRFRNN with num_classes={len(array)}"
+        raise ValueError(
+            f"{name} has shape {list(shape)}; it must be [{labels}, {labels}] for this CRFRNN of "
+            f"{labels} labels, so {way_out}"
+        )
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} contains NaN or infinity; take it from an intact checkpoint")
+    return array.astype(np.float64)
+
+
+# --- what it becomes -----------------------------------------------------------------------------
+
+
+def _load(
+    crf: "CRFRNN", entries: _Entries, ignored: dict[str, str], source: str, adds: bool
+) -> Conversion:
+    """Check everything, then write; `adds`: the compatibility is that of U + C M."""
+    for attribute in ("kernel_weights", "compatibility", "params"):
+        if not hasattr(crf, attribute):
+            raise TypeError(
+                f"crf is {type(crf).__name__}; it must be a CRFRNN (of a wrapped model: model.crf)"
+            )
+    labels = crf.compatibility.shape[0]
+    if tuple(crf.kernel_weights.shape) not in ((2,), (2, labels), (2, labels, labels)):
+        raise ValueError(
+            f"crf has kernel_weights {list(crf.kernel_weights.shape)}; the published weights are "
+            "for one bilateral and one spatial kernel, shared by all iterations"
+        )
+    if "compatibility" not in dict(crf.named_parameters()):
+        raise ValueError(
+            "crf has a fixed compatibility, Potts, but the weights bring one that was learned; "
+            "make the CRFRNN with compatibility='learned'"
+        )
+    spatial, bilateral, compatibility = (entries[name] for name in NAMES)
+    converted, weights = {}, {}
+    for row, (name, value) in ((1, spatial), (0, bilateral)):
+        weights[row], done = _in_form(
+            name, _matrix(name, value, labels), crf.kernel_weights.dim() - 1
+        )
+        converted[f"kernel_weights[{row}]"] = name + done
+    name, value = compatibility
+    matrix = _matrix(name, value, labels)
+    if adds:
+        matrix = -matrix
+        name += ", negated: that package adds what ours subtracts"
+    converted["compatibility"] = name
+    _write(crf.kernel_weights, np.stack([weights[0], weights[1]]))
+    _write(crf.compatibility, matrix)
+    differences = tuple(
+        f"params.{field} is {getattr(crf.params, field)!r}, there {there!r}"
+        for field, there in _PUBLISHED.items()
+        if getattr(crf.params, field) != there
+    )
+    return Conversion(source, converted, ignored, differences)
+
+
+def _in_form(name: str, matrix: Array, axes: int) -> tuple[Array, str]:
+    """A weight matrix as a layer of this form holds it, and what was done to it."""
+    if axes == 2:
+        return matrix, ""
+    diagonal = np.diagonal(matrix).copy()
+    if (matrix != np.diag(diagonal)).any():
+        raise ValueError(
+            f"{name} has weights off its diagonal, which this CRFRNN cannot hold; make it with "
+            "kernel_weights='full'"
+        )
+    if axes == 1:
+        return diagonal, ", its diagonal"
+    if (diagonal != diagonal[0]).any():
+        raise ValueError(
+            f"{name} has different weights for the labels, which this CRFRNN cannot hold; make it "
+            "with kernel_weights='diagonal' or 'full'"
+        )
+    return diagonal[0], ", the number on its diagonal"
+
+
+def _write(parameter: Any, array: Array) -> None:
+    """Overwrite a parameter, in its own dtype and on its own device."""
+    parameter.detach().copy_(parameter.detach().new_tensor(array.tolist()))

@@ -1,0 +1,119 @@
+"""ONNX export of models with a CRF-RNN head."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import onnx_runtime
+from .crfrnn import CRFRNN
+from .tensors import rows
+
+
+def export_onnx(model: nn.Module, args: Sequence[Any], file: Any = None, **options: Any) -> Any:
+    """Export a model whose every CRFRNN becomes one node; returns torch's ONNXProgram.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Such as one of `CRFRNN.wrap`; float32, in eval() mode for the iterations of evaluation.
+    args : sequence
+        Example inputs. They are run once, to compare the node with the layer.
+    file : path, optional
+        Where to write the model.
+    **options
+        Keyword arguments of ``torch.onnx.export``, such as `dynamic_shapes` and `input_names`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `model` has no CRFRNN, or one with an option that the node does not have.
+    ImportError
+        onnx or onnxscript is not installed.
+
+    Notes
+    -----
+    The node is ai.onnx.contrib::DenseCRFMeanField, inputs logits, image, kernel weights and
+    compatibility. `densecrf_rnn.onnx_runtime` runs it, without torch.
+
+    Examples
+    --------
+    >>> model = CRFRNN.wrap(nn.Conv2d(3, 2, 1), 2).eval()
+    >>> export_onnx(model, (torch.rand(1, 3, 8, 9),), "model.onnx")  # doctest: +SKIP
+    >>> session = onnx_runtime.inference_session("model.onnx")  # doctest: +SKIP
+    """
+    heads = [module for module in model.modules() if isinstance(module, CRFRNN)]
+    if not heads:
+        raise ValueError(
+            f"{type(model).__name__} has no CRFRNN; torch.onnx.export writes it as it is"
+        )
+    args = tuple(args)
+    _compare(model, heads, args)
+    with _as_nodes(heads):
+        return torch.onnx.export(model, args, file, dynamo=True, **options)
+
+
+@contextmanager
+def _as_nodes(heads: Sequence[CRFRNN]) -> Iterator[None]:
+    """Heads that put a node into the graph in place of what they compute."""
+    for head in heads:
+        head.forward = partial(_node, head)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for head in heads:
+            del head.forward
+
+
+def _node(
+    crf: CRFRNN, logits: Tensor, image: Tensor, *, spacing: Sequence[float] | None = None
+) -> Tensor:
+    inputs = (logits, image.to(logits.dtype), crf.kernel_weights, crf.compatibility)
+    return torch.onnx.ops.symbolic(
+        f"{onnx_runtime.DOMAIN}::{onnx_runtime.OPERATOR}",
+        inputs,
+        {"settings": _settings(crf, spacing)},
+        dtype=logits.dtype,
+        shape=logits.shape,
+        version=1,
+    )
+
+
+def _settings(crf: CRFRNN, spacing: Sequence[float] | None) -> str:
+    iterations = crf.iterations if crf.training else crf.eval_iterations
+    return onnx_runtime.settings(crf.params, iterations, spacing)
+
+
+def _compare(model: nn.Module, heads: Sequence[CRFRNN], args: Sequence[Any]) -> None:
+    """Refuse heads that compute something else than the node does."""
+
+    def look(crf: CRFRNN, given: Any, options: dict[str, Any], refined: Any) -> None:
+        options = dict(zip(("logits", "image"), given, strict=False)) | options
+        logits, image, spacing = (options.pop(n, None) for n in ("logits", "image", "spacing"))
+        others = [name for name, value in options.items() if value is not None]
+        equal = not others and isinstance(refined, Tensor)
+        if equal:
+            inputs = (logits, image.to(logits.dtype), crf.kernel_weights, crf.compatibility)
+            try:
+                found = onnx_runtime.run_node(_settings(crf, spacing), *map(rows, inputs))
+                equal = np.allclose(found, rows(refined), rtol=1e-3, atol=1e-3)
+            except (TypeError, ValueError):
+                equal = False
+        if not equal:
+            raise ValueError(
+                "this CRFRNN has an option that its ONNX node lacks"
+                + (f" ({', '.join(others)})" if others else "")
+                + "; torch.export takes any"
+            )
+
+    hooks = [head.register_forward_hook(look, with_kwargs=True) for head in heads]
+    try:
+        with torch.no_grad():
+            model(*args)
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,145 @@
+"""Mean fields under the transforms of torch.func, which cannot look into custom operators.
+
+grad, vjp, jacrev, functional_call and vmap meet one opaque function instead, with a gradient of its
+own. It keeps only its inputs, so the gradient runs the forward pass once more; vmap is a loop.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils import _pytree as pytree
+
+
+def active() -> bool:
+    """Whether a transform of torch.func is at work, and not torch.compile."""
+    return torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling()
+
+
+def refuse_tangents(*tensors: Tensor | None) -> None:
+    """Forward-mode derivatives would be lost in custom operators without a word."""
+    if torch.compiler.is_compiling():
+        return
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if forward_ad.unpack_dual(tensor).tangent is not None:  # type: ignore[no-untyped-call]
+            _no_forward_mode()
+
+
+def _no_forward_mode() -> NoReturn:
+    raise NotImplementedError(
+        "mean_field has no forward-mode derivative (jvp, jacfwd, hessian); use reverse mode: grad, "
+        "vjp or jacrev of torch.func, torch.autograd.functional.hessian for second derivatives"
+    )
+
+
+def opaque(function: Callable[..., Tensor], *args: Any, **options: Any) -> Any:
+    """function(*args, **options), its tensors hidden from the transforms that are at work."""
+    leaves, spec = pytree.tree_flatten((args, options))
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+
+    def call(*tensors: Tensor) -> Tensor:
+        given = list(leaves)
+        for place, tensor in zip(places, tensors, strict=True):
+            given[place] = tensor
+        args, options = pytree.tree_unflatten(given, spec)
+        return function(*args, **options)
+
+    tensors = [leaves[place] for place in places]
+    return _Opaque.apply(call, *tensors)  # type: ignore[no-untyped-call]
+
+
+class _Opaque(torch.autograd.Function):
+    """call(*tensors). Its forward pass runs one transform further out, at last outside them all."""
+
+    @staticmethod
+    def forward(call: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        return call(*tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.call, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[1:]
+        arrays = (ctx.call, wanted, gradient, *ctx.saved_tensors)
+        found = iter(_Gradient.apply(*arrays))  # type: ignore[no-untyped-call]
+        return None, *(next(found) if one else None for one in wanted)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Sequence[int | None], call: Callable[..., Tensor], *tensors: Tensor
+    ) -> tuple[Tensor, int]:
+        rows = _rows(info, in_dims[1:], tensors)
+        each = [_Opaque.apply(call, *row) for row in rows]  # type: ignore[no-untyped-call]
+        return torch.stack(each), 0
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> NoReturn:
+        _no_forward_mode()
+
+
+class _Gradient(torch.autograd.Function):
+    """The gradient of `_Opaque` for those of its tensors that are wanted."""
+
+    @staticmethod
+    def forward(
+        call: Callable[..., Tensor], wanted: Sequence[bool], gradient: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            inputs = [
+                t.detach().requires_grad_() if one else t.detach()
+                for t, one in zip(tensors, wanted, strict=True)
+            ]
+            output = call(*inputs)
+        leaves = [t for t in inputs if t.requires_grad]
+        return torch.autograd.grad(output, leaves, gradient, materialize_grads=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> NoReturn:
+        raise NotImplementedError(
+            "mean_field has no second derivative under torch.func; use "
+            "torch.autograd.functional.hessian, or torch.autograd.grad twice"
+        )
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: Sequence[int | None],
+        call: Callable[..., Tensor],
+        wanted: Sequence[bool],
+        *tensors: Tensor,
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        rows = _rows(info, in_dims[2:], tensors)
+        each = [
+            _Gradient.apply(call, wanted, *row)  # type: ignore[no-untyped-call]
+            for row in rows
+        ]
+        found = tuple(torch.stack(parts) for parts in zip(*each, strict=True))
+        return found, (0,) * len(found)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> NoReturn:
+        _no_forward_mode()
+
+
+def _rows(
+    info: Any, dims: Sequence[int | None], tensors: Sequence[Tensor]
+) -> list[list[Tensor]]:
+    """The tensors of each call that vmap stands for."""
+    return [
+        [
+            tensor if dim is None else tensor.select(dim, i)
+            for tensor, dim in zip(tensors, dims, strict=True)
+        ]
+        for i in range(info.batch_size)
+    ]
