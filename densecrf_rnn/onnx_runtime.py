@@ -30,7 +30,14 @@ def settings(params: CRFParams, iterations: int, spacing: Sequence[float] | None
 def run_node(settings: str, *inputs: Array) -> Array:
     """What the node computes: refined logits [B, L, *S].
 
-    `inputs` are logits [B, L, *S], image [B, C, *S], kernel weights and compatibility.
+    `inputs` are logits [B, L, *S], image [B, C, *S], kernel weights and compatibility; refused is
+    what `mean_field` refuses.
+
+    Examples
+    --------
+    >>> inputs = [np.zeros((1, 2, 4, 5)), np.zeros((1, 3, 4, 5)), np.ones(2), 1 - np.eye(2)]
+    >>> run_node(settings(CRFParams(), 5, None), *inputs).shape
+    (1, 2, 4, 5)
     """
     logits, image, kernel_weights, compatibility = inputs
     options = json.loads(settings)
@@ -58,6 +65,11 @@ def inference_session(model: Any, **options: Any) -> Any:
     ------
     ImportError
         onnxruntime or onnxruntime-extensions is not installed.
+
+    Examples
+    --------
+    >>> session = inference_session("model.onnx")  # doctest: +SKIP
+    >>> (refined,) = session.run(None, {"image": image})  # doctest: +SKIP
     """
     try:
         import onnxruntime  # type: ignore[import-not-found,unused-ignore]
@@ -99,6 +111,10 @@ def reference_evaluator(model: Any) -> Any:
     ------
     ImportError
         onnx is not installed.
+
+    Examples
+    --------
+    >>> (refined,) = reference_evaluator("model.onnx").run(None, {})  # doctest: +SKIP
     """
     try:
         from onnx.reference import (  # type: ignore[import-not-found,unused-ignore]

@@ -27,7 +27,7 @@ def squares(count, size=32):
 
 
 class Segmentation(lightning.LightningModule):
-    """The head learns ten times as fast as the network: its parameters start near their place."""
+    """The head has a learning rate of its own, above the network's, as in the paper's solver."""
 
     def __init__(self):
         super().__init__()
