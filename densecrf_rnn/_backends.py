@@ -545,7 +545,10 @@ def cuda_facts() -> dict[str, Any] | None:
         module: Any = importlib.import_module("densecrf_rnn._cuda")
     except ImportError:
         return None
-    devices = module.devices() if why_unavailable("cuda") is None else []
+    try:
+        devices = module.devices()
+    except RuntimeError:  # no driver, or no device; why_unavailable says it
+        devices = []
     names = ("name", "capability", "memory")
     return {
         "architectures": module.architectures,

@@ -5,7 +5,8 @@ device and layout, and keeps it alive. All memory, scratch included, comes from 
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from contextlib import nullcontext
+from functools import lru_cache, wraps
 from typing import Any
 
 import numpy as np
@@ -77,14 +78,32 @@ class _Call:
         )
 
 
+def _on_its_device(function: Any) -> Any:
+    """The function with the device of its first tensor current, as CUDA libraries want it."""
+
+    @wraps(function)
+    def wrapped(native: Any, first: Any, *args: Any) -> Any:
+        tensor = first if isinstance(first, Tensor) else first.weight
+        with torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext():
+            return function(native, first, *args)
+
+    return wrapped
+
+
 # --- lattices ------------------------------------------------------------------------------------
 
 
+@_on_its_device
 def lattice_build(native: Any, features: Tensor, quality: str, name: str) -> Lattice:
     """The lattices of features [B, N, D]; `links` is one array [size] for all of them.
 
     Waits for the device: for the range of the features, and for how many vertices there are.
     """
+    if features.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "a lattice cannot be built while a CUDA graph is captured, for that waits for the "
+            "device; build it before, and capture the mean field (densecrf_rnn.nn.fused)"
+        )
     images, points, dims = features.shape
     corners = dims + 1
     entries = images * points * corners
@@ -174,6 +193,7 @@ def _distinct(call: _Call, layout: Any, keys: _Sorted) -> Tensor:
     return out
 
 
+@_on_its_device
 def feature_gradient(native: Any, features: Tensor, d_weight: Tensor) -> Tensor:
     """The gradient for features [B, N, D], from that for the weights."""
     out = features.new_empty(features.shape)
@@ -187,6 +207,7 @@ def feature_gradient(native: Any, features: Tensor, d_weight: Tensor) -> Tensor:
     return out
 
 
+@_on_its_device
 def lattice_filter(native: Any, values: Tensor, lattice: Lattice, transpose: bool) -> Tensor:
     """K values, or K' values, [B, N, C]."""
     out = torch.empty_like(values, memory_format=torch.contiguous_format)
@@ -201,6 +222,7 @@ def lattice_filter(native: Any, values: Tensor, lattice: Lattice, transpose: boo
     return out
 
 
+@_on_its_device
 def filter_weight_gradient(
     native: Any, values: Tensor, cotangent: Tensor, lattice: Lattice, transpose: bool
 ) -> Tensor:
@@ -217,6 +239,7 @@ def filter_weight_gradient(
     return out
 
 
+@_on_its_device
 def self_response(native: Any, lattice: Lattice, cotangent: Tensor | None) -> Tensor:
     """The diagonal of each K [B, N]; or the gradient of <cotangent, it> for the weights."""
     shape = lattice.weight.shape
@@ -296,6 +319,7 @@ def saved_shape(logits: Tensor, iterations: int, keep: bool, memory_budget: int)
     return shape if keep and size <= memory_budget else (0, *shape[1:])
 
 
+@_on_its_device
 def mean_field(
     native: Any,
     logits: Tensor,
@@ -328,6 +352,7 @@ def _refuse_non_finite(logits: Tensor) -> None:
         _checks.logits_values(logits, batched=True)
 
 
+@_on_its_device
 def mean_field_backward(
     native: Any,
     d_refined: Tensor,
