@@ -91,6 +91,17 @@ def bandwidth():
     return 2 * 4 * 2**28 / (statistics.median(times) / 1e3)
 
 
+@pytest.mark.parametrize("storage", ["full", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", PARAMS)
+def test_values_in_16_bits(name, storage):
+    problem = Problem(params=PARAMS[name])
+    logits, image = on_gpu(problem, 16)
+    work = lambda: functional.mean_field(  # noqa: E731
+        logits, image, problem.params, storage=storage
+    )
+    row(f"CUDA 16 x 500x500 {name} L=21 T=5, {storage}", "build and mean field", problem, work)
+
+
 @pytest.mark.parametrize("name", PARAMS)
 def test_training(name):
     problem = Problem(params=PARAMS[name])

@@ -1,7 +1,8 @@
 """The native CUDA module (cpp/bindings/cuda.cpp), and of the same shape `_serial`.
 
 Arrays are addresses in device memory; their layouts are in cpp/cuda/engine.hpp. `wide` is true for
-float64. A stream is (device, handle).
+float64; `storage` says what values at vertices and cells are kept in: "full", "float16" or
+"bfloat16". A stream is (device, handle).
 """
 
 Stream = tuple[int, int]
@@ -76,9 +77,10 @@ def filter_weight_gradient(
 def self_response(
     wide: bool, lattice: Lattice, cotangent: int, out: int, stream: Stream
 ) -> None: ...
-def mean_field_workspace(wide: bool, model: Model, saves: bool) -> int: ...
+def mean_field_workspace(wide: bool, storage: str, model: Model, saves: bool) -> int: ...
 def mean_field(
     wide: bool,
+    storage: str,
     model: Model,
     logits: int,
     refined: int,

@@ -39,6 +39,16 @@ auto with_type(bool wide, const Body& body) {
   return wide ? body(double()) : body(float());
 }
 
+// Calls body(S(), T()): T as above, S what values are kept in: "full", or for float of 16 bits.
+template <class Body>
+auto with_storage(bool wide, const std::string& storage, const Body& body) {
+  if (storage == "full") return with_type(wide, [&](auto zero) { return body(zero, zero); });
+  if (wide) throw std::invalid_argument("_cuda: float64 is kept in full");
+  if (storage == "float16") return body(cuda::Half(), float());
+  if (storage == "bfloat16") return body(cuda::Bfloat16(), float());
+  throw std::invalid_argument("_cuda: unknown storage");
+}
+
 std::optional<dcrf::KeyLayout> key_layout(bool wide, const std::vector<double>& least,
                                           const std::vector<double>& greatest,
                                           std::int64_t images) {
@@ -225,18 +235,19 @@ cuda::Model<T> model(const py::tuple& t) {
   return out;
 }
 
-std::size_t mean_field_workspace(bool wide, const py::tuple& of, bool saves) {
-  return with_type(wide, [&](auto zero) {
-    return cuda::mean_field_workspace(model<decltype(zero)>(of), saves);
+std::size_t mean_field_workspace(bool wide, const std::string& storage, const py::tuple& of,
+                                 bool saves) {
+  return with_storage(wide, storage, [&](auto kept, auto zero) {
+    return cuda::mean_field_workspace<decltype(kept)>(model<decltype(zero)>(of), saves);
   });
 }
 
-void mean_field(bool wide, const py::tuple& of, Address logits, Address refined, Address saved,
-                Address workspace, const StreamTuple& on) {
-  with_type(wide, [&](auto zero) {
+void mean_field(bool wide, const std::string& storage, const py::tuple& of, Address logits,
+                Address refined, Address saved, Address workspace, const StreamTuple& on) {
+  with_storage(wide, storage, [&](auto kept, auto zero) {
     using T = decltype(zero);
-    cuda::mean_field(model<T>(of), at<const T>(logits), at<T>(refined), at<T>(saved),
-                     at<void>(workspace), stream(on));
+    cuda::mean_field<decltype(kept)>(model<T>(of), at<const T>(logits), at<T>(refined),
+                                     at<T>(saved), at<void>(workspace), stream(on));
   });
 }
 
@@ -322,10 +333,11 @@ PYBIND11_MODULE(DCRF_MODULE, m) {
         py::arg("transpose"), py::arg("out"), py::arg("workspace"), py::arg("stream"));
   m.def("self_response", &self_response, py::arg("wide"), py::arg("lattice"), py::arg("cotangent"),
         py::arg("out"), py::arg("stream"));
-  m.def("mean_field_workspace", &mean_field_workspace, py::arg("wide"), py::arg("model"),
-        py::arg("saves"));
-  m.def("mean_field", &mean_field, py::arg("wide"), py::arg("model"), py::arg("logits"),
-        py::arg("refined"), py::arg("saved"), py::arg("workspace"), py::arg("stream"));
+  m.def("mean_field_workspace", &mean_field_workspace, py::arg("wide"), py::arg("storage"),
+        py::arg("model"), py::arg("saves"));
+  m.def("mean_field", &mean_field, py::arg("wide"), py::arg("storage"), py::arg("model"),
+        py::arg("logits"), py::arg("refined"), py::arg("saved"), py::arg("workspace"),
+        py::arg("stream"));
   m.def("backward_workspace", &backward_workspace, py::arg("wide"), py::arg("model"),
         py::arg("wanted"));
   m.def("mean_field_backward", &mean_field_backward, py::arg("wide"), py::arg("model"),

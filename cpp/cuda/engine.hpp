@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "../core/key.hpp"
+#include "narrow.hpp"
 #include "views.hpp"
 
 namespace dcrf {
@@ -90,12 +91,13 @@ void self_response(const LatticeView<T>& lattice, std::int64_t points, const T* 
 
 // --- whole mean fields (mean_field.cu) ---
 
-template <typename T>
+// S is the type that values at vertices and cells are kept in: T, or for float one of narrow.hpp.
+template <typename S, typename T>
 std::size_t mean_field_workspace(const Model<T>& model, bool saves);
 
 // U' of the last iteration, in planes. `saved` [T, images N, width] receives the marginals that
 // each iteration starts from; or null.
-template <typename T>
+template <typename S, typename T>
 void mean_field(const Model<T>& model, const T* logits, T* refined, T* saved, void* workspace,
                 const Stream& stream);
 

@@ -11,7 +11,7 @@ template <typename T>
 Spread<T> bare_spread(const KernelView<T>& kernel, const Shape& shape, bool transpose,
                       Workspace& workspace) {
   Spread<T> spread;
-  spread.room = spread_room(kernel, shape, true, workspace);
+  spread.room = spread_room<T>(kernel, shape, true, workspace);
   spread.transpose = transpose;
   spread.scale = slice_scale<T>(kernel.lattice.dims);
   return spread;

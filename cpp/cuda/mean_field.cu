@@ -9,12 +9,12 @@ namespace dcrf {
 namespace cuda {
 namespace {
 
-template <typename T>
-Spread<T> spread_of(const Model<T>& model, int m, bool adjoint, bool blurred,
-                    Workspace& workspace) {
+template <typename S, typename T>
+Spread<T, S> spread_of(const Model<T>& model, int m, bool adjoint, bool blurred,
+                       Workspace& workspace) {
   const KernelView<T>& kernel = model.kernel[m];
-  Spread<T> spread;
-  spread.room = spread_room(kernel, model.shape, blurred, workspace);
+  Spread<T, S> spread;
+  spread.room = spread_room<S>(kernel, model.shape, blurred, workspace);
   spread.transpose = adjoint;
   spread.blurred = blurred;
   spread.coupling = model.coupling + std::int64_t(m) * model.shape.channels * model.shape.channels;
@@ -23,13 +23,13 @@ Spread<T> spread_of(const Model<T>& model, int m, bool adjoint, bool blurred,
   return spread;
 }
 
-template <typename T>
-Forward<T> forward_program(const Model<T>& model, T* saved, bool saves, Workspace& workspace) {
-  Forward<T> program;
+template <typename S, typename T>
+Forward<T, S> forward_program(const Model<T>& model, T* saved, bool saves, Workspace& workspace) {
+  Forward<T, S> program;
   program.model = model;
   program.lane_count = lanes_for(model.shape.channels);
   for (int m = 0; m < model.kernels; ++m)
-    program.spread[m] = spread_of(model, m, false, true, workspace);
+    program.spread[m] = spread_of<S>(model, m, false, true, workspace);
   program.slots = saves ? std::max(model.iterations, 1) : model.has_self_terms() ? 2 : 1;
   const std::int64_t slot = model.points() * model.shape.width;
   program.marginals = saves ? saved : workspace.take<T>(program.slots * slot);
@@ -47,8 +47,8 @@ Backward<T> backward_program(const Model<T>& model, const PointGradient<T>* want
   std::int64_t most_rows = model.has_self_terms() ? model.points() : 1;
   for (int m = 0; m < model.kernels; ++m) {
     program.wanted[m] = wanted[m];
-    program.adjoint[m] = spread_of(model, m, true, true, workspace);
-    program.forward[m] = spread_of(model, m, false, wanted[m].weight != nullptr, workspace);
+    program.adjoint[m] = spread_of<T>(model, m, true, true, workspace);
+    program.forward[m] = spread_of<T>(model, m, false, wanted[m].weight != nullptr, workspace);
     most_rows = std::max(most_rows, model.kernel[m].rows(model.shape.images));
   }
   // As many chunks as there is work for, but not more memory than a few images take.
@@ -67,18 +67,18 @@ Backward<T> backward_program(const Model<T>& model, const PointGradient<T>* want
 
 }  // namespace
 
-template <typename T>
+template <typename S, typename T>
 std::size_t mean_field_workspace(const Model<T>& model, bool saves) {
   Workspace workspace(nullptr);
-  forward_program<T>(model, nullptr, saves, workspace);
+  forward_program<S, T>(model, nullptr, saves, workspace);
   return workspace.size();
 }
 
-template <typename T>
+template <typename S, typename T>
 void mean_field(const Model<T>& model, const T* logits, T* refined, T* saved, void* memory,
                 const Stream& stream) {
   Workspace workspace(memory);
-  Forward<T> program = forward_program(model, saved, saved != nullptr, workspace);
+  Forward<T, S> program = forward_program<S>(model, saved, saved != nullptr, workspace);
   program.logits = logits;
   program.refined = refined;
   launch(program, model.points() * program.lane_count, stream);
@@ -104,9 +104,16 @@ void mean_field_backward(const Model<T>& model, const T* saved, const T* d_refin
   launch(program, model.points() * program.lane_count, stream);
 }
 
+#define DCRF_INSTANTIATE(S, T)                                         \
+  template std::size_t mean_field_workspace<S>(const Model<T>&, bool); \
+  template void mean_field<S>(const Model<T>&, const T*, T*, T*, void*, const Stream&);
+DCRF_INSTANTIATE(float, float)
+DCRF_INSTANTIATE(Half, float)
+DCRF_INSTANTIATE(Bfloat16, float)
+DCRF_INSTANTIATE(double, double)
+#undef DCRF_INSTANTIATE
+
 #define DCRF_INSTANTIATE(T)                                                          \
-  template std::size_t mean_field_workspace(const Model<T>&, bool);                  \
-  template void mean_field(const Model<T>&, const T*, T*, T*, void*, const Stream&); \
   template std::size_t backward_workspace(const Model<T>&, const PointGradient<T>*); \
   template void mean_field_backward(const Model<T>&, const T*, const T*, T*, T*,     \
                                     const PointGradient<T>*, void*, const Stream&);

@@ -17,9 +17,9 @@ DCRF_DEVICE T self_scale(const KernelView<T>& k, std::int64_t own) {
 }
 
 // sum += scale times the slice of `values` at a point.
-template <typename T>
+template <typename T, typename S>
 DCRF_DEVICE void slice(const Lanes& lanes, const KernelView<T>& k, const Shape& shape,
-                       std::int64_t point, std::int64_t in_image, int c, const T* values,
+                       std::int64_t point, std::int64_t in_image, int c, const S* values,
                        bool transpose, T scale, Together<T>& sum) {
   const int width = shape.width;
   if (!k.is_grid()) {
@@ -48,7 +48,7 @@ DCRF_DEVICE void slice(const Lanes& lanes, const KernelView<T>& k, const Shape& 
     for (int j = 0; j < 3; ++j) {
       const T of_row = of_layer * taps[rows][3 * y + j];
       const std::int64_t row = z * g.cells[rows] + g.cell[rows][y] + j;
-      const T* const from = values + (row * g.cells[columns] + g.cell[columns][x]) * width;
+      const S* const from = values + (row * g.cells[columns] + g.cell[columns][x]) * width;
       for (int h = 0; h < 3; ++h)
         sum.add(lanes, c, shape.channels, of_row * taps[columns][3 * x + h], from + h * width);
     }
@@ -68,11 +68,12 @@ DCRF_DEVICE void add_coupled(const Lanes& lanes, int labels, int c, const T* cou
   }
 }
 
-template <typename T>
+// S: what values at vertices and cells are kept in.
+template <typename T, typename S>
 struct Forward {
   Model<T> model;
   int lane_count = 1;
-  Spread<T> spread[kMaxKernels];
+  Spread<T, S> spread[kMaxKernels];
   const T* logits = nullptr;  // planes
   T* refined = nullptr;       // planes
   T* marginals = nullptr;     // [slots, points, width]

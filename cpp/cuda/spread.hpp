@@ -3,6 +3,7 @@
 // several kernels can share the barriers.
 #pragma once
 
+#include "narrow.hpp"
 #include "world.hpp"
 
 namespace dcrf {
@@ -10,15 +11,16 @@ namespace cuda {
 
 constexpr int kTogether = 4;  // numbers of a row that one lane holds at a time
 
-// Where a spread works. Rows are [kernel.rows(images), width] unless it says otherwise.
-template <typename T>
+// Where a spread works. Rows are [kernel.rows(images), width] unless it says otherwise. S is the
+// type that values are kept in: T, with which they are computed, or one of 16 bits.
+template <typename S>
 struct SpreadRoom {
-  T* parts = nullptr;  // lattice: sums of chunks [copies, most_chunks]; grid: cells along some axes
-  T* sums = nullptr;   // S' x: what was splatted
-  T* a = nullptr;
-  T* b = nullptr;
-  T* c = nullptr;  // for the second order of axes, where it is wanted
-  T* d = nullptr;
+  S* parts = nullptr;  // lattice: sums of chunks [copies, most_chunks]; grid: cells along some axes
+  S* sums = nullptr;   // S' x: what was splatted
+  S* a = nullptr;
+  S* b = nullptr;
+  S* c = nullptr;  // for the second order of axes, where it is wanted
+  S* d = nullptr;
 };
 
 // How many rows `parts` wants.
@@ -37,9 +39,9 @@ std::int64_t parts_rows(const KernelView<T>& kernel, std::int64_t images) {
   return rows;
 }
 
-template <typename T>
+template <typename T, typename S = T>
 struct Spread {
-  SpreadRoom<T> room;
+  SpreadRoom<S> room;
   bool transpose = false;       // of the kernel
   bool blurred = true;          // false: only `sums` are wanted
   const T* coupling = nullptr;  // [L, L], acts on the blurred rows; null: the identity
@@ -59,13 +61,13 @@ struct Spread {
     return splat_steps(k) + (blurred ? axes(k) + 1 : 0);
   }
   // Blurs go from `sums` to a, b, a, ...; these are where they end, and what they leave free.
-  DCRF_HOST_DEVICE const T* blurred_rows(const KernelView<T>& k) const {
+  DCRF_HOST_DEVICE const S* blurred_rows(const KernelView<T>& k) const {
     return axes(k) % 2 == 1 ? room.a : room.b;
   }
-  DCRF_HOST_DEVICE const T* other_blurred_rows(const KernelView<T>& k) const {
+  DCRF_HOST_DEVICE const S* other_blurred_rows(const KernelView<T>& k) const {
     return !both(k) ? nullptr : axes(k) % 2 == 1 ? room.c : room.d;
   }
-  DCRF_HOST_DEVICE T* values(const KernelView<T>& k) const {
+  DCRF_HOST_DEVICE S* values(const KernelView<T>& k) const {
     return axes(k) % 2 == 1 ? room.b : room.a;
   }
 };
@@ -76,16 +78,18 @@ struct Together {
   T x[kTogether] = {};
 
   // += weight row
-  DCRF_DEVICE void add(const Lanes& lanes, int c, int channels, T weight, const T* row) {
+  template <typename S>
+  DCRF_DEVICE void add(const Lanes& lanes, int c, int channels, T weight, const S* row) {
     for (int i = 0; i < kTogether; ++i) {
       const int at = c + i * lanes.size();
-      if (at < channels) x[i] += weight * row[at];
+      if (at < channels) x[i] += weight * T(row[at]);
     }
   }
-  DCRF_DEVICE void store(const Lanes& lanes, int c, int channels, T* row) const {
+  template <typename S>
+  DCRF_DEVICE void store(const Lanes& lanes, int c, int channels, S* row) const {
     for (int i = 0; i < kTogether; ++i) {
       const int at = c + i * lanes.size();
-      if (at < channels) row[at] = x[i];
+      if (at < channels) row[at] = S(x[i]);
     }
   }
 };
@@ -97,10 +101,10 @@ DCRF_DEVICE void for_blocks(const Lanes& lanes, int channels, const Body& body) 
 }
 
 // Sums over the chunks of every segment.
-template <typename T>
+template <typename T, typename S>
 DCRF_DEVICE void splat_chunks(const World& world, const Lanes& lanes, const LatticeView<T>& lattice,
                               const Shape& shape, const T* from, const T* factor,
-                              const SpreadRoom<T>& room) {
+                              const SpreadRoom<S>& room) {
   const Links& links = lattice.links;
   const std::int64_t copies = shape.images / lattice.images;
   const std::int64_t chunks = links.chunk_first[links.vertices];
@@ -113,7 +117,7 @@ DCRF_DEVICE void splat_chunks(const World& world, const Lanes& lanes, const Latt
     const std::int32_t limit = links.segment[v + 1];
     const std::int32_t end = limit - begin > kSegmentChunk ? begin + kSegmentChunk : limit;
     const bool whole = links.chunk_first[v + 1] == first + 1;
-    T* const out = whole ? room.sums + (copy * links.vertices + v) * shape.width
+    S* const out = whole ? room.sums + (copy * links.vertices + v) * shape.width
                          : room.parts + item * shape.width;
     for_blocks(lanes, shape.channels, [&](int c) {
       Together<T> sum;
@@ -131,10 +135,10 @@ DCRF_DEVICE void splat_chunks(const World& world, const Lanes& lanes, const Latt
 }
 
 // The sums of vertices that have several chunks, or none.
-template <typename T>
+template <typename T, typename S>
 DCRF_DEVICE void splat_vertices(const World& world, const Lanes& lanes,
                                 const LatticeView<T>& lattice, const Shape& shape,
-                                const SpreadRoom<T>& room) {
+                                const SpreadRoom<S>& room) {
   const Links& links = lattice.links;
   const std::int64_t copies = shape.images / lattice.images;
   const std::int64_t chunks = links.chunk_first[links.vertices];
@@ -146,7 +150,7 @@ DCRF_DEVICE void splat_vertices(const World& world, const Lanes& lanes,
     for_blocks(lanes, shape.channels, [&](int c) {
       Together<T> sum;
       for (std::int32_t chunk = begin; chunk < end; ++chunk) {
-        const T* const row = room.parts + (copy * chunks + chunk) * shape.width;
+        const S* const row = room.parts + (copy * chunks + chunk) * shape.width;
         sum.add(lanes, c, shape.channels, T(1), row);
       }
       sum.store(lanes, c, shape.channels, room.sums + item * shape.width);
@@ -154,9 +158,9 @@ DCRF_DEVICE void splat_vertices(const World& world, const Lanes& lanes,
   });
 }
 
-template <typename T>
+template <typename T, typename S>
 DCRF_DEVICE void blur_axis(const World& world, const Lanes& lanes, const LatticeView<T>& lattice,
-                           const Shape& shape, int axis, const T* from, T* to) {
+                           const Shape& shape, int axis, const S* from, S* to) {
   const Links& links = lattice.links;
   const std::int64_t copies = shape.images / lattice.images;
   const std::int32_t* const neighbour = links.neighbour + 2 * axis * links.vertices;
@@ -164,22 +168,23 @@ DCRF_DEVICE void blur_axis(const World& world, const Lanes& lanes, const Lattice
     const std::int64_t base = copies > 1 ? item / links.vertices * links.vertices : 0;
     const std::int64_t v = item - base;
     const std::int32_t back = neighbour[2 * v], forth = neighbour[2 * v + 1];
-    const T* const row = from + item * shape.width;
-    const T* const left = back < 0 ? nullptr : from + (base + back) * shape.width;
-    const T* const right = forth < 0 ? nullptr : from + (base + forth) * shape.width;
-    T* const out = to + item * shape.width;
+    const S* const row = from + item * shape.width;
+    const S* const left = back < 0 ? nullptr : from + (base + back) * shape.width;
+    const S* const right = forth < 0 ? nullptr : from + (base + forth) * shape.width;
+    S* const out = to + item * shape.width;
     for (int c = lanes.rank(); c < shape.channels; c += lanes.size()) {
-      const T sides = (left == nullptr ? T(0) : left[c]) + (right == nullptr ? T(0) : right[c]);
-      out[c] = row[c] + T(0.5) * sides;
+      const T sides =
+          (left == nullptr ? T(0) : T(left[c])) + (right == nullptr ? T(0) : T(right[c]));
+      out[c] = S(T(row[c]) + T(0.5) * sides);
     }
   });
 }
 
 // The cells along `axis` from pixels: [outer, size, inner] -> [outer, cells, inner].
-template <typename T>
+template <typename T, typename From, typename S>
 DCRF_DEVICE void contract_axis(const World& world, const Lanes& lanes, const GridView<T>& grid,
-                               const Shape& shape, int axis, const T* taps, const T* from,
-                               const T* factor, bool factor_per_image, T* to) {
+                               const Shape& shape, int axis, const T* taps, const From* from,
+                               const T* factor, bool factor_per_image, S* to) {
   std::int64_t outer = shape.images, inner = 1;
   for (int a = 0; a < axis; ++a) outer *= grid.size[a];
   for (int a = axis + 1; a < grid.axes; ++a) inner *= grid.cells[a];
@@ -204,9 +209,9 @@ DCRF_DEVICE void contract_axis(const World& world, const Lanes& lanes, const Gri
 }
 
 // The band of `axis` on cells.
-template <typename T>
+template <typename T, typename S>
 DCRF_DEVICE void band_axis(const World& world, const Lanes& lanes, const GridView<T>& grid,
-                           const Shape& shape, int axis, const T* from, T* to) {
+                           const Shape& shape, int axis, const S* from, S* to) {
   std::int64_t all = shape.images, inner = 1;
   for (int a = 0; a < grid.axes; ++a) all *= grid.cells[a];
   for (int a = axis + 1; a < grid.axes; ++a) inner *= grid.cells[a];
@@ -219,7 +224,7 @@ DCRF_DEVICE void band_axis(const World& world, const Lanes& lanes, const GridVie
     for_blocks(lanes, shape.channels, [&](int c) {
       Together<T> sum;
       for (std::int64_t k = begin; k <= end; ++k) {
-        const T* const row = from + (item + k * inner) * shape.width;
+        const S* const row = from + (item + k * inner) * shape.width;
         sum.add(lanes, c, shape.channels, grid.band[axis][radius + k], row);
       }
       sum.store(lanes, c, shape.channels, to + item * shape.width);
@@ -228,27 +233,29 @@ DCRF_DEVICE void band_axis(const World& world, const Lanes& lanes, const GridVie
 }
 
 // to = scale C from; or, with `other`, scale C (from + other) / 2.
-template <typename T>
+template <typename T, typename S>
 DCRF_DEVICE void couple(const World& world, const Lanes& lanes, std::int64_t rows,
-                        const Shape& shape, const Spread<T>& spread, const T* from, const T* other,
-                        T* to) {
+                        const Shape& shape, const Spread<T, S>& spread, const S* from,
+                        const S* other, S* to) {
   const int labels = shape.channels;
   const T scale = other == nullptr ? spread.scale : T(0.5) * spread.scale;
   const std::int64_t own_step = spread.coupling_transposed ? 1 : labels;
   const std::int64_t other_step = spread.coupling_transposed ? labels : 1;
   for_items(world, lanes, rows, [&](std::int64_t item) {
-    const T* const row = from + item * shape.width;
-    const T* const second = other == nullptr ? nullptr : other + item * shape.width;
-    T* const out = to + item * shape.width;
+    const S* const row = from + item * shape.width;
+    const S* const second = other == nullptr ? nullptr : other + item * shape.width;
+    S* const out = to + item * shape.width;
+    const auto blurred = [&](int l) {
+      return scale * (second == nullptr ? T(row[l]) : T(row[l]) + T(second[l]));
+    };
     if (spread.coupling == nullptr) {
-      for (int c = lanes.rank(); c < labels; c += lanes.size())
-        out[c] = scale * (second == nullptr ? row[c] : row[c] + second[c]);
+      for (int c = lanes.rank(); c < labels; c += lanes.size()) out[c] = S(blurred(c));
       return;
     }
     for_blocks(lanes, labels, [&](int c) {
       Together<T> sum;
       for (int l = 0; l < labels; ++l) {
-        const T x = scale * (second == nullptr ? row[l] : row[l] + second[l]);
+        const T x = blurred(l);
         const T* const column = spread.coupling + l * other_step;
         for (int i = 0; i < kTogether; ++i) {
           const int at = c + i * lanes.size();
@@ -260,12 +267,12 @@ DCRF_DEVICE void couple(const World& world, const Lanes& lanes, std::int64_t row
   });
 }
 
-template <typename T>
+template <typename T, typename S>
 DCRF_DEVICE void lattice_step(const World& world, const Lanes& lanes, const KernelView<T>& kernel,
-                              const Spread<T>& spread, const Shape& shape, const T* from,
+                              const Spread<T, S>& spread, const Shape& shape, const T* from,
                               int step) {
   const LatticeView<T>& lattice = kernel.lattice;
-  const SpreadRoom<T>& room = spread.room;
+  const SpreadRoom<S>& room = spread.room;
   if (step == 0) {
     const T* const factor = spread.transpose ? kernel.after : kernel.before;
     splat_chunks(world, lanes, lattice, shape, from, factor, room);
@@ -275,41 +282,48 @@ DCRF_DEVICE void lattice_step(const World& world, const Lanes& lanes, const Kern
     const int i = step - 2, last = lattice.dims;
     const bool both = spread.both(kernel);
     const int axis = spread.transpose && !both ? last - i : i;
-    const T* const one = i == 0 ? room.sums : i % 2 == 1 ? room.a : room.b;
+    const S* const one = i == 0 ? room.sums : i % 2 == 1 ? room.a : room.b;
     blur_axis(world, lanes, lattice, shape, axis, one, i % 2 == 0 ? room.a : room.b);
     if (!both) return;
-    const T* const two = i == 0 ? room.sums : i % 2 == 1 ? room.c : room.d;
+    const S* const two = i == 0 ? room.sums : i % 2 == 1 ? room.c : room.d;
     blur_axis(world, lanes, lattice, shape, last - i, two, i % 2 == 0 ? room.c : room.d);
   }
 }
 
-template <typename T>
+template <typename T, typename S>
 DCRF_DEVICE void grid_step(const World& world, const Lanes& lanes, const KernelView<T>& kernel,
-                           const Spread<T>& spread, const Shape& shape, const T* from, int step) {
+                           const Spread<T, S>& spread, const Shape& shape, const T* from,
+                           int step) {
   const GridView<T>& grid = kernel.grid;
-  const SpreadRoom<T>& room = spread.room;
+  const SpreadRoom<S>& room = spread.room;
   const int axes = grid.axes;
   if (step < axes) {  // the last axis first; the parts follow one another
     const int axis = axes - 1 - step;
     const T* const factor = spread.transpose ? kernel.after : kernel.before;
     const T* const* const taps = spread.transpose ? grid.slice : grid.splat;
-    T* const second = room.parts + shape.images * grid.size[0] * grid.size[1] * grid.cells[2] *
+    S* const second = room.parts + shape.images * grid.size[0] * grid.size[1] * grid.cells[2] *
                                        shape.width;  // of three axes
-    T* const to = axis == 0 ? room.sums : step == 0 ? room.parts : second;
-    const T* const previous = step == 0 ? from : step == 1 ? room.parts : second;
-    contract_axis(world, lanes, grid, shape, axis, taps[axis], previous,
-                  step == 0 ? factor : nullptr, kernel.grid_scales_per_image, to);
+    S* const to = axis == 0 ? room.sums : step == 0 ? room.parts : second;
+    const S* const previous = step == 1 ? room.parts : second;
+    const bool per_image = kernel.grid_scales_per_image;
+    const T* const no_factor = nullptr;
+    if (step == 0) {
+      contract_axis(world, lanes, grid, shape, axis, taps[axis], from, factor, per_image, to);
+    } else {
+      contract_axis(world, lanes, grid, shape, axis, taps[axis], previous, no_factor, false, to);
+    }
   } else {
     const int i = step - axes;
-    const T* const one = i == 0 ? room.sums : i % 2 == 1 ? room.a : room.b;
+    const S* const one = i == 0 ? room.sums : i % 2 == 1 ? room.a : room.b;
     band_axis(world, lanes, grid, shape, i, one, i % 2 == 0 ? room.a : room.b);
   }
 }
 
 // One step of a spread; nothing once it has ended. A barrier is wanted after each.
-template <typename T>
+template <typename T, typename S>
 DCRF_DEVICE void spread_step(const World& world, const Lanes& lanes, const KernelView<T>& kernel,
-                             const Spread<T>& spread, const Shape& shape, const T* from, int step) {
+                             const Spread<T, S>& spread, const Shape& shape, const T* from,
+                             int step) {
   const int blurs = spread.splat_steps(kernel) + spread.axes(kernel);
   if (step >= spread.steps(kernel)) return;
   if (step == blurs) {

@@ -26,19 +26,19 @@ class Workspace {
   std::size_t size_ = 0;
 };
 
-template <typename T>
-SpreadRoom<T> spread_room(const KernelView<T>& kernel, const Shape& shape, bool blurred,
+template <typename S, typename T>
+SpreadRoom<S> spread_room(const KernelView<T>& kernel, const Shape& shape, bool blurred,
                           Workspace& workspace) {
   const std::int64_t size = kernel.rows(shape.images) * shape.width;
-  SpreadRoom<T> room;
-  room.parts = workspace.take<T>(parts_rows(kernel, shape.images) * shape.width);
-  room.sums = workspace.take<T>(size);
+  SpreadRoom<S> room;
+  room.parts = workspace.take<S>(parts_rows(kernel, shape.images) * shape.width);
+  room.sums = workspace.take<S>(size);
   if (!blurred) return room;
-  room.a = workspace.take<T>(size);
-  room.b = workspace.take<T>(size);
+  room.a = workspace.take<S>(size);
+  room.b = workspace.take<S>(size);
   if (kernel.is_grid() || !kernel.lattice.symmetric) return room;
-  room.c = workspace.take<T>(size);
-  room.d = workspace.take<T>(size);
+  room.c = workspace.take<S>(size);
+  room.d = workspace.take<S>(size);
   return room;
 }
 

@@ -314,9 +314,9 @@ struct Batch {
     const std::int64_t numbers = count * points * labels;
     out.refined = unwritten<T>(numbers);
     out.saved = unwritten<T>(saves ? iterations * count * points * model.shape.width : 0);
-    auto room = unwritten<char>(cuda::mean_field_workspace(model, saves));
-    cuda::mean_field(model, logits.data(), out.refined.data(), saves ? out.saved.data() : nullptr,
-                     room.data(), kStream);
+    auto room = unwritten<char>(cuda::mean_field_workspace<T>(model, saves));
+    cuda::mean_field<T>(model, logits.data(), out.refined.data(),
+                        saves ? out.saved.data() : nullptr, room.data(), kStream);
     if (!saves) return out;
     out.d_logits = unwritten<T>(numbers);
     out.d_coupling = unwritten<T>(scenes[0]->coupling.size());

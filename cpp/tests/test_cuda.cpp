@@ -238,6 +238,39 @@ TEST(one_lattice_serves_every_image_of_a_batch) {
   }
 }
 
+// By what a number of 16 bits is worth, and by numbers at, beside and between neighbours.
+template <typename S>
+void check_rounding(int precision, int least_exponent, double greatest) {
+  const auto exact = [&](int bits) {
+    const int stored = bits >> (precision - 1), fraction = bits & ((1 << (precision - 1)) - 1);
+    const double scaled = stored == 0 ? fraction : fraction + (1 << (precision - 1));
+    return std::ldexp(scaled, least_exponent + (stored == 0 ? 0 : stored - 1));
+  };
+  for (int bits = 0; exact(bits) < greatest; ++bits) {
+    const double low = exact(bits), high = exact(bits + 1), middle = (low + high) / 2;
+    const float even = float(bits % 2 == 0 ? low : high);
+    for (const float sign : {1.0f, -1.0f}) {
+      CHECK(float(S(sign * float(low))) == sign * float(low));
+      CHECK(float(S(sign * float(middle))) == sign * even);
+      CHECK(float(S(sign * std::nextafter(float(middle), 0.0f))) == sign * float(low));
+      CHECK(float(S(sign * std::nextafter(float(middle), INFINITY))) == sign * float(high));
+    }
+  }
+  CHECK(std::isnan(float(S(NAN))));
+}
+
+TEST(half_is_the_nearest_of_16_bits_and_never_infinite) {
+  check_rounding<cuda::Half>(11, -24, 65504);
+  for (const float x : {65504.0f, 65519.0f, 65520.0f, 1e30f, INFINITY}) {
+    CHECK(float(cuda::Half(x)) == 65504);
+    CHECK(float(cuda::Half(-x)) == -65504);
+  }
+}
+
+TEST(bfloat16_is_the_nearest_upper_half_of_a_float) {
+  check_rounding<cuda::Bfloat16>(8, -133, std::ldexp(255.0, 120));
+}
+
 TEST(mean_fields_equal_those_of_the_cpu_engine) {
   for (const int labels : {1, 2, 5, 21, 40}) {
     for (int which = 0; which < 3; ++which) {

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .. import _backends, _checks
 from ..kernels import Kernel, from_params
 from ..params import CRFParams, Normalization
-from .functional import Method, Update, autocast_to_float32, default_weights, mean_field
+from .functional import Method, Storage, Update, autocast_to_float32, default_weights, mean_field
 
 if TYPE_CHECKING:
     from .segmenter import Segmenter
@@ -55,6 +55,8 @@ class CRFRNN(nn.Module):
         Bytes that a forward pass may keep for the gradient; see `functional.mean_field`.
     method : {"lattice", "exact"}
         How kernels are filtered: in O(N), or exactly in O(N^2); see `functional.mean_field`.
+    storage : {"full", "float16", "bfloat16"}
+        What the CUDA engine keeps lattice values in; see `functional.mean_field`.
     backend : str
         "auto", or a name from `available_backends()`.
 
@@ -112,6 +114,7 @@ class CRFRNN(nn.Module):
         kernels: Sequence[Kernel] | None = None,
         memory_budget: int = 2**30,
         method: Method = "lattice",
+        storage: Storage = "full",
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -143,6 +146,8 @@ class CRFRNN(nn.Module):
         if method == "lattice":  # the other needs no engine
             _backends.resolve(backend)
         self.method = method
+        _checks.option("storage", storage, ("full", "float16", "bfloat16"))
+        self.storage = storage
         self.backend = backend
 
         self.kernels = from_params(params) if kernels is None else tuple(kernels)
@@ -298,6 +303,7 @@ class CRFRNN(nn.Module):
             return_all=return_all,
             memory_budget=self.memory_budget,
             method=self.method,
+            storage=self.storage,
             backend=self.backend,
         )
 

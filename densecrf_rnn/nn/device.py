@@ -4,6 +4,7 @@ Native code is handed addresses, so every tensor passes through `_Call`, which l
 device and layout, and keeps it alive. All memory, scratch included, comes from torch's allocator.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import lru_cache, wraps
@@ -275,9 +276,7 @@ def _model(
         own = addresses(scales, len(kernel.lattice.vertex))
         tuples.append((call.lattice(kernel.lattice), (), *own, False))
     if grid.size is not None:
-        assert grid.deviation is not None
-        key = (tuple(grid.size), tuple(grid.deviation), grid.normalization, grid.self_term)
-        axes, common = _grid_tables(Grid(*key), logits.dtype, logits.device)
+        axes, common = _grid_tables(_grid_key(grid), logits.dtype, logits.device)
         tables = [
             (*numbers, *(call.address(t, t.dtype) for t in tensors)) for numbers, tensors in axes
         ]
@@ -286,6 +285,12 @@ def _model(
     images, labels, points = logits.shape
     width = _backends.row_width(labels)
     return images, points, labels, width, iterations, call.address(coupling), tuples
+
+
+def _grid_key(grid: Grid) -> Grid:
+    """A grid that can be looked up: torch hands over lists."""
+    assert grid.size is not None and grid.deviation is not None
+    return Grid(tuple(grid.size), tuple(grid.deviation), grid.normalization, grid.self_term)
 
 
 @lru_cache(maxsize=16)
@@ -328,6 +333,7 @@ def mean_field(
     grid: Grid,
     grid_scales: Sequence[Tensor],
     iterations: int,
+    storage: str,
     saved: Tensor,
 ) -> Tensor:
     """Refined logits [B, L, N]; the marginals go to `saved`, unless it is empty."""
@@ -336,12 +342,51 @@ def mean_field(
         return refined
     _refuse_non_finite(logits)
     call = _Call(native, logits)
+    if storage == "float16":
+        coupling, kernels, grid_scales = _in_range(logits, coupling, kernels, grid, grid_scales)
     model = _model(call, logits, coupling, kernels, grid, grid_scales, iterations)
     saves = saved.numel() > 0
-    workspace = call.workspace(native.mean_field_workspace(call.wide, model, saves))
+    workspace = call.workspace(native.mean_field_workspace(call.wide, storage, model, saves))
     arrays = (call.address(logits), call.room(refined), call.room(saved) if saves else 0)
-    native.mean_field(call.wide, model, *arrays, workspace, call.stream)
+    native.mean_field(call.wide, storage, model, *arrays, workspace, call.stream)
     return refined
+
+
+def _in_range(
+    logits: Tensor,
+    coupling: Tensor,
+    kernels: Sequence[Kernel],
+    grid: Grid,
+    grid_scales: Sequence[Tensor],
+) -> tuple[Tensor, Sequence[Kernel], Sequence[Tensor]]:
+    """The same mean field, with all that is kept between its scales within float16's range.
+
+    What a kernel reads is made smaller and what it gives greater, by powers of two, so that neither
+    all points on one vertex nor a great coupling comes to 65504. Whatever is lost is less than the
+    last bits of what one vertex could hold at most.
+    """
+    points = logits.shape[2]
+    # A blur leaves no more on a vertex than 3/2 of all that was splatted, on a cell no more than
+    # all; float16 ends just below 2^16.
+    crowd = max(0, math.ceil(math.log2(1.5 * points)) - 15)
+    _, great = torch.frexp(coupling.abs().sum(2).amax(1))  # for each kernel
+    coupling = torch.ldexp(coupling, -great[:, None, None])
+
+    def moved(scales: Sequence[Tensor], m: int) -> tuple[Tensor, Tensor, Tensor]:
+        before, after, diagonal = scales
+        one = logits.new_ones(1, points, 1)
+        before, after = (s if is_given(s) else one for s in (before, after))
+        _, own = torch.frexp(before.amax())
+        shrink = own + crowd
+        return torch.ldexp(before, -shrink), torch.ldexp(after, shrink + great[m]), diagonal
+
+    kernels = [Kernel(k.lattice, *moved(k[1:], m)) for m, k in enumerate(kernels)]
+    if grid.size is not None:
+        common = _grid_tables(_grid_key(grid), logits.dtype, logits.device)[1]
+        none = logits.new_empty(0)
+        own = grid_scales or [none if s is None else s.reshape(1, points, 1) for s in common]
+        grid_scales = moved(own, len(kernels))
+    return coupling, kernels, grid_scales
 
 
 def _refuse_non_finite(logits: Tensor) -> None:
@@ -364,6 +409,7 @@ def mean_field_backward(
     grid_scales: Sequence[Tensor],
     wanted: Sequence[Sequence[Tensor | None]],
     iterations: int,
+    storage: str,
 ) -> tuple[Tensor, Tensor]:
     """Gradients for logits and coupling; those for each kernel's weight and scales to `wanted`."""
     d_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
@@ -373,7 +419,7 @@ def mean_field_backward(
     if saved.numel() == 0 and iterations > 0:  # beyond the budget: worked out once more
         saved = logits.new_empty(saved_shape(logits, iterations, True, 2**63))
         problem = (logits, coupling, kernels, grid, grid_scales, iterations)
-        mean_field(native, *problem, saved)
+        mean_field(native, *problem, storage, saved)
     call = _Call(native, logits)
     model = _model(call, logits, coupling, kernels, grid, grid_scales, iterations)
     places = [tuple(0 if t is None else call.room(t) for t in parts) for parts in wanted]

@@ -13,6 +13,7 @@ from . import exact, fused, operators, transforms
 
 Method = Literal["lattice", "exact"]
 Update = Literal["softmax", "relu"]
+Storage = Literal["full", "float16", "bfloat16"]
 
 
 def mean_field(
@@ -33,6 +34,7 @@ def mean_field(
     return_all: bool = False,
     memory_budget: int = 2**30,
     method: Method = "lattice",
+    storage: Storage = "full",
     backend: str = "auto",
 ) -> Any:
     """Refined logits after some mean-field iterations of a dense CRF.
@@ -85,6 +87,10 @@ def mean_field(
     method : {"lattice", "exact"}
         How kernels are filtered: approximately in O(N), as `params.spatial` and `params.quality`
         say; or exactly in O(N^2), all kernels, whatever those say. N pixels.
+    storage : {"full", "float16", "bfloat16"}
+        What the CUDA engine keeps values at lattice vertices and grid cells in, in the forward
+        pass: the dtype of `logits`; or of float32 logits 16 bits, for half the memory traffic, with
+        all arithmetic in float32. The backward pass takes the rounding's derivative for 1.
     backend : str
         "auto", or a name from `available_backends()`. For the exact method "auto": it needs none.
 
@@ -127,7 +133,8 @@ def mean_field(
             mean_field, logits, image, params, kernel_weights=kernel_weights,
             compatibility=compatibility, iterations=iterations, kernels=kernels,
             bandwidths=bandwidths, guides=guides, mask=mask, spacing=spacing, update=update,
-            tied=tied, memory_budget=memory_budget, method=method, backend=backend,
+            tied=tied, memory_budget=memory_budget, method=method, storage=storage,
+            backend=backend,
         )  # fmt: skip
     transforms.refuse_tangents(
         logits, image, kernel_weights, compatibility, bandwidths, *(guides or {}).values()
@@ -145,6 +152,8 @@ def mean_field(
     iterations = _checks.count("iterations", iterations, 0)
     memory_budget = _checks.count("memory_budget", memory_budget, 1, below_power=63)
     _checks.option("update", update, ("softmax", "relu"))
+    plain = method == "lattice" and update == "softmax" and tied and not return_all
+    _check_storage(storage, logits, plain, backend)
     size = logits.shape[2:]
     labels = max(2, logits.shape[1])
     with torch.autocast(logits.device.type, enabled=False):  # float32 stays float32
@@ -156,7 +165,6 @@ def mean_field(
         looked_at = {name: every_guide[name] for name in used}
         spacing = _checks.spacing(spacing, len(size))
         pixels = operators.pixels(looked_at, mask, params, spacing, logits.dtype)
-        plain = update == "softmax" and tied and not return_all
         if method == "exact":
             seen = looked_at if mask is None else pixels.guides
             checked = (list(seen.values()), "\n".join(seen), params.theta_beta)
@@ -171,7 +179,7 @@ def mean_field(
                 coupling = couplings[0][made.order] if len(made.order) > 1 else couplings[0]
                 differentiable = [u, coupling, *inputs]
                 keep = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)
-                options = (iterations, keep, memory_budget, backend)
+                options = (iterations, keep, memory_budget, storage, backend)
                 steps = [fused.mean_field(u, coupling, inputs, *made.grid, *options)[0]]
             else:
                 messages = fused.messages_of(inputs, made.grid, backend)
@@ -237,6 +245,26 @@ def _check(
             _checks.probabilities(logits.detach(), batched=True)
         else:
             _checks.logits_values(logits.detach(), batched=True)
+
+
+def _check_storage(storage: Storage, logits: Tensor, plain: bool, backend: str) -> None:
+    _checks.option("storage", storage, ("full", "float16", "bfloat16"))
+    if storage == "full":
+        return
+    if logits.dtype != torch.float32:
+        raise TypeError(
+            f"storage is {storage!r} but logits {logits.dtype}, which is kept in full; give float32"
+        )
+    if _backends.device_module(backend, logits.device.type) is None:
+        raise ValueError(
+            f"storage is {storage!r}, which the CUDA engine alone has, but logits are on "
+            f"{logits.device}; leave storage at 'full', or move them to a GPU"
+        )
+    if not plain:
+        raise ValueError(
+            f"storage is {storage!r} but method, update, tied or return_all is not the default, "
+            "and those keep float32; leave storage at 'full'"
+        )
 
 
 def _gaussians(

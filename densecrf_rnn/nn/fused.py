@@ -123,6 +123,7 @@ def mean_field(
     iterations: int,
     keep: bool,
     memory_budget: int,
+    storage: str,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """Refined logits [B, L, N], and if `keep` what a backward pass will need.
@@ -137,6 +138,8 @@ def mean_field(
         The fields of a `Grid`, which is the last kernel; of NO_GRID where there is none.
     memory_budget : int
         Bytes that may be kept for all images together.
+    storage : str
+        What values at vertices and cells are kept in; see `functional.mean_field`.
     """
     grid = Grid(size, deviation, normalization, self_term)
     _check_dtypes(logits, coupling)
@@ -144,7 +147,7 @@ def mean_field(
     if native is not None:
         saved = logits.new_empty(_saved_shape(logits, iterations, keep, memory_budget, native))
         problem = (logits, coupling, unflatten(kernels), grid, _grid_scales(kernels), iterations)
-        return device.mean_field(native, *problem, saved), saved
+        return device.mean_field(native, *problem, storage, saved), saved
     engine, of_image = _engine(coupling, kernels, grid, backend)
     batch = len(logits)
     refined = logits.new_empty(logits.shape)
@@ -175,6 +178,7 @@ def _(
     iterations: int,
     keep: bool,
     memory_budget: int,
+    storage: str,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     native = ops.device_module(backend, logits)
@@ -244,6 +248,7 @@ def mean_field_backward(
     wanted: Sequence[bool],
     iterations: int,
     memory_budget: int,
+    storage: str,
     backend: str,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """The gradients for logits [B, L, N], for coupling [M, L, L] and for the lattice kernels.
@@ -263,7 +268,7 @@ def mean_field_backward(
             [part if is_given(part) else None for part in group]
             for group in _groups(d_parts, len(_PARTS))
         ]
-        found = device.mean_field_backward(native, *arrays, places, iterations)
+        found = device.mean_field_backward(native, *arrays, places, iterations, storage)
         return *found, _over_images(d_parts, parts)
     engine, of_image = _engine(coupling, kernels, grid, backend)
     d_logits = logits.new_empty(logits.shape)
@@ -308,6 +313,7 @@ def _(
     wanted: Sequence[bool],
     iterations: int,
     memory_budget: int,
+    storage: str,
     backend: str,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     d_parts = [part.new_empty(part.shape) for part in _wanted_parts(kernels, wanted)]
@@ -339,7 +345,9 @@ mean_field_backward.register_autograd(
 
 
 def _mean_field_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    logits, coupling, kernels, *grid, ctx.iterations, ctx.keep, ctx.budget, ctx.backend = inputs
+    logits, coupling, kernels, *grid, ctx.iterations, ctx.keep = inputs[:-3]
+    ctx.options = inputs[-3:]  # budget, storage, backend
+    ctx.backend = inputs[-1]
     ctx.grid = Grid(*grid)
     ctx.save_for_backward(output[1], logits, coupling, *kernels)
     ctx.mark_non_differentiable(output[1])
@@ -354,7 +362,7 @@ def _mean_field_gradient(ctx: Any, d_refined: Tensor | None, _: None) -> tuple[A
         found = _second_gradient(ctx, d_refined)
     else:
         found = _first_gradient(ctx, d_refined)
-    return (*found, *[None] * (len(ctx.grid) + 4))
+    return (*found, *[None] * (len(ctx.grid) + 5))
 
 
 def _first_gradient(ctx: Any, d_refined: Tensor) -> tuple[Tensor, Tensor, list[Tensor | None]]:
@@ -363,7 +371,7 @@ def _first_gradient(ctx: Any, d_refined: Tensor) -> tuple[Tensor, Tensor, list[T
     needs = ctx.needs_input_grad[2]
     whole = needs[: len(needs) // _FIELDS * _FIELDS]
     wanted = [any(group) for group in _groups(whole, _FIELDS)]
-    options = (wanted, ctx.iterations, ctx.budget, ctx.backend)
+    options = (wanted, ctx.iterations, *ctx.options)
     d_logits, d_coupling, d_parts = mean_field_backward(
         d_refined, logits, saved, coupling, kernels, *ctx.grid, *options
     )
