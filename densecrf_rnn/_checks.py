@@ -200,7 +200,7 @@ def image(array: Any, logits: Any, *, batched: bool, name: str = "image") -> Non
     channels = array.shape[1 if batched else -1]
     if not 1 <= channels <= MAX_DIMS - len(size):
         raise ValueError(
-            f"{name} has {channels} channels; a lattice takes 1 to {MAX_DIMS - len(size)} beside "
+            f"{name} has {channels} channels; a kernel takes 1 to {MAX_DIMS - len(size)} beside "
             f"{len(size)} positions, so pick or combine channels"
         )
     dtype = _dtype(array)

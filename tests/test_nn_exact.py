@@ -65,9 +65,9 @@ def test_exact_operators_pass_opcheck(batch, groups):
     features, _ = points("normal", 9, 4, batch=3)
     features = features[:groups].requires_grad_()
     values = torch.randn(batch, 9, 2, dtype=torch.float64, requires_grad=True)
-    torch.library.opcheck(exact.exact_filter, (values, features, False))
+    torch.library.opcheck(exact.exact_filter.of_torch, (values, features, False))
     given = (values.detach(), torch.randn_like(values), features.detach())
-    torch.library.opcheck(exact.exact_feature_gradient, given)
+    torch.library.opcheck(exact.exact_feature_gradient.of_torch, given)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

@@ -71,9 +71,10 @@ def gradients(refined, logits, coupling, kernels, seed=9):
 def test_mean_field_passes_opcheck(fused_backend, dtype, batch, grid):
     given = problem(dtype, batch, grid=grid, backend=fused_backend)
     options = (3, True, *BUDGET, fused_backend)
-    torch.library.opcheck(fused.mean_field, (*given[:3], *grid, *options))
+    torch.library.opcheck(fused.mean_field.of_torch, (*given[:3], *grid, *options))
     plain = detached(*given)
-    torch.library.opcheck(fused.mean_field, (*plain[:3], *grid, 3, False, *BUDGET, fused_backend))
+    options = (3, False, *BUDGET, fused_backend)
+    torch.library.opcheck(fused.mean_field.of_torch, (*plain[:3], *grid, *options))
 
 
 @pytest.mark.parametrize("wanted", [(False, False), (True, False), (True, True)])
@@ -83,7 +84,7 @@ def test_mean_field_backward_passes_opcheck(fused_backend, batch, wanted):
     options = (coupling, kernels, *grid)
     refined, saved = fused.mean_field(logits, *options, 3, True, *BUDGET, fused_backend)
     arguments = (torch.randn_like(refined), logits, saved, *options, wanted, 3, *BUDGET)
-    torch.library.opcheck(fused.mean_field_backward, (*arguments, fused_backend))
+    torch.library.opcheck(fused.mean_field_backward.of_torch, (*arguments, fused_backend))
 
 
 # --- values and gradients ------------------------------------------------------------------------

@@ -43,12 +43,13 @@ def tolerance(backend, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_lattice_build_passes_opcheck(batch, dtype, quality):
     features = cloud(batch, dtype=dtype)
-    torch.library.opcheck(ops.lattice_build, (features, quality, "auto"))
+    torch.library.opcheck(ops.lattice_build.of_torch, (features, quality, "auto"))
     # The fourth check adds up outputs in the dtype of the first and so fails where that one is
     # integer; test_nn_image_gradient.py compiles the gradient instead.
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     features.requires_grad_()
-    torch.library.opcheck(ops.lattice_build, (features, quality, "auto"), test_utils=checks)
+    arguments = (features, quality, "auto")
+    torch.library.opcheck(ops.lattice_build.of_torch, arguments, test_utils=checks)
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
@@ -58,18 +59,19 @@ def test_lattice_build_passes_opcheck(batch, dtype, quality):
 def test_lattice_filter_passes_opcheck(dtype, batches, transpose, requires_grad):
     lattice = ops.lattice_build(cloud(batches[0], dtype=dtype), "standard", "auto")
     values = some_values(batches[1], dtype=dtype).requires_grad_(requires_grad)
-    torch.library.opcheck(ops.lattice_filter, (values, *lattice, transpose, "auto"))
+    torch.library.opcheck(ops.lattice_filter.of_torch, (values, *lattice, transpose, "auto"))
     lattice[1].requires_grad_(requires_grad)
-    torch.library.opcheck(ops.lattice_filter, (values.detach(), *lattice, transpose, "auto"))
+    arguments = (values.detach(), *lattice, transpose, "auto")
+    torch.library.opcheck(ops.lattice_filter.of_torch, arguments)
 
 
 @pytest.mark.parametrize("batch", [0, 1, 2])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_lattice_self_response_passes_opcheck(batch, dtype):
     vertex, weight, links = ops.lattice_build(cloud(batch, dtype=dtype), "standard", "auto")
-    torch.library.opcheck(ops.lattice_self_response, (vertex, weight, links, "auto"))
+    torch.library.opcheck(ops.lattice_self_response.of_torch, (vertex, weight, links, "auto"))
     weight.requires_grad_()
-    torch.library.opcheck(ops.lattice_self_response, (vertex, weight, links, "auto"))
+    torch.library.opcheck(ops.lattice_self_response.of_torch, (vertex, weight, links, "auto"))
 
 
 @pytest.mark.parametrize("batch", [0, 1, 2])
@@ -79,10 +81,10 @@ def test_gradients_for_weights_and_features_pass_opcheck(batch, dtype):
     lattice = ops.lattice_build(features, "standard", "auto")
     values = some_values(batch, dtype=dtype)
     arguments = (values, values.flip(1), *lattice, True, "auto")
-    torch.library.opcheck(ops.lattice_filter_weight_gradient, arguments)
+    torch.library.opcheck(ops.lattice_filter_weight_gradient.of_torch, arguments)
     arguments = (values[..., 0], *lattice, "auto")
-    torch.library.opcheck(ops.lattice_self_response_gradient, arguments)
-    torch.library.opcheck(ops.lattice_feature_gradient, (features, lattice[1], "auto"))
+    torch.library.opcheck(ops.lattice_self_response_gradient.of_torch, arguments)
+    torch.library.opcheck(ops.lattice_feature_gradient.of_torch, (features, lattice[1], "auto"))
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
@@ -92,7 +94,7 @@ def test_gradients_for_weights_and_features_pass_opcheck(batch, dtype):
 def test_grid_filter_passes_opcheck(dtype, batch, self_term, requires_grad):
     values = some_values(batch, 12, dtype=dtype).requires_grad_(requires_grad)
     grid = ([3, 4], [1.5, 0.75], "after", self_term)
-    torch.library.opcheck(grids.grid_filter, (values, *grid, False))
+    torch.library.opcheck(grids.grid_filter.of_torch, (values, *grid, False))
 
 
 # --- the lattice ---------------------------------------------------------------------------------

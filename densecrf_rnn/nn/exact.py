@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks
+from .dispatch import operator
 from .ops import no_second_derivative, nothing_to_keep
 
 # Bytes of a tile. On CPUs 1024 x 1024 float32 was the fastest of 128 to 2048: it and a scratch tile
@@ -85,7 +86,7 @@ def _check_shapes(values: Tensor, features: Tensor) -> None:
 # --- filter --------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("densecrf_rnn::exact_filter", mutates_args=())
+@operator("densecrf_rnn::exact_filter")
 def exact_filter(values: Tensor, features: Tensor, self_term: bool) -> Tensor:
     """K values, where K_ij = exp(-|f_i - f_j|^2 / 2); with K_ii = 0 if there is no self term.
 
@@ -149,7 +150,7 @@ exact_filter.register_autograd(_filter_backward, setup_context=_filter_setup_con
 # --- its gradient for features -------------------------------------------------------------------
 
 
-@torch.library.custom_op("densecrf_rnn::exact_feature_gradient", mutates_args=())
+@operator("densecrf_rnn::exact_feature_gradient")
 def exact_feature_gradient(values: Tensor, cotangent: Tensor, features: Tensor) -> Tensor:
     """The gradient of <cotangent, K values> for the features, in their shape.
 
@@ -186,7 +187,7 @@ exact_feature_gradient.register_autograd(no_second_derivative, setup_context=not
 # --- what comes in -------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("densecrf_rnn::checked", mutates_args=())
+@operator("densecrf_rnn::checked")
 def checked(
     logits: Tensor, guides: Sequence[Tensor], names: str, theta_beta: float
 ) -> Tensor:

@@ -1,6 +1,7 @@
 """Mean-field inference of a dense CRF on tensors, differentiable; NumPy's twin of the same name."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,8 @@ from . import exact, fused, operators, transforms
 Method = Literal["lattice", "exact"]
 Update = Literal["softmax", "relu"]
 Storage = Literal["full", "float16", "bfloat16"]
+
+_NOTHING = nullcontext()
 
 
 def mean_field(
@@ -156,7 +159,7 @@ def mean_field(
     _check_storage(storage, logits, plain, backend)
     size = logits.shape[2:]
     labels = max(2, logits.shape[1])
-    with torch.autocast(logits.device.type, enabled=False):  # float32 stays float32
+    with _no_autocast(logits.device.type):
         couplings = _couplings(
             params, kernels, kernel_weights, compatibility, labels, iterations, tied, logits
         )
@@ -187,6 +190,11 @@ def mean_field(
                 steps = fused.mean_field_unfused(u, ordered, messages, update)
         found = [_as_logits(step, given, mask) for step in steps]
         return found if return_all else found[-1] if found else given.clone()
+
+
+def _no_autocast(device: str) -> AbstractContextManager[None]:
+    """Where float32 stays float32; nothing where it does anyway, for even that takes its time."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _NOTHING
 
 
 def _as_logits(rows: Tensor, given: Tensor, mask: Tensor | None) -> Tensor:

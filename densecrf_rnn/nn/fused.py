@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import _backends, _checks
 from . import device, grids, ops
+from .dispatch import operator
 from .tensors import Grid, Kernel, Lattice, is_given, rows, scaled_grid
 
 
@@ -111,7 +112,7 @@ def rectified(logits: Tensor) -> Tensor:
 # --- in one call ---------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("densecrf_rnn::mean_field", mutates_args=())
+@operator("densecrf_rnn::mean_field")
 def mean_field(
     logits: Tensor,
     coupling: Tensor,
@@ -234,7 +235,7 @@ def _engine(
 # --- its gradient --------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("densecrf_rnn::mean_field_backward", mutates_args=())
+@operator("densecrf_rnn::mean_field_backward")
 def mean_field_backward(
     d_refined: Tensor,
     logits: Tensor,

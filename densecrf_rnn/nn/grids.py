@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from .. import grid
+from .dispatch import operator
 from .tensors import Grid, rows
 
 
-@torch.library.custom_op("densecrf_rnn::grid_filter", mutates_args=())
+@operator("densecrf_rnn::grid_filter")
 def grid_filter(
     values: Tensor,
     size: Sequence[int],
@@ -56,7 +57,7 @@ def _filter_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 grid_filter.register_autograd(_filter_backward, setup_context=_filter_setup_context)
 
 
-@torch.library.custom_op("densecrf_rnn::grid_diagonal", mutates_args=())
+@operator("densecrf_rnn::grid_diagonal")
 def grid_diagonal(like: Tensor, size: Sequence[int], deviation: Sequence[float]) -> Tensor:
     """The diagonal of K, [1, N, 1], in the dtype and on the device of `like`."""
     kernel = Grid(size, deviation, "none", False).kernel(rows(like.new_empty(0)).dtype)

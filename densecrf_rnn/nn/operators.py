@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from .. import _checks
 from ..kernels import EMPTY_MASS, Kernel
 from ..params import CRFParams
 from . import exact, fused, grids, ops, tensors
+from .dispatch import is_traced
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,32 @@ def pixels(
     """
     image = guides["image"]
     size = image.shape[2:]
-    axes = [
-        torch.arange(n, dtype=dtype, device=image.device) * s
-        for n, s in zip(size, spacing, strict=True)
-    ]
-    found = [positions.flatten() for positions in torch.meshgrid(*axes, indexing="ij")]
-    positions = torch.stack(found[::-1] if params.feature_order == "xy" else found)
+    made = _positions.__wrapped__ if is_traced() else _positions
+    positions = made(size, spacing, params.feature_order, dtype, image.device)
     flat = {name: guide.flatten(2).to(dtype) for name, guide in guides.items()}
     if mask is None:
         return Pixels(size, spacing, positions, flat)
     inside = mask.flatten(1)
     flat = {name: guide.where(inside[:, None], 0.0) for name, guide in flat.items()}
     return Pixels(size, spacing, positions, flat, inside[..., None].to(dtype))
+
+
+@lru_cache(maxsize=4)  # most often all images have one size
+def _positions(
+    size: Sequence[int],
+    spacing: Sequence[float],
+    order: str,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """The coordinates of the pixels of one image, [S, N]."""
+    with torch.inference_mode(False):  # what is kept may be asked for in training too
+        axes = [
+            torch.arange(n, dtype=dtype, device=device) * s
+            for n, s in zip(size, spacing, strict=True)
+        ]
+        found = [positions.flatten() for positions in torch.meshgrid(*axes, indexing="ij")]
+        return torch.stack(found[::-1] if order == "xy" else found)
 
 
 Theta = Tensor | float  # a deviation; what is differentiated for is a tensor
@@ -184,6 +199,10 @@ def _scales(
 # --- Gaussians themselves ------------------------------------------------------------------------
 
 
+def _exact_operator(features: Tensor, self_term: bool) -> fused.Message:
+    return lambda values: exact.exact_filter(values, features, self_term)
+
+
 def exact_messages(
     gaussians: Sequence[Gaussian], p: Pixels, params: CRFParams
 ) -> list[fused.Message]:
@@ -191,7 +210,7 @@ def exact_messages(
     messages: list[fused.Message] = []
     for gaussian in gaussians:
         features = gaussian.features(p)
-        operator = partial(exact.exact_filter, features=features, self_term=params.self_term)
+        operator = _exact_operator(features, params.self_term)
         ones = features.new_ones(*features.shape[:2], 1) if p.seen is None else p.seen
         before, after = _scales(operator, ones, params, p.seen is not None)
         messages.append(partial(fused.scaled, operator, before, after))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import _backends, _checks
 from . import device
+from .dispatch import operator
 from .tensors import Lattice, rows
 
 
@@ -35,7 +36,7 @@ def nothing_to_keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 # --- build ---------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("densecrf_rnn::lattice_build", mutates_args=())
+@operator("densecrf_rnn::lattice_build")
 def lattice_build(
     features: Tensor, quality: str, backend: str, name: str = "features"
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,9 +102,7 @@ def _build_backward(
 lattice_build.register_autograd(_build_backward, setup_context=_build_setup_context)
 
 
-@torch.library.custom_op(
-    "densecrf_rnn::lattice_feature_gradient", mutates_args=()
-)
+@operator("densecrf_rnn::lattice_feature_gradient")
 def lattice_feature_gradient(features: Tensor, d_weight: Tensor, backend: str) -> Tensor:
     """The gradient for features [B, N, D] of any strides, from that for the weights."""
     native = device_module(backend, features)
@@ -128,7 +127,7 @@ lattice_feature_gradient.register_autograd(no_second_derivative, setup_context=n
 # --- filter --------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("densecrf_rnn::lattice_filter", mutates_args=())
+@operator("densecrf_rnn::lattice_filter")
 def lattice_filter(
     values: Tensor, vertex: Tensor, weight: Tensor, links: Tensor, transpose: bool, backend: str
 ) -> Tensor:
@@ -184,9 +183,7 @@ def _filter_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 lattice_filter.register_autograd(_filter_backward, setup_context=_filter_setup_context)
 
 
-@torch.library.custom_op(
-    "densecrf_rnn::lattice_filter_weight_gradient", mutates_args=()
-)
+@operator("densecrf_rnn::lattice_filter_weight_gradient")
 def lattice_filter_weight_gradient(
     values: Tensor,
     cotangent: Tensor,
@@ -245,7 +242,7 @@ def over_images(gradients: Tensor, lattices: int) -> Tensor:
 # --- self response -------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("densecrf_rnn::lattice_self_response", mutates_args=())
+@operator("densecrf_rnn::lattice_self_response")
 def lattice_self_response(vertex: Tensor, weight: Tensor, links: Tensor, backend: str) -> Tensor:
     """The diagonal of each K, [B, N]."""
     lattice = Lattice(vertex, weight, links)
@@ -278,9 +275,7 @@ lattice_self_response.register_autograd(
 )
 
 
-@torch.library.custom_op(
-    "densecrf_rnn::lattice_self_response_gradient", mutates_args=()
-)
+@operator("densecrf_rnn::lattice_self_response_gradient")
 def lattice_self_response_gradient(
     cotangent: Tensor, vertex: Tensor, weight: Tensor, links: Tensor, backend: str
 ) -> Tensor:
