@@ -29,7 +29,7 @@ LAYERS = (
     {"_backends"},
     {"lattice", "gibbs"},
     {"mean_field"},
-    {"refine", "onnx_runtime"},
+    {"refine", "energy", "onnx_runtime"},
     {"samples"},
     {"nn"},
     {"compat", "cli"},
