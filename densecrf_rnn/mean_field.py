@@ -123,7 +123,7 @@ def infer(
     if len(logits) == 1:
         u = np.concatenate([np.zeros_like(u), u])
     if fused is None:
-        refined = _iterate(u, built, coupling, iterations, engine, threads)
+        refined = iterate(u, built, coupling, iterations, engine, threads)
         if marginals:
             refined = softmax(refined, axis=0)
     else:
@@ -227,7 +227,7 @@ def _normalized(
     return _backends.LatticeKernel(plan, before, after, diagonal)
 
 
-def _iterate(
+def iterate(
     logits: Array,
     built: Sequence[_backends.MeanFieldKernel],
     coupling: Array,
