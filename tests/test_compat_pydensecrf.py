@@ -411,7 +411,7 @@ def test_refine_gives_the_same_labels_by_the_parameters_of_the_document():
         normalization="symmetric", spatial="lattice",
     )  # fmt: skip
     want = refine(-u, image, params, iterations=5).reshape(3, -1)
-    np.testing.assert_allclose(d.inference(5), want, atol=SMALL_TOLERANCE)
+    np.testing.assert_allclose(d.inference(5), want, atol=PICTURE_TOLERANCE)
 
 
 # --- arguments -----------------------------------------------------------------------------------
