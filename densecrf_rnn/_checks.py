@@ -126,25 +126,40 @@ def logits(array: Any, *, batched: bool) -> None:
         )
 
 
-def logits_values(array: Any, *, batched: bool) -> None:
+def refined(array: Any, logits: Any, *, batched: bool) -> None:
+    """What an iteration made of logits that were looked at before: like them in all but values."""
+    array_kind("refined", array, batched=batched)
+    if tuple(array.shape) != tuple(logits.shape):
+        raise ValueError(
+            f"refined has shape {_shape(array)} but logits {_shape(logits)}; give what mean_field "
+            "made of these logits"
+        )
+    if array.dtype != logits.dtype:
+        raise TypeError(
+            f"refined has dtype {_dtype(array)} but logits {_dtype(logits)}; give both the same"
+        )
+
+
+def logits_values(array: Any, *, batched: bool, name: str = "logits") -> None:
     """No NaN, no +inf, and no pixel whose labels are all -inf."""
     if 0 in array.shape:
         return
     peak = getattr(array, "amax", array.max)(int(batched))  # over the labels; NaN wins
     if _finite(peak):
-        probabilities(array, batched=batched)
+        if name == "logits":
+            probabilities(array, batched=batched)
         return
     if bool((peak != peak).any()):
-        raise ValueError(_nan("logits", int((array != array).sum())))
+        raise ValueError(_nan(name, int((array != array).sum())))
     if bool((peak == math.inf).any()):
         raise ValueError(
-            "logits contains +infinity; to fix a label, set the others to -infinity instead"
+            f"{name} contains +infinity; to fix a label, set the others to -infinity instead"
         )
     if array.shape[int(batched)] == 1:
         return  # one logit x stands for the labels (0, x), of which 0 remains
     dead = int((peak == -math.inf).sum())
     raise ValueError(
-        f"logits is -infinity for every label at {dead} pixels; leave at least one label possible "
+        f"{name} is -infinity for every label at {dead} pixels; leave at least one label possible "
         "(0 everywhere means: no opinion)"
     )
 

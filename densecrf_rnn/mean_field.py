@@ -99,20 +99,10 @@ def infer(
     marginals: bool,
 ) -> Array:
     """`mean_field`, or with `marginals` the softmax of its result (L = 1: the foreground's)."""
-    _checks.params(params, CRFParams)
-    _checks.logits(logits, batched=False)
-    _checks.image(image, logits, batched=False)
-    size = logits.shape[1:]
     iterations = _checks.count("iterations", iterations, 0)
-    labels = max(2, len(logits))
-    coupling = _coupling(
-        params, kernel_weights, compatibility, labels, math.prod(size), logits.dtype
+    coupling, mask, spacing = checked(
+        logits, image, params, kernel_weights, compatibility, mask, spacing
     )
-    if mask is not None:
-        _checks.mask(mask, size)
-        if mask.all():
-            mask = None
-    spacing = _checks.spacing(spacing, len(size))
     threads = _checks.threads(threads, _backends.default_threads())
     engine = _backends.engine(backend)
     fused = _backends.fused_engine(backend)
@@ -128,12 +118,12 @@ def infer(
         return _marginals(logits) if marginals else logits.copy()
 
     pixel = None if mask is None else np.flatnonzero(mask).astype(np.int32)
-    built = _kernels(image, pixel, params, spacing, logits.dtype, engine, threads)
+    built = build_kernels(image, pixel, params, spacing, logits.dtype, engine, threads)
     u = np.ascontiguousarray(seen[0].reshape(len(logits), -1))  # [L, N]
     if len(logits) == 1:
         u = np.concatenate([np.zeros_like(u), u])
     if fused is None:
-        refined = _iterate(u, built, coupling, iterations, engine, threads)
+        refined = iterate(u, built, coupling, iterations, engine, threads)
         if marginals:
             refined = softmax(refined, axis=0)
     else:
@@ -154,7 +144,31 @@ def infer(
     return out
 
 
-def _kernels(
+def checked(
+    logits: Array,
+    image: Array,
+    params: CRFParams,
+    kernel_weights: Array | None,
+    compatibility: Array | None,
+    mask: Array | None,
+    spacing: Sequence[float] | None,
+) -> tuple[Array, Array | None, Sequence[float]]:
+    """The coupling, the mask (None where it is True everywhere) and the spacing of a problem."""
+    _checks.params(params, CRFParams)
+    _checks.logits(logits, batched=False)
+    _checks.image(image, logits, batched=False)
+    size = logits.shape[1:]
+    coupling = _coupling(
+        params, kernel_weights, compatibility, max(2, len(logits)), math.prod(size), logits.dtype
+    )
+    if mask is not None:
+        _checks.mask(mask, size)
+        if mask.all():
+            mask = None
+    return coupling, mask, _checks.spacing(spacing, len(size))
+
+
+def build_kernels(
     image: Array,
     pixel: Array | None,
     params: CRFParams,
@@ -213,7 +227,7 @@ def _normalized(
     return _backends.LatticeKernel(plan, before, after, diagonal)
 
 
-def _iterate(
+def iterate(
     logits: Array,
     built: Sequence[_backends.MeanFieldKernel],
     coupling: Array,
@@ -222,7 +236,7 @@ def _iterate(
     threads: int,
 ) -> Array:
     """The iterations themselves, for engines that only filter. [L, N] -> [L, N]"""
-    filters = [_Filter(kernel, engine, threads) for kernel in built]
+    filters = [Filter(kernel, engine, threads) for kernel in built]
     u = np.ascontiguousarray(logits.T)  # [N, L]
     refined = u
     for _ in range(iterations):
@@ -232,7 +246,7 @@ def _iterate(
     return refined.T
 
 
-class _Filter:
+class Filter:
     """A kernel as a function of values [N, L]."""
 
     def __init__(
@@ -299,3 +313,10 @@ def softmax(logits: Array, axis: int) -> Array:
         np.exp(q, out=q)
         q /= q.sum(axis=axis, keepdims=True)
     return q
+
+
+def log_softmax(logits: Array, axis: int) -> Array:
+    """Logarithms of the marginals."""
+    with np.errstate(over="ignore"):  # far below the peak
+        shifted = logits - logits.max(axis=axis, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))

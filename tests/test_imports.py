@@ -29,7 +29,7 @@ LAYERS = (
     {"_backends"},
     {"lattice", "gibbs"},
     {"mean_field"},
-    {"refine", "onnx_runtime"},
+    {"refine", "energy", "onnx_runtime"},
     {"samples"},
     {"nn"},
     {"compat", "cli"},
@@ -182,6 +182,20 @@ def test_importing_the_command_line_imports_no_torch():
 
 def test_refine_works_without_torch():
     run(REFINE, "torch")
+
+
+def test_the_interface_of_pydensecrf_works_without_torch():
+    out = run(
+        "import numpy as np\n"
+        "import densecrf_rnn.compat.pydensecrf.densecrf as dcrf\n"
+        "from densecrf_rnn.compat.pydensecrf.utils import unary_from_labels\n"
+        "d = dcrf.DenseCRF2D(2, 2, 2)\n"
+        "d.setUnaryEnergy(unary_from_labels(np.array([[0, 1], [2, 0]]), 2, 0.7))\n"
+        "d.addPairwiseGaussian(sxy=1, compat=3)\n"
+        "print(*d.inference(5).shape)",
+        "torch",
+    )
+    assert out.split() == ["2", "4"]
 
 
 def test_refine_works_without_torch_and_numba():

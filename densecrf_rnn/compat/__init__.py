@@ -1,4 +1,4 @@
-"""What other packages left behind: the weights of published CRF-RNN models."""
+"""For those who come from other packages: weights of published CRF-RNN models, and `pydensecrf`."""
 
 from .weights import Conversion, load_crfasrnn_caffe, load_crfasrnn_keras, load_crfasrnn_pytorch
 

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from .. import _backends, _checks
 from ..kernels import Kernel, from_params
 from ..params import CRFParams, Normalization
-from .functional import Method, Storage, Update, autocast_to_float32, default_weights, mean_field
+from .functional import (
+    Method,
+    Storage,
+    Update,
+    autocast_to_float32,
+    default_weights,
+    free_energy,
+    mean_field,
+)
 
 if TYPE_CHECKING:
     from .segmenter import Segmenter
@@ -304,6 +312,62 @@ class CRFRNN(nn.Module):
             memory_budget=self.memory_budget,
             method=self.method,
             storage=self.storage,
+            backend=self.backend,
+        )
+
+    def free_energy(
+        self,
+        refined: Tensor | Sequence[Tensor],
+        logits: Tensor,
+        image: Tensor,
+        *,
+        guides: Mapping[str, Tensor] | None = None,
+        mask: Tensor | None = None,
+        spacing: Sequence[float] | None = None,
+    ) -> Tensor:
+        """The free energy of what this head made of `logits`; see `functional.free_energy`.
+
+        Parameters
+        ----------
+        refined : Tensor, or the list that ``forward(..., return_all=True)`` returns
+        logits, image, guides, mask, spacing
+            As they went into `forward`.
+
+        Returns
+        -------
+        Tensor [B], or for a list of T [T, B]
+
+        Raises
+        ------
+        ValueError
+            This head's iterations are not tied, so there is no one energy.
+
+        Examples
+        --------
+        >>> crf = CRFRNN(num_classes=4)
+        >>> logits, image = torch.randn(2, 4, 8, 9), torch.rand(2, 3, 8, 9) * 255
+        >>> crf.free_energy(crf(logits, image, return_all=True), logits, image).shape
+        torch.Size([5, 2])
+        """
+        if not self.tied:
+            raise ValueError(
+                "tied is False, so every iteration has an energy of its own; give "
+                "functional.free_energy the kernel_weights and compatibility of one"
+            )
+        return free_energy(
+            refined,
+            logits,
+            image,
+            self.params,
+            kernel_weights=self.kernel_weights,
+            compatibility=self.compatibility,
+            kernels=self.kernels,
+            bandwidths=None if self.log_bandwidths is None else self.bandwidths,
+            guides=guides,
+            mask=mask,
+            spacing=spacing,
+            update=self.update,
+            method=self.method,
             backend=self.backend,
         )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -142,6 +142,148 @@ def mean_field(
     transforms.refuse_tangents(
         logits, image, kernel_weights, compatibility, bandwidths, *(guides or {}).values()
     )
+    iterations = _checks.count("iterations", iterations, 0)
+    memory_budget = _checks.count("memory_budget", memory_budget, 1, below_power=63)
+    _checks.option("update", update, ("softmax", "relu"))
+    p = _problem(
+        logits, image, params, kernel_weights, compatibility, kernels, bandwidths, guides, mask,
+        spacing, iterations, tied, method, backend,
+    )  # fmt: skip
+    plain = method == "lattice" and update == "softmax" and tied and not return_all
+    _check_storage(storage, p.given, plain, backend)
+    with _no_autocast(p.given.device.type):
+        if plain and _is_fused(backend, p.given.device.type):
+            made = operators.on_lattices(p.gaussians, p.pixels, params, backend)
+            inputs = made.inputs
+            coupling = p.couplings[0][made.order] if len(made.order) > 1 else p.couplings[0]
+            differentiable = [p.u, coupling, *inputs]
+            keep = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)
+            options = (iterations, keep, memory_budget, storage, backend)
+            steps = [fused.mean_field(p.u, coupling, inputs, *made.grid, *options)[0]]
+        else:
+            messages = _messages(p, params, method, backend)
+            steps = fused.mean_field_unfused(p.u, p.couplings[:iterations], messages, update)
+        found = [_as_logits(step, p.given, mask) for step in steps]
+        return found if return_all else found[-1] if found else p.given.clone()
+
+
+def free_energy(
+    refined: Tensor | Sequence[Tensor],
+    logits: Tensor,
+    image: Tensor,
+    params: CRFParams = CRFParams(),
+    *,
+    kernel_weights: Tensor | None = None,
+    compatibility: Tensor | None = None,
+    kernels: Sequence[Kernel] | None = None,
+    bandwidths: Tensor | None = None,
+    guides: Mapping[str, Tensor] | None = None,
+    mask: Tensor | None = None,
+    spacing: Sequence[float] | None = None,
+    update: Update = "softmax",
+    method: Method = "lattice",
+    backend: str = "auto",
+) -> Tensor:
+    """The mean-field free energy F(Q) of each image: the smaller, the nearer Q is to the CRF.
+
+    F(Q) = sum_i Q_i . (ln Q_i - U_i) + 1/2 sum_i Q_i . mu sum_m W_m (N_m K_m Q)_i, and
+    KL(Q || P) = F(Q) + ln Z where the CRF has no self term.
+
+    Parameters
+    ----------
+    refined : Tensor, shape and dtype of `logits`, or a sequence of T of them
+        What `mean_field` returns, with `return_all` too; `update` makes the marginals Q of it.
+    logits, image, params, kernel_weights, compatibility, kernels, bandwidths, guides, mask,
+    spacing, update, method, backend
+        As in `mean_field`, all iterations tied. Pixels outside the mask do not count.
+
+    Returns
+    -------
+    Tensor [B], or for a sequence [T, B], dtype of `logits`
+        In nats, summed over the pixels. Infinite where Q gives weight to a label that `logits`
+        rules out. Differentiable in all that `mean_field` is, and in `refined`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument of the wrong kind, shape, dtype, device or range, or with NaN or infinity.
+    BackendUnavailableError
+        No engine for the tensors' device can run here; the message says why.
+
+    Notes
+    -----
+    [KK11] section 2, and docs/math.md, which says what an asymmetric operator and the self term
+    make of it. Kernels are built once for all of a sequence.
+
+    Examples
+    --------
+    >>> logits, image = torch.randn(1, 3, 4, 5), torch.zeros(1, 3, 4, 5)
+    >>> steps = mean_field(logits, image, return_all=True)
+    >>> free_energy(steps, logits, image).shape
+    torch.Size([5, 1])
+    """
+    if transforms.active():
+        return transforms.opaque(
+            free_energy, refined, logits, image, params, kernel_weights=kernel_weights,
+            compatibility=compatibility, kernels=kernels, bandwidths=bandwidths, guides=guides,
+            mask=mask, spacing=spacing, update=update, method=method, backend=backend,
+        )  # fmt: skip
+    steps = [refined] if isinstance(refined, Tensor) else list(refined)
+    transforms.refuse_tangents(
+        *steps, logits, image, kernel_weights, compatibility, bandwidths, *(guides or {}).values()
+    )
+    _checks.option("update", update, ("softmax", "relu"))
+    p = _problem(
+        logits, image, params, kernel_weights, compatibility, kernels, bandwidths, guides, mask,
+        spacing, 1, True, method, backend,
+    )  # fmt: skip
+    steps = [autocast_to_float32(step) for step in steps]
+    found = []
+    with _no_autocast(p.given.device.type):
+        messages = _messages(p, params, method, backend)
+        for step in steps:
+            _checks.refined(step, p.given, batched=True)
+            _checks.same_device(step, p.given, "refined")
+            if mask is not None:
+                step = step.where(mask[:, None], 0.0)
+            if not torch.compiler.is_compiling():
+                _checks.logits_values(step.detach(), batched=True, name="refined")
+            rows = _label_rows(step)
+            of_pixel = fused.free_energy_unfused(rows, p.u, p.couplings[0], messages, update)
+            if p.pixels.seen is not None:
+                of_pixel = of_pixel * p.pixels.seen[..., 0]
+            found.append(of_pixel.sum(1))
+    if isinstance(refined, Tensor):
+        return found[0]
+    return torch.stack(found) if found else p.given.new_empty(0, len(p.given))
+
+
+class _Problem(NamedTuple):
+    """The arguments of a mean field, once they have been looked at."""
+
+    given: Tensor  # the logits in the dtype of the arithmetic, [B, L, *S]
+    u: Tensor  # the same, 0 outside the mask, two labels at least; [B, L, N]
+    couplings: list[Tensor]  # [M, L, L] for each iteration
+    gaussians: list[operators.Gaussian]
+    pixels: operators.Pixels
+
+
+def _problem(
+    logits: Tensor,
+    image: Tensor,
+    params: CRFParams,
+    kernel_weights: Tensor | None,
+    compatibility: Tensor | None,
+    kernels: Sequence[Kernel] | None,
+    bandwidths: Tensor | None,
+    guides: Mapping[str, Tensor] | None,
+    mask: Tensor | None,
+    spacing: Sequence[float] | None,
+    iterations: int,
+    tied: bool,
+    method: Method,
+    backend: str,
+) -> _Problem:
     given = autocast_to_float32(logits)
     kernels = from_params(params) if kernels is None else tuple(kernels)
     every_guide = {"image": image, **(guides or {})}
@@ -152,11 +294,6 @@ def mean_field(
     else:
         logits = given
     _check(logits, every_guide, mask, kernels, params, method, backend)
-    iterations = _checks.count("iterations", iterations, 0)
-    memory_budget = _checks.count("memory_budget", memory_budget, 1, below_power=63)
-    _checks.option("update", update, ("softmax", "relu"))
-    plain = method == "lattice" and update == "softmax" and tied and not return_all
-    _check_storage(storage, logits, plain, backend)
     size = logits.shape[2:]
     labels = max(2, logits.shape[1])
     with _no_autocast(logits.device.type):
@@ -170,26 +307,19 @@ def mean_field(
         pixels = operators.pixels(looked_at, mask, params, spacing, logits.dtype)
         if method == "exact":
             seen = looked_at if mask is None else pixels.guides
-            checked = (list(seen.values()), "\n".join(seen), params.theta_beta)
-            u = _label_rows(exact.checked(logits, *checked))
-            messages = operators.exact_messages(gaussians, pixels, params)
-            steps = fused.mean_field_unfused(u, couplings[:iterations], messages, update)
-        else:
-            u = _label_rows(logits)
-            made = operators.on_lattices(gaussians, pixels, params, backend)
-            inputs = made.inputs
-            if plain and _is_fused(backend, logits.device.type):
-                coupling = couplings[0][made.order] if len(made.order) > 1 else couplings[0]
-                differentiable = [u, coupling, *inputs]
-                keep = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)
-                options = (iterations, keep, memory_budget, storage, backend)
-                steps = [fused.mean_field(u, coupling, inputs, *made.grid, *options)[0]]
-            else:
-                messages = fused.messages_of(inputs, made.grid, backend)
-                ordered = [coupling[made.order] for coupling in couplings[:iterations]]
-                steps = fused.mean_field_unfused(u, ordered, messages, update)
-        found = [_as_logits(step, given, mask) for step in steps]
-        return found if return_all else found[-1] if found else given.clone()
+            logits = exact.checked(logits, list(seen.values()), "\n".join(seen), params.theta_beta)
+        return _Problem(given, _label_rows(logits), couplings, gaussians, pixels)
+
+
+def _messages(
+    p: _Problem, params: CRFParams, method: Method, backend: str
+) -> list[fused.Message]:
+    """The operator N K of each kernel, for filtering one by one."""
+    if method == "exact":
+        return operators.exact_messages(p.gaussians, p.pixels, params)
+    made = operators.on_lattices(p.gaussians, p.pixels, params, backend)
+    found = fused.messages_of(made.inputs, made.grid, backend)
+    return [found[made.order.index(kernel)] for kernel in range(len(found))]
 
 
 def _no_autocast(device: str) -> AbstractContextManager[None]:

@@ -101,6 +101,26 @@ def mean_field_unfused(
     return steps
 
 
+def free_energy_unfused(
+    refined: Tensor,
+    u: Tensor,
+    coupling: Tensor,
+    messages: Sequence[Message],
+    update: str = "softmax",
+) -> Tensor:
+    """Each pixel's share of the free energy. refined, u [B, L, N], coupling [M, L, L] -> [B, N]"""
+    refined, u = refined.mT.contiguous(), u.mT  # [B, N, L]
+    if update == "softmax":
+        q, log_q = refined.softmax(-1), refined.log_softmax(-1)
+    else:
+        q = rectified(refined)
+        log_q = q.where(q > 0, 1.0).log()
+    pairwise = sum(m(q) @ c.mT for m, c in zip(messages, coupling, strict=True))
+    # A label that Q rules out costs nothing, though -inf stands in both terms.
+    relative = (log_q - u).where(q > 0, 0.0)
+    return (q * (relative + pairwise / 2)).sum(-1)
+
+
 def rectified(logits: Tensor) -> Tensor:
     """What is above 0, divided by its sum over the last axis; equal shares where nothing is."""
     q = logits.relu()

@@ -1,0 +1,44 @@
+"""pydensecrf's interface on this package's engine: change one import line, keep the script.
+
+    import densecrf_rnn.compat.pydensecrf as dcrf                            # or .densecrf
+    from densecrf_rnn.compat.pydensecrf.utils import unary_from_labels
+
+What differs is listed in docs/pydensecrf.md.
+"""
+
+from . import densecrf, utils
+from .densecrf import (
+    CONST_KERNEL,
+    DIAG_KERNEL,
+    FULL_KERNEL,
+    NO_NORMALIZATION,
+    NORMALIZE_AFTER,
+    NORMALIZE_BEFORE,
+    NORMALIZE_SYMMETRIC,
+    ConstUnary,
+    DenseCRF,
+    DenseCRF2D,
+    KernelType,
+    LogisticUnary,
+    NormalizationType,
+    Unary,
+)
+
+__all__ = [
+    "CONST_KERNEL",
+    "DIAG_KERNEL",
+    "FULL_KERNEL",
+    "NORMALIZE_AFTER",
+    "NORMALIZE_BEFORE",
+    "NORMALIZE_SYMMETRIC",
+    "NO_NORMALIZATION",
+    "ConstUnary",
+    "DenseCRF",
+    "DenseCRF2D",
+    "KernelType",
+    "LogisticUnary",
+    "NormalizationType",
+    "Unary",
+    "densecrf",
+    "utils",
+]

@@ -1,0 +1,106 @@
+"""What pydensecrf's functions take, and the sentences that refuse anything else."""
+
+from collections.abc import Sequence
+from numbers import Number
+from typing import Any
+
+import numpy as np
+
+from ... import _checks
+
+Array = np.ndarray[Any, Any]
+
+
+class DtypeError(TypeError, ValueError):
+    """An array of another dtype: a TypeError as everywhere here, a ValueError as in pydensecrf."""
+
+
+def matrix(name: str, given: Any, shape: tuple[int | None, int | None]) -> Array:
+    """A float32 array of this shape, None standing for any length; looked at, never copied."""
+    array = buffer(name, given)
+    wanted = " x ".join("any" if n is None else str(n) for n in shape)
+    if array.ndim != 2 or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):
+        way_out = ""
+        if array.ndim > 2 and array.shape[0] == shape[0]:
+            way_out = f"; flatten the pixels: {name}.reshape({shape[0]}, -1)"
+        raise ValueError(f"{name} has shape {array.shape}; it must be {wanted}{way_out}")
+    return array
+
+
+def buffer(name: str, given: Any) -> Array:
+    """Any float32 buffer as an array."""
+    if not isinstance(given, np.ndarray):
+        try:
+            given = np.asarray(memoryview(given))
+        except TypeError:
+            kind = type(given).__name__
+            raise TypeError(f"{name} is {kind}; give a NumPy array of float32") from None
+    if given.dtype != np.float32:
+        raise DtypeError(
+            f"{name} has dtype {given.dtype}; it must be float32: {name}.astype(np.float32)"
+        )
+    return given
+
+
+def finite(name: str, array: Array) -> Array:
+    """Without NaN and infinity."""
+    if not np.isfinite(array).all():
+        _refuse_nan(name, array)
+        raise ValueError(f"{name} contains infinity; every entry must be finite")
+    return array
+
+
+def energies(name: str, array: Array) -> Array:
+    """Energies [L, N]: infinity rules a label out, but not all labels of a pixel."""
+    least = array.min(axis=0)  # NaN wins
+    if not np.isfinite(least).all():
+        _refuse_nan(name, array)
+        if (least == -np.inf).any():
+            raise ValueError(
+                f"{name} contains -infinity; to fix a label, set the others to +infinity"
+            )
+        dead = int((least == np.inf).sum())
+        raise ValueError(
+            f"{name} is infinite for every label at {dead} pixels; clip probabilities before the "
+            "logarithm, as unary_from_softmax does"
+        )
+    return array
+
+
+def _refuse_nan(name: str, array: Array) -> None:
+    bad = int(np.isnan(array).sum())
+    if bad:
+        raise ValueError(
+            f"{name} contains NaN ({bad} of {array.size} entries), as 0 / 0 or log of what is "
+            "below 0 gives; every entry must be a number"
+        )
+
+
+def deviations(name: str, given: Any, count: int, *, fewer: bool = False) -> tuple[float, ...]:
+    """One number above 0 for all, or `count` of them, or `fewer` if that is allowed."""
+    if isinstance(given, Number):
+        given = (given,) * count
+    if not isinstance(given, (Sequence, np.ndarray)) or isinstance(given, (str, bytes)):
+        raise TypeError(
+            f"{name} is {type(given).__name__}; give a number, or a tuple of {count}"
+        )
+    if not (0 < len(given) <= count if fewer else len(given) == count):
+        raise ValueError(f"{name} has {len(given)} numbers; give {count}")
+    return tuple(_checks.positive_number(f"{name}[{i}]", value) for i, value in enumerate(given))
+
+
+def compatibility(given: Any, labels: int) -> Array:
+    """How much a message of each label raises the energy of each, [L, L], from a `compat`.
+
+    A number attracts, as a Potts model does; a vector or a matrix repels. Of a matrix the
+    symmetric part counts.
+    """
+    if isinstance(given, Number):
+        return np.eye(labels, dtype=np.float32) * np.float32(-_checks.number("compat", given))
+    array = finite("compat", buffer("compat", given))
+    if array.shape not in ((labels,), (labels, labels)):
+        raise ValueError(
+            f"compat has shape {array.shape}; it must be a number, [{labels}] or "
+            f"[{labels}, {labels}]"
+        )
+    return np.diag(array) if array.ndim == 1 else (array + array.T) / 2

@@ -1,0 +1,469 @@
+"""pydensecrf.densecrf: its classes, argument orders, signs and defaults."""
+
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+
+from ... import _backends, _checks
+from ...kernels import inverse_mass
+from ...mean_field import Filter, iterate, softmax
+from . import _arguments
+
+Array = np.ndarray[Any, Any]
+
+_FUSED_KERNELS = 8  # that the engine takes in one call
+# pydensecrf locates points four at a time and fills the last group up with points at the origin,
+# which leaves their vertices in the lattice.
+_GROUP = 4
+
+
+class KernelType(IntEnum):
+    """Which parameters of a kernel could be learned; all of them start as the kernel itself."""
+
+    CONST_KERNEL = 0
+    DIAG_KERNEL = 1
+    FULL_KERNEL = 2
+
+
+class NormalizationType(IntEnum):
+    """With n = K 1: K, K diag(1/n), diag(1/n) K, or diag(n^-1/2) K diag(n^-1/2)."""
+
+    NO_NORMALIZATION = 0
+    NORMALIZE_BEFORE = 1
+    NORMALIZE_AFTER = 2
+    NORMALIZE_SYMMETRIC = 3
+
+
+CONST_KERNEL = KernelType.CONST_KERNEL
+DIAG_KERNEL = KernelType.DIAG_KERNEL
+FULL_KERNEL = KernelType.FULL_KERNEL
+NO_NORMALIZATION = NormalizationType.NO_NORMALIZATION
+NORMALIZE_BEFORE = NormalizationType.NORMALIZE_BEFORE
+NORMALIZE_AFTER = NormalizationType.NORMALIZE_AFTER
+NORMALIZE_SYMMETRIC = NormalizationType.NORMALIZE_SYMMETRIC
+
+
+class Unary:
+    """Energies of each label at each variable; what `DenseCRF.setUnary` takes."""
+
+    def __init__(self, energy: Array) -> None:
+        self._energy = energy
+
+
+class ConstUnary(Unary):
+    """The energies `u`.
+
+    Parameters
+    ----------
+    u : ndarray [L, N] float32
+
+    Raises
+    ------
+    TypeError, ValueError
+        Another kind, dtype or shape, or energies that no mean field has (NaN, -infinity).
+
+    Examples
+    --------
+    >>> crf = DenseCRF(4, 2)
+    >>> crf.setUnary(ConstUnary(np.zeros((2, 4), np.float32)))
+    """
+
+    def __init__(self, u: Array) -> None:
+        given = _arguments.matrix("u", u, (None, None))
+        super().__init__(_arguments.energies("u", given).copy())
+
+
+class LogisticUnary(Unary):
+    """The energies `L` @ `f` of a logistic regression.
+
+    Parameters
+    ----------
+    L : ndarray [labels, F] float32
+        Weights.
+    f : ndarray [F, N] float32
+        Features.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Another kind, dtype or shape, or entries that are not finite.
+
+    Examples
+    --------
+    >>> weights, features = np.eye(2, dtype=np.float32), np.zeros((2, 4), np.float32)
+    >>> DenseCRF(4, 2).setUnary(LogisticUnary(weights, features))
+    """
+
+    def __init__(self, L: Array, f: Array) -> None:  # noqa: N803
+        weights = _arguments.finite("L", _arguments.matrix("L", L, (None, None)))
+        features = _arguments.matrix("f", f, (weights.shape[1], None))
+        super().__init__(weights @ _arguments.finite("f", features))
+
+
+class DenseCRF:
+    """A dense CRF over any N variables, as pydensecrf's.
+
+    Parameters
+    ----------
+    nvar : int
+        Variables N: pixels, voxels, points.
+    nlabels : int
+        Labels L.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not whole numbers above 0.
+
+    Notes
+    -----
+    [KK11] algorithm 1. Energies are minus logits. Arguments are copied, never changed; results are
+    NumPy arrays where pydensecrf has wrapped matrices.
+
+    Examples
+    --------
+    >>> from densecrf_rnn.compat.pydensecrf import utils
+    >>> image = np.zeros((6, 8, 3), np.uint8)
+    >>> labels = np.arange(48).reshape(6, 8) % 3  # 0 means: not known
+    >>> crf = DenseCRF(48, 2)
+    >>> crf.setUnaryEnergy(utils.unary_from_labels(labels, 2, gt_prob=0.7))
+    >>> features = utils.create_pairwise_bilateral((80, 80), (13, 13, 13), image, chdim=2)
+    >>> crf.addPairwiseEnergy(features, compat=10)
+    >>> crf.inference(5).shape
+    (2, 48)
+    """
+
+    def __init__(self, nvar: int, nlabels: int) -> None:
+        self._nvar = _checks.count("nvar", nvar, 1)
+        self._nlabels = _checks.count("nlabels", nlabels, 1)
+        self._points = self._nvar + (self._nvar % _GROUP > 0)  # of the lattices
+        self._logits: Array | None = None  # [L, N]
+        self._kernels: list[_backends.LatticeKernel] = []
+        self._couplings: list[Array] = []  # [L, L] each
+
+    def setUnary(self, u: Unary) -> None:
+        """Set the energies, a `ConstUnary` or a `LogisticUnary`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Something else, or of another size.
+        """
+        if not isinstance(u, Unary):
+            raise TypeError(f"u is {type(u).__name__}; give a ConstUnary, or use setUnaryEnergy")
+        energy = _arguments.matrix("u", u._energy, (self._nlabels, self._nvar))
+        self._logits = -energy
+
+    def setUnaryEnergy(self, u: Array, f: Array | None = None) -> None:
+        """Set the energies: minus the logarithm of probabilities, say.
+
+        Parameters
+        ----------
+        u : ndarray [L, N] float32
+            +infinity rules a label out.
+        f : ndarray [F, N] float32, optional
+            With it the energies are `u` @ `f`, and `u` is [L, F].
+
+        Raises
+        ------
+        TypeError, ValueError
+            Another kind, dtype or shape, or entries that no mean field has.
+        """
+        if f is not None:
+            self.setUnary(LogisticUnary(u, f))
+            return
+        given = _arguments.matrix("u", u, (self._nlabels, self._nvar))
+        self._logits = -_arguments.energies("u", given)
+
+    def addPairwiseEnergy(
+        self,
+        features: Array,
+        compat: Any,
+        kernel: int = DIAG_KERNEL,
+        normalization: int = NORMALIZE_SYMMETRIC,
+    ) -> None:
+        """Add a Gaussian kernel over features that are already divided by their deviations.
+
+        Parameters
+        ----------
+        features : ndarray [D, N] float32, 1 <= D <= 16
+        compat : float, or ndarray [L] or [L, L] float32
+            A number: the weight of a Potts model, so that alike variables agree. A vector or a
+            matrix: the penalty of equal labels, or of each pair of them, of which the symmetric
+            part counts; the sign is the opposite.
+        kernel : KernelType
+            What could be learned of the kernel, if anything here learned; no effect.
+        normalization : NormalizationType
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument of another kind, dtype, shape or range, or features that are not finite or
+            too far from 0 for a lattice.
+        """
+        given = _arguments.matrix("features", features, (None, self._nvar))
+        _arguments.finite("features", given)
+        _choice("kernel", kernel, KernelType)
+        how = _choice("normalization", normalization, NormalizationType)
+        coupling = _arguments.compatibility(compat, self._nlabels)
+        _checks.coupling(coupling[None], self._nvar, float(np.finfo(np.float32).max))
+        rows = np.zeros((self._points, len(given)), np.float32)
+        rows[: self._nvar] = given.T
+        self._kernels.append(self._kernel(rows, NormalizationType(how)))
+        self._couplings.append(coupling)
+
+    def _kernel(self, rows: Array, how: NormalizationType) -> _backends.LatticeKernel:
+        """The lattice of features [points, D], normalised; what fills it up takes no part."""
+        _checks.features(rows)
+        engine, threads = _backends.engine("auto"), _backends.default_threads()
+        plan = _backends.Plan.empty(len(rows), rows.shape[1], rows.dtype, "standard")
+        if not engine.build([rows], [plan], "standard", threads):
+            _checks.refuse_features(rows)
+        seen = np.ones(self._points, np.float32)
+        seen[self._nvar :] = 0
+        before = None if self._points == self._nvar else seen
+        if how == NO_NORMALIZATION:
+            return _backends.LatticeKernel(plan, before)
+        mass = np.empty((self._points, 1), np.float32)
+        engine.filter(plan, seen[:, None], mass, False, threads)
+        scale = seen * inverse_mass(mass[:, 0])
+        if how == NORMALIZE_AFTER:
+            return _backends.LatticeKernel(plan, before, scale)
+        if how == NORMALIZE_BEFORE:
+            return _backends.LatticeKernel(plan, scale)
+        scale = np.sqrt(scale)
+        return _backends.LatticeKernel(plan, scale, scale)
+
+    def inference(self, niter: int) -> Array:
+        """Marginals after so many mean-field iterations.
+
+        Parameters
+        ----------
+        niter : int, at least 0
+
+        Returns
+        -------
+        ndarray [L, N] float32
+            They sum to 1 over the labels; ``np.argmax(Q, axis=0)`` is the labelling.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `niter` is not a whole number of at least 0.
+        BackendUnavailableError
+            No engine can run here; the message says why.
+        """
+        niter = _checks.count("niter", niter, 0)
+        u = np.zeros((self._nlabels, self._points), np.float32)
+        if self._logits is not None:
+            u[:, : self._nvar] = self._logits
+        if niter == 0 or not self._kernels:
+            return softmax(u[:, : self._nvar], axis=0)
+        couplings, threads = np.stack(self._couplings), _backends.default_threads()
+        fused = _backends.fused_engine("auto")
+        if fused is None or len(self._kernels) > _FUSED_KERNELS:
+            engine = _backends.engine("auto")
+            refined = iterate(u, self._kernels, couplings, niter, engine, threads)
+            q = softmax(refined, axis=0)
+        else:
+            q = np.empty_like(u)
+            problem = _backends.Problem(self._kernels, u, q, np.empty((0, 0, 0), u.dtype))
+            if not fused.mean_field([problem], couplings, niter, True, 0, threads):
+                raise ValueError("u lies beyond what the engine can compute with")
+        return np.ascontiguousarray(q[:, : self._nvar])
+
+    def startInference(self) -> tuple[Array, Array, Array]:
+        """What `stepInference` works on: the marginals of the energies alone, and scratch space.
+
+        Returns
+        -------
+        Q : ndarray [L, N] float32
+            All 0 if no energies were set; the first step then makes them uniform.
+        tmp1, tmp2 : ndarray [0, 0] float32
+            Not used; pydensecrf's scratch matrices look the same from Python.
+        """
+        if self._logits is None:
+            q = np.zeros((self._nlabels, self._nvar), np.float32)
+        else:
+            q = np.ascontiguousarray(softmax(self._logits, axis=0))
+        return q, np.empty((0, 0), np.float32), np.empty((0, 0), np.float32)
+
+    def stepInference(self, Q: Array, tmp1: Any, tmp2: Any) -> None:  # noqa: N803
+        """One more iteration, in place.
+
+        Parameters
+        ----------
+        Q : ndarray [L, N] float32, written
+        tmp1, tmp2
+            As `startInference` returned them; not looked at.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `Q` is no such array, or cannot be written to.
+        """
+        q = self._marginals(Q)
+        if not q.flags.writeable:
+            raise ValueError("Q is read-only; pass the array that startInference returned")
+        refined = 0 if self._logits is None else self._logits
+        q[...] = softmax(refined - self._pairwise(q), axis=0)
+
+    def klDivergence(self, Q: Array) -> float:  # noqa: N803
+        """sum Q ln Q + sum Q u + sum_m Q . (compat_m K_m Q): pydensecrf's figure for progress.
+
+        It counts every pair of variables twice; `densecrf_rnn.energy.free_energy` is the one whose
+        minimum the mean field seeks.
+
+        Parameters
+        ----------
+        Q : ndarray [L, N] float32
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        TypeError, ValueError
+            `Q` is no such array.
+        """
+        q = self._marginals(Q)
+        wide = q.astype(np.float64)
+        energy = (wide * np.log(np.maximum(wide, 1e-20))).sum()
+        if self._logits is not None:
+            energy -= (wide * np.where(q > 0, self._logits, 0)).sum()
+        return float(energy + (wide * self._pairwise(q)).sum())
+
+    def _marginals(self, given: Any) -> Array:
+        q = _arguments.matrix("Q", given, (self._nlabels, self._nvar))
+        return _arguments.finite("Q", q)
+
+    def _pairwise(self, q: Array) -> Array:
+        """The energy of each label in the field of all others, from [L, N] to [L, N]."""
+        engine, threads = _backends.engine("auto"), _backends.default_threads()
+        rows = np.zeros((self._points, self._nlabels), np.float32)
+        rows[: self._nvar] = q.T
+        found = np.zeros_like(q)
+        for kernel, coupling in zip(self._kernels, self._couplings, strict=True):
+            message = Filter(kernel, engine, threads)(rows)[: self._nvar]
+            found += coupling @ message.T
+        return found
+
+
+class DenseCRF2D(DenseCRF):
+    """A dense CRF over the pixels of a picture, row by row.
+
+    Parameters
+    ----------
+    w, h : int
+        Width and height: columns first.
+    nlabels : int
+        Labels L.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not whole numbers above 0.
+
+    Examples
+    --------
+    >>> image = np.zeros((6, 8, 3), np.uint8)
+    >>> crf = DenseCRF2D(8, 6, 2)
+    >>> crf.setUnaryEnergy(np.zeros((2, 48), np.float32))
+    >>> crf.addPairwiseGaussian(sxy=3, compat=3)
+    >>> crf.addPairwiseBilateral(sxy=80, srgb=13, rgbim=image, compat=10)
+    >>> np.argmax(crf.inference(5), axis=0).reshape(6, 8).shape
+    (6, 8)
+    """
+
+    def __init__(self, w: int, h: int, nlabels: int) -> None:
+        self._size = (_checks.count("h", h, 1), _checks.count("w", w, 1))
+        super().__init__(self._size[0] * self._size[1], nlabels)
+
+    def addPairwiseGaussian(
+        self,
+        sxy: Any,
+        compat: Any,
+        kernel: int = DIAG_KERNEL,
+        normalization: int = NORMALIZE_SYMMETRIC,
+    ) -> None:
+        """Add a kernel of position alone.
+
+        Parameters
+        ----------
+        sxy : float, or (float, float)
+            Deviation in pixels, or that along the columns (x) and along the rows (y). Above 0.
+        compat, kernel, normalization
+            As in `addPairwiseEnergy`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument of another kind or range.
+        """
+        self._add(self._positions(sxy), compat, kernel, normalization)
+
+    def addPairwiseBilateral(
+        self,
+        sxy: Any,
+        srgb: Any,
+        rgbim: Array,
+        compat: Any,
+        kernel: int = DIAG_KERNEL,
+        normalization: int = NORMALIZE_SYMMETRIC,
+    ) -> None:
+        """Add a kernel of position and colour.
+
+        Parameters
+        ----------
+        sxy : float, or (float, float)
+            Deviation in pixels, or that along the columns (x) and along the rows (y). Above 0.
+        srgb : float, or (float, float, float)
+            Deviation in intensity, or that of each channel. Above 0.
+        rgbim : ndarray [h, w, 3] uint8
+        compat, kernel, normalization
+            As in `addPairwiseEnergy`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument of another kind, dtype, shape or range.
+        """
+        if not isinstance(rgbim, np.ndarray):
+            raise TypeError(f"rgbim is {type(rgbim).__name__}; give a NumPy array of uint8")
+        if rgbim.dtype != np.uint8:
+            raise _arguments.DtypeError(
+                f"rgbim has dtype {rgbim.dtype}; it must be uint8, 0..255 (of other images make "
+                "features with utils.create_pairwise_bilateral, for addPairwiseEnergy)"
+            )
+        if rgbim.shape != (*self._size, 3):
+            raise ValueError(
+                f"rgbim has shape {rgbim.shape}; it must be {(*self._size, 3)}: rows, columns, "
+                "three channels (for others use utils.create_pairwise_bilateral)"
+            )
+        planes = self._positions(sxy)
+        for channel, deviation in enumerate(_arguments.deviations("srgb", srgb, 3)):
+            planes.append(rgbim[..., channel].astype(np.float32) / np.float32(deviation))
+        self._add(planes, compat, kernel, normalization)
+
+    def _positions(self, sxy: Any) -> list[Array]:
+        """Column and row of each pixel over their deviations."""
+        across, down = _arguments.deviations("sxy", sxy, 2)
+        y, x = (np.arange(n, dtype=np.float32) for n in self._size)
+        found = np.meshgrid(x / np.float32(across), y / np.float32(down))
+        return list(found)
+
+    def _add(self, planes: list[Array], compat: Any, kernel: int, normalization: int) -> None:
+        features = np.stack(planes).reshape(len(planes), -1)
+        self.addPairwiseEnergy(features, compat, kernel, normalization)
+
+
+def _choice(name: str, value: Any, kind: type[IntEnum]) -> int:
+    """A member of an enumeration, or its number."""
+    allowed = ", ".join(member.name for member in kind)
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} is {type(value).__name__}; choose from {allowed}")
+    if int(value) not in list(kind):
+        raise ValueError(f"{name} is {int(value)}; choose from {allowed}")
+    return int(value)
