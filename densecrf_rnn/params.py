@@ -1,8 +1,8 @@
 """The parameters of a dense CRF: bandwidths, kernel weights and the choices of the operator."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 from . import _checks
 
@@ -86,6 +86,33 @@ class CRFParams:
         """The parameters that differ from the defaults, as a constructor call."""
         changed = (f for f in fields(self) if getattr(self, f.name) != f.default)
         return f"CRFParams({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in changed)})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All parameters by name: numbers, strings, booleans and lists, so JSON can hold them."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "CRFParams":
+        """The parameters that `to_dict` gave; those left out have their defaults.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A name that is no parameter, or a value that it cannot have.
+
+        Examples
+        --------
+        >>> CRFParams.from_dict({"theta_alpha": 80, "w_spatial": [1, 2]}).w_spatial
+        (1.0, 2.0)
+        """
+        names = [f.name for f in fields(cls)]
+        unknown = set(values) - set(names)
+        if unknown:
+            raise ValueError(
+                f"{', '.join(sorted(map(repr, unknown)))}: no such parameter; there are "
+                f"{', '.join(names)}"
+            )
+        return cls(**values)
 
 
 # In the order in which native engines number them.

@@ -1,0 +1,32 @@
+"""Files in and out: logits, images, label maps and marginals, one module per job.
+
+Volumes are [D, H, W], depth, row, column; NIfTI, which stores x, y, z, is turned round on the way
+in and out. Every error names the file. Packages beyond NumPy are imported when a file needs them.
+"""
+
+from .atomic import remove_leftovers, replaced
+from .pairs import Match, Pairs, extension, pair, stem
+from .reading import read_image, read_labels, read_logits, read_mask, read_palette, read_spacing
+from .settings import Settings, read_settings, write_settings
+from .writing import write_labels, write_marginals
+
+__all__ = [
+    "Match",
+    "Pairs",
+    "Settings",
+    "extension",
+    "pair",
+    "read_image",
+    "read_labels",
+    "read_logits",
+    "read_mask",
+    "read_palette",
+    "read_settings",
+    "read_spacing",
+    "remove_leftovers",
+    "replaced",
+    "stem",
+    "write_labels",
+    "write_marginals",
+    "write_settings",
+]

@@ -1,0 +1,66 @@
+"""Whole files or none: written under another name, renamed when complete."""
+
+import contextlib
+import itertools
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+_PREFIX = ".part-"  # in front, because writers look at how a name ends
+_COUNT = itertools.count()
+
+
+@contextlib.contextmanager
+def replaced(path: Path | str) -> Iterator[Path]:
+    """A temporary name in the folder of `path`, which becomes `path` if the block succeeds.
+
+    Parameters
+    ----------
+    path : path
+        What is to be written; a file that is there is replaced in one step.
+
+    Yields
+    ------
+    Path
+        Where to write, a file or a folder. It ends as `path` does. Removed if the block fails.
+
+    Raises
+    ------
+    OSError
+        Renaming fails; `path` is then as it was.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with replaced(Path(folder) / "a.txt") as partial:
+    ...         _ = partial.write_text("all of it")
+    ...     (Path(folder) / "a.txt").read_text()
+    'all of it'
+    """
+    path = Path(path)
+    partial = path.with_name(f"{_PREFIX}{os.getpid()}-{next(_COUNT)}-{path.name}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        _remove(partial)
+
+
+def remove_leftovers(folder: Path | str) -> int:
+    """Remove what a killed process left of `replaced` in `folder`; how many there were.
+
+    Nobody else may be writing there.
+    """
+    found = list(Path(folder).glob(f"{_PREFIX}*"))
+    for partial in found:
+        _remove(partial)
+    return len(found)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

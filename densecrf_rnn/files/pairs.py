@@ -1,0 +1,146 @@
+"""Which files belong together: those of one stem."""
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ARRAYS = (".npy", ".npz", ".pt", ".pth", ".safetensors", ".h5", ".hdf5", ".zarr")
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm")
+VOLUMES = (".nii", ".nii.gz")
+EXTENSIONS = (*ARRAYS, *PICTURES, *VOLUMES)
+
+
+class Match(NamedTuple):
+    """Files of one stem, one from each source."""
+
+    stem: str
+    paths: tuple[Path, ...]
+
+
+class Pairs(NamedTuple):
+    """What `pair` found, and a sentence for each file of the first source without a partner."""
+
+    found: list[Match]
+    missing: list[str]
+
+
+def extension(path: Path | str) -> str:
+    """How the name ends, in lower case: ".png", ".nii.gz"; "" where there is no extension.
+
+    Examples
+    --------
+    >>> extension("brain.NII.gz"), extension("2007.000033.png"), extension("README")
+    ('.nii.gz', '.png', '')
+    """
+    name = Path(path).name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
+
+
+def stem(path: Path | str, suffix: str = "") -> str:
+    """The name without its extension, and without `suffix` before that.
+
+    Examples
+    --------
+    >>> stem("scans/brain_0000.nii.gz", suffix="_0000")
+    'brain'
+    """
+    path = Path(path)
+    return path.name[: len(path.name) - len(extension(path))].removesuffix(suffix)
+
+
+def pair(*sources: Path | str, suffixes: Sequence[str] = ()) -> Pairs:
+    """Files of equal stem from two or more places, in alphabetical order.
+
+    Parameters
+    ----------
+    *sources : path
+        Each a folder, whose files with a known extension count (not those of folders below it; a
+        folder NAME.zarr is a file), a pattern such as ``"logits/*.npz"``, or one file. If all are
+        single files they belong together whatever their names. The first decides what is looked
+        for: files of others that match none of its own are passed over.
+    suffixes : sequence of str, one per source, optional
+        What names end with before the extension, beside their stem: ``("", "_0000")``. Files of a
+        folder that do not end so are passed over.
+
+    Returns
+    -------
+    Pairs
+        `found`, and in `missing` a sentence for each file without a partner.
+
+    Raises
+    ------
+    FileNotFoundError
+        A source is not there.
+    ValueError
+        A source holds no file of a known extension, or two of one stem; or no two files match.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     for file in ("a.npy", "b.npy", "a.jpg"):
+    ...         (Path(name) / file).touch()
+    ...     found, missing = pair(f"{name}/*.npy", f"{name}/*.jpg")
+    >>> [(match.stem, [path.name for path in match.paths]) for match in found], len(missing)
+    ([('a', ['a.npy', 'a.jpg'])], 1)
+    """
+    suffixes = suffixes or [""] * len(sources)
+    if len(suffixes) != len(sources):
+        raise ValueError(f"suffixes holds {len(suffixes)} for {len(sources)} sources; one for each")
+    if all(_is_file(Path(source)) for source in sources):
+        paths = tuple(map(Path, sources))
+        return Pairs([Match(stem(paths[0], suffixes[0]), paths)], [])
+    first, *others = [
+        _by_stem(source, suffix) for source, suffix in zip(sources, suffixes, strict=True)
+    ]
+    pairs = Pairs([], [])
+    for name, path in sorted(first.items()):
+        partners = [files.get(name) for files in others]
+        lacking = [str(s) for s, partner in zip(sources[1:], partners) if partner is None]
+        if lacking:
+            pairs.missing.append(f"{path}: no file {name}.* in {' and '.join(lacking)}")
+        else:
+            pairs.found.append(Match(name, (path, *(p for p in partners if p is not None))))
+    if not pairs.found:
+        shown = sorted(next((files for files in others if files), {}))
+        raise ValueError(
+            f"no file of {sources[0]} has the stem of one in "
+            f"{' and '.join(map(str, sources[1:]))}: {min(first)!r} there, {shown[0]!r} here; "
+            "a suffix may have to be left out"
+        )
+    return pairs
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() or (path.is_dir() and extension(path) == ".zarr")
+
+
+def _by_stem(source: Path | str, suffix: str) -> dict[str, Path]:
+    """The files of a source."""
+    folder = Path(source)
+    if _is_file(folder):
+        candidates = [folder]
+    elif folder.is_dir():
+        candidates = list(folder.iterdir())
+    elif glob.has_magic(str(source)):
+        candidates = [Path(name) for name in glob.glob(str(source))]
+    else:
+        raise FileNotFoundError(2, "no such file or folder", str(source))
+    found: dict[str, Path] = {}
+    for path in sorted(candidates):
+        if path.name.startswith(".") or extension(path) not in EXTENSIONS or not _is_file(path):
+            continue
+        if not path.name[: len(path.name) - len(extension(path))].endswith(suffix):
+            continue
+        name = stem(path, suffix)
+        if name in found:
+            raise ValueError(
+                f"{found[name]} and {path} have one stem; name a pattern such as "
+                f"'{path.parent / '*'}{extension(path)}' in place of the folder"
+            )
+        found[name] = path
+    if not found:
+        ending = f" that end in {suffix!r}" if suffix else ""
+        raise ValueError(f"{source} holds no files{ending} of a known kind: {' '.join(EXTENSIONS)}")
+    return found

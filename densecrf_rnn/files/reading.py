@@ -1,0 +1,192 @@
+"""Logits, images, label maps and masks from files of any known kind."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from .. import unaries
+from . import nifti, pictures
+from .arrays import read_array
+from .pairs import PICTURES, VOLUMES, extension
+from .pictures import read_palette
+
+__all__ = ["read_image", "read_labels", "read_logits", "read_mask", "read_palette", "read_spacing"]
+
+Array = np.ndarray[Any, Any]
+Kind = Literal["logits", "probabilities"]
+
+
+def read_logits(
+    path: Path | str,
+    *,
+    key: str | None = None,
+    kind: Kind = "logits",
+    labels_last: bool = False,
+) -> Array:
+    """Logits, or probabilities as their logarithm, ready for `refine`.
+
+    Parameters
+    ----------
+    path : path
+        .npy, .npz, .pt, .pth, .safetensors, .h5, .hdf5 or .zarr of shape [L, H, W] or
+        [L, D, H, W], a leading axis of length 1 before 2-D logits being a batch of one; NIfTI
+        [x, y, z, label]; or a TIFF with a page per label.
+    key : str, optional
+        Name of the array in a file that holds several.
+    kind : {"logits", "probabilities"}
+        What the numbers are: logits, floating point; or probabilities, floating point in 0..1 or
+        8- and 16-bit integers of which 255 and 65535 stand for 1.
+    labels_last : bool
+        The arrays are [H, W, L] or [D, H, W, L], as TensorFlow saves them.
+
+    Returns
+    -------
+    ndarray [L, H, W] or [L, D, H, W] of float32
+        Other precisions are rounded to float32.
+
+    Raises
+    ------
+    OSError
+        The file is not there or may not be read.
+    ImportError
+        The package that reads such files is not installed.
+    ValueError
+        The file is damaged, holds pickled objects, several arrays and no `key`, or no such numbers.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/a.npy", np.zeros((3, 8, 9), np.float16))
+    ...     read_logits(f"{folder}/a.npy").dtype.name
+    'float32'
+    """
+    path = Path(path)
+    if extension(path) in VOLUMES:
+        array = nifti.read_volume(path)
+        array = array[None] if array.ndim == 3 else array
+    elif extension(path) in PICTURES:
+        array = pictures.read_maps(path)
+    else:
+        array = read_array(path, key)
+        if labels_last and array.ndim >= 3:
+            array = np.moveaxis(array, -1, 1 if array.ndim == 4 and array.shape[0] == 1 else 0)
+        if array.ndim == 4 and array.shape[0] == 1:
+            array = array[0]
+    if array.ndim not in (3, 4):
+        axes = "[H, W, L] or [D, H, W, L]" if labels_last else "[L, H, W] or [L, D, H, W]"
+        raise ValueError(f"{path}: {kind} of shape {array.shape}; they must be {axes}")
+    try:
+        if kind == "probabilities":
+            return unaries.logits_from_probabilities(array)
+        if array.dtype.kind != "f":
+            raise TypeError(
+                f"logits are {array.dtype}; they must be floating point (scores stored as "
+                "integers: times their scale first; probabilities and label maps: say so)"
+            )
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{path}: {error}") from error
+    with np.errstate(over="ignore"):  # an infinity that float32 makes is refused as one
+        return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def read_image(path: Path | str, *, key: str | None = None, axes: int | None = None) -> Array:
+    """An image with its channels last, in its own units.
+
+    Parameters
+    ----------
+    path : path
+        A picture (palettes are resolved, alpha is left out), a NIfTI volume, or an array file.
+    key : str, optional
+        Name of the array in a file that holds several.
+    axes : {2, 3}, optional
+        Spatial axes of an array file: tells an image [H, W, C] from a volume [D, H, W] without a
+        channel axis. Default: three axes are [H, W, C].
+
+    Returns
+    -------
+    ndarray [H, W, C] or [D, H, W, C]
+        uint8, or the dtype of the file.
+
+    Raises
+    ------
+    OSError, ImportError, ValueError
+        As `read_logits`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/depth.npy", np.zeros((8, 9), np.uint16))
+    ...     read_image(f"{folder}/depth.npy").shape
+    (8, 9, 1)
+    """
+    path = Path(path)
+    if extension(path) in VOLUMES:
+        volume = nifti.read_volume(path)
+        return volume[..., None] if volume.ndim == 3 else np.moveaxis(volume, 0, -1)
+    if extension(path) in PICTURES:
+        return pictures.read_picture(path)
+    array = read_array(path, key)
+    if array.ndim == 2 or array.ndim == axes:
+        array = array[..., None]
+    if array.ndim not in (3, 4):
+        raise ValueError(f"{path}: of shape {array.shape}; an image is [H, W, C] or [D, H, W, C]")
+    return array
+
+
+def read_spacing(path: Path | str) -> tuple[float, float, float] | None:
+    """The voxel size along depth, row and column of a NIfTI file; None of any other."""
+    path = Path(path)
+    return nifti.read_voxel_size(path) if extension(path) in VOLUMES else None
+
+
+def read_labels(path: Path | str, *, key: str | None = None) -> Array:
+    """A label map: the indices of a palette picture, grey values, or an array of whole numbers.
+
+    Returns
+    -------
+    ndarray [H, W] or [D, H, W] of integers
+        Also of a file that stores whole numbers as floating point, as some NIfTI writers do.
+
+    Raises
+    ------
+    OSError, ImportError, ValueError
+        As `read_logits`; also for a picture in colours without a palette, and for fractions.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/a.npy", np.arange(6.0).reshape(2, 3))
+    ...     read_labels(f"{folder}/a.npy").tolist()
+    [[0, 1, 2], [3, 4, 5]]
+    """
+    path = Path(path)
+    if extension(path) in VOLUMES:
+        labels = nifti.read_volume(path)
+    elif extension(path) in PICTURES:
+        labels = pictures.read_label_picture(path)
+    else:
+        labels = read_array(path, key)
+    if labels.ndim not in (2, 3):
+        raise ValueError(
+            f"{path}: of shape {labels.shape}; a label map is [H, W] or [D, H, W], without channels"
+        )
+    if labels.dtype == bool:
+        return labels.astype(np.uint8)
+    if labels.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            whole = labels.astype(np.int32)
+        if not np.array_equal(whole, labels):
+            raise ValueError(f"{path}: holds fractions; a label map holds whole numbers")
+        return whole
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"{path}: of dtype {labels.dtype}; a label map holds whole numbers")
+    return labels
+
+
+def read_mask(path: Path | str, *, key: str | None = None) -> Array:
+    """[H, W] or [D, H, W] of bool: True where a label map, a grey picture or an array is not 0."""
+    return read_labels(path, key=key) != 0

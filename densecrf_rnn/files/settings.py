@@ -1,0 +1,119 @@
+"""The parameters of a refinement as a JSON file: what `tune` writes and `refine` reads."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import _checks
+from ..params import CRFParams
+from .atomic import replaced
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """What `refine` is called with, beside its logits and image.
+
+    Parameters
+    ----------
+    params : CRFParams
+    iterations : int, at least 0
+    compatibility : ndarray [L, L], optional
+        Penalty of a label (row) beside another (column); default Potts.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Something else.
+
+    Examples
+    --------
+    >>> Settings(CRFParams(theta_alpha=30), iterations=5).to_dict()["params"]["theta_alpha"]
+    30.0
+    """
+
+    params: CRFParams = CRFParams()
+    iterations: int = 10
+    compatibility: Array | None = None
+
+    def __post_init__(self) -> None:
+        _checks.params(self.params, CRFParams)
+        _checks.count("iterations", self.iterations, 0)
+        if self.compatibility is not None:
+            _checks.array_kind("compatibility", self.compatibility, batched=False)
+            _checks.compatibility(self.compatibility, len(self.compatibility))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers, strings, lists and None alone: what JSON can hold."""
+        mu = self.compatibility
+        return {
+            "params": self.params.to_dict(),
+            "iterations": self.iterations,
+            "compatibility": None if mu is None else mu.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Settings":
+        """The settings that `to_dict` wrote; what is left out has its default.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A name that is none of these, or a value that cannot be.
+        """
+        unknown = set(values) - {"params", "iterations", "compatibility"}
+        if unknown:
+            raise ValueError(
+                f"settings hold {', '.join(sorted(map(repr, unknown)))}; they may hold 'params', "
+                "'iterations' and 'compatibility'"
+            )
+        mu = values.get("compatibility")
+        if mu is not None:
+            try:
+                mu = np.asarray(mu, np.float64)
+            except (TypeError, ValueError) as error:
+                raise ValueError("compatibility must be a list of L lists of L numbers") from error
+            if mu.ndim != 2:
+                raise ValueError("compatibility must be a list of L lists of L numbers")
+        params = values.get("params", {})
+        if not isinstance(params, Mapping):
+            raise TypeError("params must be a mapping of names to values")
+        return cls(CRFParams.from_dict(params), values.get("iterations", cls.iterations), mu)
+
+
+def read_settings(path: Path | str) -> Settings:
+    """The settings in a JSON file.
+
+    Raises
+    ------
+    OSError
+        The file is not there or may not be read.
+    ValueError
+        It holds no JSON, or no settings; the message says what is wrong.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_settings(f"{folder}/best.json", Settings(CRFParams(theta_beta=5)))
+    ...     print(read_settings(f"{folder}/best.json").params)
+    CRFParams(theta_beta=5.0)
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it holds no object {...}")
+        return Settings.from_dict(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: no settings in JSON: {error}") from error
+
+
+def write_settings(path: Path | str, settings: Settings) -> None:
+    """Write settings as JSON; the inverse of `read_settings`."""
+    with replaced(path) as partial:
+        partial.write_text(json.dumps(settings.to_dict(), indent=1) + "\n", encoding="utf-8")
