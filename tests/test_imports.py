@@ -22,7 +22,7 @@ NATIVE = {"densecrf_rnn._cpu", "densecrf_rnn._cuda"}
 # the package itself gathers the public names, so it may import anything.
 LAYERS = (
     {"_checks", "metrics"},
-    {"params", "unaries"},
+    {"params", "unaries", "upsampling", "postprocess"},
     {"kernels"},
     {"grid"},
     {"reference"},
@@ -91,7 +91,7 @@ def of(*units):
     return [path for path in SOURCES if unit(path) in units]
 
 
-LOWEST = of("_checks", "params", "kernels", "grid", "metrics", "unaries")
+LOWEST = of("_checks", "params", "kernels", "grid", "metrics", "unaries", "upsampling")
 
 
 @pytest.mark.parametrize("path", LOWEST, ids=str)

@@ -11,9 +11,11 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 _COMMANDS = {
     "demo": "refine the sample photographs, draw what changed, train a head on them",
+    "refine": "refine a folder of saved logits with their images",
     "info": "show versions and which engines can run here",
 }
 
@@ -39,6 +41,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def progress(**options: Any) -> Any:
+    """A progress bar on stderr that leaves no trace, and is absent where there is no terminal."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    return tqdm(**options, disable=None, leave=False)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -50,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0, 2 for a user's error, 130 after Ctrl-C.
+        Exit status: 0, 1 where a file of several failed, 2 for a user's error, 130 after Ctrl-C.
 
     Raises
     ------

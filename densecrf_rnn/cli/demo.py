@@ -18,7 +18,7 @@ import numpy as np
 from .. import _backends, metrics, samples
 from ..params import CRFParams
 from ..refine import refine
-from . import UserError, positive, require
+from . import UserError, positive, progress, require
 
 Array = np.ndarray[Any, Any]
 
@@ -93,7 +93,7 @@ def _refine_all(out: Path, threads: int | None) -> list[samples.Sample]:
     total = np.zeros((2, _LABELS, _LABELS), np.int64)  # before, after
     print(f"{'photograph':<12} {'size':>9} {'time':>8}   {'mean IU, %':<14}  accuracy, %")
     names = samples.names()
-    with _bar(total=len(names), desc="refining", unit="photo", delay=2) as bar:
+    with progress(total=len(names), desc="refining", unit="photo", delay=2) as bar:
         for name in names:
             sample = samples.load(name)
             start = time.perf_counter()
@@ -158,7 +158,7 @@ def _train(pairs: Sequence[samples.Sample], steps: int, threads: int | None) -> 
         f"from these parameters: {steps} steps",
         flush=True,
     )
-    with _bar(total=steps, desc="training", unit="step") as bar:
+    with progress(total=steps, desc="training", unit="step") as bar:
 
         def show(loss: float) -> None:
             bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
@@ -175,10 +175,3 @@ def _train(pairs: Sequence[samples.Sample], steps: int, threads: int | None) -> 
         "training the head is\nright more often than the network, but too sure where it is wrong. "
         "These are the pictures\nit was trained on, so expect less on others.\n"
     )
-
-
-def _bar(**options: Any) -> Any:
-    """A progress bar on stderr that leaves no trace, and is absent where there is no terminal."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
-    return tqdm(**options, disable=None, leave=False)

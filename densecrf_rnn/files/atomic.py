@@ -44,6 +44,10 @@ def replaced(path: Path | str) -> Iterator[Path]:
     try:
         yield partial
         os.replace(partial, path)
+    except OSError as error:
+        if error.filename is None or str(error.filename) == str(partial):
+            error.filename = str(path)  # the name that the caller knows
+        raise
     finally:
         _remove(partial)
 

@@ -1,5 +1,6 @@
 """Pictures, as images or as label maps: Pillow decodes PNG, JPEG and the like, tifffile TIFF."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,10 @@ def write_label_png(path: Path, labels: Array, palette: Array) -> None:
     else:
         picture = pictures.fromarray(labels.astype(np.uint8), mode="P")
         picture.putpalette(palette.tobytes())
+    encoded = io.BytesIO()  # Pillow, writing to a file itself, hides why it could not
     # zlib's fastest level: label maps are flat, so the others save little and take longer
-    picture.save(path, format="png", compress_level=1)
+    picture.save(encoded, format="png", compress_level=1)
+    path.write_bytes(encoded.getbuffer())
 
 
 def _opened(path: Path) -> Any:

@@ -174,6 +174,8 @@ def read_labels(path: Path | str, *, key: str | None = None) -> Array:
         raise ValueError(
             f"{path}: of shape {labels.shape}; a label map is [H, W] or [D, H, W], without channels"
         )
+    if labels.size == 0:
+        raise ValueError(f"{path}: of shape {labels.shape}; a label map holds at least one pixel")
     if labels.dtype == bool:
         return labels.astype(np.uint8)
     if labels.dtype.kind == "f":

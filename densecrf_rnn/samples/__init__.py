@@ -121,7 +121,7 @@ def upsample(
     Parameters
     ----------
     scores
-        Maps on the coarse grid, ``[..., rows, columns]``.
+        Maps on the coarse grid, ``[labels, rows, columns]``.
     size
         Height and width of the fine grid, whose corner pixels take the values of the corners of
         the coarse grid.
@@ -131,13 +131,11 @@ def upsample(
     Returns
     -------
     ndarray
-        Maps on the fine grid, float32 ``[..., height, width]``.
+        Maps on the fine grid, float32 ``[labels, height, width]``.
     """
-    height, width = size if crop is None else crop
-    down = _hat_weights(scores.shape[-2], size[0], height)
-    across = _hat_weights(scores.shape[-1], size[1], width)
-    result: NDArray[np.float32] = (down @ scores @ across.T).astype(np.float32, copy=False)
-    return result
+    from .. import upsampling
+
+    return upsampling.upsample(scores, size, align_corners=True, crop=crop)
 
 
 def palette() -> NDArray[np.uint8]:
@@ -157,16 +155,6 @@ def palette() -> NDArray[np.uint8]:
         value = ((labels >> bit) & 1) << (7 - bit // 3)
         colours[:, bit % 3] |= value.astype(np.uint8)
     return colours
-
-
-def _hat_weights(coarse: int, fine: int, count: int) -> NDArray[np.float32]:
-    """Return the weights ``[count, coarse]`` of linear interpolation with aligned ends."""
-    if not 0 < count <= fine:
-        raise ValueError(f"cannot take {count} of {fine} pixels")
-    step = (coarse - 1) / (fine - 1) if fine > 1 else 0.0
-    distance = np.abs(np.arange(count)[:, None] * step - np.arange(coarse))
-    weights: NDArray[np.float32] = np.maximum(0.0, 1.0 - distance).astype(np.float32)
-    return weights
 
 
 def _read_png(path: Path) -> NDArray[np.uint8]:

@@ -1,0 +1,98 @@
+"""Maps on a coarse grid onto a finer one, linearly: what stands between most networks and a CRF."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import _checks
+
+Array = np.ndarray[Any, Any]
+
+# Fine pixels made by one matrix product. A product takes the coarse pixels that they lie between,
+# so longer runs multiply more zeros, and shorter ones call more often.
+_RUN = 128
+
+
+def upsample(
+    maps: Array,
+    size: Sequence[int],
+    *,
+    align_corners: bool = False,
+    crop: Sequence[int] | None = None,
+) -> Array:
+    """Interpolate maps linearly along each spatial axis.
+
+    Parameters
+    ----------
+    maps : ndarray [L, *S], floating point
+        Finite: an infinity would reach the pixels around it as NaN.
+    size : sequence of int, one per axis of S
+        The fine grid.
+    align_corners : bool
+        Where the grids lie. True: the centres of their corner pixels coincide, as in DeepLab and
+        in ``torch.nn.functional.interpolate(align_corners=True)``. False: their outer edges do, as
+        that function's default has it.
+    crop : sequence of int, one per axis of S, optional
+        Only this much of the fine grid from its first corner: the rest is padding that the network
+        was given.
+
+    Returns
+    -------
+    ndarray [L, *crop or size], dtype of `maps`
+
+    Raises
+    ------
+    TypeError, ValueError
+        `maps` of another kind, or a size that is none.
+
+    Examples
+    --------
+    >>> upsample(np.array([[0.0, 2.0]]), [3], align_corners=True).tolist()
+    [[0.0, 1.0, 2.0]]
+    >>> upsample(np.array([[0.0, 2.0]]), [4]).tolist()
+    [[0.0, 0.5, 1.5, 2.0]]
+    """
+    _checks.array_kind("maps", maps, batched=False)
+    _checks.float_dtype("maps", maps, batched=False)
+    crop = size if crop is None else crop
+    if not len(size) == len(crop) == maps.ndim - 1 or 0 in maps.shape:
+        raise ValueError(
+            f"maps has shape {maps.shape}, size {tuple(size)} and crop {tuple(crop)}; they must be "
+            "[L, *S] with a number for each axis of S"
+        )
+    for fine, count in zip(size, crop, strict=True):
+        if not 0 < count <= fine:
+            raise ValueError(f"cannot take {count} of {fine} pixels")
+    for axis, (fine, count) in enumerate(zip(size, crop, strict=True), start=1):
+        weights = _weights(maps.shape[axis], fine, count, align_corners).astype(maps.dtype)
+        maps = _along(maps, weights, axis)
+    return np.ascontiguousarray(maps)
+
+
+def _weights(coarse: int, fine: int, count: int, align_corners: bool) -> Array:
+    """How much of each coarse pixel goes into each fine one. [count, coarse]"""
+    pixel = np.arange(count)
+    if align_corners:
+        position = pixel * ((coarse - 1) / (fine - 1) if fine > 1 else 0.0)
+    else:
+        position = ((pixel + 0.5) * (coarse / fine) - 0.5).clip(0, coarse - 1)
+    return np.maximum(0.0, 1.0 - np.abs(position[:, None] - np.arange(coarse)))
+
+
+def _along(maps: Array, weights: Array, axis: int) -> Array:
+    """The product of `weights` with one axis of `maps`."""
+    shape = list(maps.shape)
+    shape[axis] = len(weights)
+    result = np.empty(shape, maps.dtype)
+    last = axis == maps.ndim - 1
+    source, target = (a if last else a.reshape(*a.shape[: axis + 1], -1) for a in (maps, result))
+    for start in range(0, len(weights), _RUN):
+        rows = weights[start : start + _RUN]
+        used = np.flatnonzero(rows.any(axis=0))
+        low, high = used[0], used[-1] + 1
+        if last:
+            target[..., start : start + _RUN] = source[..., low:high] @ rows[:, low:high].T
+        else:
+            target[..., start : start + _RUN, :] = rows[:, low:high] @ source[..., low:high, :]
+    return result
