@@ -25,12 +25,15 @@ from ..files.record import FolderInUseError, Record
 from . import UserError, positive, progress, require
 from ._crf_options import add_crf_options
 from ._inputs import Inputs, add_input_options
+from ._memory import keep_memory
 from ._parallel import finished
 from ._refining import Refining
 
 RECORD = "refine"  # refine.json in the output folder
 # Files in hand beside those in the engine: one is read and one written meanwhile.
 _AHEAD = 2
+# Larger arrays, as of volumes, go back to the kernel.
+_LARGEST_KEPT = 2**27
 # What would stop every other file as well.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _PACKAGES = ("numpy", "pillow", "tifffile", "nibabel", "h5py", "zarr", "safetensors", "torch")
@@ -99,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
         return seconds
 
+    keep_memory(_LARGEST_KEPT)
     try:
         _refine_all(inputs, refining, record, how["workers"] + _AHEAD, counts, failed)
     except BaseException as error:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .. import unaries
-from . import nifti, pictures
+from . import halves, nifti, pictures
 from .arrays import read_array
 from .pairs import PICTURES, VOLUMES, extension
 from .pictures import read_palette
@@ -87,6 +87,8 @@ def read_logits(
             )
     except (TypeError, ValueError) as error:
         raise type(error)(f"{path}: {error}") from error
+    if array.dtype == np.float16:
+        return halves.widened(array)
     with np.errstate(over="ignore"):  # an infinity that float32 makes is refused as one
         return np.ascontiguousarray(array, dtype=np.float32)
 
