@@ -149,16 +149,22 @@ def _hdf5(path: Path, key: str | None) -> Array:
 def _zarr(path: Path, key: str | None) -> Array:
     zarr = required("zarr", "zarr", "files", path)
     with reading(path, "a zarr array or group"):
-        node = zarr.open(path, mode="r")
+        node = zarr.open(str(path), mode="r")
     if isinstance(node, zarr.Array):
         _no_key(path, key)
     else:
         with reading(path, "a zarr group"):
-            members = {name: item for name, item in node.members(max_depth=None)}
-        names = [name for name, item in members.items() if isinstance(item, zarr.Array)]
-        node = members[_choose(path, names, key)]
+            members = dict(_zarr_arrays(node))
+        node = members[_choose(path, list(members), key)]
     with reading(path, "a zarr array"):
         return np.asarray(node[...])
+
+
+def _zarr_arrays(group: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, array in group.arrays():
+        yield above + name, array
+    for name, below in group.groups():
+        yield from _zarr_arrays(below, f"{above}{name}/")
 
 
 _READERS = {

@@ -160,7 +160,7 @@ class Record:
             return []
         try:
             whole = json.loads(self.path.read_text(encoding="utf-8"))
-            return [{"options": whole["options"], "files": whole["files"]}]
+            return [{name: dict(whole[name]) for name in ("options", "files")}]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{self.path}: no record of an earlier run; move it away, or choose another folder"

@@ -1,0 +1,576 @@
+"""Files in and out: read as they were written, damage is named, half files never stay."""
+
+import errno
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import pickle
+import sys
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis.extra import numpy as npst
+
+from densecrf_rnn import CRFParams, files, samples
+from densecrf_rnn.files import halves
+from densecrf_rnn.files.record import FolderInUseError, Record, checksum
+
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(size=(3, 6, 7)).astype(np.float32)
+
+
+def write_npy(path, array):
+    np.save(path, array)
+
+
+def write_npz(path, array):
+    np.savez(path, logits=array)
+
+
+def write_compressed(path, array):
+    with open(path, "wb") as file:  # by its name NumPy would add .npz
+        np.savez_compressed(file, logits=array)
+
+
+def write_pt(path, array):
+    torch = pytest.importorskip("torch")
+    torch.save({"logits": torch.from_numpy(array), "epoch": 3}, path)
+
+
+def write_safetensors(path, array):
+    pytest.importorskip("safetensors.numpy").save_file({"logits": array}, path)
+
+
+def write_h5(path, array):
+    with pytest.importorskip("h5py").File(path, "w") as file:
+        file["network/logits"] = array
+
+
+def write_zarr(path, array):
+    pytest.importorskip("zarr").save(str(path), array)
+
+
+def write_tiff(path, array):
+    pytest.importorskip("tifffile").imwrite(path, array, photometric="minisblack")
+
+
+WRITERS = {
+    ".npy": write_npy, ".npz": write_npz, ".NPZ": write_compressed, ".pt": write_pt,
+    ".safetensors": write_safetensors, ".h5": write_h5, ".zarr": write_zarr, ".tif": write_tiff,
+}  # fmt: skip
+
+
+# --- logits --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_logits_are_read_from_every_kind_of_file(tmp_path, kind, dtype):
+    path = tmp_path / f"a{kind}"
+    WRITERS[kind](path, LOGITS.astype(dtype))
+    found = files.read_logits(path)
+    assert found.dtype == np.float32 and found.flags.c_contiguous
+    np.testing.assert_array_equal(found, LOGITS.astype(dtype).astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", [".npz", ".pt", ".safetensors", ".h5", ".zarr"])
+def test_one_of_several_arrays_is_taken_by_its_key(tmp_path, kind):
+    path = tmp_path / f"a{kind}"
+    arrays = {"logits": LOGITS, "features": LOGITS + 1}
+    if kind == ".npz":
+        np.savez(path, **arrays)
+    elif kind == ".pt":
+        torch = pytest.importorskip("torch")
+        torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
+    elif kind == ".safetensors":
+        pytest.importorskip("safetensors.numpy").save_file(arrays, path)
+    elif kind == ".h5":
+        with pytest.importorskip("h5py").File(path, "w") as file:
+            file.update(arrays)
+    else:
+        pytest.importorskip("zarr").save(str(path), **arrays)
+    np.testing.assert_array_equal(files.read_logits(path, key="features"), LOGITS + 1)
+    with pytest.raises(ValueError, match="2 arrays, 'features', 'logits'; say which"):
+        files.read_logits(path)
+    with pytest.raises(ValueError, match="no array 'scores', but 'features', 'logits'"):
+        files.read_logits(path, key="scores")
+
+
+def test_half_precision_that_numpy_has_not_is_read(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save(torch.tensor(LOGITS).bfloat16(), tmp_path / "a.pt")
+    expected = torch.tensor(LOGITS).bfloat16().float().numpy()
+    np.testing.assert_array_equal(files.read_logits(tmp_path / "a.pt"), expected)
+
+
+def test_a_batch_of_one_and_labels_last_are_turned_round(tmp_path):
+    np.save(tmp_path / "batch.npy", LOGITS[None])
+    np.save(tmp_path / "last.npy", np.moveaxis(LOGITS, 0, -1))
+    np.save(tmp_path / "both.npy", np.moveaxis(LOGITS, 0, -1)[None])
+    np.testing.assert_array_equal(files.read_logits(tmp_path / "batch.npy"), LOGITS)
+    for name in ("last", "both"):
+        found = files.read_logits(tmp_path / f"{name}.npy", labels_last=True)
+        np.testing.assert_array_equal(found, LOGITS)
+
+
+def test_arrays_of_the_other_byte_order_are_read(tmp_path):
+    np.save(tmp_path / "a.npy", LOGITS.astype(">f4"))
+    np.testing.assert_array_equal(files.read_logits(tmp_path / "a.npy"), LOGITS)
+
+
+@pytest.mark.parametrize(
+    "array, words",
+    [
+        (np.zeros((3, 4), np.float32), r"\(3, 4\); they must be \[L, H, W\]"),
+        (np.zeros((3, 4, 5), np.int8), "int8; they must be floating point"),
+        (np.zeros((3, 4, 5), bool), "bool; they must be floating point"),
+    ],
+)
+def test_arrays_that_are_no_logits_are_refused_by_name(tmp_path, array, words):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises((TypeError, ValueError), match=f"a.npy: .*{words}"):
+        files.read_logits(tmp_path / "a.npy")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_pickles_are_refused_and_nothing_in_them_runs(tmp_path):
+    np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
+    np.savez(tmp_path / "objects.npz", a=np.array([{}], object))
+    (tmp_path / "raw.npy").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    (tmp_path / "raw.pt").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    names = ["objects.npy", "objects.npz", "raw.npy"]
+    if importlib.util.find_spec("torch") is not None:
+        torch = importlib.import_module("torch")
+        torch.save(Trap(tmp_path / "sprung"), tmp_path / "trap.pt")
+        names += ["raw.pt", "trap.pt"]
+    for name in names:
+        with pytest.raises(ValueError, match=f"{name}: .*may run any code"):
+            files.read_logits(tmp_path / name)
+    assert not (tmp_path / "sprung").exists()
+
+
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("kind", [k for k in WRITERS if k != ".zarr"])
+def test_a_file_cut_short_anywhere_is_named_or_whole(tmp_path, kind):
+    """No other exception, and never other numbers than those that were written."""
+    path = tmp_path / f"a{kind}"
+    WRITERS[kind](path, LOGITS)
+    whole = path.read_bytes()
+    for length in {0, 1, 5, *np.linspace(6, len(whole) - 1, 23).astype(int).tolist()}:
+        path.write_bytes(whole[:length])
+        try:
+            found = files.read_logits(path)
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+        else:
+            np.testing.assert_array_equal(found, LOGITS)
+
+
+def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
+    for name in ("a.h5", "a.safetensors", "a.zarr", "a.nii"):
+        (tmp_path / name).touch()
+    for module in ("h5py", "safetensors", "zarr", "nibabel"):
+        monkeypatch.setitem(sys.modules, module, None)
+    for name in ("a.h5", "a.safetensors", "a.zarr", "a.nii"):
+        with pytest.raises(ImportError, match=rf"{name}: .*pip install 'densecrf-rnn\[files\]'"):
+            files.read_logits(tmp_path / name)
+
+
+@given(npst.arrays(np.uint16, (2, 7)))
+def test_halves_are_widened_as_numpy_does(bits):
+    array = bits.view(np.float16)
+    np.testing.assert_array_equal(halves.widened(array), array.astype(np.float32))
+
+
+def test_all_halves_are_widened_as_numpy_does():
+    array = np.arange(2**16, dtype=np.uint16).view(np.float16)[:, None]
+    np.testing.assert_array_equal(halves.widened(array), array.astype(np.float32))
+    assert np.signbit(halves.widened(np.array([[-0.0]], np.float16)))
+
+
+@given(npst.arrays(np.float32, (2, 9), elements=st.floats(0, 1, width=32)))
+def test_marginals_are_narrowed_as_numpy_does(q):
+    np.testing.assert_array_equal(halves.narrowed(q), q.astype(np.float16))
+
+
+@given(npst.arrays(np.float32, (2, 9), elements=st.floats(-30, 0, width=32)))
+def test_small_marginals_are_narrowed_as_numpy_does(exponents):
+    q = np.exp2(exponents)
+    np.testing.assert_array_equal(halves.narrowed(q), q.astype(np.float16))
+
+
+# --- images and label maps -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures():
+    return pytest.importorskip("PIL.Image")
+
+
+@pytest.mark.parametrize("mode, channels", [("RGB", 3), ("RGBA", 3), ("L", 1), ("P", 3), ("1", 1)])
+def test_pictures_come_with_their_colours_and_without_alpha(tmp_path, pictures, mode, channels):
+    picture = pictures.fromarray(RNG.integers(0, 256, (5, 6, 3), dtype=np.uint8)).convert(mode)
+    picture.save(tmp_path / "a.png")
+    found = files.read_image(tmp_path / "a.png")
+    assert found.shape == (5, 6, channels) and found.dtype == np.uint8
+    expected = np.asarray(picture.convert("RGB" if channels == 3 else "L"))
+    np.testing.assert_array_equal(found.squeeze(), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("shape", [(5, 6), (5, 6, 3), (4, 5, 6), (4, 5, 6, 3)])
+def test_tiffs_keep_their_depth(tmp_path, dtype, shape):
+    tifffile = pytest.importorskip("tifffile")
+    pixels = (RNG.random(shape) * 60000 % np.iinfo(np.uint8 if dtype == np.uint8 else "u2").max)
+    pixels = pixels.astype(dtype)
+    colours = shape[-1] == 3
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb" if colours else "minisblack")
+    found = files.read_image(tmp_path / "a.tif")
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, pixels if colours else pixels[..., None])
+
+
+def test_sixteen_bit_grey_is_kept_and_sixteen_bit_colour_is_not_cut_in_silence(tmp_path, pictures):
+    grey = RNG.integers(0, 65536, (5, 6), dtype=np.uint16)
+    pictures.fromarray(grey).save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(files.read_image(tmp_path / "grey.png")[..., 0], grey)
+    head = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x10\2\0\0\0"
+    (tmp_path / "deep.png").write_bytes(head)
+    with pytest.raises(ValueError, match="deep.png: PNG with 16 bits per colour"):
+        files.read_image(tmp_path / "deep.png")
+
+
+def test_an_array_of_three_axes_is_a_volume_where_the_logits_are(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((4, 5, 6), np.int16))
+    assert files.read_image(tmp_path / "a.npy").shape == (4, 5, 6)
+    assert files.read_image(tmp_path / "a.npy", axes=3).shape == (4, 5, 6, 1)
+
+
+@given(npst.arrays(np.int64, npst.array_shapes(min_dims=2, max_dims=2, max_side=9),
+                   elements=st.one_of(st.integers(0, 255), st.integers(0, 65535))))  # fmt: skip
+def test_labels_come_back_from_a_png(tmp_path, labels):
+    pytest.importorskip("PIL")
+    files.write_labels(tmp_path / "a.png", labels)
+    np.testing.assert_array_equal(files.read_labels(tmp_path / "a.png"), labels)
+
+
+def test_labels_that_a_png_cannot_hold_are_refused_and_never_wrap(tmp_path):
+    for wrong in (np.array([[65536]]), np.zeros((2, 2, 2), int)):
+        with pytest.raises(ValueError, match=r"PNG holds labels 0\.\.65535 in two axes"):
+            files.write_labels(tmp_path / "a.png", wrong)
+    with pytest.raises(ValueError, match="at least 0"):
+        files.write_labels(tmp_path / "a.png", np.array([[-1]]))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_palette_is_kept_and_is_that_of_voc_otherwise(tmp_path):
+    pytest.importorskip("PIL")
+    labels, colours = np.array([[0, 3]]), RNG.integers(0, 256, (256, 3), dtype=np.uint8)
+    files.write_labels(tmp_path / "own.png", labels, palette=colours)
+    files.write_labels(tmp_path / "voc.png", labels)
+    np.testing.assert_array_equal(files.read_palette(tmp_path / "own.png"), colours)
+    np.testing.assert_array_equal(files.read_palette(tmp_path / "voc.png"), samples.palette())
+    np.testing.assert_array_equal(files.read_labels(tmp_path / "own.png"), labels)
+    np.testing.assert_array_equal(files.read_image(tmp_path / "own.png")[0, 1], colours[3])
+
+
+def test_colours_are_no_label_map(tmp_path, pictures):
+    pictures.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="one channel.*RGB"):
+        files.read_labels(tmp_path / "a.png")
+
+
+def test_whole_numbers_in_floating_point_are_labels_and_fractions_are_not(tmp_path):
+    np.save(tmp_path / "whole.npy", np.array([[0.0, 7.0]]))
+    assert files.read_labels(tmp_path / "whole.npy").tolist() == [[0, 7]]
+    for wrong in (0.5, np.nan, 1e30):
+        np.save(tmp_path / "wrong.npy", np.array([[wrong]]))
+        with pytest.raises(ValueError, match="fractions"):
+            files.read_labels(tmp_path / "wrong.npy")
+
+
+# --- volumes -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nibabel():
+    return pytest.importorskip("nibabel")
+
+
+AFFINE = np.array([[0, 2.0, 0, 5], [-1.5, 0, 0, 6], [0, 0, 4.0, 7], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("end", [".nii", ".nii.gz"])
+def test_volumes_are_turned_round_and_carry_their_spacing(tmp_path, nibabel, end):
+    stored = RNG.integers(-1000, 3000, (5, 6, 7)).astype(np.int16)  # x, y, z
+    path = tmp_path / f"a{end}"
+    nibabel.save(nibabel.Nifti1Image(stored, AFFINE), path)
+    image = files.read_image(path)
+    np.testing.assert_array_equal(image, stored.transpose(2, 1, 0)[..., None])
+    assert files.read_spacing(path) == (4.0, 2.0, 1.5)
+    assert files.read_spacing("a.png") is None
+
+
+def test_logits_and_channels_of_volumes_are_the_fourth_axis(tmp_path, nibabel):
+    stored = RNG.normal(size=(5, 6, 7, 3)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(stored, AFFINE), tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(
+        files.read_logits(tmp_path / "a.nii.gz"), stored.transpose(3, 2, 1, 0)
+    )
+    np.testing.assert_array_equal(
+        files.read_image(tmp_path / "a.nii.gz"), stored.transpose(2, 1, 0, 3)
+    )
+
+
+def test_scaled_volumes_are_in_the_units_of_their_header(tmp_path, nibabel):
+    image = nibabel.Nifti1Image(np.arange(8, dtype=np.int16).reshape(2, 2, 2), AFFINE)
+    image.header.set_slope_inter(2, -1000)
+    nibabel.save(image, tmp_path / "a.nii")
+    found = files.read_image(tmp_path / "a.nii")[..., 0]
+    stored = np.asarray(nibabel.load(tmp_path / "a.nii").get_fdata()).T
+    np.testing.assert_array_equal(found, stored)
+
+
+@pytest.mark.parametrize("most", [4, 255, 256, 70000])
+def test_label_volumes_keep_affine_units_and_orientation(tmp_path, nibabel, most):
+    like = nibabel.Nifti1Image(np.zeros((5, 6, 7), np.float32), AFFINE)
+    like.header.set_slope_inter(3, 1)
+    like.header.set_xyzt_units("mm")
+    like.set_qform(AFFINE, code=1)
+    nibabel.save(like, tmp_path / "image.nii.gz")
+    labels = RNG.integers(0, most + 1, (7, 6, 5))
+    labels[0, 0, 0] = most
+    files.write_labels(tmp_path / "a.nii.gz", labels, like=tmp_path / "image.nii.gz")
+    written = nibabel.load(tmp_path / "a.nii.gz")
+    np.testing.assert_allclose(written.affine, AFFINE)
+    assert written.header.get_xyzt_units()[0] == "mm" and written.get_data_dtype().kind in "iu"
+    np.testing.assert_array_equal(files.read_labels(tmp_path / "a.nii.gz"), labels)
+
+
+# --- what belongs together -----------------------------------------------------------------------
+
+
+def touch(folder, *names):
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+def test_files_are_paired_by_stem_and_lonely_ones_are_named(tmp_path):
+    a = touch(tmp_path / "a", "x.npy", "y.npz", "z.npy", "notes.txt", ".hidden.npy")
+    b = touch(tmp_path / "b", "x.JPG", "y.nii.gz", "w.png")
+    found, missing = files.pair(a, b)
+    assert [(m.stem, *(p.name for p in m.paths)) for m in found] == [
+        ("x", "x.npy", "x.JPG"), ("y", "y.npz", "y.nii.gz"),
+    ]  # fmt: skip
+    assert missing == [f"{a / 'z.npy'}: no file z.* in {b}"]
+
+
+def test_suffixes_and_patterns_pick_files(tmp_path):
+    folder = touch(
+        tmp_path / "a", "p.image.png", "p.labels.png", "p.logits.npz", "q.logits.npz", "q.image.png"
+    )
+    found, missing = files.pair(folder, folder, suffixes=(".logits", ".image"))
+    assert [m.stem for m in found] == ["p", "q"] and not missing
+    assert found[0].paths[1].name == "p.image.png"
+    by_pattern, _ = files.pair(f"{folder}/*.npz", f"{folder}/*.image.png",
+                               suffixes=(".logits", ".image"))  # fmt: skip
+    assert by_pattern == found
+
+
+def test_single_files_belong_together_whatever_their_names(tmp_path):
+    a = touch(tmp_path / "a", "scores.npy") / "scores.npy"
+    b = touch(tmp_path / "b", "photo.jpg") / "photo.jpg"
+    assert files.pair(a, b).found == [files.Match("scores", (a, b))]
+
+
+def test_two_files_of_one_stem_are_refused(tmp_path):
+    a, b = touch(tmp_path / "a", "x.npy", "x.npz"), touch(tmp_path / "b", "x.png")
+    with pytest.raises(ValueError, match="x.npy and .*x.npz have one stem; name a pattern"):
+        files.pair(a, b)
+    with pytest.raises(ValueError, match="have one stem"):
+        files.pair(b, a)
+    assert len(files.pair(a / "*.npz", b).found) == 1
+
+
+def test_places_without_files_or_without_pairs_are_refused(tmp_path):
+    a, b = touch(tmp_path / "a", "x.npy"), touch(tmp_path / "b", "y.png")
+    empty = touch(tmp_path / "c", "notes.txt")
+    with pytest.raises(ValueError, match="no file of .* has the stem.*'x' there, 'y' here"):
+        files.pair(a, b)
+    with pytest.raises(ValueError, match="holds no files of a known kind"):
+        files.pair(a, empty)
+    with pytest.raises(ValueError, match="holds no files that end in '_0000'"):
+        files.pair(a, b, suffixes=("", "_0000"))
+    with pytest.raises(FileNotFoundError):
+        files.pair(a, tmp_path / "nowhere")
+
+
+# --- whole or not at all -------------------------------------------------------------------------
+
+
+def test_a_block_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+    with pytest.raises(RuntimeError):
+        with files.replaced(path) as partial:
+            partial.write_text("half")
+            raise RuntimeError
+    assert path.read_text() == "before"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_full_disk_is_named_with_the_file_that_was_wanted(tmp_path):
+    with pytest.raises(OSError) as caught:
+        with files.replaced(tmp_path / "a.npz"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(tmp_path / "a.npz")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("name", ["a.png", "a.npy", "a.npz"])
+def test_every_writer_says_that_the_disk_is_full(tmp_path, monkeypatch, name):
+    """/dev/full takes no byte; the partial file is made a link to it."""
+    pytest.importorskip("PIL")
+    monkeypatch.setattr("densecrf_rnn.files.atomic._remove", lambda path: None)
+    partial = tmp_path / f".part-{os.getpid()}-"
+    monkeypatch.setattr("densecrf_rnn.files.atomic._COUNT", iter([0]))
+    Path(f"{partial}0-{name}").symlink_to("/dev/full")
+    with pytest.raises(OSError) as caught:
+        files.write_labels(tmp_path / name, np.zeros((9, 9), int))
+    assert caught.value.errno == errno.ENOSPC
+    assert not (tmp_path / name).exists()
+
+
+def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
+    touch(tmp_path, ".part-1-0-a.png", "a.png", ".hidden")
+    (tmp_path / ".part-1-1-b.zarr").mkdir()
+    touch(tmp_path / ".part-1-1-b.zarr", "chunk")
+    assert files.remove_leftovers(tmp_path) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", "a.png"]
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+weights = st.one_of(
+    st.floats(-100, 100), st.lists(st.floats(-100, 100), min_size=1, max_size=4).map(tuple)
+)
+params = st.builds(
+    CRFParams, theta_alpha=st.floats(1e-3, 1e3), theta_beta=st.floats(1e-3, 1e3),
+    w_bilateral=weights, w_spatial=weights, self_term=st.booleans(),
+    normalization=st.sampled_from(["none", "before", "after", "symmetric"]),
+    quality=st.sampled_from(["standard", "symmetric", "filled"]),
+)  # fmt: skip
+
+
+@given(params, st.integers(0, 100), st.booleans())
+@settings(max_examples=20)
+def test_settings_come_back_from_json_to_the_last_bit(tmp_path, params, iterations, with_matrix):
+    mu = np.random.default_rng(iterations).normal(size=(3, 3)) if with_matrix else None
+    files.write_settings(tmp_path / "a.json", files.Settings(params, iterations, mu))
+    found = files.read_settings(tmp_path / "a.json")
+    assert found.params == params and found.iterations == iterations
+    np.testing.assert_array_equal(found.compatibility, mu)
+    assert CRFParams.from_dict(json.loads(json.dumps(params.to_dict()))) == params
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("{", "no settings in JSON"),
+        ("[]", "no object"),
+        ('{"parms": {}}', "'parms'; they may hold 'params'"),
+        ('{"params": {"theta": 1}}', "'theta': no such parameter; there are theta_alpha"),
+        ('{"params": {"theta_beta": 0}}', "theta_beta is 0"),
+        ('{"params": []}', "params must be a mapping"),
+        ('{"iterations": -1}', "iterations is -1"),
+        ('{"iterations": 2.5}', "whole number"),
+        ('{"compatibility": [[0, 1]]}', r"\(1, 2\)"),
+        ('{"compatibility": [[0], [1, 2]]}', "lists of L numbers"),
+        ('{"compatibility": [[NaN]]}', "NaN"),
+    ],
+)
+def test_settings_that_are_none_are_refused_in_one_sentence(tmp_path, text, words):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=words) as caught:
+        files.read_settings(tmp_path / "a.json")
+    assert str(tmp_path / "a.json") in str(caught.value) and "\n" not in str(caught.value)
+
+
+# --- records -------------------------------------------------------------------------------------
+
+
+def test_a_checksum_is_that_of_sha256sum_and_changes_with_any_file_of_a_folder(tmp_path):
+    (tmp_path / "a").write_bytes(b"x" * 3_000_000)
+    assert checksum(tmp_path / "a") == hashlib.sha256(b"x" * 3_000_000).hexdigest()
+    folder = touch(tmp_path / "b.zarr", "0")
+    before = checksum(folder)
+    (folder / "0").write_text("chunk")
+    assert checksum(folder) != before
+
+
+def test_a_file_is_done_if_outputs_are_there_and_inputs_and_options_are_the_same(tmp_path):
+    record = Record(tmp_path, "run", {"T": 5})
+    inputs = {"logits": (Path("a.npy"), "12ab")}
+    assert not record.is_done("a", {"logits": "12ab"})
+    record.add("a", inputs, ["a.png"])
+    assert not record.is_done("a", {"logits": "12ab"})  # its output is not there
+    touch(tmp_path, "a.png")
+    assert record.is_done("a", {"logits": "12ab"})
+    assert not record.is_done("a", {"logits": "34cd"})
+    assert not record.is_done("a", {"logits": "12ab", "mask": "56ef"})
+    record.close(command="x")
+    assert not (tmp_path / "run.jsonl").exists()
+    for options, done in (({"T": 5}, True), ({"T": 6}, False)):
+        again = Record(tmp_path, "run", options)
+        assert again.is_done("a", {"logits": "12ab"}) is done
+        again.close()
+
+
+def test_a_line_that_was_cut_short_spoils_no_other(tmp_path):
+    record = Record(tmp_path, "run", {})
+    for stem in "ab":
+        record.add(stem, {"logits": (Path(stem), stem)}, [])
+    lines = (tmp_path / "run.jsonl").read_bytes()
+    os.close(record._held)  # as if killed
+    (tmp_path / "run.jsonl").write_bytes(lines[:-20])
+    again = Record(tmp_path, "run", {})
+    assert again.is_done("a", {"logits": "a"}) and not again.is_done("b", {"logits": "b"})
+    again.add("c", {"logits": (Path("c"), "c")}, [])
+    os.close(again._held)
+    third = Record(tmp_path, "run", {})
+    assert third.is_done("a", {"logits": "a"}) and third.is_done("c", {"logits": "c"})
+    third.close()
+    assert sorted(json.loads((tmp_path / "run.json").read_text())["files"]) == ["a", "c"]
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path):
+    record = Record(tmp_path, "run", {})
+    with pytest.raises(FolderInUseError, match="another run is writing"):
+        Record(tmp_path, "run", {})
+    record.close()
+    Record(tmp_path, "run", {}).close()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"options": 1, "files": 2}'])
+def test_a_record_that_is_none_is_not_overwritten(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ValueError, match="no record of an earlier run"):
+        Record(tmp_path, "run", {})
+    assert (tmp_path / "run.json").read_text() == text
