@@ -143,8 +143,7 @@ def _refine_all(
             counts["failed"] += 1
             if isinstance(outcome, OSError) and outcome.errno in _NO_ROOM:
                 raise UserError(
-                    f"{reason}; {counts['refined']} files are finished, and the same command goes "
-                    "on from there"
+                    f"{reason}; what is finished stays, and the same command goes on from there"
                 ) from outcome
 
 
