@@ -20,8 +20,9 @@ from densecrf_rnn import _backends, available_backends  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare --results."""
+    """Declare --results and --images."""
     parser.addoption("--results", type=Path, help="write the rows to this file, as JSON")
+    parser.addoption("--images", type=int, default=200, help="files in bench_refine's folder")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

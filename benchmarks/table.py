@@ -49,6 +49,11 @@ TARGETS = [
         for threads in (1, 2)
     ],
     *[
+        Target(f"folder, {stored}", f"folder of 500x500 wide L=21 T=5, {stored}",
+               tuple(f"densecrf-rnn refine, {spatial}" for spatial in ("lattice", "grid")), 2, 6, 6)
+        for stored in ("full", "coarse")
+    ],
+    *[
         Target(f"peak memory {name}", f"forward 500x500 {name} L=21 T=5", OURS, threads,
                80, 50, "memory")
         for name in ("wide", "tight")

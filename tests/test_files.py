@@ -529,10 +529,13 @@ def test_a_file_is_done_if_outputs_are_there_and_inputs_and_options_are_the_same
     record = Record(tmp_path, "run", {"T": 5})
     inputs = {"logits": (Path("a.npy"), "12ab")}
     assert not record.is_done("a", {"logits": "12ab"})
-    record.add("a", inputs, ["a.png"])
-    assert not record.is_done("a", {"logits": "12ab"})  # its output is not there
     touch(tmp_path, "a.png")
+    (tmp_path / "b.zarr").mkdir()
+    record.add("a", inputs, ["a.png", "b.zarr"])
     assert record.is_done("a", {"logits": "12ab"})
+    (tmp_path / "b.zarr").rmdir()
+    assert not record.is_done("a", {"logits": "12ab"})
+    (tmp_path / "b.zarr").mkdir()
     assert not record.is_done("a", {"logits": "34cd"})
     assert not record.is_done("a", {"logits": "12ab", "mask": "56ef"})
     record.close(command="x")

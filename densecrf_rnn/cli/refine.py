@@ -198,7 +198,7 @@ def _reason(match: files.Match, error: Exception) -> str:
         text = "not enough memory; fewer --workers need less"
     elif not isinstance(error, (OSError, TypeError, ValueError)):
         text = f"{type(error).__name__}: {text}"
-    named = any(str(path) in text for path in match.paths) or isinstance(error, OSError)
+    named = getattr(error, "filename", None) or any(str(path) in text for path in match.paths)
     return " ".join((text if named else f"{match.paths[0]}: {text}").split())
 
 

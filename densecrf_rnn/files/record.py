@@ -1,7 +1,8 @@
 """What a run did, file by file, kept so that a killed run goes on where it was.
 
 While a run works, a line per finished file is appended to NAME.jsonl; at its end all is gathered in
-NAME.json. A file counts as done if its outputs are there and its inputs and options are the same.
+NAME.json. A file counts as done if its outputs are there, of the size that they had, and its inputs
+and options are the same.
 """
 
 import errno
@@ -94,7 +95,7 @@ class Record:
             entry is not None
             and entry["options"] == self._digest
             and {name: file["sha256"] for name, file in entry["inputs"].items()} == dict(inputs)
-            and all((self._folder / output).is_file() for output in entry["outputs"])
+            and all(self._size(name) == size for name, size in entry["outputs"].items())
         )
 
     def add(
@@ -115,7 +116,7 @@ class Record:
         """
         entry = {
             "inputs": {n: {"path": str(p), "sha256": c} for n, (p, c) in inputs.items()},
-            "outputs": list(outputs),
+            "outputs": {name: self._size(name) for name in outputs},
             "options": self._digest,
             **more,
         }
@@ -145,6 +146,11 @@ class Record:
         line = (json.dumps(part) + "\n").encode()
         if self._journal.write(line) != len(line):
             raise OSError(errno.ENOSPC, "no room for a line", str(self._journal_path))
+
+    def _size(self, output: str) -> int | None:
+        """In bytes; 0 of a folder, such as a .zarr; None of what is not there."""
+        path = self._folder / output
+        return path.stat().st_size if path.is_file() else 0 if path.is_dir() else None
 
     def _earlier(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Options by digest and files by stem that earlier runs noted."""
