@@ -103,9 +103,11 @@ class Refining:
         return [".png" if axes == 2 else ".npy"]
 
     def _write(self, match: files.Match, q: Array, outputs: list[Path]) -> None:
-        names = self._inputs.label_names(max(2, len(q)))
+        names = None if self._args.classes is None else self._inputs.label_names(len(q))
         if self._args.write != "marginals":
-            labels = names.astype(np.min_scalar_type(names.max()))[likeliest(q)]
+            labels = likeliest(q)
+            if names is not None:
+                labels = names.astype(np.min_scalar_type(names.max()))[labels]
             if self._args.remove_small is not None:
                 labels = remove_small(labels, self._args.remove_small)
             image = match.paths[1]
@@ -114,8 +116,7 @@ class Refining:
                 like=image if files.extension(image) in VOLUMES else None,
             )  # fmt: skip
         if self._args.write != "labels":
-            chosen = None if self._args.classes is None else names
-            files.write_marginals(outputs.pop(0), q, dtype=self._args.dtype, classes=chosen)
+            files.write_marginals(outputs.pop(0), q, dtype=self._args.dtype, classes=names)
 
     def _look_at_units(self, image: Array) -> None:
         """Warn where nobody chose theta_beta for an image that is not of 8 bits."""

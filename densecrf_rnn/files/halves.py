@@ -25,7 +25,7 @@ def widened(halves: Array) -> Array:
     wide = np.empty(halves.shape, np.float32)
     for label, plane in enumerate(halves):
         half = np.ascontiguousarray(plane).view(np.int16)
-        if ((half & 0x7C00) == 0x7C00).any():  # infinity or NaN, whose exponent is another
+        if (half & 0x7FFF).max(initial=0) >= 0x7C00:  # infinity or NaN: their exponent is another
             wide[label] = plane
             continue
         bits = half.astype(np.int32)  # the sign runs on to the left
