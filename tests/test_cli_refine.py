@@ -475,6 +475,24 @@ def test_an_interrupted_run_loses_nothing_and_leaves_nothing_half_written(folder
     assert listing(folder) == [*expected, "refine.json"]  # no partial file, no lines
 
 
+def test_a_second_ctrl_c_does_not_wait_for_what_is_in_hand(folder):
+    many(folder, 4)
+    process = subprocess.Popen([*COMMAND, "--iterations", "100000"], cwd=folder, env=environment())
+    try:
+        while not (folder / "out" / "refine.jsonl").exists():
+            time.sleep(0.01)
+        time.sleep(0.5)  # so that files are in the engine, for minutes
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == 130
+    finally:
+        process.kill()
+    again = subprocess.run(COMMAND, cwd=folder, env=environment(), capture_output=True, text=True)
+    assert again.returncode == 0 and "4 refined" in again.stdout
+
+
 def test_a_folder_that_another_run_writes_into_is_refused(folder, capsys):
     (folder / "out").mkdir()
     other = Record(folder / "out", "refine", {})
