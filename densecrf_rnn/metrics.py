@@ -1,10 +1,19 @@
-"""How good a label map is: confusion matrix, mean IU, pixel accuracy."""
+"""How good label maps are: confusion matrices, scores of them, trimap bands, bootstrap intervals.
 
+Counts first, scores second: confusion matrices of several images add up, and every score is a
+function of their sum, as the field's benchmarks have it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+
+
+# --- counts --------------------------------------------------------------------------------------
 
 
 def confusion_matrix(truth: Array, prediction: Array, labels: int, ignore: int = 255) -> Array:
@@ -46,26 +55,303 @@ def confusion_matrix(truth: Array, prediction: Array, labels: int, ignore: int =
     return np.bincount(t * labels + p, minlength=labels**2).reshape(labels, labels)
 
 
+def border_distance(truth: Array, limit: int) -> Array:
+    """How far each pixel of a label map is from the nearest border pixel, up to a limit.
+
+    Parameters
+    ----------
+    truth : ndarray [H, W] or [D, H, W], or of any number of axes
+        Label map. A border pixel is one with a face neighbour (4 in 2-D, 6 in 3-D) of another
+        value; an ignored label is a value like any other, so VOC's void strips have borders.
+    limit : int, at least 1
+        Distances from here on come as infinity.
+
+    Returns
+    -------
+    ndarray, float64, shape of `truth`
+        Euclidean distance between pixel centres, in pixels; 0 on border pixels.
+
+    Raises
+    ------
+    ValueError
+        `limit` is below 1.
+
+    Notes
+    -----
+    Exact: the squared distance is a minimum over each axis in turn. Time is O(N axes limit).
+
+    Examples
+    --------
+    >>> border_distance(np.array([[0, 0, 0, 1, 1, 1, 1]]), limit=3).tolist()
+    [[2.0, 1.0, 0.0, 0.0, 1.0, 2.0, inf]]
+    """
+    if limit < 1:
+        raise ValueError(f"limit is {limit}; it must be at least 1 pixel")
+    far = limit**2
+    squared: Array = np.full(truth.shape, far, np.int64 if far > 2**30 else np.int32)
+    for axis in range(truth.ndim):
+        first, second = _ends(truth.ndim, axis, 1)
+        differ = truth[first] != truth[second]
+        squared[first][differ] = 0
+        squared[second][differ] = 0
+    for axis in range(truth.ndim):
+        nearest = squared.copy()
+        for step in range(1, min(limit, truth.shape[axis])):
+            first, second = _ends(truth.ndim, axis, step)
+            np.minimum(nearest[first], squared[second] + step**2, out=nearest[first])
+            np.minimum(nearest[second], squared[first] + step**2, out=nearest[second])
+        squared = nearest
+    return np.where(squared < far, np.sqrt(squared), np.inf)
+
+
+def _ends(axes: int, axis: int, step: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Indices that pair each pixel with the one `step` further along an axis."""
+    rest = (slice(None),) * axis
+    return (*rest, slice(None, -step)), (*rest, slice(step, None))
+
+
+def trimap(truth: Array, width: int) -> Array:
+    """Whether each pixel lies in the band along the borders of a label map.
+
+    Parameters
+    ----------
+    truth : ndarray [H, W] or [D, H, W]
+    width : int, at least 1
+        Pixels on each side of a straight border.
+
+    Returns
+    -------
+    ndarray of bool, shape of `truth`
+        Pixels less than `width` from a border pixel, see `border_distance`.
+
+    Raises
+    ------
+    ValueError
+        `width` is below 1.
+
+    Notes
+    -----
+    The boundary measure of [KK11] section 6: score in bands of growing width, by the confusion
+    matrix of ``truth[band]`` and ``prediction[band]``.
+
+    Examples
+    --------
+    >>> trimap(np.array([[0, 0, 0, 1, 1, 1, 1]]), width=2).astype(int).tolist()
+    [[0, 1, 1, 1, 1, 0, 0]]
+    """
+    if width < 1:
+        raise ValueError(f"width is {width}; it must be at least 1 pixel")
+    return np.isfinite(border_distance(truth, width))
+
+
+def trimap_confusions(
+    truth: Array, prediction: Array, widths: Sequence[int], labels: int, ignore: int = 255
+) -> Array:
+    """Confusion matrices of the bands of several widths along the true borders.
+
+    Parameters
+    ----------
+    truth, prediction, labels, ignore
+        As of `confusion_matrix`.
+    widths : sequence of int, at least 1
+        See `trimap`.
+
+    Returns
+    -------
+    ndarray [len(widths), labels, labels] of int64
+
+    Raises
+    ------
+    ValueError
+        As `confusion_matrix`, or a width is below 1.
+
+    Examples
+    --------
+    >>> truth, prediction = np.array([[0, 0, 0, 1]]), np.array([[1, 0, 0, 0]])
+    >>> trimap_confusions(truth, prediction, [1, 3], labels=2).tolist()
+    [[[1, 0], [1, 0]], [[2, 1], [1, 0]]]
+    """
+    if truth.shape != prediction.shape:
+        raise ValueError(f"truth has shape {truth.shape} but prediction {prediction.shape}")
+    out = np.zeros((len(widths), labels, labels), np.int64)
+    if not len(widths):
+        return out
+    for width in widths:
+        if width < 1:
+            raise ValueError(f"a width is {width}; it must be at least 1 pixel")
+    distance = border_distance(truth, max(widths))
+    for confusion, width in zip(out, widths):
+        band = distance < width
+        confusion[:] = confusion_matrix(truth[band], prediction[band], labels, ignore)
+    return out
+
+
+# --- scores --------------------------------------------------------------------------------------
+
+
 def class_iu(confusion: Array) -> Array:
     """Intersection over union of each label [L]; NaN for labels that occur nowhere."""
     hit = np.diag(confusion).astype(float)
-    union = confusion.sum(0) + confusion.sum(1) - hit
-    return np.divide(hit, union, out=np.full_like(hit, np.nan), where=union > 0)
+    return _ratio(hit, confusion.sum(0) + confusion.sum(1) - hit)
 
 
-def mean_iu(confusion: Array) -> float:
+def class_accuracy(confusion: Array) -> Array:
+    """The fraction of each label's true pixels that are right [L]; NaN where it has none."""
+    return _ratio(np.diag(confusion), confusion.sum(1))
+
+
+def class_dice(confusion: Array) -> Array:
+    """Dice coefficient (F1) of each label [L]; NaN for labels that occur nowhere.
+
+    Examples
+    --------
+    >>> class_dice(np.array([[2, 0], [1, 1]])).round(3).tolist()
+    [0.8, 0.667]
+    """
+    return _ratio(2 * np.diag(confusion), confusion.sum(0) + confusion.sum(1))
+
+
+def mean_iu(confusion: Array, over: Sequence[int] | None = None) -> float:
     """Mean intersection over union over the labels that occur in the truth; NaN if none does.
+
+    Parameters
+    ----------
+    confusion : ndarray [L, L]
+    over : sequence of int, optional
+        Labels to average over, of those that occur; default all. Pixels of the others still
+        count against them.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        A label of `over` lies outside 0..L-1.
 
     Examples
     --------
     >>> mean_iu(np.array([[2, 0], [1, 1]]))  # doctest: +ELLIPSIS
     0.58333...
+    >>> mean_iu(np.array([[2, 0], [1, 1]]), over=[1])
+    0.5
     """
+    chosen = confusion.sum(1) > 0
+    if over is not None:
+        for label in over:
+            if not 0 <= label < len(confusion):
+                raise ValueError(
+                    f"over names label {label}; the labels are 0..{len(confusion) - 1}"
+                )
+        chosen &= np.isin(np.arange(len(confusion)), over)
+    return float(class_iu(confusion)[chosen].mean()) if chosen.any() else math.nan
+
+
+def mean_accuracy(confusion: Array) -> float:
+    """Mean of `class_accuracy` over the labels that occur in the truth; NaN if none does."""
     present = confusion.sum(1) > 0
-    return float(class_iu(confusion)[present].mean()) if present.any() else float("nan")
+    return float(class_accuracy(confusion)[present].mean()) if present.any() else math.nan
+
+
+def frequency_weighted_iu(confusion: Array) -> float:
+    """`class_iu` weighted by how many true pixels each label has; NaN if none is scored.
+
+    Examples
+    --------
+    >>> round(frequency_weighted_iu(np.array([[6, 0], [1, 1]])), 3)
+    0.768
+    """
+    pixels = confusion.sum(1)
+    present = pixels > 0
+    if not present.any():
+        return math.nan
+    return float(np.average(class_iu(confusion)[present], weights=pixels[present]))
 
 
 def pixel_accuracy(confusion: Array) -> float:
     """The fraction of scored pixels that are right; NaN if none is scored."""
     total = confusion.sum()
-    return float(np.trace(confusion) / total) if total else float("nan")
+    return float(np.trace(confusion) / total) if total else math.nan
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    """part / whole, NaN where whole is 0."""
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+
+
+# --- how far to trust a score --------------------------------------------------------------------
+
+
+def bootstrap_interval(
+    confusions: Array,
+    score: Callable[[Array], Any],
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[Any, Any]:
+    """The range in which a score falls when the images are drawn again, with replacement.
+
+    Parameters
+    ----------
+    confusions : ndarray [images, ...] of numbers
+        One confusion matrix per image, or several side by side, such as [images, 2, L, L] for
+        two predictions of the same images.
+    score : callable
+        Takes the sum over the drawn images, [...], and returns a number or an array. For the
+        difference of two predictions: ``lambda c: mean_iu(c[1]) - mean_iu(c[0])``.
+    resamples : int, at least 1
+    level : float, above 0 and below 1
+        Fraction of the resamples inside the interval.
+    seed : int
+        The same seed gives the same interval.
+
+    Returns
+    -------
+    low, high : float or ndarray
+        Percentiles, of the resamples whose score is not NaN; NaN where all are. They are one
+        number where there is one image: nothing is known of others then.
+
+    Raises
+    ------
+    ValueError
+        No image, or `resamples` or `level` out of range.
+
+    Notes
+    -----
+    The percentile bootstrap, of images and not of pixels: pixels of one image are not
+    independent, so an interval from them would be far too narrow.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> confusions = rng.integers(1, 50, size=(20, 2, 2)) + 40 * np.eye(2, dtype=int)
+    >>> low, high = bootstrap_interval(confusions, pixel_accuracy)
+    >>> bool(low < pixel_accuracy(confusions.sum(0)) < high)
+    True
+    """
+    if len(confusions) == 0:
+        raise ValueError("confusions holds no image; an interval needs at least one")
+    if resamples < 1:
+        raise ValueError(f"resamples is {resamples}; it must be at least 1")
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; it must be above 0 and below 1")
+    images = len(confusions)
+    rng = np.random.default_rng(seed)
+    rows = confusions.reshape(images, -1)
+    scores = []
+    for first in range(0, resamples, 100):  # in parts, so that many labels take little memory
+        count = min(100, resamples - first)
+        drawn = rng.multinomial(images, np.full(images, 1 / images), size=count)  # [count, images]
+        scores += [score(total.reshape(confusions.shape[1:])) for total in drawn @ rows]
+    ends = ((1 - level) / 2, (1 + level) / 2)
+    found = np.asarray(scores, float)
+    columns = found.reshape(resamples, -1)
+    out = np.full((2, columns.shape[1]), np.nan)
+    for column in range(columns.shape[1]):
+        known = columns[~np.isnan(columns[:, column]), column]
+        if known.size:
+            out[:, column] = np.quantile(known, ends)
+    low, high = out.reshape(2, *found.shape[1:])
+    return (float(low), float(high)) if found.ndim == 1 else (low, high)
