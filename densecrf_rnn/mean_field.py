@@ -10,6 +10,8 @@ from . import _backends, _checks, grid, kernels
 from .params import CRFParams
 
 Array = np.ndarray[Any, Any]
+# Kernels on lattices of one image, by all that they depend on beside it.
+Lattices = dict[tuple[kernels.Kernel, str, bool, str, str], _backends.LatticeKernel]
 
 
 def mean_field(
@@ -97,8 +99,13 @@ def infer(
     backend: str,
     threads: int | None,
     marginals: bool,
+    lattices: Lattices | None = None,
 ) -> Array:
-    """`mean_field`, or with `marginals` the softmax of its result (L = 1: the foreground's)."""
+    """`mean_field`, or with `marginals` the softmax of its result (L = 1: the foreground's).
+
+    `lattices` are some already built for this very image, mask, spacing, dtype and backend; those
+    that are missing are built and added.
+    """
     iterations = _checks.count("iterations", iterations, 0)
     coupling, mask, spacing = checked(
         logits, image, params, kernel_weights, compatibility, mask, spacing
@@ -118,7 +125,7 @@ def infer(
         return _marginals(logits) if marginals else logits.copy()
 
     pixel = None if mask is None else np.flatnonzero(mask).astype(np.int32)
-    built = build_kernels(image, pixel, params, spacing, logits.dtype, engine, threads)
+    built = build_kernels(image, pixel, params, spacing, logits.dtype, engine, threads, lattices)
     u = np.ascontiguousarray(seen[0].reshape(len(logits), -1))  # [L, N]
     if len(logits) == 1:
         u = np.concatenate([np.zeros_like(u), u])
@@ -176,35 +183,59 @@ def build_kernels(
     dtype: Any,
     engine: _backends.Engine,
     threads: int,
+    lattices: Lattices | None = None,
 ) -> list[_backends.MeanFieldKernel]:
-    """The operators N K over all pixels of an image [*S, C], or those of the indices `pixel`."""
+    """The operators N K over all pixels of an image [*S, C], or those of the indices `pixel`.
+
+    Those on lattices are taken from `lattices`, or put there.
+    """
+    lattices = {} if lattices is None else lattices
     size = image.shape[:-1]
-    positions = kernels.positions(size, params.feature_order, spacing, dtype.type)
     on_lattice = kernels.from_params(params)
     if params.spatial == "grid":
         on_lattice = on_lattice[:-1]
-    with np.errstate(over="ignore", invalid="ignore"):  # whatever is outside the mask
-        features = [kernel.features(positions, image) for kernel in on_lattice]
-    if pixel is not None:
-        features = [rows.T[:, pixel].T for rows in features]
-    for rows in features:
-        _checks.feature_rows(rows)
-    plans = [
-        _backends.Plan.empty(len(rows), rows.shape[1], dtype, params.quality) for rows in features
+    options = (params.normalization, params.self_term, params.feature_order, params.quality)
+    missing = [kernel for kernel in on_lattice if (kernel, *options) not in lattices]
+    if missing:
+        positions = kernels.positions(size, params.feature_order, spacing, dtype.type)
+        with np.errstate(over="ignore", invalid="ignore"):  # whatever is outside the mask
+            features = [kernel.features(positions, image) for kernel in missing]
+        if pixel is not None:
+            features = [rows.T[:, pixel].T for rows in features]
+        plans = _plans(features, image, pixel, params, engine, threads)
+        for kernel, plan in zip(missing, plans, strict=True):
+            lattices[(kernel, *options)] = _normalized(plan, params, engine, threads)
+    found: list[_backends.MeanFieldKernel] = [
+        lattices[(kernel, *options)] for kernel in on_lattice
     ]
-    if not engine.build(features, plans, params.quality, threads):
-        rows = image.reshape(-1, image.shape[-1])
-        _checks.image_values(rows if pixel is None else rows[pixel], params.theta_beta)
-        _checks.refuse_features(*features)
-    found: list[_backends.MeanFieldKernel] = []
-    for plan in plans:
-        found.append(_normalized(plan, params, engine, threads))
     if params.spatial == "grid":
         axes = [
             grid.axis(n, params.theta_gamma / s) for n, s in zip(size, spacing, strict=True)
         ]
         found.append(grid.normalized(axes, params.normalization, params.self_term, dtype, pixel))
     return found
+
+
+def _plans(
+    features: Sequence[Array],
+    image: Array,
+    pixel: Array | None,
+    params: CRFParams,
+    engine: _backends.Engine,
+    threads: int,
+) -> list[_backends.Plan]:
+    """Lattices of feature rows [N, d], which were made of `image` at the indices `pixel`."""
+    for rows in features:
+        _checks.feature_rows(rows)
+    plans = [
+        _backends.Plan.empty(len(rows), rows.shape[1], rows.dtype, params.quality)
+        for rows in features
+    ]
+    if not engine.build(features, plans, params.quality, threads):
+        rows = image.reshape(-1, image.shape[-1])
+        _checks.image_values(rows if pixel is None else rows[pixel], params.theta_beta)
+        _checks.refuse_features(*features)
+    return plans
 
 
 def _normalized(

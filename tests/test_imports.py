@@ -30,7 +30,7 @@ LAYERS = (
     {"lattice", "gibbs"},
     {"mean_field"},
     {"refine", "energy", "onnx_runtime"},
-    {"samples"},
+    {"samples", "tuning"},
     {"nn"},
     {"files"},
     {"compat", "cli"},

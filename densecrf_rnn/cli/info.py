@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import __version__, _backends
 
-_PACKAGES = ("numpy", "torch", "numba", "scikit-image", "matplotlib", "tqdm")
+_PACKAGES = ("numpy", "torch", "numba", "scikit-image", "matplotlib", "tqdm", "optuna")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
