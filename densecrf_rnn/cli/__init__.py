@@ -16,6 +16,8 @@ from typing import Any
 _COMMANDS = {
     "demo": "refine the sample photographs, draw what changed, train a head on them",
     "refine": "refine a folder of saved logits with their images",
+    "evaluate": "score label maps against the truth, several side by side",
+    "tune": "search for the parameters that score best on some images with ground truth",
     "info": "show versions and which engines can run here",
 }
 
@@ -24,13 +26,13 @@ class UserError(Exception):
     """What the user can put right; printed as one sentence, without a traceback."""
 
 
-def require(command: str, *modules: str) -> None:
+def require(command: str, *modules: str, extra: str = "cli") -> None:
     """Raise a UserError that names the extra if one of `modules` is not installed."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
             f"{command} needs {' and '.join(missing)}, not installed here; "
-            "pip install 'densecrf-rnn[cli]'"
+            f"pip install 'densecrf-rnn[{extra}]'"
         )
 
 

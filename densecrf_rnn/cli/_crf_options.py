@@ -4,14 +4,15 @@ import argparse
 from dataclasses import fields, replace
 from pathlib import Path
 
+from .. import tuning
 from ..files import Settings, read_settings
 from ..files.arrays import read_array
 from ..params import NORMALIZATIONS, QUALITIES, CRFParams
 from . import UserError
 
-# Where a search should start for a modern network's logits at image resolution (README, "Choosing
-# parameters"). CRFParams' own defaults are the paper's, for training with the network.
-START = Settings(CRFParams(theta_alpha=30, theta_beta=5, w_bilateral=3))
+# Where a search begins too (README, "Choosing parameters"). CRFParams' own defaults are the
+# paper's, for training with the network.
+START = Settings(tuning.START)
 
 
 def add_crf_options(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,227 @@
+"""`densecrf-rnn tune`: from files to a setting that `refine` and `evaluate` agree with."""
+
+import importlib.util
+import json
+import re
+import shlex
+
+import numpy as np
+import pytest
+from test_tune import planted
+
+from densecrf_rnn import CRFParams, files, metrics, tuning
+from densecrf_rnn.cli import main
+
+pytest.importorskip("optuna")
+pytest.importorskip("tqdm")
+QUICK = ("--iterations", "2", "--threads", "1", "--trials", "3")
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """Folders of logits, images and truth with three examples; the working folder is theirs."""
+    for folder in ("logits", "images", "truth"):
+        (tmp_path / folder).mkdir()
+    for seed in range(3):
+        write(tmp_path, planted(seed))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(folder, example):
+    np.save(folder / "logits" / example.name, example.logits)
+    np.save(folder / "images" / example.name, example.image)
+    np.save(folder / "truth" / example.name, example.truth)
+
+
+def tune(*arguments):
+    return main(["tune", "logits", "images", "truth", *QUICK, *arguments])
+
+
+def one_sentence(capsys):
+    err = capsys.readouterr().err.strip()
+    assert err.startswith("densecrf-rnn tune: ") and "\n" not in err
+    return err
+
+
+def number(out, start):
+    line = next(line for line in out.splitlines() if line.startswith(start))
+    return float(re.search(r"[-+]?\d+\.\d+", line)[0])
+
+
+def test_what_is_found_is_what_the_search_finds(data, capsys):
+    assert tune("--theta-alpha", "5,20", "--seed", "4") == 0
+    out = capsys.readouterr().out
+    task = tuning.Task(ranges={**tuning.RANGES, "theta_alpha": (5, 20)}, iterations=2)
+    found = tuning.tune([planted(seed) for seed in range(3)], task, trials=3, seed=4)
+    settings = files.read_settings("params.json")
+    assert settings.params == found.params and settings.iterations == 2
+    assert settings.compatibility is None
+    assert number(out, "network alone") == pytest.approx(100 * found.score_alone, abs=0.005)
+    assert number(out, "best setting") == pytest.approx(100 * found.score, abs=0.005)
+    assert str(found.params) in out
+
+
+def test_the_command_it_prints_scores_what_it_says(data, capsys):
+    assert tune("--temperature", "2") == 0
+    out = capsys.readouterr().out
+    command = shlex.split(next(line for line in out.splitlines() if "densecrf-rnn refine" in line))
+    assert main(command[1:]) == 0
+    assert main(["evaluate", "refined", "truth", "--json", "scores.json"]) == 0
+    scores = json.loads((data / "scores.json").read_text())
+    said = number(out, "best setting")
+    assert 100 * scores["predictions"][0]["mean_iu"] == pytest.approx(said, abs=0.005)
+
+
+def test_one_value_fixes_a_parameter(data):
+    assert tune("--theta-beta", "11", "--w-spatial", "0.5") == 0
+    params = files.read_settings("params.json").params
+    assert params.theta_beta == 11 and params.w_spatial == 0.5
+
+
+def test_params_say_where_to_begin_and_what_is_not_searched(data, capsys):
+    start = CRFParams(7, 9, 2, 1, (1.0, 2.0), normalization="symmetric")
+    files.write_settings("start.json", files.Settings(start, iterations=3))
+    assert main(["tune", "logits", "images", "truth", "--trials", "1", "--params", "start.json",
+                 "--theta-alpha", "8"]) == 0  # fmt: skip
+    found = files.read_settings("params.json")
+    assert found.params == CRFParams(8, 9, 2, 1, (1.0, 2.0), normalization="symmetric")
+    assert found.iterations == 3
+
+
+def test_a_study_goes_on_where_it_was(data, capsys):
+    assert tune("--study", "study.db") == 0
+    first = capsys.readouterr().out
+    assert tune("--study", "study.db", "--trials", "5") == 0
+    second = capsys.readouterr().out
+    assert "3 settings tried" in first and "5 settings tried" in second
+    assert "setting 1:" in first and "setting 1:" not in second
+    assert tune("--study", "study.db", "--trials", "5", "--temperature", "3") == 2
+    assert "with other temperature: 1.0, now 3.0" in one_sentence(capsys)
+
+
+def test_folds_say_how_much_survives(data, capsys):
+    assert tune("--folds", "3", "--trials", "2") == 0
+    out = capsys.readouterr().out
+    assert "3 searches, each without a part of the images" in out
+    assert "on those it did not" in out and "fold 3, setting 1" in out
+    assert "of the gain survives" in out
+
+
+def test_a_crf_that_does_not_help_is_said_not_to(data, capsys):
+    for seed in range(3):
+        example = planted(seed)
+        example.logits = 9 * np.eye(2, dtype=np.float32)[:, example.truth]  # right everywhere
+        write(data, example)
+    assert tune() == 0
+    out = capsys.readouterr().out
+    assert "No setting beat the network alone: leave these logits as they are." in out
+
+
+def test_the_mean_is_over_the_labels_asked_for(data, capsys):
+    assert tune("--mean-over", "1", "--trials", "1", "--temperature", "1") == 0
+    alone = sum(
+        metrics.confusion_matrix(e.truth, e.logits.argmax(0), 2) for e in map(planted, range(3))
+    )
+    said = number(capsys.readouterr().out, "network alone")
+    assert said == pytest.approx(100 * metrics.mean_iu(alone, over=[1]), abs=0.005)
+
+
+def test_labels_are_scored_by_their_names_where_some_are_ruled_out(data, capsys):
+    for seed in range(3):
+        example = planted(seed)
+        padded = np.full((5, *example.truth.shape), 20, np.float32)  # the others would win
+        padded[[3, 1]] = example.logits
+        example.logits, example.truth = padded, np.where(example.truth == 0, 3, 1)
+        example.truth[0, 0] = 255
+        write(data, example)
+    assert tune("--classes", "3,1", "--trials", "1") == 0
+    assert number(capsys.readouterr().out, "network alone") > 40
+    example.truth[0, 0] = 2
+    write(data, example)
+    assert tune("--classes", "3,1", "--trials", "1") == 2
+    assert "the label 2, but the logits' labels are those of --classes" in one_sentence(capsys)
+
+
+def test_gradients_learn_on_from_what_was_found(data, capsys):
+    pytest.importorskip("torch")
+    assert tune("--gradient", "--passes", "2", "--theta-beta", "11") == 0
+    out = capsys.readouterr().out
+    assert "cross-entropy of each pass" in out
+    settings = files.read_settings("params.json")
+    if "that is no better" in out:
+        assert settings.compatibility is None
+    else:
+        assert settings.compatibility.shape == (2, 2) and len(settings.params.w_spatial) == 2
+    assert number(out, "best setting") >= number(out, "all images, setting 1: ")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs the extra cli")
+@pytest.mark.parametrize("trials", ["1", "8"])
+def test_the_plot_is_drawn_even_of_one_setting(trials, data):
+    from matplotlib.image import imread
+
+    assert tune("--plots", "plots", "--trials", trials) == 0
+    assert imread("plots/tune.png").std() > 0.01
+
+
+def test_images_of_other_units_are_pointed_at(data, capsys):
+    for path in (data / "images").glob("*.npy"):
+        np.save(path, np.load(path).astype(np.uint16) * 16)
+    assert tune("--trials", "1") == 0
+    assert "is uint16, " in capsys.readouterr().out
+    assert tune("--trials", "1", "--theta-beta", "16,800") == 0
+    assert "is uint16, " not in capsys.readouterr().out
+
+
+def test_what_lacks_truth_is_left_out_and_said(data, capsys):
+    (data / "truth" / "planted-1.npy").unlink()
+    assert tune("--trials", "1") == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("2 images with truth")
+    assert "left out: " in err and "planted-1.npy" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--folds", "1"], "--folds is 1; it takes at least 2"),
+        (["--folds", "9"], "folds is 9 but there are 3 examples"),
+        (["--out", "no/params.json"], "--out no/params.json: there is no folder no"),
+        (["--study", "truth"], "--study truth is a folder; name a file"),
+        (["--seed", "-3"], "--seed is -3"),
+        (["--mean-over", "2"], "--mean-over names '2'; the 2 labels are 0, 1"),
+        (["--params", "no.json"], "no.json: No such file"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(arguments, message, data, capsys):
+    assert tune(*arguments) == 2
+    assert message in one_sentence(capsys)
+    assert not (data / "params.json").exists()
+
+
+@pytest.mark.parametrize("words", ["0,5", "a", "1,2,3", "nan", "1,inf"])
+def test_ranges_that_are_none_exit_with_2(words, data):
+    with pytest.raises(SystemExit) as stopped:
+        tune("--theta-alpha", words)
+    assert stopped.value.code == 2
+
+
+def test_a_compatibility_to_begin_with_is_refused(data, capsys):
+    files.write_settings("start.json", files.Settings(compatibility=np.ones((2, 2))))
+    assert tune("--params", "start.json") == 2
+    assert "has a compatibility, which the search does not heed" in one_sentence(capsys)
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "extra"),
+    [("optuna", [], "tune"), ("torch", ["--gradient"], "torch"), ("tqdm", [], "cli")],
+)
+def test_what_is_not_installed_is_named(missing, arguments, extra, data, capsys, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == missing else found(name)
+    )
+    assert tune(*arguments) == 2
+    sentence = one_sentence(capsys)
+    assert missing in sentence and f"pip install 'densecrf-rnn[{extra}]'" in sentence
