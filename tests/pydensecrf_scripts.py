@@ -88,6 +88,19 @@ def box_example(dcrf, utils, height=400, width=512):
     return found
 
 
+def volume_example(dcrf, utils):
+    """The helpers on a volume of one channel, whose voxels lie at round multiples of sdims."""
+    volume = np.random.default_rng(0).random((9, 21, 23))
+    volume = (volume + np.roll(volume, 1, 0) + np.roll(volume, 1, 1)) / 3
+    d = dcrf.DenseCRF(volume.size, 2)
+    d.setUnaryEnergy(utils.unary_from_softmax(np.stack([volume, 1 - volume])))
+    features = utils.create_pairwise_gaussian((1, 2, 3), volume.shape)
+    d.addPairwiseEnergy(features, compat=2, normalization=dcrf.NORMALIZE_AFTER)
+    features = utils.create_pairwise_bilateral((3, 5, 5), (0.2,), volume, chdim=-1)
+    d.addPairwiseEnergy(features, compat=3)
+    return np.array(d.inference(5))
+
+
 # --- small problems, one option each -------------------------------------------------------------
 
 # Numbers of variables with each remainder of 4: pydensecrf fills up groups of four.
@@ -138,6 +151,7 @@ def write_results():
             labels = got["marginals"].argmax(0).astype(np.uint8)
             found[f"{annotation} {'2d' if use_2d else 'generic'}"] = labels
             found[f"{annotation} {'2d' if use_2d else 'generic'} kl"] = got["kl"]
+    found["volume"] = volume_example(dcrf, utils)[0]
     for name, q in box_example(dcrf, utils).items():
         found[f"box {name}"] = q.argmax(0).astype(np.uint8)
     np.savez_compressed(RESULTS, **found)

@@ -82,6 +82,12 @@ def test_the_published_notebook_gives_the_labels_of_pydensecrf(stored):
         assert (q.argmax(0) != stored[f"box {name}"]).sum() == 0
 
 
+def test_volumes_have_the_marginals_of_pydensecrf(stored):
+    """Though at round multiples of sdims points lie on faces, where the last bit decides."""
+    q = scripts.volume_example(dcrf, utils)
+    np.testing.assert_allclose(q[0], stored["volume"], atol=SMALL_TOLERANCE)
+
+
 @pytest.mark.parametrize(
     "case",
     list(itertools.product(scripts.SIZES, scripts.COMPATS, scripts.NORMALIZATIONS)),
@@ -104,27 +110,6 @@ def test_pictures_have_the_marginals_of_the_package(real):
     )
     for name in ("marginals", "by steps"):
         np.testing.assert_allclose(found[name], want[name], atol=PICTURE_TOLERANCE)
-
-
-def test_volumes_have_the_labels_of_the_package(real):
-    """At round multiples of sdims points lie on faces of the lattice, so some marginals differ."""
-    rng = np.random.default_rng(0)
-    volume = rng.random((9, 21, 23))
-    volume = (volume + np.roll(volume, 1, 0) + np.roll(volume, 1, 1)) / 3
-    probability = np.stack([volume, 1 - volume])
-    found = []
-    for d_module, u_module in ((dcrf, utils), real):
-        d = d_module.DenseCRF(volume.size, 2)
-        d.setUnaryEnergy(u_module.unary_from_softmax(probability))
-        features = u_module.create_pairwise_gaussian((1, 2, 3), volume.shape)
-        d.addPairwiseEnergy(features, compat=2, normalization=d_module.NORMALIZE_AFTER)
-        features = u_module.create_pairwise_bilateral((3, 5, 5), (0.2,), volume, chdim=-1)
-        d.addPairwiseEnergy(features, compat=3)
-        found.append(np.array(d.inference(5)))
-    differ = np.abs(found[0] - found[1]).max(0)
-    print(f"{(differ > 1e-4).sum()} of {volume.size} differ, by {differ.max():.2g} at most")
-    assert (found[0].argmax(0) != found[1].argmax(0)).sum() == 0
-    assert differ.max() < 0.006  # measured: 0.0028, and beyond 1e-4 in a quarter of the voxels
 
 
 @given(

@@ -101,14 +101,14 @@ inline bool quotient_range(const double* least, const double* greatest, int d, s
   for (int i = 0; i < d; ++i) {
     const double furthest = -least[i] > greatest[i] ? -least[i] : greatest[i];
     if (!(std::isfinite(least[i]) && std::isfinite(greatest[i]))) return false;
-    reach += furthest * (i + 1) * elevation_scale(d, i);
+    reach += furthest * (i + 1) * elevation_scale<double>(d, i);
   }
   if (!(reach <= kMaxElevated<T>)) return false;
   for (int j = d; j >= 0; --j) {  // as in locate(), with intervals for numbers
     double below = sum_low, above = sum_high;
     if (j > 0) {
-      const double a = least[j - 1] * elevation_scale(d, j - 1);
-      const double b = greatest[j - 1] * elevation_scale(d, j - 1);
+      const double a = least[j - 1] * elevation_scale<double>(d, j - 1);
+      const double b = greatest[j - 1] * elevation_scale<double>(d, j - 1);
       below -= j * b;
       above -= j * a;
       sum_low += a;

@@ -14,9 +14,12 @@ namespace dcrf {
 constexpr int kMaxDims = 16;
 
 // Scale of feature `i` (counted from 0) that makes splat + blur + slice a Gaussian of unit
-// deviation in every feature: sqrt(2/3) (d+1) / sqrt((i+1)(i+2)).
-DCRF_HOST_DEVICE inline double elevation_scale(int dims, int i) {
-  return std::sqrt(2.0 / 3.0) * (dims + 1) / std::sqrt(double(i + 1) * double(i + 2));
+// deviation in every feature: sqrt(2/3) (d+1) / sqrt((i+1)(i+2)). The first factor is rounded to T
+// by itself, as in pydensecrf: points on faces of simplices then fall to the side they do there.
+template <typename T>
+DCRF_HOST_DEVICE inline T elevation_scale(int dims, int i) {
+  const T common = T(std::sqrt(2.0 / 3.0) * (dims + 1));
+  return T(double(common) / std::sqrt(double(i + 1) * double(i + 2)));
 }
 
 // The nearest whole number, ties to even, for |x| below 2^21 (double: 2^50): at `magic` the numbers

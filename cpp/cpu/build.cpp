@@ -78,7 +78,7 @@ class Builder {
     const int d = f_.dims, corners = d + 1;
     Table<Words>& table = *tables_[s];
     T scale[kMaxDims];
-    for (int i = 0; i < d; ++i) scale[i] = T(elevation_scale(d, i));
+    for (int i = 0; i < d; ++i) scale[i] = elevation_scale<T>(d, i);
     if constexpr (Words == 1) {
       if (layout_.one_word_of_halves && d <= 6)
         return number_tiles(table, s, scale, vertex, weight);

@@ -269,7 +269,7 @@ template <typename T>
 void feature_gradient(const FeatureView<T>& f, const T* d_weight, T* d_feature, int threads) {
   const int d = f.dims;
   T scale[kMaxDims];
-  for (int i = 0; i < d; ++i) scale[i] = T(elevation_scale(d, i));
+  for (int i = 0; i < d; ++i) scale[i] = elevation_scale<T>(d, i);
   parallel_ranges(f.points, kPointChunk, threads, [&](std::int64_t begin, std::int64_t end) {
     Simplex<T> simplex;
     T feature[kMaxDims];

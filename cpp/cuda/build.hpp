@@ -12,7 +12,7 @@ namespace cuda {
 template <typename T>
 struct Scales {
   explicit Scales(int dims) {
-    for (int i = 0; i < dims; ++i) of[i] = T(elevation_scale(dims, i));
+    for (int i = 0; i < dims; ++i) of[i] = elevation_scale<T>(dims, i);
   }
   T of[kMaxDims] = {};
 };

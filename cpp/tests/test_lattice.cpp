@@ -212,7 +212,7 @@ static std::vector<T> features_with_ties(int points, int dims, unsigned seed) {
       T& x = out[p * dims + i];
       if (p % 5 == 1) x = std::round(x * 2) / 2;
       if (p % 5 == 2) x = i % 2 ? T(0) : std::round(x);
-      if (p % 5 == 3) x = std::round(x) * T(dims + 1) / T(dcrf::elevation_scale(dims, i)) / 2;
+      if (p % 5 == 3) x = std::round(x) * T(dims + 1) / dcrf::elevation_scale<T>(dims, i) / 2;
       if (p % 5 == 4 && i == p % dims) x = T(-0.0);
     }
   }
@@ -226,7 +226,7 @@ static void check_vector_locate() {
   T scale[D];
   std::int32_t low[D], high[D];
   std::vector<dcrf::Simplex<T>> simplex(points);
-  for (int i = 0; i < D; ++i) scale[i] = T(dcrf::elevation_scale(D, i));
+  for (int i = 0; i < D; ++i) scale[i] = dcrf::elevation_scale<T>(D, i);
   for (int p = 0; p < points; ++p) {
     dcrf::locate<T, D>(&features[p * D], scale, 0, simplex[p]);
     for (int j = 0; j < D; ++j) {

@@ -21,9 +21,14 @@ def _compiled(function: Any) -> Any:
 
 
 def elevation_scale(dims: int, dtype: Any) -> Array:
-    """Scale of each feature that makes splat + blur + slice a Gaussian of unit deviation. [d]"""
+    """Scale of each feature that makes splat + blur + slice a Gaussian of unit deviation. [d]
+
+    The first factor is rounded to `dtype` by itself, as in pydensecrf: points on faces of simplices
+    then fall to the side they do there.
+    """
     i = np.arange(dims, dtype=np.float64)
-    return (np.sqrt(2.0 / 3.0) * (dims + 1) / np.sqrt((i + 1) * (i + 2))).astype(dtype)
+    common = np.float64(np.dtype(dtype).type(np.sqrt(2.0 / 3.0) * (dims + 1)))
+    return (common / np.sqrt((i + 1) * (i + 2))).astype(dtype)
 
 
 @_compiled
