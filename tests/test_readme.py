@@ -15,7 +15,7 @@ def blocks(language):
 
 def test_readme_has_exactly_two_commands_to_set_up_and_run():
     ends = [block.strip().rsplit("/", 1)[1] for block in blocks("sh")]
-    assert ends == ["densecrf-rnn demo", "python -m pytest"]
+    assert ends == ["densecrf-rnn demo", "python -m pytest -n auto"]
 
 
 def test_ci_calls_the_test_command_of_the_readme():
