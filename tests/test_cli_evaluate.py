@@ -156,6 +156,22 @@ def test_volumes_are_scored_voxel_by_voxel(tmp_path):
     assert found["predictions"][0]["trimap_mean_iu"] == [metrics.mean_iu(band)]
 
 
+def test_nifti_label_maps_and_scores_are_read_as_x_y_z(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, (4, 5, 6))
+    scores = rng.random((3, 4, 5, 6)).astype(np.float32)  # [L, D, H, W]
+    for name, array in (("truth", truth.astype(np.uint8).T), ("scores", scores.T)):
+        (tmp_path / name).mkdir()
+        # .T makes [x, y, z] and [x, y, z, label] of these
+        nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / name / "brain.nii.gz")
+    found = facts(tmp_path, "scores", "truth", "--trimap", "1")
+    np.testing.assert_array_equal(
+        found["predictions"][0]["confusion"],
+        metrics.confusion_matrix(truth, scores.argmax(0), 3),
+    )
+
+
 def test_palette_pictures_are_scored_by_their_indices(folders):
     image = pytest.importorskip("PIL.Image")
     (folders / "pictures").mkdir()
@@ -267,6 +283,7 @@ def test_plots_are_drawn_for_each_prediction(folders):
         (["before", "truth", "--mean-over", "7"], "--mean-over names '7'; the 4 labels are 0, 1"),
         (["before", "truth", "--names", "a,b"], "--names has 2 for 1 predictions; one each"),
         (["before", "after", "truth", "--names", "a,a"], "two predictions have one name"),
+        (["before", "truth", "--labels", "99999"], "99999 labels are more than the 2000 that can"),
         (["before", "truth", "--seed", "-1"], "--seed is -1; it must be at least 0"),
         (["before", "truth", "--json", "no/out.json"], "there is no folder no"),
     ],
@@ -304,6 +321,7 @@ def test_classes_and_labels_that_contradict_are_refused(folders, capsys):
         (np.zeros((3, 3), np.uint8), r"truth has shape \(13, 17\) but prediction \(3, 3\)"),
         (np.full((13, 17), -1), r"prediction holds labels -1"),
         (np.full((13, 17), 0.5), "holds fractions"),
+        (np.full((13, 17), 60000, np.uint16), "holds the label 60000; labels up to 1999 can be"),
         (np.zeros((1, 13, 17), np.float32), "one score per pixel, a logit or a probability"),
         (np.full((4, 13, 17), np.nan, np.float32), "holds NaN at 884 places"),
         (np.zeros((4, 13, 17), np.uint8), r"truth has shape \(13, 17\) but prediction"),

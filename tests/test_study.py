@@ -33,7 +33,7 @@ def study():
 
 def crop(sample, rows=40, columns=60):
     inside = (slice(100, 100 + rows), slice(150, 150 + columns))
-    logits = np.ascontiguousarray(sample.logits[:, *inside])
+    logits = np.ascontiguousarray(sample.logits[(slice(None), *inside)])
     image = np.ascontiguousarray(sample.image[inside])
     return replace(sample, image=image, logits=logits, truth=sample.truth[inside])
 

@@ -24,6 +24,7 @@ Array = np.ndarray[Any, Any]
 WIDTHS = (1, 2, 3, 5, 10, 20)
 RESAMPLES = 1000
 LEVEL = 0.95
+MOST_LABELS = 2000  # confusion matrices of more would not fit in memory
 
 
 @dataclass(frozen=True)
@@ -230,13 +231,18 @@ def _count(found: Sequence[files.Match], args: argparse.Namespace, classes: int 
     if args.labels is not None and classes is not None and args.labels != classes:
         raise UserError(f"--labels is {args.labels} but --classes names {classes}")
     fixed = args.labels or classes
+    if fixed is not None and fixed > MOST_LABELS:
+        raise UserError(f"{fixed} labels are more than the {MOST_LABELS} that can be scored")
     images: list[Array] = []
     bands: Array = np.zeros((len(args.predictions), len(args.trimap), 0, 0), np.int64)
     for match in progress(iterable=found, desc="scoring", unit="image"):
         *paths, truth_path = match.paths
         truth = files.read_labels(truth_path, key=args.truth_key)
         predictions = [_prediction(path, args.key, truth.ndim) for path in paths]
-        labels = fixed or 1 + max(map(partial(_largest, ignore=args.ignore), [truth, *predictions]))
+        labels = fixed
+        if labels is None:
+            maps = dict(zip([truth_path, *paths], [truth, *predictions], strict=True))
+            labels = max(_labels_of(path, map_, args.ignore) for path, map_ in maps.items())
         counted = []
         for index, (path, prediction) in enumerate(zip(paths, predictions, strict=True)):
             try:
@@ -252,10 +258,16 @@ def _count(found: Sequence[files.Match], args: argparse.Namespace, classes: int 
     return Counts(np.stack([_grown(counted, largest) for counted in images]), bands)
 
 
-def _largest(labels: Array, ignore: int) -> int:
-    """The largest label; an ignored one of the truth is none."""
+def _labels_of(path: Path, labels: Array, ignore: int) -> int:
+    """How many labels there are at least, of which an ignored one is none."""
     counting = labels[labels != ignore]
-    return int(counting.max()) if counting.size else 0
+    largest = int(counting.max()) if counting.size else 0
+    if largest >= MOST_LABELS:
+        raise ValueError(
+            f"{path}: holds the label {largest}; labels up to {MOST_LABELS - 1} can be scored, so "
+            "these may be instances, or colours; --ignore leaves one of the truth out"
+        )
+    return largest + 1
 
 
 def _grown(confusions: Array, labels: int) -> Array:
