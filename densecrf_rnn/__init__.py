@@ -12,6 +12,7 @@ from .lattice import PermutohedralLattice
 from .mean_field import mean_field
 from .params import CRFParams
 from .refine import refine
+from .tiles import refine_tiled
 
 if TYPE_CHECKING:
     from .nn import CRFRNN  # noqa: F401  # for type checkers; __all__ names it at run time
@@ -28,6 +29,7 @@ __all__ = [
     "available_backends",
     "mean_field",
     "refine",
+    "refine_tiled",
 ]
 
 if find_spec("torch") is not None:  # so that `import *` works without it

@@ -29,7 +29,7 @@ LAYERS = (
     {"_backends"},
     {"lattice", "gibbs"},
     {"mean_field"},
-    {"refine", "energy", "onnx_runtime"},
+    {"refine", "energy", "tiles", "onnx_runtime"},
     {"samples", "tuning"},
     {"nn"},
     {"files"},
