@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ._backends import BackendUnavailableError, available_backends
+from .distributed import refine_dask
 from .lattice import PermutohedralLattice
 from .mean_field import mean_field
 from .params import CRFParams
@@ -29,6 +30,7 @@ __all__ = [
     "available_backends",
     "mean_field",
     "refine",
+    "refine_dask",
     "refine_tiled",
 ]
 

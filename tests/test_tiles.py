@@ -94,13 +94,14 @@ def test_a_tile_alone_would_not_fit_its_neighbours():
     logits = noisy_logits(3, image)
     params = replace(SMALL, theta_alpha=3.1, theta_gamma=4)
     whole = refine(logits, image, params, iterations=1)[:, 20:41, 19:40]
-    cut = (slice(0, 60), slice(1, 60))  # one column less: far from the pixels compared
-    alone = refine(logits[(slice(None), *cut)].copy(), image[cut], params, iterations=1)
+    # One column less, far from the pixels compared.
+    cut_logits, cut_image = logits[:, :, 1:].copy(), image[:, 1:]
+    alone = refine(cut_logits, cut_image, params, iterations=1)
     assert biggest(alone[:, 20:41, 18:39] - whole) > 1e-3
     options = {"mask": None, "spacing": None, "backend": "auto", "threads": None, "iterations": 1}
     tile = infer(
-        logits[(slice(None), *cut)].copy(), image[cut], params, kernel_weights=None, compatibility=None,
-        marginals=True, window=Window((0, 1), (60, 61)), **options,
+        cut_logits, cut_image, params, kernel_weights=None, compatibility=None, marginals=True,
+        window=Window((0, 1), (60, 61)), **options,
     )  # fmt: skip
     assert biggest(tile[:, 20:41, 18:39] - whole) < 2e-7
 
