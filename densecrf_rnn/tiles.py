@@ -24,10 +24,12 @@ Halo = int | Sequence[int] | Literal["exact"] | None
 # About as many pixels as a core refines in a second, and a multiple of the blocks and chunks in
 # which files are stored.
 _DEFAULT_TILE = {2: 1024, 3: 128}
+# Pixels on either side of the image's middle that are looked at before anything is refined.
+_GLANCE = 16
 
 
 class Sliceable(Protocol):
-    """What is read in tiles: a NumPy array or memmap, or an array of zarr, h5py and their like."""
+    """What is read in tiles: an array of NumPy (memmaps too), zarr, h5py and their like."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -77,7 +79,7 @@ def refine_tiled(
     *,
     tile: int | Sequence[int] | None = None,
     halo: Halo = None,
-    out: Any = None,
+    out: Writable | None = None,
     labels: bool = False,
     compatibility: Array | None = None,
     iterations: int = 10,
@@ -131,8 +133,8 @@ def refine_tiled(
     Notes
     -----
     [KK11] algorithm 1 on each tile. Memory is that of a tile with its halo, whatever the image.
-    Positions count from the corner of the image in the dtype of computation, so float32 reaches as
-    far as for `refine`: a million bandwidths or so, divided by the number of features.
+    Positions count from the corner of the image, in the dtype of computation. float32 tells apart
+    what is within some 100,000 theta of it; a larger image is refused and needs float64 logits.
 
     Examples
     --------
@@ -150,16 +152,17 @@ def refine_tiled(
         logits, image, params, tile=tile, halo=halo, compatibility=compatibility,
         iterations=iterations, mask=mask, spacing=spacing, backend=backend, threads=threads,
     )  # fmt: skip
+    into: Any = out
     if out is None:
         shape = logits.shape[1:] if labels else logits.shape
-        out = np.empty(shape, label_dtype(logits.shape[0]) if labels else np.float32)
-    _check_out(out, logits, image, mask, labels)
+        into = np.empty(shape, label_dtype(logits.shape[0]) if labels else np.float32)
+    _check_out(into, logits, image, mask, labels)
     for inner, q in parts:
         if labels:
-            out[inner] = likeliest(q)
+            into[inner] = likeliest(q)
         else:
-            out[(slice(None), *inner)] = q
-    return out
+            into[(slice(None), *inner)] = q
+    return into
 
 
 def refined_tiles(
@@ -221,13 +224,13 @@ def _refined(
     options: dict[str, Any],
     plan: Sequence[Tile],
 ) -> Iterator[tuple[tuple[slice, ...], Array]]:
-    _advise(logits, image, mask, options["params"], plan)
+    _advise(logits, image, mask, options["params"])
     for part in plan:
         window = Window(part.origin, logits.shape[1:])
         seen = None if mask is None else np.asarray(mask[part.outer])
-        q = refined_window(*_read(logits, image, part), seen, options, window)
-        # A copy, so that the tile's halo is not kept alive by what is kept of it.
-        yield part.inner, q[(slice(None), *part.kept)].copy()
+        q = refined_window(*_read(logits, image, part.outer), seen, options, window)
+        q = q[(slice(None), *part.kept)].copy()  # so that the halo is not kept in memory
+        yield part.inner, q
 
 
 def refined_window(
@@ -382,9 +385,11 @@ def _computable(logits: Array) -> Array:
     return logits.astype(np.float32) if logits.dtype == np.float16 else logits
 
 
-def _read(logits: Sliceable, image: Sliceable, part: Tile) -> tuple[Array, Array]:
-    scores = _computable(np.asarray(logits[(slice(None), *part.outer)]))
-    return scores, np.asarray(image[(*part.outer, slice(None))])
+def _read(
+    logits: Sliceable, image: Sliceable, where: tuple[slice, ...]
+) -> tuple[Array, Array]:
+    scores = _computable(np.asarray(logits[(slice(None), *where)]))
+    return scores, np.asarray(image[(*where, slice(None))])
 
 
 # --- arguments -----------------------------------------------------------------------------------
@@ -434,18 +439,15 @@ def _stand_in(name: str, array: Sliceable) -> Array:
 
 
 def _advise(
-    logits: Sliceable,
-    image: Sliceable,
-    mask: Sliceable | None,
-    params: CRFParams,
-    plan: Sequence[Tile],
+    logits: Sliceable, image: Sliceable, mask: Sliceable | None, params: CRFParams
 ) -> None:
     """Warn, as `refine` does, of what the middle of the image looks like."""
-    part = plan[len(plan) // 2]
-    part = Tile(part.inner, part.inner)
-    scores, picture = _read(logits, image, part)
+    where = tuple(
+        slice(max(0, n // 2 - _GLANCE), min(n, n // 2 + _GLANCE)) for n in logits.shape[1:]
+    )
+    scores, picture = _read(logits, image, where)
     if mask is not None:
-        seen = np.asarray(mask[part.outer])
+        seen = np.asarray(mask[where])
         scores, picture = scores[:, seen], picture[seen]
     _checks.probabilities(scores, batched=False)
     _checks.image_range(picture, params.theta_beta)
