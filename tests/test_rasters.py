@@ -13,7 +13,7 @@ from oracles import noisy_logits, picture
 
 import densecrf_rnn
 from densecrf_rnn import CRFParams, refine, tiles
-from densecrf_rnn.files.rasters import refine_raster
+from densecrf_rnn.files import refine_raster
 
 rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
 zarr = pytest.importorskip("zarr", reason="zarr is not installed")
@@ -234,7 +234,7 @@ def test_a_refined_raster_is_never_left_half_written(problem, kind, tmp_path):
 
 DISK = """
     import resource, signal, sys
-    from densecrf_rnn.files.rasters import refine_raster
+    from densecrf_rnn.files import refine_raster
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # as a full disk
     try:

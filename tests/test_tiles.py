@@ -57,6 +57,18 @@ def test_an_exact_halo_leaves_no_seam(backend, variant):
     assert biggest(q - whole) < 2e-7
 
 
+@pytest.mark.parametrize("normalization", ["before", "symmetric"])
+def test_a_normaliser_of_what_is_sent_asks_for_one_reach_more(normalization):
+    image = picture(61, 53)
+    logits = noisy_logits(3, image)
+    params = replace(SMALL, normalization=normalization)
+    reach = tiles.reach(params, image.shape[:2])
+    whole = refine(logits, image, params, iterations=1)
+    options = {"tile": 13, "iterations": 1}
+    assert biggest(refine_tiled(logits, image, params, halo="exact", **options) - whole) < 2e-7
+    assert biggest(refine_tiled(logits, image, params, halo=reach, **options) - whole) > 1e-5
+
+
 @given(
     size=st.tuples(st.integers(1, 40), st.integers(1, 40))
     | st.sampled_from([(7, 9, 8), (1, 5, 30)]),
@@ -157,6 +169,7 @@ def test_a_part_of_a_grid_has_its_part_of_the_matrix(pixels, sigma, data):
         grid.matrix(part), matrix[start:stop, start:stop], rtol=1e-12, atol=1e-15
     )
     assert part.cell[0] == 0 and part.cells == part.cell[-1] + 3
+    assert len(part.band) <= 2 * part.cells - 1
     i = np.arange(pixels)
     far = np.abs(i[:, None] - i) > grid.reach(axis)
     assert not matrix[far].any()

@@ -5,7 +5,6 @@ import contextlib
 from pathlib import Path
 
 from .. import files
-from ..files.rasters import refine_raster
 from ..files.windows import KINDS, Source
 from . import UserError, positive, progress
 from ._inputs import Inputs
@@ -86,7 +85,7 @@ class Tiling(Refining):
                 bar.update(done - bar.n)
 
             outputs = self.outputs(match)
-            refine_raster(
+            files.refine_raster(
                 match.paths[0], match.paths[1], outputs[0], settings.params,
                 kind=args.kind or "logits", bands=args.bands, marginals=args.write == "marginals",
                 tile=args.tile, halo=args.halo, compatibility=settings.compatibility,
