@@ -107,6 +107,22 @@ def test_the_georeference_is_kept(problem, out, tmp_path):
         assert tuple(attributes["transform"]) == tuple(UTM["transform"])[:6]
 
 
+def test_ground_control_points_are_kept(problem, tmp_path):
+    """As of radar scenes, which have no regular grid on the ground."""
+    logits, image = problem
+    points = [
+        rasterio.control.GroundControlPoint(row, column, 11 + column / 1e4, 48 - row / 1e4, 0)
+        for row, column in ((0, 0), (0, 169), (149, 0), (149, 169))
+    ]
+    where = {"gcps": points, "crs": rasterio.crs.CRS.from_epsg(4326)}
+    a = stored(tmp_path / "logits.npy", logits)
+    b = geotiff(tmp_path / "image.tif", np.moveaxis(image, -1, 0), where)
+    refine_raster(a, b, tmp_path / "out.tif", **EXACT)
+    with rasterio.open(tmp_path / "out.tif") as file:
+        found, crs = file.gcps
+        assert crs == where["crs"] and [p.x for p in found] == [p.x for p in points]
+
+
 def test_logits_of_another_kind_take_the_georeference_of_the_image(problem, tmp_path):
     logits, image = problem
     a = stored(tmp_path / "logits.npy", logits.astype(np.float16))

@@ -168,7 +168,7 @@ def _all(
 def _common_ground(picture: Source, scores: Source) -> dict[str, Any]:
     """Where the rasters lie on the ground; both must say the same, if they say anything."""
     one, other = picture.ground(), scores.ground()
-    if one and other:
+    if "transform" in one and "transform" in other:
         pixel = max(abs(one["transform"].a), abs(one["transform"].b))
         same = one["transform"].almost_equals(other["transform"], precision=pixel / 100)
         if one["crs"] != other["crs"] or not same:

@@ -141,9 +141,17 @@ class Source:
     def ground(self) -> dict[str, Any]:
         """Where a raster lies on the ground, as rasterio takes it; empty where nothing says so."""
         dataset = self._dataset
-        if dataset is None or (dataset.crs is None and dataset.transform.is_identity):
-            return {}
-        return {"crs": dataset.crs, "transform": dataset.transform}
+        found: dict[str, Any] = {}
+        if dataset is None:
+            return found
+        points, crs = dataset.gcps
+        if dataset.crs is not None or not dataset.transform.is_identity:
+            found |= {"crs": dataset.crs, "transform": dataset.transform}
+        elif points:
+            found |= {"crs": crs, "gcps": points}
+        if dataset.rpcs is not None:
+            found["rpcs"] = dataset.rpcs
+        return found
 
     def _flags(self) -> set[str]:
         """In what way pixels of a GeoTIFF are marked as without data."""
@@ -200,7 +208,7 @@ def created(
             chunks=tuple(min(n, _CHUNK[axes]) for n in shape),
             fill_value=0 if nodata is None else nodata,
         )  # fmt: skip
-        if ground:
+        if "transform" in ground:
             array.attrs["crs"] = ground["crs"].to_wkt() if ground["crs"] else None
             array.attrs["transform"] = list(ground["transform"])[:6]
     else:
