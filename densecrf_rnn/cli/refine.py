@@ -1,7 +1,7 @@
 """`densecrf-rnn refine`: a folder of saved logits and their images into label maps or marginals.
 
-What becomes of one file is in `_refining`, how files are found and read in `_inputs`, what is kept
-of a run in `files.record`.
+What becomes of one file is in `_refining`, in tiles in `_tiling`; how files are found and read in
+`_inputs`, what is kept of a run in `files.record`.
 """
 
 import argparse
