@@ -30,6 +30,7 @@ def mirrored(array, first):
     return np.pad(array, pad, mode="symmetric")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CRFS)
 def test_seams(name):
     """Tiles of 128 pixels against the whole picture: the most wrong marginal, and labels."""
@@ -74,7 +75,7 @@ with open("/proc/self/status") as status:
 
 
 @pytest.mark.parametrize(
-    "side", [2500, 5000, pytest.param(20_000, marks=pytest.mark.slow)], ids=str
+    "side", [2500, *(pytest.param(n, marks=pytest.mark.slow) for n in (5000, 20_000))], ids=str
 )
 def test_raster(side, tmp_path):
     """GeoTIFF of four bands of bytes and logits of three labels in zarr, to a GeoTIFF of labels.
