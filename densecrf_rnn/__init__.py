@@ -8,10 +8,12 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ._backends import BackendUnavailableError, available_backends
+from .distributed import refine_dask
 from .lattice import PermutohedralLattice
 from .mean_field import mean_field
 from .params import CRFParams
 from .refine import refine
+from .tiles import refine_tiled
 
 if TYPE_CHECKING:
     from .nn import CRFRNN  # noqa: F401  # for type checkers; __all__ names it at run time
@@ -28,6 +30,8 @@ __all__ = [
     "available_backends",
     "mean_field",
     "refine",
+    "refine_dask",
+    "refine_tiled",
 ]
 
 if find_spec("torch") is not None:  # so that `import *` works without it

@@ -140,13 +140,15 @@ def refined(array: Any, logits: Any, *, batched: bool) -> None:
         )
 
 
-def logits_values(array: Any, *, batched: bool, name: str = "logits") -> None:
-    """No NaN, no +inf, and no pixel whose labels are all -inf."""
+def logits_values(
+    array: Any, *, batched: bool, name: str = "logits", advise: bool = True
+) -> None:
+    """No NaN, no +inf, and no pixel whose labels are all -inf; warn of probabilities."""
     if 0 in array.shape:
         return
     peak = getattr(array, "amax", array.max)(int(batched))  # over the labels; NaN wins
     if _finite(peak):
-        if name == "logits":
+        if advise and name == "logits":
             probabilities(array, batched=batched)
         return
     if bool((peak != peak).any()):
@@ -228,7 +230,9 @@ def image(array: Any, logits: Any, *, batched: bool, name: str = "image") -> Non
         raise TypeError(f"{name} has dtype {dtype}; it must be integer or floating point")
 
 
-def image_values(array: Any, theta_beta: float, name: str = "image") -> None:
+def image_values(
+    array: Any, theta_beta: float, name: str = "image", *, advise: bool = True
+) -> None:
     """Finite; and warn when its range does not go with `theta_beta`."""
     if 0 in array.shape or not _is_float(array):
         return
@@ -239,7 +243,7 @@ def image_values(array: Any, theta_beta: float, name: str = "image") -> None:
         raise ValueError(
             f"{name} reaches {max(-low, high):g}; intensities must lie within 1e30, so rescale it"
         )
-    if name == "image":
+    if advise and name == "image":
         image_range(array, theta_beta)
 
 

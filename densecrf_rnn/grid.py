@@ -94,6 +94,25 @@ def axis(pixels: int, sigma: float) -> GridAxis:
     return GridAxis(cell, taps, peak * _gaussian(deviation, cells - 1), cells)
 
 
+def part(axis: GridAxis, start: int, stop: int) -> GridAxis:
+    """The grid of the pixels `start` to `stop` alone, with their cells where they were.
+
+    Its matrix is that part of the axis's own.
+    """
+    cell = axis.cell[start:stop] - axis.cell[start]
+    cells = int(cell[-1]) + 3
+    cut = max(0, len(axis.band) // 2 - (cells - 1))  # of the band, on either side
+    band = axis.band[cut : len(axis.band) - cut]
+    return GridAxis(cell, axis.taps[start:stop], band, cells)
+
+
+def reach(axis: GridAxis) -> int:
+    """The largest distance, in pixels, at which a pixel hears of another."""
+    spread = 0 if axis.taps[0, 1] == 1.0 else 2  # cells between the outer taps; cells of one pixel
+    beyond = np.searchsorted(axis.cell, axis.cell + len(axis.band) // 2 + spread, side="right")
+    return int((beyond - 1 - np.arange(len(axis.cell))).max())
+
+
 def _gaussian(deviation: float, furthest: int) -> Array:
     """exp(-k^2 / 2 deviation^2) for k = -r..r, r at most `furthest`. [2 r + 1]"""
     radius = int(min(_REACH * deviation, furthest))

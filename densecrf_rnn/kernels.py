@@ -6,7 +6,7 @@ Positions come first, channels after them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,16 @@ Array = np.ndarray[Any, Any]
 # above 0.1. Without it n is the small difference of two numbers near 1 where a pixel has hardly a
 # neighbour; dividing by less would let float32's rounding through.
 EMPTY_MASS = 1e-2
+
+
+class Window(NamedTuple):
+    """Which part of an image an array holds, where that is a tile of it.
+
+    Kernels of a tile lie where those of the image do, so that tiles fit together (tiles.py).
+    """
+
+    origin: tuple[int, ...]  # the tile's first pixel along each axis
+    whole: tuple[int, ...]  # size of the image
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,11 @@ def from_params(params: CRFParams) -> tuple[Kernel, ...]:
 
 
 def positions(
-    size: Sequence[int], order: FeatureOrder, spacing: Sequence[float], dtype: Any
+    size: Sequence[int],
+    order: FeatureOrder,
+    spacing: Sequence[float],
+    dtype: Any,
+    origin: Sequence[int] | None = None,
 ) -> list[Array]:
     """Coordinates of the pixels, an array per axis.
 
@@ -112,6 +126,8 @@ def positions(
     spacing : one float per axis of `size`
         Distance between neighbours along each axis.
     dtype : floating dtype of the result
+    origin : one whole number per axis, optional
+        Index of the first pixel along each axis; default 0.
 
     Returns
     -------
@@ -124,7 +140,11 @@ def positions(
     >>> x.tolist(), y.tolist()
     ([[0.0, 1.0, 2.0]], [[0.0], [1.0]])
     """
-    axes = [np.arange(n, dtype=dtype) * dtype(s) for n, s in zip(size, spacing, strict=True)]
+    first = (0,) * len(size) if origin is None else origin
+    axes = [
+        np.arange(start, start + n).astype(dtype) * dtype(s)
+        for start, n, s in zip(first, size, spacing, strict=True)
+    ]
     along = list(np.meshgrid(*axes, indexing="ij", sparse=True))
     return along[::-1] if order == "xy" else along
 

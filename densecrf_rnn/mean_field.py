@@ -100,11 +100,13 @@ def infer(
     threads: int | None,
     marginals: bool,
     lattices: Lattices | None = None,
+    window: kernels.Window | None = None,
 ) -> Array:
     """`mean_field`, or with `marginals` the softmax of its result (L = 1: the foreground's).
 
     `lattices` are some already built for this very image, mask, spacing, dtype and backend; those
-    that are missing are built and added.
+    that are missing are built and added. With `window` the arrays hold that part of an image. Then
+    nothing is warned of, for what looks wrong in a tile (a dark corner) may be right in the image.
     """
     iterations = _checks.count("iterations", iterations, 0)
     coupling, mask, spacing = checked(
@@ -115,17 +117,20 @@ def infer(
     fused = _backends.fused_engine(backend)
     idle = iterations == 0 or (mask is not None and not mask.any())
     seen = (logits, image) if mask is None else (logits[:, mask], image[mask])
+    advise = window is None
     if fused is None or idle:
-        _checks.logits_values(seen[0], batched=False)
-        _checks.image_values(seen[1], params.theta_beta)
-    else:  # the engine finds what cannot be computed with, and saves a pass over it all
+        _checks.logits_values(seen[0], batched=False, advise=advise)
+        _checks.image_values(seen[1], params.theta_beta, advise=advise)
+    elif advise:  # the engine finds what cannot be computed with, and saves a pass over it all
         _checks.probabilities(seen[0], batched=False)
         _checks.image_range(seen[1], params.theta_beta)
     if idle:
         return _marginals(logits) if marginals else logits.copy()
 
     pixel = None if mask is None else np.flatnonzero(mask).astype(np.int32)
-    built = build_kernels(image, pixel, params, spacing, logits.dtype, engine, threads, lattices)
+    built = build_kernels(
+        image, pixel, params, spacing, logits.dtype, engine, threads, lattices, window
+    )
     u = np.ascontiguousarray(seen[0].reshape(len(logits), -1))  # [L, N]
     if len(logits) == 1:
         u = np.concatenate([np.zeros_like(u), u])
@@ -138,7 +143,7 @@ def infer(
         kept = np.empty((0, 0, 0), u.dtype)  # nothing: there is no backward pass here
         problem = _backends.Problem(built, u, refined, kept)
         if not fused.mean_field([problem], coupling, iterations, marginals, 0, threads):
-            _checks.logits_values(seen[0], batched=False)
+            _checks.logits_values(seen[0], batched=False, advise=False)
             raise ValueError("logits lie beyond what the engine can compute with")
     if len(logits) == 1:
         refined = refined[1:] if marginals else refined[1:] - refined[:1]
@@ -184,6 +189,7 @@ def build_kernels(
     engine: _backends.Engine,
     threads: int,
     lattices: Lattices | None = None,
+    window: kernels.Window | None = None,
 ) -> list[_backends.MeanFieldKernel]:
     """The operators N K over all pixels of an image [*S, C], or those of the indices `pixel`.
 
@@ -191,13 +197,16 @@ def build_kernels(
     """
     lattices = {} if lattices is None else lattices
     size = image.shape[:-1]
+    if window is None:
+        window = kernels.Window((0,) * len(size), size)
     on_lattice = kernels.from_params(params)
     if params.spatial == "grid":
         on_lattice = on_lattice[:-1]
     options = (params.normalization, params.self_term, params.feature_order, params.quality)
     missing = [kernel for kernel in on_lattice if (kernel, *options) not in lattices]
     if missing:
-        positions = kernels.positions(size, params.feature_order, spacing, dtype.type)
+        order, origin = params.feature_order, window.origin
+        positions = kernels.positions(size, order, spacing, dtype.type, origin)
         with np.errstate(over="ignore", invalid="ignore"):  # whatever is outside the mask
             features = [kernel.features(positions, image) for kernel in missing]
         if pixel is not None:
@@ -210,7 +219,8 @@ def build_kernels(
     ]
     if params.spatial == "grid":
         axes = [
-            grid.axis(n, params.theta_gamma / s) for n, s in zip(size, spacing, strict=True)
+            grid.part(grid.axis(whole, params.theta_gamma / s), start, start + n)
+            for whole, start, n, s in zip(window.whole, window.origin, size, spacing, strict=True)
         ]
         found.append(grid.normalized(axes, params.normalization, params.self_term, dtype, pixel))
     return found
@@ -233,7 +243,9 @@ def _plans(
     ]
     if not engine.build(features, plans, params.quality, threads):
         rows = image.reshape(-1, image.shape[-1])
-        _checks.image_values(rows if pixel is None else rows[pixel], params.theta_beta)
+        if pixel is not None:
+            rows = rows[pixel]
+        _checks.image_values(rows, params.theta_beta, advise=False)
         _checks.refuse_features(*features)
     return plans
 

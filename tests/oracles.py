@@ -123,6 +123,17 @@ def softmax(logits):
     return q / q.sum(0, keepdims=True)
 
 
+class Made:
+    """An array of some size, of numbers that are made when they are read."""
+
+    def __init__(self, shape, dtype):
+        self.shape, self.dtype = shape, np.dtype(dtype)
+
+    def __getitem__(self, where):
+        shape = [len(range(*s.indices(n))) for s, n in zip(where, self.shape, strict=True)]
+        return (np.arange(np.prod(shape)) % 89).reshape(shape).astype(self.dtype)
+
+
 def assert_near(got, want, tolerance):
     """No element differs by more than `tolerance` of the largest finite one (at least of 1)."""
     assert got.shape == want.shape

@@ -18,7 +18,8 @@ MODULES = ["densecrf_rnn"] + sorted(
     )
     if module.name.rpartition(".")[2] not in ("_cpu", "_cuda", "__main__")
 )
-NEEDS = {"torch", "numba", "skimage", "matplotlib", "tqdm"}  # the optional dependencies
+# The optional dependencies.
+NEEDS = {"torch", "numba", "skimage", "matplotlib", "tqdm", "dask", "rasterio", "zarr"}
 
 
 def load(name):
@@ -40,6 +41,8 @@ def test_docstring_examples_run(name):
         pytest.importorskip("PIL")  # they write pictures
     if name == "densecrf_rnn.postprocess":
         pytest.importorskip("skimage")
+    if name == "densecrf_rnn.distributed":
+        pytest.importorskip("dask.array")
     if name == "densecrf_rnn.compat.weights":
         pytest.importorskip("torch")  # its examples make a layer
     if name.startswith("densecrf_rnn.nn"):

@@ -29,8 +29,8 @@ LAYERS = (
     {"_backends"},
     {"lattice", "gibbs"},
     {"mean_field"},
-    {"refine", "energy", "onnx_runtime"},
-    {"samples", "tuning"},
+    {"refine", "energy", "tiles", "onnx_runtime"},
+    {"samples", "tuning", "distributed"},
     {"nn"},
     {"files"},
     {"compat", "cli"},
@@ -164,7 +164,7 @@ def test_importing_the_package_imports_numpy_alone():
     out = run(
         "import densecrf_rnn\n"
         "print(*sorted({name.split('.')[0] for name in sys.modules} & "
-        "{'torch', 'numba', 'scipy', 'skimage', 'matplotlib', 'tqdm', 'pytest'}))"
+        "{'torch', 'numba', 'scipy', 'skimage', 'matplotlib', 'tqdm', 'dask', 'pytest'}))"
     )
     assert out.strip() == ""
 

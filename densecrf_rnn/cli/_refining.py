@@ -17,6 +17,7 @@ from ..files.pairs import PICTURES, VOLUMES
 from ..files.record import Record, checksum
 from ..postprocess import remove_small
 from ..refine import refine
+from ..tiles import likeliest
 from . import UserError
 from ._crf_options import settings
 from ._inputs import Inputs
@@ -76,6 +77,12 @@ class Refining:
         inputs = {name: (path, checksum(path)) for name, path in zip(_SOURCES, match.paths)}
         if record.is_done(match.stem, {name: found for name, (_, found) in inputs.items()}):
             return "as before"
+        outputs, shape = self._refined(match)
+        record.add(match.stem, inputs, [path.name for path in outputs], shape=shape)
+        return "refined"
+
+    def _refined(self, match: files.Match) -> tuple[list[Path], tuple[int, ...]]:
+        """Read, refine and write; what was written, and of which shape the logits were."""
         problem = self._inputs.read(match)
         self._look_at_units(problem.image)
         with self._engine:
@@ -88,8 +95,7 @@ class Refining:
         del problem
         outputs = self.outputs(match, q.ndim - 1)
         self._write(match, q, list(outputs))
-        record.add(match.stem, inputs, [path.name for path in outputs], shape=q.shape)
-        return "refined"
+        return outputs, q.shape
 
     def _endings(self, what: str, image: Path, axes: int | None) -> list[str]:
         kind = files.extension(image)
@@ -130,18 +136,3 @@ class Refining:
                 UserWarning,
                 stacklevel=2,
             )
-
-
-def likeliest(q: Array) -> Array:
-    """``q.argmax(0)`` of marginals [L, *S], as uint8 where that holds it; of one map, q > 1/2.
-
-    Three times as fast as NumPy, which walks the labels of one pixel after another.
-    """
-    if len(q) == 1:
-        return (q[0] > 0.5).astype(np.uint8)
-    best = q[0].copy()
-    labels = np.zeros(best.shape, np.min_scalar_type(len(q) - 1))
-    for label, plane in enumerate(q[1:], start=1):
-        np.copyto(labels, label, where=plane > best, casting="unsafe")
-        np.maximum(best, plane, out=best)
-    return labels

@@ -1,7 +1,7 @@
 """`densecrf-rnn refine`: a folder of saved logits and their images into label maps or marginals.
 
-What becomes of one file is in `_refining`, how files are found and read in `_inputs`, what is kept
-of a run in `files.record`.
+What becomes of one file is in `_refining`, in tiles in `_tiling`; how files are found and read in
+`_inputs`, what is kept of a run in `files.record`.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from ._inputs import Inputs, add_input_options
 from ._memory import keep_memory
 from ._parallel import finished
 from ._refining import Refining
+from ._tiling import add_tile_options, refining
 
 RECORD = "refine"  # refine.json in the output folder
 # Files in hand beside those in the engine: one is read and one written meanwhile.
@@ -60,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--remove-small", type=positive, metavar="N",
         help="afterwards, give connected regions of fewer than N pixels to their neighbours",
     )  # fmt: skip
+    add_tile_options(parser)
     group = parser.add_argument_group("how it runs")
     group.add_argument(
         "--workers", type=positive, metavar="N",
@@ -83,11 +85,11 @@ def run(args: argparse.Namespace) -> int:
     require("refine", "tqdm")
     inputs = Inputs(args)
     how = {"backend": _backends.resolve(args.backend), **_shares(args, len(inputs.found))}
-    refining = Refining(args, inputs, how["workers"], how["threads"])
+    work = refining(args, inputs, how["workers"], how["threads"])
     if args.dry_run:
-        return _show(inputs, refining, how)
+        return _show(inputs, work, how)
 
-    record = _open_record(args.out, refining.options())
+    record = _open_record(args.out, work.options())
     counts: Counter[str] = Counter()
     failed: dict[str, str] = {}
     start, begin = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
@@ -104,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
     keep_memory(_LARGEST_KEPT)
     try:
-        _refine_all(inputs, refining, record, how["workers"] + _AHEAD, counts, failed)
+        _refine_all(inputs, work, record, how["workers"] + _AHEAD, counts, failed)
     except BaseException as error:
         with contextlib.suppress(OSError):  # what stopped the run may stop this; the lines remain
             close(str(error) or type(error).__name__)
@@ -151,6 +153,8 @@ def _shares(args: argparse.Namespace, count: int) -> dict[str, Any]:
     """Workers, and threads of each: one thread for each of many images wastes least."""
     processors = _backends.default_threads()
     workers = args.workers or min(max(1, processors // (args.threads or 1)), count)
+    if args.tile is not None and args.workers is None:
+        workers = 1  # the threads share a tile, so that memory is that of one
     return {"workers": workers, "threads": args.threads or max(1, processors // workers)}
 
 

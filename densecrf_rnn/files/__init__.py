@@ -6,6 +6,7 @@ in and out. Every error names the file. Packages beyond NumPy are imported when 
 
 from .atomic import remove_leftovers, replaced
 from .pairs import Match, Pairs, extension, pair, stem
+from .rasters import refine_raster
 from .reading import read_image, read_labels, read_logits, read_mask, read_palette, read_spacing
 from .settings import Settings, read_settings, write_settings
 from .writing import write_labels, write_marginals
@@ -23,6 +24,7 @@ __all__ = [
     "read_palette",
     "read_settings",
     "read_spacing",
+    "refine_raster",
     "remove_leftovers",
     "replaced",
     "stem",

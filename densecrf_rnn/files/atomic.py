@@ -43,13 +43,27 @@ def replaced(path: Path | str) -> Iterator[Path]:
     partial = path.with_name(f"{_PREFIX}{os.getpid()}-{next(_COUNT)}-{path.name}")
     try:
         yield partial
-        os.replace(partial, path)
+        _replace(partial, path)
     except OSError as error:
         if error.filename is None or str(error.filename) == str(partial):
             error.filename = str(path)  # the name that the caller knows
         raise
     finally:
         _remove(partial)
+
+
+def _replace(partial: Path, path: Path) -> None:
+    if not (partial.is_dir() and path.is_dir()):
+        os.replace(partial, path)
+        return
+    old = partial.with_name(f"{partial.name}.old")  # no system replaces a folder that holds files
+    os.replace(path, old)
+    try:
+        os.replace(partial, path)
+    except OSError:
+        os.replace(old, path)
+        raise
+    _remove(old)
 
 
 def remove_leftovers(folder: Path | str) -> int:

@@ -1,0 +1,175 @@
+"""refine_dask: tiles on dask, on one machine or on many.
+
+The tiles are the chunks of the arrays. Says what is to be computed and leaves where and when to
+dask's scheduler, so it runs unchanged on threads, processes and the cluster of dask.distributed,
+which computes the tiles of a lost worker once more.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import _checks, tiles
+from .kernels import Window
+from .params import CRFParams
+
+Array = np.ndarray[Any, Any]
+
+
+def refine_dask(
+    logits: Any,
+    image: Any,
+    params: CRFParams = CRFParams(),
+    *,
+    halo: tiles.Halo = None,
+    labels: bool = False,
+    compatibility: Array | None = None,
+    iterations: int = 10,
+    mask: Any = None,
+    spacing: Sequence[float] | None = None,
+    backend: str = "auto",
+    threads: int | None = 1,
+) -> Any:
+    """`refine_tiled` on dask arrays: lazy, and past one machine on a cluster.
+
+    Parameters
+    ----------
+    logits : dask array [L, H, W] or [L, D, H, W], float16, float32 or float64
+        As in `refine_tiled`. Its chunks along the image are the tiles; those along the labels are
+        joined.
+    image : dask array [H, W, C] or [D, H, W, C], integer or floating point
+        As in `refine_tiled`; cut as `logits` is.
+    params : CRFParams
+        As in `refine`.
+    halo : int or sequence of one int per spatial axis, or "exact", optional
+        As in `refine_tiled`. Chunks narrower than the halo are joined.
+    labels : bool
+        The likeliest label of each pixel in place of the marginals, as in `refine_tiled`.
+    compatibility, iterations, spacing, backend
+        As in `refine`.
+    mask : dask array [H, W] or [D, H, W] of bool, optional
+        As in `refine`.
+    threads : int, optional
+        Threads of each tile: one, for dask refines several tiles at a time. None: all processors.
+
+    Returns
+    -------
+    dask array [L, H, W] or [L, D, H, W], float32
+        Marginals, not computed yet; or with `labels` the labels, [H, W] or [D, H, W].
+
+    Raises
+    ------
+    ImportError
+        dask is not installed.
+    TypeError, ValueError
+        As in `refine_tiled`: about options and shapes now, about values when computed.
+    BackendUnavailableError
+        `backend` cannot run here; the message says why.
+
+    Notes
+    -----
+    `dask.array.map_overlap` with boundary "none". A worker needs this package, and memory for its
+    tiles with their halos.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> rng = np.random.default_rng(0)
+    >>> logits = da.from_array(rng.normal(size=(3, 40, 50)).astype(np.float32), chunks=(3, 20, 25))
+    >>> image = da.from_array(rng.integers(0, 255, (40, 50, 3), np.uint8), chunks=(20, 25, 3))
+    >>> q = refine_dask(logits, image, CRFParams(theta_alpha=2, theta_beta=20, theta_gamma=1))
+    >>> q.shape, q.chunks[1:]
+    ((3, 40, 50), ((20, 20), (25, 25)))
+    >>> bool(np.allclose(q.sum(0).compute(), 1))
+    True
+    """
+    _checks.flag("labels", labels)
+    da = _dask_array()
+    given = {"logits": logits, "image": image} | ({} if mask is None else {"mask": mask})
+    for name, array in given.items():
+        _check_kind(name, array, da)
+    options = {
+        "params": params, "compatibility": compatibility, "iterations": iterations,
+        "spacing": spacing, "backend": backend, "threads": threads,
+    }  # fmt: skip
+    tiles.check(logits, image, mask, options)
+    size = logits.shape[1:]
+    depth = tiles.halo_of(halo, params, size, iterations, spacing)
+
+    # Chunks that a neighbour's halo ends in, and no halo where there is no neighbour.
+    chunks = tuple(
+        da.overlap.ensure_minimum_chunksize(min(d, n), c)
+        for d, n, c in zip(depth, size, logits.chunks[1:], strict=True)
+    )
+    depth = tuple(0 if len(c) == 1 else d for d, c in zip(depth, chunks, strict=True))
+    # With the channels first, the axes of the image are the last ones of all arrays.
+    arrays = [
+        logits.rechunk({0: -1, **dict(enumerate(chunks, 1))}),
+        da.moveaxis(image, -1, 0).rechunk({0: -1, **dict(enumerate(chunks, 1))}),
+    ]
+    if mask is not None:
+        arrays.append(mask.rechunk(dict(enumerate(chunks))))
+    q = da.map_overlap(
+        _refine_block,
+        *arrays,
+        depth=[dict(enumerate((0,) * (a.ndim - len(size)) + depth)) for a in arrays],
+        boundary="none",
+        align_arrays=False,  # they are, but for labels and channels
+        allow_rechunk=False,
+        starts=tuple(tuple(np.cumsum((0, *c[:-1])).tolist()) for c in chunks),
+        halo=depth,
+        size=size,
+        options=options,
+        dtype=np.float32,
+        meta=np.empty((0,) * logits.ndim, np.float32),
+    )
+    if not labels:
+        return q
+    dtype = tiles.label_dtype(logits.shape[0])
+    meta = np.empty((0,) * len(size), dtype)
+    return q.map_blocks(_labels, dtype, drop_axis=0, dtype=dtype, meta=meta)
+
+
+def _refine_block(
+    logits: Array,
+    image: Array,
+    mask: Array | None = None,
+    *,
+    starts: tuple[tuple[int, ...], ...],
+    halo: tuple[int, ...],
+    size: tuple[int, ...],
+    options: dict[str, Any],
+    block_id: tuple[int, ...],
+) -> Array:
+    """Marginals of a chunk with its halo, both of which dask then trims."""
+    origin = tuple(
+        max(0, axis[i] - h) for axis, i, h in zip(starts, block_id[1:], halo, strict=True)
+    )
+    image = np.moveaxis(image, 0, -1)
+    return tiles.refined_window(logits, image, mask, options, Window(origin, size))
+
+
+def _labels(q: Array, dtype: Any) -> Array:
+    return tiles.likeliest(q).astype(dtype)
+
+
+def _dask_array() -> Any:
+    try:
+        import dask.array
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"refine_dask needs {error.name}, which is not installed; pip install "
+            "'densecrf-rnn[dask]' (refine_tiled works without it)"
+        ) from error
+    return dask.array
+
+
+def _check_kind(name: str, array: Any, da: Any) -> None:
+    if not isinstance(array, da.Array):
+        raise TypeError(
+            f"{name} is {type(array).__name__}; it must be a dask array (dask.array.from_array, "
+            "from_zarr; for NumPy arrays there is refine_tiled)"
+        )
+    if any(n != n for n in array.shape):
+        raise ValueError(f"{name} has chunks of unknown size; call {name}.compute_chunk_sizes()")

@@ -1,0 +1,482 @@
+"""refine_tiled: an image of any size in the memory of a tile.
+
+A tile is refined with a halo of the pixels around it, and what came of the halo is thrown away.
+The kernels of a tile lie where those of the whole image do, so a halo as wide as messages travel
+gives the very marginals of the whole image; docs/refinement.md says what a narrower one costs.
+Knows no file format: anything that slices like an array will do.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from . import _checks, grid
+from .kernels import Window
+from .mean_field import infer
+from .params import CRFParams
+
+Array = np.ndarray[Any, Any]
+Halo = int | Sequence[int] | Literal["exact"] | None
+
+# About as many pixels as a core refines in a second, and a multiple of the blocks and chunks in
+# which files are stored.
+_DEFAULT_TILE = {2: 1024, 3: 128}
+# Pixels on either side of the image's middle that are looked at before anything is refined.
+_GLANCE = 16
+
+
+class Sliceable(Protocol):
+    """What is read in tiles: an array of NumPy (memmaps too), zarr, h5py and their like."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+    def __getitem__(self, where: tuple[slice, ...], /) -> Any: ...
+
+
+class Writable(Protocol):
+    """What is written in tiles."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+    def __setitem__(self, where: tuple[slice, ...], values: Any, /) -> None: ...
+
+
+class Tile(NamedTuple):
+    """A part of an image, one slice per axis each."""
+
+    inner: tuple[slice, ...]  # what is written
+    outer: tuple[slice, ...]  # what is read: `inner` and its halo, within the image
+
+    @property
+    def origin(self) -> tuple[int, ...]:
+        """The first pixel that is read."""
+        return tuple(axis.start for axis in self.outer)
+
+    @property
+    def kept(self) -> tuple[slice, ...]:
+        """`inner`, counted from the first pixel that is read."""
+        return tuple(
+            slice(i.start - o.start, i.stop - o.start)
+            for i, o in zip(self.inner, self.outer, strict=True)
+        )
+
+
+def refine_tiled(
+    logits: Sliceable,
+    image: Sliceable,
+    params: CRFParams = CRFParams(),
+    *,
+    tile: int | Sequence[int] | None = None,
+    halo: Halo = None,
+    out: Writable | None = None,
+    labels: bool = False,
+    compatibility: Array | None = None,
+    iterations: int = 10,
+    mask: Sliceable | None = None,
+    spacing: Sequence[float] | None = None,
+    backend: str = "auto",
+    threads: int | None = None,
+) -> Any:
+    """`refine` for images that are larger than memory: read, refined and written tile by tile.
+
+    Parameters
+    ----------
+    logits : array-like [L, H, W] or [L, D, H, W], float16, float32 or float64
+        As in `refine`. Anything with `shape`, `dtype` and slices: ``np.load(..., mmap_mode="r")``,
+        an array of zarr or h5py. float16 is computed with as float32.
+    image : array-like [H, W, C] or [D, H, W, C], integer or floating point
+        As in `refine`.
+    params : CRFParams
+        As in `refine`.
+    tile : int or sequence of one int per spatial axis, optional
+        Size of what is written at a time, in pixels; default 1024 (128 in volumes), and at least
+        the halo. Where `out` is stored in chunks, best a multiple of them.
+    halo : int or sequence of one int per spatial axis, or "exact", optional
+        Pixels read beyond the tile on each side. Default: as far as one message carries,
+        `reach`. "exact": as far as all iterations do, and no seam is left but rounding.
+    out : array-like [L, H, W] or [L, D, H, W] (of `labels`: without L), optional
+        Where the result is written: anything with `shape`, `dtype` and assignment to slices. Not
+        `logits` itself. Default: a NumPy array, which must fit into memory.
+    labels : bool
+        Write the likeliest label of each pixel in place of the marginals. L = 1: 1 for the
+        foreground.
+    compatibility, iterations, spacing, backend, threads
+        As in `refine`.
+    mask : array-like [H, W] or [D, H, W] of bool, optional
+        As in `refine`, but also anything that slices.
+
+    Returns
+    -------
+    out
+        Marginals, float32 unless `out` has another dtype; or with `labels` the labels, in the
+        smallest unsigned integer unless `out` has another dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `refine`; or `tile`, `halo` or `out` do not fit. Options and shapes are looked at
+        before anything is read or written, values as their tile comes.
+    BackendUnavailableError
+        `backend` cannot run here; the message says why.
+
+    Notes
+    -----
+    [KK11] algorithm 1 on each tile. Memory is that of a tile with its halo, whatever the image.
+    Positions count from the corner of the image, in the dtype of computation. float32 tells apart
+    what is within some 100,000 theta of it; a larger image is refused and needs float64 logits.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> logits = rng.normal(size=(3, 40, 50)).astype(np.float32)
+    >>> image = rng.integers(0, 255, (40, 50, 3), np.uint8)
+    >>> params = CRFParams(theta_alpha=2, theta_beta=20, theta_gamma=1)
+    >>> q = refine_tiled(logits, image, params, tile=16, halo="exact", iterations=2)
+    >>> from densecrf_rnn import refine
+    >>> bool(np.allclose(q, refine(logits, image, params, iterations=2), atol=1e-6))
+    True
+    """
+    _checks.flag("labels", labels)
+    parts = refined_tiles(
+        logits, image, params, tile=tile, halo=halo, compatibility=compatibility,
+        iterations=iterations, mask=mask, spacing=spacing, backend=backend, threads=threads,
+    )  # fmt: skip
+    into: Any = out
+    if out is None:
+        shape = logits.shape[1:] if labels else logits.shape
+        into = np.empty(shape, label_dtype(logits.shape[0]) if labels else np.float32)
+    _check_out(into, logits, image, mask, labels)
+    for inner, q in parts:
+        if labels:
+            into[inner] = likeliest(q)
+        else:
+            into[(slice(None), *inner)] = q
+    return into
+
+
+def refined_tiles(
+    logits: Sliceable,
+    image: Sliceable,
+    params: CRFParams = CRFParams(),
+    *,
+    tile: int | Sequence[int] | None = None,
+    halo: Halo = None,
+    compatibility: Array | None = None,
+    iterations: int = 10,
+    mask: Sliceable | None = None,
+    spacing: Sequence[float] | None = None,
+    backend: str = "auto",
+    threads: int | None = None,
+) -> Iterator[tuple[tuple[slice, ...], Array]]:
+    """The tiles of `refine_tiled` as they are refined, for whoever writes them elsewhere.
+
+    Parameters
+    ----------
+    logits, image, params, tile, halo, compatibility, iterations, mask, spacing, backend, threads
+        As in `refine_tiled`.
+
+    Returns
+    -------
+    iterator of (tuple of slices, ndarray [L, *tile] float32)
+        Where the tile lies in the image, and its marginals. Together the tiles cover each pixel
+        once, row by row.
+
+    Raises
+    ------
+    TypeError, ValueError, BackendUnavailableError
+        As in `refine_tiled`: about options and shapes now, about values as the tile comes.
+
+    Examples
+    --------
+    >>> logits, image = np.zeros((2, 5, 7), np.float32), np.zeros((5, 7, 3), np.uint8)
+    >>> for where, q in refined_tiles(logits, image, tile=4):
+    ...     print([(axis.start, axis.stop) for axis in where], q.shape)
+    [(0, 4), (0, 4)] (2, 4, 4)
+    [(0, 4), (4, 7)] (2, 4, 3)
+    [(4, 5), (0, 4)] (2, 1, 4)
+    [(4, 5), (4, 7)] (2, 1, 3)
+    """
+    options = {
+        "params": params, "compatibility": compatibility, "iterations": iterations,
+        "spacing": spacing, "backend": backend, "threads": threads,
+    }  # fmt: skip
+    check(logits, image, mask, options)
+    size = logits.shape[1:]
+    plan = tiling(size, tile, halo_of(halo, params, size, iterations, spacing))
+    return _refined(logits, image, mask, options, plan)
+
+
+def _refined(
+    logits: Sliceable,
+    image: Sliceable,
+    mask: Sliceable | None,
+    options: dict[str, Any],
+    plan: Sequence[Tile],
+) -> Iterator[tuple[tuple[slice, ...], Array]]:
+    _advise(logits, image, mask, options["params"])
+    for part in plan:
+        window = Window(part.origin, logits.shape[1:])
+        seen = None if mask is None else np.asarray(mask[part.outer])
+        q = refined_window(*_read(logits, image, part.outer), seen, options, window)
+        q = q[(slice(None), *part.kept)].copy()  # so that the halo is not kept in memory
+        yield part.inner, q
+
+
+def refined_window(
+    logits: Array, image: Array, mask: Array | None, options: dict[str, Any], window: Window
+) -> Array:
+    """Marginals of a part of an image. float32
+
+    Raises
+    ------
+    ValueError
+        Of a value in it; the message says where it lies.
+    """
+    try:
+        q = infer(
+            _computable(logits), image, mask=mask, kernel_weights=None, marginals=True,
+            window=window, **options,
+        )  # fmt: skip
+    except ValueError as error:
+        names = ("layers", "rows", "columns")[-len(window.whole) :]
+        where = ", ".join(
+            f"{name} {start}..{start + n - 1}"
+            for name, start, n in zip(names, window.origin, logits.shape[1:], strict=True)
+        )
+        raise ValueError(f"{error} (in {where})") from error
+    return q.astype(np.float32, copy=False)
+
+
+def likeliest(q: Array) -> Array:
+    """The label of each pixel from its marginals [L, *S]; of one map, q > 1/2. [*S]
+
+    Three times as fast as NumPy's argmax, which walks the labels of one pixel after another.
+    """
+    if len(q) == 1:
+        return (q[0] > 0.5).astype(np.uint8)
+    best = q[0].copy()
+    labels = np.zeros(best.shape, label_dtype(len(q)))
+    for label, plane in enumerate(q[1:], start=1):
+        np.copyto(labels, label, where=plane > best, casting="unsafe")
+        np.maximum(best, plane, out=best)
+    return labels
+
+
+def label_dtype(labels: int) -> Any:
+    """The smallest unsigned integer for labels 0 to L - 1 (L = 1: 0 and 1)."""
+    return np.min_scalar_type(max(1, labels - 1))
+
+
+def reach(
+    params: CRFParams, size: Sequence[int], spacing: Sequence[float] | None = None
+) -> tuple[int, ...]:
+    """How far one message carries along each axis, in pixels: beyond it kernels are exactly 0.
+
+    Parameters
+    ----------
+    params : CRFParams
+    size : (H, W) or (D, H, W)
+        Of the image.
+    spacing : sequence of one float per spatial axis, optional
+        As in `refine`.
+
+    Returns
+    -------
+    tuple of int
+        One per axis of `size`, at most its length.
+
+    Notes
+    -----
+    [Adams10]. A lattice's splat and slice reach across a simplex, its blur two simplices further:
+    4 sqrt(3/2 j / (j+1)) deviations in all along the j-th feature, whatever the others are. That is
+    3.46, 4 and 4.24 theta_alpha along columns, rows and layers (with feature order "xy"). A vertex
+    counts if some pixel touches it; those that matter lie within the same bound.
+
+    Examples
+    --------
+    >>> reach(CRFParams(theta_alpha=30), (5000, 5000))
+    (120, 104)
+    """
+    spacing = _checks.spacing(spacing, len(size))
+    feature = range(1, len(size) + 1)
+    if params.feature_order == "xy":
+        feature = feature[::-1]
+    simplices = 5 if params.quality == "filled" else 4  # a vertex may be there for its neighbour's
+    lattice = [simplices * math.sqrt(1.5 * j / (j + 1)) for j in feature]
+    found = [0] * len(size)
+    for theta, weight, regular in (
+        (params.theta_alpha, params.w_bilateral, False),
+        (params.theta_gamma, params.w_spatial, params.spatial == "grid"),
+    ):
+        if not np.any(weight):
+            continue
+        for axis, (n, step) in enumerate(zip(size, spacing, strict=True)):
+            if regular:
+                pixels = grid.reach(grid.axis(n, theta / step))
+            else:
+                pixels = math.ceil(min(n, lattice[axis] * theta / step))
+            found[axis] = max(found[axis], pixels)
+    return tuple(found)
+
+
+def halo_of(
+    halo: Halo,
+    params: CRFParams,
+    size: Sequence[int],
+    iterations: int,
+    spacing: Sequence[float] | None,
+) -> tuple[int, ...]:
+    """`refine_tiled`'s argument `halo` in pixels, one number per axis."""
+    if halo is None:
+        return reach(params, size, spacing)
+    if isinstance(halo, str):
+        _checks.option("halo", halo, ("exact",))
+        # A normaliser that acts on what is sent must be right where that comes from: once more.
+        messages = iterations + (params.normalization in ("before", "symmetric"))
+        return tuple(min(n, messages * r) for n, r in zip(size, reach(params, size, spacing)))
+    return _per_axis("halo", halo, len(size), 0)
+
+
+def tiling(
+    size: Sequence[int], tile: int | Sequence[int] | None, halo: Sequence[int]
+) -> list[Tile]:
+    """The tiles of an image of this size, row by row."""
+    if tile is None:
+        # Never narrower than the halo, or most of the work would be thrown away.
+        lengths = tuple(max(_DEFAULT_TILE[len(size)], h) for h in halo)
+    else:
+        lengths = _per_axis("tile", tile, len(size), 1)
+    axes = [
+        [
+            (
+                slice(start, min(n, start + length)),
+                slice(max(0, start - margin), min(n, start + length + margin)),
+            )
+            for start in range(0, n, length)
+        ]
+        for n, length, margin in zip(size, lengths, halo, strict=True)
+    ]
+    return [
+        Tile(tuple(i for i, _ in axis), tuple(o for _, o in axis))
+        for axis in itertools.product(*axes)
+    ]
+
+
+def _per_axis(name: str, value: Any, axes: int, at_least: int) -> tuple[int, ...]:
+    if isinstance(value, (tuple, list)):
+        if len(value) != axes:
+            raise ValueError(f"{name} is {value!r}; give one number, or {axes}: one per axis")
+        return tuple(_checks.count(f"{name}[{i}]", v, at_least) for i, v in enumerate(value))
+    return (_checks.count(name, value, at_least),) * axes
+
+
+def _computable(logits: Array) -> Array:
+    return logits.astype(np.float32) if logits.dtype == np.float16 else logits
+
+
+def _read(
+    logits: Sliceable, image: Sliceable, where: tuple[slice, ...]
+) -> tuple[Array, Array]:
+    scores = _computable(np.asarray(logits[(slice(None), *where)]))
+    return scores, np.asarray(image[(*where, slice(None))])
+
+
+# --- arguments -----------------------------------------------------------------------------------
+
+
+def check(
+    logits: Sliceable, image: Sliceable, mask: Sliceable | None, options: dict[str, Any]
+) -> None:
+    """What can be said of shapes and options before anything is read."""
+    for name, array in (("logits", logits), ("image", image), ("mask", mask)):
+        if array is None and name == "mask":
+            continue
+        if not all(hasattr(array, need) for need in ("shape", "dtype", "__getitem__")):
+            raise TypeError(
+                f"{name} is {type(array).__name__}; it must be an array: of NumPy, or one that "
+                "slices like it (numpy.memmap, zarr, h5py)"
+            )
+    _checks.params(options["params"], CRFParams)
+    # Arrays of the shapes and dtypes that came, which take no memory.
+    scores = _stand_in("logits", logits)
+    if scores.dtype == np.float16:
+        scores = np.broadcast_to(np.float32(0), scores.shape)
+    picture = _stand_in("image", image)
+    _checks.logits(scores, batched=False)
+    _checks.image(picture, scores, batched=False)
+    size = scores.shape[1:]
+    if mask is not None:
+        _checks.mask(_stand_in("mask", mask), size)
+    # One pixel of no opinion, in the far corner: there is nothing in it to object to but the
+    # options, and positions that are too far away to be told apart.
+    one = (1,) * len(size)
+    infer(
+        np.zeros((len(scores), *one), scores.dtype),
+        np.zeros((*one, picture.shape[-1]), picture.dtype),
+        mask=None, kernel_weights=None, marginals=True,
+        window=Window(tuple(n - 1 for n in size), size), **options,
+    )  # fmt: skip
+
+
+def _stand_in(name: str, array: Sliceable) -> Array:
+    try:
+        dtype = np.dtype(array.dtype)
+    except TypeError:  # a tensor's
+        raise TypeError(
+            f"{name} has dtype {array.dtype}, which is not NumPy's; pass a NumPy array, or one "
+            "that slices like it (numpy.memmap, zarr, h5py)"
+        ) from None
+    return np.broadcast_to(np.zeros((), dtype), tuple(array.shape))
+
+
+def _advise(
+    logits: Sliceable, image: Sliceable, mask: Sliceable | None, params: CRFParams
+) -> None:
+    """Warn, as `refine` does, of what the middle of the image looks like."""
+    where = tuple(
+        slice(max(0, n // 2 - _GLANCE), min(n, n // 2 + _GLANCE)) for n in logits.shape[1:]
+    )
+    scores, picture = _read(logits, image, where)
+    if mask is not None:
+        seen = np.asarray(mask[where])
+        scores, picture = scores[:, seen], picture[seen]
+    _checks.probabilities(scores, batched=False)
+    _checks.image_range(picture, params.theta_beta)
+
+
+def _check_out(
+    out: Any, logits: Sliceable, image: Sliceable, mask: Sliceable | None, labels: bool
+) -> None:
+    if not all(hasattr(out, need) for need in ("shape", "dtype", "__setitem__")):
+        raise TypeError(
+            f"out is {type(out).__name__}; it must be an array that can be written to (NumPy, "
+            "zarr, h5py)"
+        )
+    wanted = logits.shape[1:] if labels else logits.shape
+    if tuple(out.shape) != tuple(wanted):
+        raise ValueError(
+            f"out has shape {tuple(out.shape)}; {'labels' if labels else 'marginals'} of these "
+            f"logits need {tuple(wanted)}"
+        )
+    dtype, count = np.dtype(out.dtype), max(2, logits.shape[0])
+    if labels and not (dtype.kind in "iu" and np.iinfo(dtype).max >= count - 1):
+        raise TypeError(f"out has dtype {dtype}; it must be an integer that can hold {count - 1}")
+    if not labels and dtype.kind != "f":
+        raise TypeError(f"out has dtype {dtype}; marginals need floating point (float32)")
+    for name, array in (("logits", logits), ("image", image), ("mask", mask)):
+        arrays = isinstance(out, np.ndarray) and isinstance(array, np.ndarray)
+        if out is array or (arrays and np.may_share_memory(out, array)):
+            raise ValueError(
+                f"out is {name} itself, which halos are still read from; give another array"
+            )
