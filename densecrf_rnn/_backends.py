@@ -213,6 +213,35 @@ class FusedEngine(Engine, Protocol):
         """Write the gradients of each problem; `memory_budget` as in the forward pass."""
 
 
+@dataclass(frozen=True)
+class GibbsProblem:
+    """Sweeps of a batch of grid CRFs that share tables and edge classes."""
+
+    logits: Array  # [B, L, H, W] float32
+    labels: Array  # [B, H, W] int32, written; below 0: the pixel takes no part
+    tables: Array  # [C, L, L] float32
+    offsets: Array  # [C, 2] int32, rows and columns
+    colouring: tuple[int, int, int]  # a pixel's colour is (a column + b row) mod m
+    seed: int  # below 2^64
+    chains: Array  # [B] uint64; with seed, sweep and pixel they make the random numbers
+    first_sweep: Array  # [B] uint64, the number of the first sweep of each
+    inverse_temperature: Array  # [S] float32, of each sweep; infinity: the likeliest label
+    marginals: Array | None  # [B, H, W, L] float64, the conditionals drawn from are added
+    changes: Array  # [B, S] int64, written: how many labels changed
+
+
+class GibbsEngine(Protocol):
+    """A backend that samples grid CRFs; any two of them give the same bits."""
+
+    def gibbs_sweep(self, problem: GibbsProblem, threads: int) -> None:
+        """Draw every pixel once in each sweep, colour by colour."""
+
+    def gibbs_statistics(
+        self, labels: Array, offsets: Array, counts: Array, threads: int
+    ) -> None:
+        """Add to counts [C, L, L] int64 the pairs of labels [B, H, W] at the ends of edges."""
+
+
 class _NativeCpu:
     def __init__(self) -> None:
         self._module = importlib.import_module("densecrf_rnn._cpu")
@@ -290,6 +319,18 @@ class _NativeCpu:
             tuples.append((_kernels(p.kernels), *arrays, wanted))
         self._module.mean_field_backward(tuples, coupling, iterations, memory_budget, threads)
 
+    def gibbs_sweep(self, problem: GibbsProblem, threads: int) -> None:
+        p = problem
+        self._module.gibbs_sweep(
+            p.logits, p.labels, p.tables, p.offsets, tuple(p.colouring), p.seed, p.chains,
+            p.first_sweep, p.inverse_temperature, p.marginals, p.changes, threads,
+        )  # fmt: skip
+
+    def gibbs_statistics(
+        self, labels: Array, offsets: Array, counts: Array, threads: int
+    ) -> None:
+        self._module.gibbs_statistics(labels, offsets, counts, threads)
+
 
 def _kernels(kernels: Sequence[MeanFieldKernel]) -> list[tuple[Any, ...]]:
     """Kernels as the native module takes them."""
@@ -315,6 +356,7 @@ class _Numba:
 
     def __init__(self) -> None:
         self._module = importlib.import_module("densecrf_rnn.reference.lattice")
+        self._gibbs = importlib.import_module("densecrf_rnn.reference.gibbs_numba")
 
     def build(
         self, features: Sequence[Array], plans: Sequence[Plan], quality: str, threads: int
@@ -380,6 +422,21 @@ class _Numba:
         _fits("cotangent", cotangent, plan.vertex.shape[:1])
         _fits("out", out, plan.weight.shape)
         self._module.self_response_gradient(*self._arrays(plan), cotangent, out)
+
+    def gibbs_sweep(self, problem: GibbsProblem, threads: int) -> None:
+        p = problem
+        images, count, height, width = p.logits.shape
+        _fits("labels", p.labels, (images, height, width))
+        _fits("tables", p.tables, (len(p.offsets), count, count))
+        self._gibbs.sweep(
+            p.logits, p.labels, p.tables, p.offsets, p.colouring, p.seed, p.chains,
+            p.first_sweep, p.inverse_temperature, p.marginals, p.changes,
+        )  # fmt: skip
+
+    def gibbs_statistics(
+        self, labels: Array, offsets: Array, counts: Array, threads: int
+    ) -> None:
+        self._gibbs.statistics(labels, offsets, counts)
 
 
 def _fits(name: str, array: Array, shape: tuple[int, ...]) -> None:
@@ -486,6 +543,12 @@ def fused_engine(name: str) -> FusedEngine | None:
     """The engine `name`, if it runs whole mean fields; else None."""
     found: Any = engine(name)
     return found if hasattr(found, "mean_field") else None
+
+
+def gibbs_engine(name: str) -> GibbsEngine:
+    """The engine `name`, which samples too."""
+    found: Any = engine(name)
+    return found
 
 
 def device_module(name: str, device: str) -> Any:

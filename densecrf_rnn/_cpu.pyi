@@ -51,3 +51,18 @@ def mean_field_backward(
     memory_budget: int,
     threads: int,
 ) -> None: ...
+def gibbs_sweep(
+    logits: Array,
+    labels: Array,
+    tables: Array,
+    offsets: Array,
+    colouring: tuple[int, int, int],
+    seed: int,
+    chains: Array,
+    first_sweep: Array,
+    inverse_temperature: Array,
+    marginals: Array | None,
+    changes: Array,
+    threads: int,
+) -> None: ...
+def gibbs_statistics(labels: Array, offsets: Array, counts: Array, threads: int) -> None: ...

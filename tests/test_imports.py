@@ -24,11 +24,11 @@ LAYERS = (
     {"_checks", "metrics"},
     {"params", "unaries", "upsampling", "postprocess"},
     {"kernels"},
-    {"grid"},
+    {"grid", "neighbourhood"},
     {"reference"},
     {"_backends"},
     {"lattice", "gibbs"},
-    {"mean_field"},
+    {"mean_field", "convergence"},
     {"refine", "energy", "tiles", "onnx_runtime"},
     {"samples", "tuning", "distributed"},
     {"nn"},
@@ -91,7 +91,9 @@ def of(*units):
     return [path for path in SOURCES if unit(path) in units]
 
 
-LOWEST = of("_checks", "params", "kernels", "grid", "metrics", "unaries", "upsampling")
+LOWEST = of(
+    "_checks", "params", "kernels", "grid", "neighbourhood", "metrics", "unaries", "upsampling"
+)
 
 
 @pytest.mark.parametrize("path", LOWEST, ids=str)

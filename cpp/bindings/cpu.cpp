@@ -6,12 +6,15 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstdlib>
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "../core/simplex.hpp"
+#include "../cpu/gibbs.hpp"
 #include "../cpu/lattice.hpp"
 #include "../cpu/mean_field.hpp"
 #include "../cpu/pool.hpp"
@@ -425,6 +428,91 @@ void mean_field_backward(const Tuples& problems, const py::array& coupling, int 
   });
 }
 
+// The edge classes of a grid CRF: [C, 2], each at most the size of the image.
+void set_offsets(const py::array& offsets, dcrf::GibbsBatch& batch) {
+  const std::int64_t classes = length(offsets, 0, "offsets must be [C, 2]");
+  batch.classes = int(classes);
+  batch.offsets = data<std::int32_t>(offsets, {classes, 2}, "offsets must be int32 [C, 2]");
+  for (std::int64_t c = 0; c < classes; ++c) {
+    require(std::abs(std::int64_t(batch.offsets[2 * c])) <= batch.height &&
+                std::abs(std::int64_t(batch.offsets[2 * c + 1])) <= batch.width,
+            "an offset is longer than the image");
+  }
+}
+
+void check_labels(const dcrf::GibbsBatch& batch, const std::int32_t* labels) {
+  const std::int64_t pixels = batch.images * batch.height * batch.width;
+  std::int32_t greatest = 0;
+  for (std::int64_t p = 0; p < pixels; ++p) greatest = labels[p] > greatest ? labels[p] : greatest;
+  require(greatest < batch.labels, "labels must be below L");
+}
+
+void gibbs_sweep(const py::array& logits, const py::array& labels, const py::array& tables,
+                 const py::array& offsets, const std::tuple<int, int, int>& colouring,
+                 std::uint64_t seed, const py::array& chains, const py::array& first_sweep,
+                 const py::array& inverse_temperature, const py::object& marginals,
+                 const py::array& changes, int threads) {
+  dcrf::GibbsBatch batch;
+  const std::int64_t images = length(logits, 0, "logits must be [B, L, H, W]");
+  const std::int64_t count = length(logits, 1, "logits must be [B, L, H, W]");
+  const std::int64_t height = length(logits, 2, "logits must be [B, L, H, W]");
+  const std::int64_t width = length(logits, 3, "logits must be [B, L, H, W]");
+  require(count >= 1 && count < 65536 && height >= 1 && width >= 1 &&
+              height * width < (std::int64_t(1) << 31),
+          "L must be 1 to 65535, and H W 1 to below 2^31");
+  batch.images = images;
+  batch.height = height;
+  batch.width = width;
+  batch.labels = int(count);
+  batch.logits = data<float>(logits, {images, count, height, width}, "logits must be float32");
+  set_offsets(offsets, batch);
+  batch.tables =
+      data<float>(tables, {batch.classes, count, count}, "tables must be float32 [C, L, L]");
+  std::tie(batch.a, batch.b, batch.m) = colouring;
+  require(batch.m >= 1 && batch.m < (1 << 15) && batch.a >= 0 && batch.a < batch.m &&
+              batch.b >= 0 && batch.b < batch.m,
+          "a colouring is (a, b, m) with a and b below m");
+  for (int c = 0; c < batch.classes; ++c) {
+    const std::int64_t apart = std::int64_t(batch.a) * batch.offsets[2 * c + 1] +
+                               std::int64_t(batch.b) * batch.offsets[2 * c];
+    require(apart % batch.m != 0, "neighbours must differ in colour");
+  }
+  batch.seed = seed;
+  batch.chain = data<std::uint64_t>(chains, {images}, "chains must be uint64 [B]");
+  batch.first_sweep = data<std::uint64_t>(first_sweep, {images}, "first_sweep must be uint64 [B]");
+  batch.sweeps = int(length(inverse_temperature, 0, "inverse_temperature must be [S]"));
+  batch.inverse_temperature =
+      data<float>(inverse_temperature, {batch.sweeps}, "inverse_temperature must be float32 [S]");
+  std::int32_t* const to =
+      room<std::int32_t>(labels, {images, height, width}, "labels must be int32 [B, H, W]");
+  check_labels(batch, to);
+  double* const sums = marginals.is_none() ? nullptr
+                                           : room<double>(marginals, {images, height, width, count},
+                                                          "marginals must be float64 [B, H, W, L]");
+  std::int64_t* const changed =
+      room<std::int64_t>(changes, {images, batch.sweeps}, "changes must be int64 [B, S]");
+  const Unlocked unlocked;
+  dcrf::gibbs_sweep(batch, to, sums, changed, threads);
+}
+
+void gibbs_statistics(const py::array& labels, const py::array& offsets, const py::array& counts,
+                      int threads) {
+  dcrf::GibbsBatch batch;
+  batch.images = length(labels, 0, "labels must be [B, H, W]");
+  batch.height = length(labels, 1, "labels must be [B, H, W]");
+  batch.width = length(labels, 2, "labels must be [B, H, W]");
+  const std::int32_t* const from = data<std::int32_t>(
+      labels, {batch.images, batch.height, batch.width}, "labels must be int32 [B, H, W]");
+  set_offsets(offsets, batch);
+  const std::int64_t count = length(counts, 1, "counts must be [C, L, L]");
+  batch.labels = int(count);
+  std::int64_t* const to =
+      room<std::int64_t>(counts, {batch.classes, count, count}, "counts must be int64 [C, L, L]");
+  check_labels(batch, from);
+  const Unlocked unlocked;
+  dcrf::gibbs_statistics(batch, from, to, threads);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -447,4 +535,10 @@ PYBIND11_MODULE(_cpu, m) {
         py::arg("marginals"), py::arg("memory_budget"), py::arg("threads"));
   m.def("mean_field_backward", &mean_field_backward, py::arg("problems"), py::arg("coupling"),
         py::arg("iterations"), py::arg("memory_budget"), py::arg("threads"));
+  m.def("gibbs_sweep", &gibbs_sweep, py::arg("logits"), py::arg("labels"), py::arg("tables"),
+        py::arg("offsets"), py::arg("colouring"), py::arg("seed"), py::arg("chains"),
+        py::arg("first_sweep"), py::arg("inverse_temperature"), py::arg("marginals"),
+        py::arg("changes"), py::arg("threads"));
+  m.def("gibbs_statistics", &gibbs_statistics, py::arg("labels"), py::arg("offsets"),
+        py::arg("counts"), py::arg("threads"));
 }

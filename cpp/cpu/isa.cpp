@@ -5,13 +5,15 @@
 #include <string>
 
 #include "loops.hpp"
+#include "loops/gibbs.hpp"
 
 namespace dcrf {
 
-#define DCRF_DECLARE(isa)  \
-  namespace isa {          \
-  template <typename T>    \
-  const Loops<T>& table(); \
+#define DCRF_DECLARE(isa)          \
+  namespace isa {                  \
+  template <typename T>            \
+  const Loops<T>& table();         \
+  const GibbsLoops& gibbs_table(); \
   }
 DCRF_DECLARE(baseline)
 #ifdef DCRF_WITH_AVX2
@@ -73,6 +75,16 @@ const Loops<T>& loops() {
 
 template const Loops<float>& loops();
 template const Loops<double>& loops();
+
+const GibbsLoops& gibbs_loops() {
+#ifdef DCRF_WITH_AVX512
+  if (chosen() == 2) return avx512::gibbs_table();
+#endif
+#ifdef DCRF_WITH_AVX2
+  if (chosen() == 1) return avx2::gibbs_table();
+#endif
+  return baseline::gibbs_table();
+}
 
 const char* isa_name() { return kNames[chosen()]; }
 

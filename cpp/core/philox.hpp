@@ -1,0 +1,44 @@
+// Counter-based random numbers: Philox4x32-10 of Salmon, Moraes, Dror, Shaw, "Parallel Random
+// Numbers: As Easy as 1, 2, 3" (SC 2011). A number depends on what it is for and on nothing drawn
+// before it, so any thread of any processor gets the same one.
+#pragma once
+
+#include <cstdint>
+
+#include "portable.hpp"
+
+namespace dcrf {
+
+struct Philox {
+  std::uint32_t word[4];
+};
+
+// The product of two words: its upper half, and its lower.
+DCRF_HOST_DEVICE inline std::uint32_t upper_product(std::uint32_t a, std::uint32_t b) {
+  return std::uint32_t((std::uint64_t(a) * b) >> 32);
+}
+
+DCRF_HOST_DEVICE inline Philox philox(std::uint32_t c0, std::uint32_t c1, std::uint32_t c2,
+                                      std::uint32_t c3, std::uint32_t k0, std::uint32_t k1) {
+  for (int round = 0; round < 10; ++round) {
+    const std::uint32_t high0 = upper_product(0xD2511F53u, c0), low0 = 0xD2511F53u * c0;
+    const std::uint32_t high1 = upper_product(0xCD9E8D57u, c2), low1 = 0xCD9E8D57u * c2;
+    c0 = high1 ^ c1 ^ k0;
+    c1 = low1;
+    c2 = high0 ^ c3 ^ k1;
+    c3 = low0;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  return {{c0, c1, c2, c3}};
+}
+
+// The random word of a pixel in a sweep of a chain.
+DCRF_HOST_DEVICE inline std::uint32_t random_word(std::uint64_t seed, std::uint64_t chain,
+                                                  std::uint32_t sweep, std::uint32_t pixel) {
+  return philox(pixel, sweep, std::uint32_t(chain), std::uint32_t(chain >> 32), std::uint32_t(seed),
+                std::uint32_t(seed >> 32))
+      .word[0];
+}
+
+}  // namespace dcrf

@@ -1,0 +1,224 @@
+#include "gibbs.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "loops/gibbs.hpp"
+#include "pool.hpp"
+
+namespace dcrf {
+namespace {
+
+constexpr std::int64_t kPixelsPerUnit = 512;  // of one colour: too few, and threads only wait
+
+int gibbs_width(int labels) {
+  constexpr int kHalf = kGibbsLanes / 2;
+  return labels <= kHalf ? kHalf : (labels + kGibbsLanes - 1) / kGibbsLanes * kGibbsLanes;
+}
+
+// Labels with a margin of "nothing", as wide as the longest edge: above and below the image, and on
+// one side, for what lies left of a row is the margin of the row before.
+struct Padded {
+  std::int64_t rows = 0, columns = 0;  // of the margin
+  std::int64_t stride = 0, size = 0;
+
+  explicit Padded(const GibbsBatch& batch) {
+    for (int c = 0; c < batch.classes; ++c) {
+      rows = std::max<std::int64_t>(rows, std::abs(batch.offsets[2 * c]));
+      columns = std::max<std::int64_t>(columns, std::abs(batch.offsets[2 * c + 1]));
+    }
+    stride = batch.width + columns;
+    size = (batch.height + 2 * rows) * stride + columns;
+  }
+  std::int64_t at(std::int64_t row) const { return columns + (rows + row) * stride; }
+};
+
+// The pixels of one colour in a row: first, first + step, ... ; none if step is 0.
+struct Stripe {
+  std::int64_t first = 0, step = 0;
+};
+
+// Rows repeat after m of them.
+std::vector<Stripe> stripes(const GibbsBatch& batch) {
+  std::vector<Stripe> found(std::size_t(batch.m) * batch.m);  // [colour, row mod m]
+  const int step = batch.m / std::gcd(batch.a, batch.m);
+  for (int row = 0; row < batch.m; ++row) {
+    for (int x = 0; x < step; ++x) {
+      const std::int64_t colour =
+          (std::int64_t(batch.a) * x + std::int64_t(batch.b) * row) % batch.m;
+      found[colour * batch.m + row] = {x, step};
+    }
+  }
+  return found;
+}
+
+// psi_c(., l), then psi_c(l, .), as core/gibbs.hpp wants them.
+std::vector<float> table_rows(const GibbsBatch& batch, int width) {
+  const int labels = batch.labels;
+  std::vector<float> rows(2 * std::size_t(batch.classes) * (labels + 1) * width);
+  for (int c = 0; c < batch.classes; ++c) {
+    const float* const table = batch.tables + std::int64_t(c) * labels * labels;
+    float* const begins = rows.data() + std::int64_t(c) * (labels + 1) * width;
+    float* const ends = begins + std::int64_t(batch.classes) * (labels + 1) * width;
+    for (int l = 0; l < labels; ++l) {
+      for (int k = 0; k < labels; ++k) {
+        begins[l * width + k] = table[k * labels + l];
+        ends[l * width + k] = table[l * labels + k];
+      }
+    }
+  }
+  return rows;
+}
+
+class Sweeper {
+ public:
+  Sweeper(const GibbsBatch& batch, std::int32_t* labels, double* marginals, std::int64_t* changes)
+      : batch_(batch),
+        labels_(labels),
+        marginals_(marginals),
+        changes_(changes),
+        padded_(batch),
+        stripes_(stripes(batch)),
+        width_(gibbs_width(batch.labels)),
+        rows_(table_rows(batch, width_)),
+        steps_(batch.classes) {
+    for (int c = 0; c < batch.classes; ++c)
+      steps_[c] = batch.offsets[2 * c] * padded_.stride + batch.offsets[2 * c + 1];
+    neighbours_ = {batch.classes, batch.labels, width_, rows_.data(), steps_.data()};
+  }
+
+  // All sweeps of one image.
+  void run(std::int64_t image, int threads) const {
+    const std::int64_t height = batch_.height, width = batch_.width;
+    std::vector<Label> padded(padded_.size, Label(batch_.labels));
+    std::vector<float> logits(height * width * width_);
+    std::int32_t* const labels = labels_ + image * height * width;
+    const std::int64_t chunk = std::max<std::int64_t>(1, kPixelsPerUnit / width);
+    parallel_ranges(height, chunk, threads, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t y = begin; y < end; ++y) {
+        for (std::int64_t x = 0; x < width; ++x) {
+          const std::int32_t label = labels[y * width + x];
+          if (label >= 0) padded[padded_.at(y) + x] = Label(label);
+        }
+      }
+      by_pixels(image, begin * width, end * width, logits.data());
+    });
+    for (int sweep = 0; sweep < batch_.sweeps; ++sweep) {
+      std::atomic<std::int64_t> changed{0};
+      for (int colour = 0; colour < batch_.m; ++colour) {
+        const std::int64_t unit = std::max<std::int64_t>(1, kPixelsPerUnit * batch_.m / width);
+        parallel_ranges(height, unit, threads, [&](std::int64_t begin, std::int64_t end) {
+          changed += draw(image, sweep, colour, begin, end, padded.data(), logits.data());
+        });
+      }
+      changes_[image * batch_.sweeps + sweep] = changed;
+    }
+    for (std::int64_t y = 0; y < height; ++y) {
+      for (std::int64_t x = 0; x < width; ++x) {
+        std::int32_t& label = labels[y * width + x];
+        if (label >= 0) label = padded[padded_.at(y) + x];
+      }
+    }
+  }
+
+ private:
+  // Logits [L, N] of an image to [N, width], for a range of pixels.
+  void by_pixels(std::int64_t image, std::int64_t begin, std::int64_t end, float* out) const {
+    constexpr std::int64_t kBlock = 16;  // pixels of one cache line
+    const std::int64_t pixels = batch_.height * batch_.width;
+    const float* const in = batch_.logits + image * batch_.labels * pixels;
+    for (std::int64_t first = begin; first < end; first += kBlock) {
+      const std::int64_t last = std::min(first + kBlock, end);
+      for (int l = 0; l < batch_.labels; ++l) {
+        const float* const from = in + l * pixels;
+        for (std::int64_t p = first; p < last; ++p) out[p * width_ + l] = from[p];
+      }
+      for (std::int64_t p = first; p < last; ++p) {
+        for (int l = batch_.labels; l < width_; ++l)
+          out[p * width_ + l] = -std::numeric_limits<float>::infinity();
+      }
+    }
+  }
+
+  // The pixels of one colour in a range of rows.
+  std::int64_t draw(std::int64_t image, int sweep, int colour, std::int64_t begin, std::int64_t end,
+                    Label* padded, const float* logits) const {
+    std::vector<float> scores(width_);
+    std::vector<std::uint32_t> weights(2 * std::size_t(width_));
+    GibbsRow row;
+    row.neighbours = neighbours_;
+    row.seed = batch_.seed;
+    row.chain = batch_.chain[image];
+    row.sweep = std::uint32_t(batch_.first_sweep[image] + std::uint64_t(sweep));
+    row.beta = batch_.inverse_temperature[sweep];
+    row.scale = weight_scale(batch_.labels);
+    std::int64_t changed = 0;
+    for (std::int64_t y = begin; y < end; ++y) {
+      const Stripe stripe = stripes_[std::int64_t(colour) * batch_.m + y % batch_.m];
+      if (stripe.step == 0) continue;
+      const std::int64_t first = y * batch_.width;
+      row.first_pixel = std::uint32_t(first);
+      row.logits = logits + first * width_;
+      row.labels = padded + padded_.at(y);
+      if (marginals_ != nullptr) {
+        const std::int64_t pixels = batch_.height * batch_.width;
+        row.marginals = marginals_ + (image * pixels + first) * batch_.labels;
+      }
+      changed +=
+          loops_.row(row, stripe.first, batch_.width, stripe.step, scores.data(), weights.data());
+    }
+    return changed;
+  }
+
+  const GibbsBatch& batch_;
+  std::int32_t* labels_;
+  double* marginals_;
+  std::int64_t* changes_;
+  Padded padded_;
+  std::vector<Stripe> stripes_;
+  int width_;
+  std::vector<float> rows_;
+  std::vector<std::int64_t> steps_;
+  Neighbours neighbours_;
+  const GibbsLoops& loops_ = gibbs_loops();
+};
+
+}  // namespace
+
+void gibbs_sweep(const GibbsBatch& batch, std::int32_t* labels, double* marginals,
+                 std::int64_t* changes, int threads) {
+  const Sweeper sweeper(batch, labels, marginals, changes);
+  if (batch.images > 1 && batch.images >= threads) {
+    parallel_for(batch.images, threads, [&](std::int64_t image) { sweeper.run(image, 1); });
+  } else {
+    for (std::int64_t image = 0; image < batch.images; ++image) sweeper.run(image, threads);
+  }
+}
+
+void gibbs_statistics(const GibbsBatch& batch, const std::int32_t* labels, std::int64_t* counts,
+                      int threads) {
+  const std::int64_t height = batch.height, width = batch.width, count = batch.labels;
+  parallel_for(batch.classes, threads, [&](std::int64_t c) {
+    const std::int64_t down = batch.offsets[2 * c], right = batch.offsets[2 * c + 1];
+    std::int64_t* const table = counts + c * count * count;
+    const std::int64_t first_row = std::max<std::int64_t>(0, -down);
+    const std::int64_t last_row = std::min(height, height - down);
+    const std::int64_t first = std::max<std::int64_t>(0, -right);
+    const std::int64_t last = std::min(width, width - right);
+    for (std::int64_t image = 0; image < batch.images; ++image) {
+      for (std::int64_t y = first_row; y < last_row; ++y) {
+        const std::int32_t* const from = labels + (image * height + y) * width;
+        const std::int32_t* const to = from + down * width + right;
+        for (std::int64_t x = first; x < last; ++x) {
+          if (from[x] >= 0 && to[x] >= 0) ++table[from[x] * count + to[x]];
+        }
+      }
+    }
+  });
+}
+
+}  // namespace dcrf

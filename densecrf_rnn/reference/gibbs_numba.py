@@ -1,0 +1,163 @@
+"""The Gibbs sweep in Numba, colour by colour: the engine where no native module was compiled.
+
+The arithmetic of gibbs.py step by step, so the same bits. Serial on purpose.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from .gibbs import weight_scale
+
+Array = np.ndarray[Any, Any]
+
+
+def _compiled(function: Any) -> Any:
+    """The function compiled at its first call, and kept on disk where a folder can be written."""
+    try:
+        return njit(cache=True)(function)
+    except RuntimeError:  # Numba found no such folder
+        return njit(function)
+
+
+@_compiled
+def philox(counter, key):
+    """Four random words of a counter [4] and a key [2], in place of the counter; all uint32."""
+    c0, c1, c2, c3 = counter[0], counter[1], counter[2], counter[3]
+    k0, k1 = key[0], key[1]
+    for _ in range(10):
+        first = np.uint64(0xD2511F53) * np.uint64(c0)
+        second = np.uint64(0xCD9E8D57) * np.uint64(c2)
+        c0 = np.uint32(second >> np.uint64(32)) ^ c1 ^ k0
+        c1 = np.uint32(second & np.uint64(0xFFFFFFFF))
+        c2 = np.uint32(first >> np.uint64(32)) ^ c3 ^ k1
+        c3 = np.uint32(first & np.uint64(0xFFFFFFFF))
+        k0 = np.uint32(k0 + np.uint32(0x9E3779B9))
+        k1 = np.uint32(k1 + np.uint32(0xBB67AE85))
+    counter[0], counter[1], counter[2], counter[3] = c0, c1, c2, c3
+
+
+@_compiled
+def _exponential(x, cell, bits):
+    """exp of a float32 up to 0; `cell` [1] float32 and `bits` its view as uint32 are scratch."""
+    magic = np.float32(12583039.0)
+    clamped = x if x > np.float32(-88.0) else np.float32(-88.0)
+    shifted = np.float32(clamped * np.float32(1.44269504)) + magic
+    n = shifted - magic
+    r = (clamped - n * np.float32(0.693359375)) - n * np.float32(-2.12194440e-4)
+    p = np.float32(1.3981999e-3)
+    p = p * r + np.float32(8.3683203e-3)
+    p = p * r + np.float32(4.1666485e-2)
+    p = p * r + np.float32(1.6666521e-1)
+    p = p * r + np.float32(0.5)
+    p = p * r + np.float32(1.0)
+    p = p * r + np.float32(1.0)
+    cell[0] = shifted
+    bits[0] = bits[0] << np.uint32(23)
+    return p * cell[0]
+
+
+@_compiled
+def _sweep(
+    logits, labels, tables, offsets, a, b, m, key, chain, number, beta, scale, marginals, scratch
+):
+    """One sweep of one image; how many labels changed. `marginals` is empty where not wanted."""
+    count, height, width = logits.shape
+    greedy = np.isinf(beta)
+    outward, inward, weight, counter, cell, bits = scratch
+    changed = 0
+    for colour in range(m):
+        for row in range(height):
+            for column in range(width):
+                if (a * column + b * row) % m != colour or labels[row, column] < 0:
+                    continue
+                for label in range(count):
+                    outward[label] = logits[label, row, column]
+                    inward[label] = 0
+                for c in range(len(offsets)):
+                    y, x = row + offsets[c, 0], column + offsets[c, 1]
+                    if 0 <= y < height and 0 <= x < width and labels[y, x] >= 0:
+                        for label in range(count):
+                            outward[label] += tables[c, label, labels[y, x]]
+                    y, x = row - offsets[c, 0], column - offsets[c, 1]
+                    if 0 <= y < height and 0 <= x < width and labels[y, x] >= 0:
+                        for label in range(count):
+                            inward[label] += tables[c, labels[y, x], label]
+                likeliest = 0
+                for label in range(count):
+                    outward[label] += inward[label]
+                    if outward[label] > outward[likeliest]:
+                        likeliest = label
+                greatest = outward[likeliest]
+                total = 0
+                for label in range(count):
+                    if greedy:
+                        weight[label] = int(label == likeliest)
+                    else:
+                        p = _exponential((outward[label] - greatest) * beta, cell, bits)
+                        weight[label] = int(p * scale)
+                    total += weight[label]
+                counter[0], counter[1] = row * width + column, number
+                counter[2] = chain & np.uint64(0xFFFFFFFF)
+                counter[3] = chain >> np.uint64(32)
+                philox(counter, key)
+                threshold = (np.uint64(counter[0]) * np.uint64(total)) >> np.uint64(32)
+                drawn, below = 0, np.uint64(0)
+                for label in range(count):
+                    below += np.uint64(weight[label])
+                    if below <= threshold:
+                        drawn += 1
+                if marginals.size > 0:
+                    share = 1.0 / total
+                    for label in range(count):
+                        marginals[row, column, label] += weight[label] * share
+                changed += drawn != labels[row, column]
+                labels[row, column] = drawn
+    return changed
+
+
+def sweep(
+    logits: Array,
+    labels: Array,
+    tables: Array,
+    offsets: Array,
+    colouring: tuple[int, int, int],
+    seed: int,
+    chains: Array,
+    first_sweep: Array,
+    inverse_temperature: Array,
+    marginals: Array | None,
+    changes: Array,
+) -> None:
+    """Sweep a batch of images; shapes as in `_backends.GibbsProblem`."""
+    count = logits.shape[1]
+    key = np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32)
+    cell = np.zeros(1, np.float32)
+    counter = np.zeros(4, np.uint32)
+    sums = np.zeros((2, count), np.float32)
+    scratch = (sums[0], sums[1], np.zeros(count, np.int64), counter, cell, cell.view(np.uint32))
+    nothing = np.zeros((0, 0, 0))
+    for image in range(len(logits)):
+        kept = nothing if marginals is None else marginals[image]
+        for s, beta in enumerate(inverse_temperature):
+            number = np.uint32(int(first_sweep[image]) + s)
+            changes[image, s] = _sweep(
+                logits[image], labels[image], tables, offsets, *colouring, key, chains[image],
+                number, beta, weight_scale(count), kept, scratch,
+            )  # fmt: skip
+
+
+@_compiled
+def statistics(labels, offsets, counts):
+    """Add to counts [C, L, L] the pairs of labels [B, H, W] at the ends of edges."""
+    images, height, width = labels.shape
+    for c in range(len(offsets)):
+        for image in range(images):
+            for row in range(height):
+                for column in range(width):
+                    y, x = row + offsets[c, 0], column + offsets[c, 1]
+                    if 0 <= y < height and 0 <= x < width:
+                        i, j = labels[image, row, column], labels[image, y, x]
+                        if i >= 0 and j >= 0:
+                            counts[c, i, j] += 1
