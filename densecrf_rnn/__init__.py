@@ -1,6 +1,7 @@
 """A trainable CRF-RNN head for any segmentation network, and an offline dense-CRF refiner.
 
-Importing the package imports NumPy alone; torch is loaded when `CRFRNN` is first asked for.
+Importing the package imports NumPy alone; torch is loaded when `CRFRNN` or `GibbsCRF` is first
+asked for.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +17,8 @@ from .refine import refine
 from .tiles import refine_tiled
 
 if TYPE_CHECKING:
-    from .nn import CRFRNN  # noqa: F401  # for type checkers; __all__ names it at run time
+    # For type checkers; __all__ names them at run time.
+    from .nn import CRFRNN, GibbsCRF  # noqa: F401
 
 try:
     __version__ = version("densecrf-rnn")
@@ -35,19 +37,19 @@ __all__ = [
 ]
 
 if find_spec("torch") is not None:  # so that `import *` works without it
-    __all__.append("CRFRNN")
+    __all__ += ["CRFRNN", "GibbsCRF"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "CRFRNN":
+    if name in ("CRFRNN", "GibbsCRF"):
         try:
-            from .nn import CRFRNN as layer
+            from . import nn
         except ModuleNotFoundError as error:
             if error.name != "torch":
                 raise
             raise ImportError(
-                "CRFRNN needs torch, which is not installed; pip install 'densecrf-rnn[torch]' "
+                f"{name} needs torch, which is not installed; pip install 'densecrf-rnn[torch]' "
                 "(refine and PermutohedralLattice work without it)"
             ) from error
-        return layer
+        return getattr(nn, name)
     raise AttributeError(f"module 'densecrf_rnn' has no attribute {name!r}")

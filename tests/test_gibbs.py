@@ -77,9 +77,14 @@ def test_no_two_neighbours_share_a_colour(offsets):
 
 @pytest.mark.parametrize(
     ("offsets", "colours"),
-    [([(0, 1)], 2), ([(1, 0), (0, 1)], 2), (dense_neighbourhood(1), 4), (dense_neighbourhood(3), 16),
-     ([(1, x) for x in range(-5, 6)], 2)],
-)  # fmt: skip
+    [
+        ([(0, 1)], 2),
+        ([(1, 0), (0, 1)], 2),
+        (dense_neighbourhood(1), 4),
+        (dense_neighbourhood(3), 16),
+        ([(1, x) for x in range(-5, 6)], 2),
+    ],
+)
 def test_colouring_needs_no_more_colours_than_the_densest_clique(offsets, colours):
     assert colouring(offsets).m == colours
 
@@ -266,10 +271,14 @@ def test_statistics_agree_between_engines(backend):
 def test_sweeps_go_on_where_a_chain_stood(backend):
     logits, tables = model(3, 6, 7)
     first = gibbs.start(logits, seed=3, backend=backend)
-    options = {"seed": 3, "backend": backend}
-    at_once, changes = gibbs.sweep(logits, first, tables, OFFSETS, sweeps=5, first_sweep=1, **options)
-    labels, early = gibbs.sweep(logits, first, tables, OFFSETS, sweeps=2, first_sweep=1, **options)
-    labels, late = gibbs.sweep(logits, labels, tables, OFFSETS, sweeps=3, first_sweep=3, **options)
+
+    def swept(labels, sweeps, first_sweep):
+        options = {"sweeps": sweeps, "first_sweep": first_sweep, "seed": 3, "backend": backend}
+        return gibbs.sweep(logits, labels, tables, OFFSETS, **options)
+
+    at_once, changes = swept(first, 5, 1)
+    labels, early = swept(first, 2, 1)
+    labels, late = swept(labels, 3, 3)
     np.testing.assert_array_equal(labels, at_once)
     np.testing.assert_array_equal(np.concatenate([early, late]), changes)
 
@@ -452,8 +461,126 @@ def test_split_r_hat_sees_a_chain_that_drifts():
 
 @pytest.mark.parametrize(
     ("draws", "message"),
-    [(np.zeros(9), "draws has shape"), (np.zeros((2, 3)), "4 sweeps"), (np.full((2, 9), np.nan), "NaN")],
-)  # fmt: skip
+    [
+        (np.zeros(9), "draws has shape"),
+        (np.zeros((2, 3)), "4 sweeps"),
+        (np.full((2, 9), np.nan), "NaN"),
+    ],
+)
 def test_bad_draws_are_refused(draws, message):
     with pytest.raises(ValueError, match=message):
         convergence.split_r_hat(draws)
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+LOGITS, TABLES = np.zeros((3, 4, 5), np.float32), np.zeros((1, 3, 3), np.float32)
+LABELS = np.zeros((4, 5), np.uint8)
+
+
+def with_entry(array, value):
+    array = array.copy()
+    array.flat[1] = value
+    return array
+
+
+def call(**given):
+    """`sweep` with one argument that is bad."""
+    good = {"logits": LOGITS, "labels": LABELS, "tables": TABLES, "offsets": [(0, 1)]}
+    return gibbs.sweep(**{**good, **given})
+
+
+def several(count):
+    return np.zeros((count, 3, 3), np.float32)
+
+
+BAD = {
+    "zero offset": (
+        {"offsets": [(0, 1), (0, 0)], "tables": several(2)}, ValueError,
+        r"offsets\[1\] is \(0, 0\), which joins a pixel to itself; leave it out",
+    ),
+    "offset outside": (
+        {"offsets": [(-4, 0)]}, ValueError,
+        r"offsets\[0\] is \(-4, 0\) but the image is 4 x 5 \(H, W\), where it joins no two pixels",
+    ),
+    "opposite": (
+        {"offsets": [(0, 1), (1, 0), (0, -1)], "tables": several(3)}, ValueError,
+        r"offsets\[2\] is \(0, -1\), the opposite of offsets\[0\]: the same edges, .* keep one",
+    ),
+    "repeated": (
+        {"offsets": [(1, 1), (1, 1)], "tables": several(2)}, ValueError,
+        r"offsets\[1\] is \(1, 1\), as offsets\[0\]; give each once",
+    ),
+    "far": ({"offsets": [(0, 99999)]}, ValueError, "below 2.15 pixels"),
+    "no offsets": ({"offsets": []}, ValueError, r"offsets has shape \(0,\); it must be \[C, 2\]"),
+    "offsets in 3-D": ({"offsets": [(0, 0, 1)]}, ValueError, r"offsets has shape \(1, 3\)"),
+    "half an offset": ({"offsets": [(0, 0.5)]}, TypeError, "offsets has dtype float64; .* whole"),
+    "table shape": (
+        {"tables": several(2)}, ValueError,
+        r"tables has shape \(2, 3, 3\); it must be \[1, 3, 3\], for each offset the score",
+    ),
+    "one flat table": ({"tables": TABLES[0]}, ValueError, r"tables has shape \(3, 3\)"),
+    "wide tables": ({"tables": TABLES.astype(float)}, TypeError, "tables has dtype float64"),
+    "table list": ({"tables": [[[0.0]]]}, TypeError, "tables is list"),
+    "NaN in a table": ({"tables": with_entry(TABLES, np.nan)}, ValueError, "tables contains NaN"),
+    "infinite table": ({"tables": with_entry(TABLES, np.inf)}, ValueError, "infinity"),
+    "NaN": ({"logits": with_entry(LOGITS, np.nan)}, ValueError, r"logits contains NaN \(1 e"),
+    "-infinity": ({"logits": with_entry(LOGITS, -np.inf)}, ValueError, "logits contains infinity"),
+    "huge": ({"logits": with_entry(LOGITS, 1e35)}, ValueError, "logits reach 1e.35 .* rescale them"),
+    "double": ({"logits": LOGITS.astype(float)}, TypeError, "logits has dtype float64; .*astype"),
+    "big-endian": ({"logits": LOGITS.astype(">f4")}, TypeError, "logits has dtype >f4"),
+    "volume": ({"logits": LOGITS[None]}, ValueError, r"logits has shape .* images, \[L, H, W\]"),
+    "no pixels": ({"logits": LOGITS[:, :0]}, ValueError, "without labels or without pixels"),
+    "other size": ({"labels": LABELS.T}, ValueError, "labels is 5 x 4 but logits is 4 x 5"),
+    "label too high": (
+        {"labels": with_entry(LABELS, 3)}, ValueError,
+        "labels holds the label 3 but there are 3: 0 to 2; to leave pixels out, use mask",
+    ),
+    "label below 0": ({"labels": LABELS.astype(int) - 1}, ValueError, "labels holds the label -1"),
+    "float labels": ({"labels": LABELS * 1.0}, TypeError, "labels has dtype float64; .* integers"),
+    "boolean labels": ({"labels": LABELS > 0}, TypeError, "labels has dtype bool"),
+    "mask size": ({"mask": np.ones((4, 4), bool)}, ValueError, "mask is 4 x 4 but logits is 4 x 5"),
+    "mask dtype": ({"mask": LABELS}, TypeError, "mask has dtype uint8"),
+    "no sweep": ({"sweeps": -1}, ValueError, "sweeps is -1; it must be at least 0"),
+    "seed": ({"seed": 2**64}, ValueError, "seed is .*; it must be below 2.64"),
+    "chain": ({"chain": -1}, ValueError, "chain is -1"),
+    "temperature": ({"temperature": -1}, ValueError, "temperature holds a number below 0"),
+    "temperatures": ({"temperature": [1, 1]}, ValueError, r"temperature has shape \(2,\)"),
+    "warm": ({"temperature": "warm"}, TypeError, "temperature is 'warm'"),
+    "threads": ({"threads": 0}, ValueError, "threads is 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_in_one_sentence(case):
+    given, error, message = BAD[case]
+    with pytest.raises(error, match=message) as caught:
+        call(**given)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("function", [gibbs.energy, gibbs.conditional])
+def test_energy_and_conditional_refuse_what_sweeps_refuse(function):
+    with pytest.raises(ValueError, match="the label 3"):
+        function(LOGITS, with_entry(LABELS, 3), TABLES, [(0, 1)])
+    with pytest.raises(ValueError, match="joins a pixel to itself"):
+        function(LOGITS, LABELS, TABLES, [(0, 0)])
+
+
+def test_statistics_refuse_labels_that_are_none():
+    with pytest.raises(ValueError, match="the label 3"):
+        gibbs.statistics(with_entry(LABELS, 3), 3, [(0, 1)])
+    with pytest.raises(ValueError, match="labels has 1 axes"):
+        gibbs.statistics(LABELS[0], 3, [(0, 1)])
+
+
+@pytest.mark.parametrize("radius", [0, 1.5, -2])
+@pytest.mark.parametrize("helper", [dense_neighbourhood, sparse_neighbourhood])
+def test_a_radius_is_a_whole_number_above_zero(helper, radius):
+    with pytest.raises((TypeError, ValueError), match="radius"):
+        helper(radius)
+
+
+def test_annealing_refuses_to_warm_up():
+    with pytest.raises(ValueError, match="hottest is 0.1 and coldest 1"):
+        gibbs.annealed(LOGITS, TABLES, [(0, 1)], sweeps=3, hottest=0.1, coldest=1)

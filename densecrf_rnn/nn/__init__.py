@@ -1,8 +1,20 @@
 """The torch layer: the only folder that imports torch."""
 
 from . import functional
+from .chains import Chains, ChainStore
 from .crfrnn import CRFRNN
 from .export import export_onnx
+from .gibbs import GibbsCRF
 from .segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmenter
 
-__all__ = ["CRFRNN", "IMAGENET_MEAN", "IMAGENET_STD", "Segmenter", "export_onnx", "functional"]
+__all__ = [
+    "CRFRNN",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "ChainStore",
+    "Chains",
+    "GibbsCRF",
+    "Segmenter",
+    "export_onnx",
+    "functional",
+]
