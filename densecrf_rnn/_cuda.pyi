@@ -10,6 +10,7 @@ Features = tuple[int, tuple[int, ...], tuple[int, ...]]  # address, strides, sha
 Sorted = tuple[int, int, int, int, int]  # count, distinct, keys, order, number
 Lattice = tuple[int, int, int, int, int, int, int]  # images, N, d, vertex, weight, links, length
 Model = tuple[object, ...]  # see model() in cpp/bindings/cuda.cpp
+GibbsBatch = tuple[object, ...]  # see gibbs_batch() in cpp/bindings/cuda.cpp
 Wanted = list[tuple[int, int, int, int]]  # weight, before, after, diagonal of each kernel; or 0
 
 compiler: str
@@ -100,3 +101,5 @@ def mean_field_backward(
     workspace: int,
     stream: Stream,
 ) -> None: ...
+def gibbs_workspace(batch: GibbsBatch) -> int: ...
+def gibbs_sweep(batch: GibbsBatch, workspace: int, stream: Stream) -> None: ...

@@ -526,7 +526,7 @@ BAD = {
     "infinite table": ({"tables": with_entry(TABLES, np.inf)}, ValueError, "infinity"),
     "NaN": ({"logits": with_entry(LOGITS, np.nan)}, ValueError, r"logits contains NaN \(1 e"),
     "-infinity": ({"logits": with_entry(LOGITS, -np.inf)}, ValueError, "logits contains infinity"),
-    "huge": ({"logits": with_entry(LOGITS, 1e35)}, ValueError, "logits reach 1e.35 .* rescale them"),
+    "huge": ({"logits": with_entry(LOGITS, 1e35)}, ValueError, "logits reach 1e.35 .* rescale"),
     "double": ({"logits": LOGITS.astype(float)}, TypeError, "logits has dtype float64; .*astype"),
     "big-endian": ({"logits": LOGITS.astype(">f4")}, TypeError, "logits has dtype >f4"),
     "volume": ({"logits": LOGITS[None]}, ValueError, r"logits has shape .* images, \[L, H, W\]"),

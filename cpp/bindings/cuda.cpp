@@ -279,6 +279,46 @@ void mean_field_backward(bool wide, const py::tuple& of, Address saved, Address 
   });
 }
 
+// (images, height, width, labels, (size, first, stride) of the margin, (colours, step, first),
+// rows, steps, classes, logits, label addresses, seed, chains, first_sweep, sweeps,
+// inverse_temperature, marginals or 0, changes)
+cuda::GibbsBatch gibbs_batch(const py::tuple& t) {
+  cuda::GibbsBatch out;
+  out.images = t[0].cast<std::int64_t>();
+  out.height = t[1].cast<std::int64_t>();
+  out.width = t[2].cast<std::int64_t>();
+  out.neighbours.labels = out.neighbours.width = t[3].cast<int>();
+  std::tie(out.padded_size, out.padded_first, out.padded_stride) =
+      t[4].cast<std::tuple<std::int64_t, std::int64_t, std::int64_t>>();
+  const auto colouring = t[5].cast<std::tuple<int, int, Address>>();
+  out.colours = std::get<0>(colouring);
+  out.step = std::get<1>(colouring);
+  out.first = at<const std::int32_t>(std::get<2>(colouring));
+  out.neighbours.rows = at<const float>(t[6]);
+  out.neighbours.step = at<const std::int64_t>(t[7]);
+  out.neighbours.classes = t[8].cast<int>();
+  out.logits = at<const float>(t[9]);
+  out.labels = at<std::int32_t>(t[10]);
+  out.seed = t[11].cast<std::uint64_t>();
+  out.chain = at<const std::uint64_t>(t[12]);
+  out.first_sweep = at<const std::uint64_t>(t[13]);
+  out.sweeps = t[14].cast<int>();
+  out.inverse_temperature = at<const float>(t[15]);
+  out.marginals = at<double>(t[16]);
+  out.changes = at<std::int64_t>(t[17]);
+  return out;
+}
+
+std::size_t gibbs_workspace(const py::tuple& batch) {
+  return cuda::gibbs_workspace(gibbs_batch(batch));
+}
+
+void gibbs_sweep(const py::tuple& batch, Address workspace, const StreamTuple& on) {
+  const cuda::GibbsBatch of = gibbs_batch(batch);
+  const py::gil_scoped_release released;  // the serial launcher computes here
+  cuda::gibbs_sweep(of, at<void>(workspace), stream(on));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(DCRF_MODULE, m) {
@@ -343,4 +383,6 @@ PYBIND11_MODULE(DCRF_MODULE, m) {
   m.def("mean_field_backward", &mean_field_backward, py::arg("wide"), py::arg("model"),
         py::arg("saved"), py::arg("d_refined"), py::arg("d_logits"), py::arg("d_coupling"),
         py::arg("wanted"), py::arg("workspace"), py::arg("stream"));
+  m.def("gibbs_workspace", &gibbs_workspace, py::arg("batch"));
+  m.def("gibbs_sweep", &gibbs_sweep, py::arg("batch"), py::arg("workspace"), py::arg("stream"));
 }

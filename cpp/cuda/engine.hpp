@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../core/gibbs.hpp"
 #include "../core/key.hpp"
 #include "narrow.hpp"
 #include "views.hpp"
@@ -109,6 +110,32 @@ template <typename T>
 void mean_field_backward(const Model<T>& model, const T* saved, const T* d_refined, T* d_logits,
                          T* d_coupling, const PointGradient<T>* wanted, void* workspace,
                          const Stream& stream);
+
+// --- Gibbs sweeps (gibbs.cu) ---
+
+// A batch of grid CRFs that share tables and edge classes, all in device memory.
+struct GibbsBatch {
+  std::int64_t images = 0, height = 0, width = 0;
+  Neighbours neighbours;
+  const float* logits = nullptr;   // [B, H, W, L]
+  std::int32_t* labels = nullptr;  // [B, H, W], changed in place; below 0: takes no part
+  // Labels of an image with its margin: how many, where the first pixel lies, and the next row.
+  std::int64_t padded_size = 0, padded_first = 0, padded_stride = 0;
+  int colours = 1, step = 1;            // the pixels of a colour in a row are `step` apart
+  const std::int32_t* first = nullptr;  // [colours, row mod colours], the first of them, or -1
+  std::uint64_t seed = 0;
+  const std::uint64_t* chain = nullptr;        // [B]
+  const std::uint64_t* first_sweep = nullptr;  // [B]
+  int sweeps = 0;
+  const float* inverse_temperature = nullptr;  // [S]; infinity: the likeliest label
+  double* marginals = nullptr;                 // [B, H, W, L], added to; or null
+  std::int64_t* changes = nullptr;             // [B, S], written
+};
+
+std::size_t gibbs_workspace(const GibbsBatch& batch);
+
+// Draws every pixel once in each sweep.
+void gibbs_sweep(const GibbsBatch& batch, void* workspace, const Stream& stream);
 
 }  // namespace cuda
 }  // namespace dcrf

@@ -6,6 +6,7 @@
 #include "build.cu"
 #include "devices.hpp"
 #include "filter.cu"
+#include "gibbs.cu"
 #include "mean_field.cu"
 #include "sort.hpp"
 

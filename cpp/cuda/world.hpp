@@ -63,11 +63,28 @@ class Lanes {
     }
     return x;
   }
+  // The sum over the lanes before this one, and over all.
+  template <typename T>
+  DCRF_DEVICE T before(T x, T& total) const {
+    T sum = 0;
+    total = x;
+    for (int o = 1; o < count_; o *= 2) {
+      const T other = __shfl_xor_sync(mask_, total, o);
+      if ((rank_ & o) != 0) sum += other;
+      total += other;
+    }
+    return sum;
+  }
 
  private:
   int count_, rank_;
   unsigned mask_;
 };
+
+// Adds to a whole number that others may add to: the same sum in any order.
+DCRF_DEVICE void add(std::int64_t* to, std::int64_t amount) {
+  atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(amount));
+}
 
 // Raises what CUDA reports, and clears it: the next call starts anew.
 inline void check(cudaError_t status, const char* what) {
@@ -98,6 +115,11 @@ class OnDevice {
 };
 
 constexpr int kBlockThreads = 256;
+
+// At most how many threads a launch for so many starts.
+inline std::int64_t most_threads(std::int64_t threads) {
+  return (threads < 1 ? 1 : (threads + kBlockThreads - 1) / kBlockThreads) * kBlockThreads;
+}
 
 template <class Program>
 __global__ void __launch_bounds__(kBlockThreads) run(const __grid_constant__ Program program) {
@@ -210,6 +232,17 @@ class Lanes {
     }
     return x;
   }
+  template <typename T>
+  T before(T x, T& total) const {
+    T sum = 0;
+    total = x;
+    for (int o = 1; o < count_; o *= 2) {
+      const T found = other(total, o);
+      if ((rank_ & o) != 0) sum += found;
+      total += found;
+    }
+    return sum;
+  }
 
  private:
   template <typename T>
@@ -224,6 +257,14 @@ class Lanes {
   int count_, rank_;
   Team& team_;
 };
+
+inline void add(std::int64_t* to, std::int64_t amount) {
+  __atomic_fetch_add(to, amount, __ATOMIC_RELAXED);
+}
+
+inline std::int64_t most_threads(std::int64_t) {
+  return std::int64_t(max_lanes()) * from_environment("DENSECRF_RNN_SERIAL_THREADS");
+}
 
 // Results must not depend on how many teams there are, as on a device they do not on its size.
 template <class Program>

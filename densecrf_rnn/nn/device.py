@@ -1,6 +1,6 @@
 """Lattices and mean fields of whole batches on a device: what ops.py and fused.py do there.
 
-Native code is handed addresses, so every tensor passes through `_Call`, which looks at its dtype,
+Native code is handed addresses, so every tensor passes through `Call`, which looks at its dtype,
 device and layout, and keeps it alive. All memory, scratch included, comes from torch's allocator.
 """
 
@@ -19,7 +19,7 @@ from ..params import QUALITIES
 from .tensors import Grid, Kernel, Lattice, is_given
 
 
-class _Call:
+class Call:
     """One call of the native module: the addresses of tensors that share a device."""
 
     def __init__(self, native: Any, like: Tensor) -> None:
@@ -113,7 +113,7 @@ def lattice_build(native: Any, features: Tensor, quality: str, name: str) -> Lat
             f"features has {images} images of {points} points; a batch takes fewer than "
             f"{2**31 // corners} points on a device, so split it"
         )
-    call = _Call(native, features)
+    call = Call(native, features)
     layout = _key_layout(native, features)
     if layout is None:
         _checks.refuse_features(*(image.cpu().numpy() for image in features.detach()), name=name)
@@ -178,7 +178,7 @@ def _key_layout(native: Any, features: Tensor) -> Any:
 _Sorted = tuple[int, int, int, int, int]  # count, distinct, and the addresses of what follows
 
 
-def _sorted(call: _Call, layout: Any, count: int, keys: Tensor) -> _Sorted:
+def _sorted(call: Call, layout: Any, count: int, keys: Tensor) -> _Sorted:
     """Keys [words, count] with their order and numbers."""
     order, number = call.empty(count, torch.int32), call.empty(count, torch.int32)
     addresses = (keys.data_ptr(), order.data_ptr(), number.data_ptr())
@@ -187,7 +187,7 @@ def _sorted(call: _Call, layout: Any, count: int, keys: Tensor) -> _Sorted:
     return (count, distinct, *addresses)
 
 
-def _distinct(call: _Call, layout: Any, keys: _Sorted) -> Tensor:
+def _distinct(call: Call, layout: Any, keys: _Sorted) -> Tensor:
     """The distinct ones of sorted keys, [words, distinct]."""
     out = call.empty(layout.words * keys[1], torch.int64)
     call.native.distinct_keys(layout, keys, out.data_ptr(), call.stream)
@@ -200,7 +200,7 @@ def feature_gradient(native: Any, features: Tensor, d_weight: Tensor) -> Tensor:
     out = features.new_empty(features.shape)
     if out.numel() == 0:
         return out
-    call = _Call(native, features)
+    call = Call(native, features)
     view = (features.data_ptr(), features.stride(), tuple(features.shape))
     native.feature_gradient(
         call.wide, view, call.address(d_weight), call.room(out), call.stream
@@ -214,7 +214,7 @@ def lattice_filter(native: Any, values: Tensor, lattice: Lattice, transpose: boo
     out = torch.empty_like(values, memory_format=torch.contiguous_format)
     if out.numel() == 0:
         return out
-    call = _Call(native, values)
+    call = Call(native, values)
     images, _, channels = values.shape
     of = (call.wide, call.lattice(lattice), images, channels)
     workspace = call.workspace(native.filter_workspace(*of, 1))
@@ -232,7 +232,7 @@ def filter_weight_gradient(
     out = values.new_zeros(images, points, lattice.weight.shape[2])
     if values.numel() == 0:
         return out
-    call = _Call(native, values)
+    call = Call(native, values)
     of = (call.wide, call.lattice(lattice), images, channels)
     workspace = call.workspace(native.filter_workspace(*of, 2))
     arrays = (call.address(values), call.address(cotangent), transpose, call.room(out))
@@ -247,7 +247,7 @@ def self_response(native: Any, lattice: Lattice, cotangent: Tensor | None) -> Te
     out = lattice.weight.new_empty(shape if cotangent is not None else shape[:2])
     if out.numel() == 0:
         return out
-    call = _Call(native, lattice.weight)
+    call = Call(native, lattice.weight)
     arrays = (call.lattice(lattice), call.address(cotangent), call.room(out))
     native.self_response(call.wide, *arrays, call.stream)
     return out
@@ -257,7 +257,7 @@ def self_response(native: Any, lattice: Lattice, cotangent: Tensor | None) -> Te
 
 
 def _model(
-    call: _Call,
+    call: Call,
     logits: Tensor,
     coupling: Tensor,
     kernels: Sequence[Kernel],
@@ -341,7 +341,7 @@ def mean_field(
     if logits.numel() == 0:
         return refined
     _refuse_non_finite(logits)
-    call = _Call(native, logits)
+    call = Call(native, logits)
     if storage == "float16":
         coupling, kernels, grid_scales = _in_range(logits, coupling, kernels, grid, grid_scales)
     model = _model(call, logits, coupling, kernels, grid, grid_scales, iterations)
@@ -420,7 +420,7 @@ def mean_field_backward(
         saved = logits.new_empty(saved_shape(logits, iterations, True, 2**63))
         problem = (logits, coupling, kernels, grid, grid_scales, iterations)
         mean_field(native, *problem, storage, saved)
-    call = _Call(native, logits)
+    call = Call(native, logits)
     model = _model(call, logits, coupling, kernels, grid, grid_scales, iterations)
     places = [tuple(0 if t is None else call.room(t) for t in parts) for parts in wanted]
     places += [(0, 0, 0, 0)] * (len(model[-1]) - len(places))

@@ -1,11 +1,15 @@
 """Gibbs sweeps where the tensors are: what sampling.py does on a device."""
 
+import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .device import Call
 
 Array = np.ndarray[Any, Any]
 
@@ -43,4 +47,65 @@ def gibbs_sweep(
     sums: Tensor | None,
 ) -> Tensor:
     """`sampling.gibbs_sweep` by a native module's program."""
-    raise NotImplementedError
+    images, count, height, width = logits.shape
+    changes = torch.zeros(
+        (images, len(inverse_temperature)), dtype=torch.int64, device=logits.device
+    )
+    if images == 0:
+        return changes.cpu()
+    call = Call(native, logits)
+
+    def given(array: Any, dtype: torch.dtype) -> int:
+        return call.address(torch.as_tensor(array, dtype=dtype).to(logits.device), dtype)
+
+    # Labels lie in a margin as wide as the longest edge: above, below, and on one side, for what is
+    # left of a row is the margin of the row before.
+    down, right = (int(n) for n in np.abs(offsets).max(0, initial=0))
+    stride = width + right
+    margin = ((height + 2 * down) * stride + right, right + down * stride, stride)
+    steps = offsets.astype(np.int64) @ np.array([stride, 1])
+    # psi_c(., l) for each l, then psi_c(l, .); a row of zeros is that of "nothing".
+    tables_both_ways = torch.nn.functional.pad(torch.cat([tables.mT, tables]), (0, 0, 0, 1))
+    in_order = logits.movedim(1, -1).contiguous()
+    step, first = _stripes(colours)
+    on_device = labels.contiguous()
+    batch = (
+        images,
+        height,
+        width,
+        count,
+        margin,
+        (colours[2], step, given(first, torch.int32)),
+        call.address(tables_both_ways),
+        given(steps, torch.int64),
+        len(offsets),
+        call.address(in_order),
+        call.room(on_device, torch.int32),
+        seed,
+        given(_words(chains), torch.int64),
+        given(_words(first_sweep), torch.int64),
+        len(inverse_temperature),
+        given(inverse_temperature, torch.float32),
+        0 if sums is None else call.room(sums, torch.float64),
+        call.room(changes, torch.int64),
+    )
+    with torch.cuda.device(logits.device) if logits.is_cuda else nullcontext():
+        native.gibbs_sweep(batch, call.workspace(native.gibbs_workspace(batch)), call.stream)
+    if on_device is not labels:
+        labels.copy_(on_device)
+    return changes.cpu()
+
+
+def _words(numbers: Sequence[int]) -> Array:
+    """Numbers below 2^64 as torch can hold them: the same bits with a sign."""
+    return np.array(numbers, np.uint64).view(np.int64)
+
+
+def _stripes(colours: tuple[int, int, int]) -> tuple[int, Array]:
+    """How far apart pixels of a colour are in a row, and the first, [colour, row mod m], or -1."""
+    a, b, m = colours
+    step = m // math.gcd(a, m)
+    first = np.full((m, m), -1, np.int32)
+    rows, columns = np.meshgrid(np.arange(m), np.arange(step), indexing="ij")
+    first[(a * columns + b * rows) % m, rows] = columns
+    return step, first
