@@ -7,6 +7,7 @@
 #include <numeric>
 #include <vector>
 
+#include "buffer.hpp"
 #include "loops/gibbs.hpp"
 #include "pool.hpp"
 
@@ -37,14 +38,9 @@ struct Padded {
   std::int64_t at(std::int64_t row) const { return columns + (rows + row) * stride; }
 };
 
-// The pixels of one colour in a row: first, first + step, ... ; none if step is 0.
-struct Stripe {
-  std::int64_t first = 0, step = 0;
-};
-
 // Rows repeat after m of them.
-std::vector<Stripe> stripes(const GibbsBatch& batch) {
-  std::vector<Stripe> found(std::size_t(batch.m) * batch.m);  // [colour, row mod m]
+std::vector<GibbsStripe> stripes(const GibbsBatch& batch) {
+  std::vector<GibbsStripe> found(std::size_t(batch.m) * batch.m);  // [colour, row mod m]
   const int step = batch.m / std::gcd(batch.a, batch.m);
   for (int row = 0; row < batch.m; ++row) {
     for (int x = 0; x < step; ++x) {
@@ -57,12 +53,14 @@ std::vector<Stripe> stripes(const GibbsBatch& batch) {
 }
 
 // psi_c(., l), then psi_c(l, .), as core/gibbs.hpp wants them.
-std::vector<float> table_rows(const GibbsBatch& batch, int width) {
+Buffer<float> table_rows(const GibbsBatch& batch, int width) {
   const int labels = batch.labels;
-  std::vector<float> rows(2 * std::size_t(batch.classes) * (labels + 1) * width);
+  const std::int64_t size = 2 * std::int64_t(batch.classes) * (labels + 1) * width;
+  Buffer<float> rows = make_buffer<float>(size);
+  std::fill_n(rows.get(), size, 0.0f);
   for (int c = 0; c < batch.classes; ++c) {
     const float* const table = batch.tables + std::int64_t(c) * labels * labels;
-    float* const begins = rows.data() + std::int64_t(c) * (labels + 1) * width;
+    float* const begins = rows.get() + std::int64_t(c) * (labels + 1) * width;
     float* const ends = begins + std::int64_t(batch.classes) * (labels + 1) * width;
     for (int l = 0; l < labels; ++l) {
       for (int k = 0; k < labels; ++k) {
@@ -88,14 +86,14 @@ class Sweeper {
         steps_(batch.classes) {
     for (int c = 0; c < batch.classes; ++c)
       steps_[c] = batch.offsets[2 * c] * padded_.stride + batch.offsets[2 * c + 1];
-    neighbours_ = {batch.classes, batch.labels, width_, rows_.data(), steps_.data()};
+    neighbours_ = {batch.classes, batch.labels, width_, rows_.get(), steps_.data()};
   }
 
   // All sweeps of one image.
   void run(std::int64_t image, int threads) const {
     const std::int64_t height = batch_.height, width = batch_.width;
     std::vector<Label> padded(padded_.size, Label(batch_.labels));
-    std::vector<float> logits(height * width * width_);
+    const Buffer<float> logits = make_buffer<float>(height * width * width_);
     std::int32_t* const labels = labels_ + image * height * width;
     const std::int64_t chunk = std::max<std::int64_t>(1, kPixelsPerUnit / width);
     parallel_ranges(height, chunk, threads, [&](std::int64_t begin, std::int64_t end) {
@@ -105,14 +103,14 @@ class Sweeper {
           if (label >= 0) padded[padded_.at(y) + x] = Label(label);
         }
       }
-      by_pixels(image, begin * width, end * width, logits.data());
+      by_pixels(image, begin * width, end * width, logits.get());
     });
     for (int sweep = 0; sweep < batch_.sweeps; ++sweep) {
       std::atomic<std::int64_t> changed{0};
       for (int colour = 0; colour < batch_.m; ++colour) {
         const std::int64_t unit = std::max<std::int64_t>(1, kPixelsPerUnit * batch_.m / width);
         parallel_ranges(height, unit, threads, [&](std::int64_t begin, std::int64_t end) {
-          changed += draw(image, sweep, colour, begin, end, padded.data(), logits.data());
+          changed += draw(image, sweep, colour, begin, end, padded.data(), logits.get());
         });
       }
       changes_[image * batch_.sweeps + sweep] = changed;
@@ -148,30 +146,23 @@ class Sweeper {
   std::int64_t draw(std::int64_t image, int sweep, int colour, std::int64_t begin, std::int64_t end,
                     Label* padded, const float* logits) const {
     std::vector<float> scores(width_);
-    std::vector<std::uint32_t> weights(2 * std::size_t(width_));
-    GibbsRow row;
-    row.neighbours = neighbours_;
-    row.seed = batch_.seed;
-    row.chain = batch_.chain[image];
-    row.sweep = std::uint32_t(batch_.first_sweep[image] + std::uint64_t(sweep));
-    row.beta = batch_.inverse_temperature[sweep];
-    row.scale = weight_scale(batch_.labels);
-    std::int64_t changed = 0;
-    for (std::int64_t y = begin; y < end; ++y) {
-      const Stripe stripe = stripes_[std::int64_t(colour) * batch_.m + y % batch_.m];
-      if (stripe.step == 0) continue;
-      const std::int64_t first = y * batch_.width;
-      row.first_pixel = std::uint32_t(first);
-      row.logits = logits + first * width_;
-      row.labels = padded + padded_.at(y);
-      if (marginals_ != nullptr) {
-        const std::int64_t pixels = batch_.height * batch_.width;
-        row.marginals = marginals_ + (image * pixels + first) * batch_.labels;
-      }
-      changed +=
-          loops_.row(row, stripe.first, batch_.width, stripe.step, scores.data(), weights.data());
-    }
-    return changed;
+    std::vector<std::uint32_t> weights(width_);
+    GibbsPass pass;
+    pass.neighbours = neighbours_;
+    pass.logits = logits;
+    pass.labels = padded + padded_.at(0);
+    pass.stride = padded_.stride;
+    pass.width = batch_.width;
+    pass.stripes = stripes_.data() + std::int64_t(colour) * batch_.m;
+    pass.m = batch_.m;
+    if (marginals_ != nullptr)
+      pass.marginals = marginals_ + image * batch_.height * batch_.width * batch_.labels;
+    pass.seed = batch_.seed;
+    pass.chain = batch_.chain[image];
+    pass.sweep = std::uint32_t(batch_.first_sweep[image] + std::uint64_t(sweep));
+    pass.beta = batch_.inverse_temperature[sweep];
+    pass.scale = weight_scale(batch_.labels);
+    return loops_.rows(pass, begin, end, scores.data(), weights.data());
   }
 
   const GibbsBatch& batch_;
@@ -179,9 +170,9 @@ class Sweeper {
   double* marginals_;
   std::int64_t* changes_;
   Padded padded_;
-  std::vector<Stripe> stripes_;
+  std::vector<GibbsStripe> stripes_;
   int width_;
-  std::vector<float> rows_;
+  Buffer<float> rows_;
   std::vector<std::int64_t> steps_;
   Neighbours neighbours_;
   const GibbsLoops& loops_ = gibbs_loops();

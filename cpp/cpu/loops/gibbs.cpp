@@ -1,4 +1,6 @@
 // Compiled once per instruction set, and like loops.cpp without functions of the standard library.
+// Drawing a label is a long chain of dependent steps, so a few pixels of a colour, which do not
+// depend on each other, go through it side by side.
 #include "gibbs.hpp"
 
 #include "../../core/philox.hpp"
@@ -8,21 +10,31 @@ namespace dcrf::DCRF_ISA {
 
 namespace {
 
-constexpr int kWords = 8;  // pixels whose random words are made together
+constexpr int kBlock = 8;  // pixels whose random words are made together
 
-// The random words of kWords pixels, `step` apart. Written so that compilers see whole vectors.
-DCRF_INLINE void random_words(const GibbsRow& row, std::uint32_t first, std::uint32_t step,
-                              std::uint32_t* words) {
-  std::uint32_t c0[kWords], c1[kWords], c2[kWords], c3[kWords];
-  for (int i = 0; i < kWords; ++i) {
-    c0[i] = first + std::uint32_t(i) * step;
-    c1[i] = row.sweep;
-    c2[i] = std::uint32_t(row.chain);
-    c3[i] = std::uint32_t(row.chain >> 32);
+template <int N>
+using Words = Pack<std::uint32_t, N>;
+
+// Some pixels that are to be drawn.
+struct Block {
+  int count = 0;
+  Label* label[kBlock];
+  std::uint32_t pixel[kBlock];
+  std::uint32_t word[kBlock];
+};
+
+// The random words of a block. Written so that compilers see whole vectors.
+DCRF_INLINE void add_words(const GibbsPass& pass, Block& block) {
+  std::uint32_t c0[kBlock], c1[kBlock], c2[kBlock], c3[kBlock];
+  for (int i = 0; i < kBlock; ++i) {
+    c0[i] = block.pixel[i];
+    c1[i] = pass.sweep;
+    c2[i] = std::uint32_t(pass.chain);
+    c3[i] = std::uint32_t(pass.chain >> 32);
   }
-  std::uint32_t k0 = std::uint32_t(row.seed), k1 = std::uint32_t(row.seed >> 32);
+  std::uint32_t k0 = std::uint32_t(pass.seed), k1 = std::uint32_t(pass.seed >> 32);
   for (int round = 0; round < 10; ++round) {
-    for (int i = 0; i < kWords; ++i) {
+    for (int i = 0; i < kBlock; ++i) {
       const std::uint32_t high0 = upper_product(0xD2511F53u, c0[i]), low0 = 0xD2511F53u * c0[i];
       const std::uint32_t high1 = upper_product(0xCD9E8D57u, c2[i]), low1 = 0xCD9E8D57u * c2[i];
       c0[i] = high1 ^ c1[i] ^ k0;
@@ -33,134 +45,227 @@ DCRF_INLINE void random_words(const GibbsRow& row, std::uint32_t first, std::uin
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  for (int i = 0; i < kWords; ++i) words[i] = c0[i];
+  for (int i = 0; i < kBlock; ++i) block.word[i] = c0[i];
 }
 
-// The scores of N * Packs labels from `first` on, to `scores`; the greatest of each lane.
-template <int N, int Packs>
-DCRF_INLINE Pack<float, N> add_neighbours_of(const Neighbours& of, const float* logits,
-                                             const Label* here, int first, float* scores) {
-  Pack<float, N> outward[Packs], inward[Packs];
+// The scores of N * Packs labels of P pixels, from the label `first` on.
+template <int N, int Packs, int P>
+DCRF_INLINE void add_neighbours(const GibbsPass& pass, const Block& block, int at, int first,
+                                Pack<float, N> (&scores)[P][Packs]) {
+  const Neighbours& of = pass.neighbours;
+  Pack<float, N> inward[P][Packs];
   DCRF_UNROLL
-  for (int i = 0; i < Packs; ++i) {
-    outward[i] = load<float, N>(logits + first + i * N);
-    inward[i] = Pack<float, N>{};
+  for (int p = 0; p < P; ++p) {
+    const float* const logits = pass.logits + std::int64_t(block.pixel[at + p]) * of.width + first;
+    DCRF_UNROLL
+    for (int i = 0; i < Packs; ++i) {
+      scores[p][i] = load<float, N>(logits + i * N);
+      inward[p][i] = Pack<float, N>{};
+    }
   }
   const std::int64_t table = std::int64_t(of.labels + 1) * of.width;
   const float* begins = of.rows + first;
   const float* ends = begins + of.classes * table;
   for (int c = 0; c < of.classes; ++c, begins += table, ends += table) {
     const std::int64_t step = of.step[c];
-    const float* const out = begins + std::int64_t(here[step]) * of.width;
-    const float* const in = ends + std::int64_t(here[-step]) * of.width;
+    DCRF_UNROLL
+    for (int p = 0; p < P; ++p) {
+      const Label* const here = block.label[at + p];
+      const float* const out = begins + std::int64_t(here[step]) * of.width;
+      const float* const in = ends + std::int64_t(here[-step]) * of.width;
+      DCRF_UNROLL
+      for (int i = 0; i < Packs; ++i) {
+        scores[p][i] += load<float, N>(out + i * N);
+        inward[p][i] += load<float, N>(in + i * N);
+      }
+    }
+  }
+  DCRF_UNROLL
+  for (int p = 0; p < P; ++p) {
+    DCRF_UNROLL
+    for (int i = 0; i < Packs; ++i) scores[p][i] += inward[p][i];
+  }
+}
+
+// weight() of core/gibbs.hpp for several labels.
+template <int N>
+DCRF_INLINE Words<N> weights_of(const GibbsPass& pass, const Pack<float, N>& scores,
+                                const Pack<float, N>& greatest) {
+  const Pack<float, N> p = exponential<N>((scores - greatest) * pass.beta) * pass.scale;
+  return (Words<N>)__builtin_convertvector(p, Pack<std::int32_t, N>);
+}
+
+// The pack with its lanes moved up by `By`, and zeros below.
+template <int N, int By>
+DCRF_INLINE Words<N> moved_up(const Words<N>& a) {
+  Pack<std::int32_t, N> from;
+  for (int i = 0; i < N; ++i) from[i] = i < By ? N : i - By;
+#ifdef __clang__
+  Words<N> out;
+  for (int i = 0; i < N; ++i) out[i] = i < By ? 0 : a[i - By];
+  return out;
+#else
+  return __builtin_shuffle(a, Words<N>{}, from);
+#endif
+}
+
+// Sums up to each lane.
+template <int N>
+DCRF_INLINE Words<N> cumulative(Words<N> a) {
+  a += moved_up<N, 1>(a);
+  a += moved_up<N, 2>(a);
+  if constexpr (N >= 8) a += moved_up<N, 4>(a);
+  return a;
+}
+
+template <int N>
+DCRF_INLINE std::uint32_t sum_of(const Words<N>& a) {
+  return cumulative<N>(a)[N - 1];
+}
+
+DCRF_INLINE void add_marginal(const GibbsPass& pass, std::uint32_t pixel,
+                              const std::uint32_t* weights, std::uint32_t total) {
+  const int labels = pass.neighbours.labels;
+  const double share = 1.0 / double(total);
+  double* const sum = pass.marginals + std::int64_t(pixel) * labels;
+  for (int l = 0; l < labels; ++l) sum[l] += double(weights[l]) * share;
+}
+
+// Draws P pixels whose labels fit into registers.
+template <int N, int Packs, int P>
+DCRF_INLINE void draw(const GibbsPass& pass, const Block& block, int at, std::uint32_t* weights,
+                      Label* drawn) {
+  Pack<float, N> scores[P][Packs];
+  add_neighbours<N, Packs, P>(pass, block, at, 0, scores);
+  DCRF_UNROLL
+  for (int p = 0; p < P; ++p) {
+    Pack<float, N> greatest = scores[p][0];
+    DCRF_UNROLL
+    for (int i = 1; i < Packs; ++i) greatest = larger<float, N>(greatest, scores[p][i]);
+    greatest = max_lanes<float, N>(greatest);
+    Words<N> sums[Packs];
+    std::uint32_t total = 0;
     DCRF_UNROLL
     for (int i = 0; i < Packs; ++i) {
-      outward[i] += load<float, N>(out + i * N);
-      inward[i] += load<float, N>(in + i * N);
+      const Words<N> w = weights_of<N>(pass, scores[p][i], greatest);
+      if (pass.marginals != nullptr) __builtin_memcpy(weights + i * N, &w, sizeof w);
+      sums[i] = cumulative<N>(w) + total;
+      total = sums[i][N - 1];
     }
+    if (pass.marginals != nullptr) add_marginal(pass, block.pixel[at + p], weights, total);
+    const std::uint32_t where = threshold(block.word[at + p], total);
+    Words<N> below{};  // minus one for each label that the word has passed
+    DCRF_UNROLL
+    for (int i = 0; i < Packs; ++i) below += (Words<N>)(sums[i] <= where);
+    drawn[p] = Label(0 - sum_of<N>(below));
   }
-  Pack<float, N> greatest = outward[0] + inward[0];
-  store<float, N>(scores + first, greatest);
-  DCRF_UNROLL
-  for (int i = 1; i < Packs; ++i) {
-    const Pack<float, N> found = outward[i] + inward[i];
-    store<float, N>(scores + first + i * N, found);
-    greatest = larger<float, N>(greatest, found);
-  }
-  return greatest;
 }
 
-// The same for all labels, a few packs at a time in registers.
+// The likeliest label of one pixel, the lowest if there are several; or any number of labels.
 template <int N>
-DCRF_INLINE Pack<float, N> score_labels(const Neighbours& of, const float* logits,
-                                        const Label* here, float* scores) {
-  constexpr int kMost = 4;
+DCRF_INLINE Label draw_in_memory(const GibbsPass& pass, const Block& block, int at, float* scores,
+                                 std::uint32_t* weights) {
+  const Neighbours& of = pass.neighbours;
   Pack<float, N> greatest = broadcast<float, N>(-__builtin_inff());
-  for (int first = 0; first < of.width; first += kMost * N) {
-    Pack<float, N> found;
-    switch ((of.width - first) / N) {
-      case 1:
-        found = add_neighbours_of<N, 1>(of, logits, here, first, scores);
-        break;
-      case 2:
-        found = add_neighbours_of<N, 2>(of, logits, here, first, scores);
-        break;
-      case 3:
-        found = add_neighbours_of<N, 3>(of, logits, here, first, scores);
-        break;
-      default:
-        found = add_neighbours_of<N, kMost>(of, logits, here, first, scores);
-    }
-    greatest = larger<float, N>(greatest, found);
+  for (int l = 0; l < of.width; l += N) {
+    Pack<float, N> found[1][1];
+    add_neighbours<N, 1, 1>(pass, block, at, l, found);
+    store<float, N>(scores + l, found[0][0]);
+    greatest = larger<float, N>(greatest, found[0][0]);
   }
-  return max_lanes<float, N>(greatest);
-}
-
-// Draws the label of one pixel.
-template <int N>
-DCRF_INLINE Label draw(const GibbsRow& row, std::int64_t x, std::uint32_t word, float* scores,
-                       std::uint32_t* weights) {
-  const Neighbours& of = row.neighbours;
-  const Pack<float, N> greatest =
-      score_labels<N>(of, row.logits + x * of.width, row.labels + x, scores);
+  greatest = max_lanes<float, N>(greatest);
   std::uint32_t total = 0;
-  if (row.beta == __builtin_inff()) {
+  if (pass.beta == __builtin_inff()) {
     for (int l = 0; l < of.labels; ++l) {
       weights[l] = total == 0 && scores[l] == greatest[0];
       total += weights[l];
     }
   } else {
     for (int l = 0; l < of.width; l += N) {
-      const Pack<float, N> p =
-          exponential<N>((load<float, N>(scores + l) - greatest) * row.beta) * row.scale;
-      const auto whole = __builtin_convertvector(p, Pack<std::int32_t, N>);
-      __builtin_memcpy(weights + l, &whole, sizeof whole);
+      const Words<N> w = weights_of<N>(pass, load<float, N>(scores + l), greatest);
+      __builtin_memcpy(weights + l, &w, sizeof w);
+      total += sum_of<N>(w);
     }
   }
-  std::uint32_t* const cumulative = weights + of.width;
-  total = 0;
-  for (int l = 0; l < of.labels; ++l) cumulative[l] = total += weights[l];
-  const std::uint32_t drawn_at = threshold(word, total);
-  std::uint32_t drawn = 0;
-  for (int l = 0; l < of.labels; ++l) drawn += cumulative[l] <= drawn_at;
-  if (row.marginals != nullptr) {
-    const double share = 1.0 / double(total);
-    double* const sum = row.marginals + x * of.labels;
-    for (int l = 0; l < of.labels; ++l) sum[l] += double(weights[l]) * share;
-  }
+  if (pass.marginals != nullptr) add_marginal(pass, block.pixel[at], weights, total);
+  const std::uint32_t where = threshold(block.word[at], total);
+  int drawn = 0;
+  for (std::uint32_t sum = weights[0]; sum <= where; sum += weights[drawn]) ++drawn;
   return Label(drawn);
 }
 
-template <int N>
-DCRF_INLINE std::int64_t draw_row(const GibbsRow& row, std::int64_t begin, std::int64_t end,
-                                  std::int64_t step, float* scores, std::uint32_t* weights) {
-  const Label nothing = Label(row.neighbours.labels);
-  std::uint32_t words[kWords];
-  std::int64_t changed = 0;
-  for (std::int64_t x = begin; x < end;) {
-    random_words(row, row.first_pixel + std::uint32_t(x), std::uint32_t(step), words);
-    for (int i = 0; i < kWords && x < end; ++i, x += step) {
-      const Label before = row.labels[x];
-      if (before == nothing) continue;
-      const Label after = draw<N>(row, x, words[i], scores, weights);
-      changed += after != before;
-      row.labels[x] = after;
-    }
+// Packs 0: any number of labels, and the likeliest label. How many labels changed.
+template <int N, int Packs, int P>
+DCRF_INLINE std::int64_t draw_block(const GibbsPass& pass, Block& block, float* scores,
+                                    std::uint32_t* weights) {
+  for (int i = block.count; i < kBlock; ++i) {  // drawn, and forgotten
+    block.label[i] = block.label[0];
+    block.pixel[i] = block.pixel[0];
   }
+  add_words(pass, block);
+  Label drawn[kBlock];
+  if constexpr (Packs == 0) {
+    for (int i = 0; i < block.count; ++i)
+      drawn[i] = draw_in_memory<N>(pass, block, i, scores, weights);
+  } else if (pass.marginals == nullptr) {
+    for (int i = 0; i < block.count; i += P) draw<N, Packs, P>(pass, block, i, weights, drawn + i);
+  } else {  // each adds to the sums of its pixel, once
+    for (int i = 0; i < block.count; ++i) draw<N, Packs, 1>(pass, block, i, weights, drawn + i);
+  }
+  std::int64_t changed = 0;
+  for (int i = 0; i < block.count; ++i) {
+    changed += *block.label[i] != drawn[i];
+    *block.label[i] = drawn[i];
+  }
+  block.count = 0;
   return changed;
 }
 
-std::int64_t gibbs_row(const GibbsRow& row, std::int64_t begin, std::int64_t end, std::int64_t step,
-                       float* scores, std::uint32_t* weights) {
-  return row.neighbours.width < kGibbsLanes
-             ? draw_row<kGibbsLanes / 2>(row, begin, end, step, scores, weights)
-             : draw_row<kGibbsLanes>(row, begin, end, step, scores, weights);
+template <int N, int Packs, int P>
+DCRF_INLINE std::int64_t draw_rows(const GibbsPass& pass, std::int64_t begin, std::int64_t end,
+                                   float* scores, std::uint32_t* weights) {
+  const Label nothing = Label(pass.neighbours.labels);
+  Block block;
+  std::int64_t changed = 0;
+  for (std::int64_t y = begin; y < end; ++y) {
+    const GibbsStripe stripe = pass.stripes[y % pass.m];
+    if (stripe.step == 0) continue;
+    Label* const row = pass.labels + y * pass.stride;
+    for (std::int64_t x = stripe.first; x < pass.width; x += stripe.step) {
+      block.label[block.count] = row + x;
+      block.pixel[block.count] = std::uint32_t(y * pass.width + x);
+      block.count += row[x] != nothing;
+      if (block.count == kBlock) changed += draw_block<N, Packs, P>(pass, block, scores, weights);
+    }
+  }
+  if (block.count > 0) changed += draw_block<N, Packs, P>(pass, block, scores, weights);
+  return changed;
+}
+
+std::int64_t gibbs_rows(const GibbsPass& pass, std::int64_t begin, std::int64_t end, float* scores,
+                        std::uint32_t* weights) {
+  // Vectors as wide as registers: two make up kGibbsLanes where those are narrow.
+  constexpr int N = kLanes<float>, K = kGibbsLanes / N, kNarrow = kGibbsLanes / 2;
+  if (pass.beta == __builtin_inff() || pass.neighbours.width > 4 * kGibbsLanes)
+    return draw_rows<kNarrow, 0, 1>(pass, begin, end, scores, weights);
+  switch (pass.neighbours.width / kGibbsLanes) {
+    case 0:
+      return draw_rows<kNarrow, 1, 4>(pass, begin, end, scores, weights);
+    case 1:
+      return draw_rows<N, 1 * K, 4 / K>(pass, begin, end, scores, weights);
+    case 2:
+      return draw_rows<N, 2 * K, 2 / K>(pass, begin, end, scores, weights);
+    case 3:
+      return draw_rows<N, 3 * K, 2 / K>(pass, begin, end, scores, weights);
+    default:
+      return draw_rows<N, 4 * K, 2 / K>(pass, begin, end, scores, weights);
+  }
 }
 
 }  // namespace
 
 const GibbsLoops& gibbs_table() {
-  static const GibbsLoops found{&gibbs_row};
+  static const GibbsLoops found{&gibbs_rows};
   return found;
 }
 

@@ -1,0 +1,122 @@
+"""Gibbs sweeps: site updates per second against the reference and a plain sweep in Numba."""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from measure import Case, compare
+from problems import Problem
+
+from densecrf_rnn import gibbs
+from densecrf_rnn.neighbourhood import colouring, dense_neighbourhood, sparse_neighbourhood
+from densecrf_rnn.reference import gibbs as reference
+
+SWEEPS = 10
+
+
+@dataclass(frozen=True)
+class GridCRF(Problem):
+    """A picture's logits and some edge classes, whose tables attract like labels a little."""
+
+    neighbourhood: str = "dense 2"
+
+    @property
+    def vertices(self) -> None:
+        """There is no lattice."""
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """[C, 2]."""
+        kind, radius = self.neighbourhood.split()
+        helper = {"dense": dense_neighbourhood, "sparse": sparse_neighbourhood}[kind]
+        return helper(int(radius))
+
+    @property
+    def tables(self) -> np.ndarray:
+        """[C, L, L]."""
+        shape = (len(self.offsets), self.labels, self.labels)
+        noise = 0.1 * np.random.default_rng(0).normal(size=shape)
+        return (noise + 0.3 * np.eye(self.labels)).astype(np.float32)
+
+    def inputs(self):
+        """Logits, labels to begin at, tables and offsets."""
+        logits = np.ascontiguousarray(self.logits)
+        return logits, logits.argmax(0).astype(np.uint8), self.tables, self.offsets
+
+
+PROBLEMS = {
+    "20 labels, 12 classes": GridCRF(size=(120, 160), labels=20),
+    "20 labels, 16 long classes": GridCRF(size=(120, 160), labels=20, neighbourhood="sparse 10"),
+    "8 labels, 12 classes": GridCRF(size=(240, 320), labels=8),
+    "2 labels, 4 classes": GridCRF(size=(240, 320), labels=2, neighbourhood="dense 1"),
+}
+
+
+def ours(problem, threads):
+    inputs = problem.inputs()
+    return lambda: gibbs.sweep(*inputs, sweeps=SWEEPS, threads=threads)[0]
+
+
+def plain(problem, threads):
+    from plain_gibbs import sweep
+
+    logits, labels, tables, offsets = problem.inputs()
+    labels = labels.astype(np.int32)
+    sweep(logits, labels.copy(), tables, offsets)  # compiles
+
+    def run():
+        for _ in range(SWEEPS):
+            sweep(logits, labels, tables, offsets)
+        return labels
+
+    return run
+
+
+def by_definition(problem, threads):
+    """One sweep, for it is slow; the row says so."""
+    logits, labels, tables, offsets = problem.inputs()
+    colours = colouring(offsets).of(labels.shape)
+    order = np.argsort(colours.ravel(), kind="stable")
+    return lambda: reference.sweep(logits, labels, tables, offsets, order, seed=0)[0]
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_sweep(name):
+    pytest.importorskip("numba")
+    problem = PROBLEMS[name]
+    height, width = problem.size
+    outcomes = compare(
+        f"{SWEEPS} Gibbs sweeps {height}x{width}, {name}",
+        problem,
+        [Case("a plain Numba sweep", plain), Case("ours", ours), Case("ours", ours, 2)],
+        peer="a plain Numba sweep",
+    )
+    for outcome in outcomes.values():
+        updates = SWEEPS * height * width
+        seconds = np.median(outcome.row.milliseconds) / 1e3
+        outcome.row.note = f"{updates / seconds / 1e6:.2f} million sites a second"
+    np.testing.assert_array_equal(outcomes["ours", 2].value, outcomes["ours", 1].value)
+    score = functools.partial(gibbs.energy, problem.inputs()[0])
+    _, _, tables, offsets = problem.inputs()
+    found = [score(outcomes[k].value, tables, offsets) for k in outcomes]
+    assert found[0] == pytest.approx(found[1], rel=0.02)  # samples of one distribution
+
+
+def test_sweep_against_the_reference():
+    problem = GridCRF(size=(60, 80), labels=20)
+    case = "a Gibbs sweep 60x80, 20 labels, 12 classes"
+    one = Case("ours", one_sweep)
+    outcomes = compare(case, problem, [Case("NumPy reference", by_definition), one],
+                       peer="NumPy reference", runs=3)  # fmt: skip
+    for outcome in outcomes.values():
+        seconds = np.median(outcome.row.milliseconds) / 1e3
+        outcome.row.note = f"{60 * 80 / seconds / 1e6:.3f} million sites a second"
+    np.testing.assert_array_equal(
+        outcomes["ours", 1].value, outcomes["NumPy reference", 1].value
+    )
+
+
+def one_sweep(problem, threads):
+    inputs = problem.inputs()
+    return lambda: gibbs.sweep(*inputs, threads=threads)[0]
