@@ -2,8 +2,10 @@
 
 import os
 import pickle
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -408,6 +410,17 @@ def test_gibbs_crf_learns_the_order_of_parts_that_a_crfrnn_cannot_tell():
     # The table of the offset between the parts: right of a left part stands a right one.
     across = crf.tables[2].detach()
     assert across[1, 2] > max(across[1, 1], across[2, 1], across[2, 2])
+
+
+def test_the_example_of_the_document_runs():
+    document = Path(__file__).parents[1] / "docs" / "gibbs.md"
+    if not document.is_file():
+        pytest.skip("the documents are not installed with the package")
+    (block,) = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
+    names = {}
+    exec(compile(block, "docs/gibbs.md", "exec"), names)
+    assert names["labels"].shape == (8, 24, 32)
+    assert (names["crf"].tables != 0).any() and len(names["store"]) == 8
 
 
 # --- bad input -----------------------------------------------------------------------------------
