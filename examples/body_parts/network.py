@@ -1,0 +1,37 @@
+"""A small U-Net: depth in, scores of labels out."""
+
+import torch
+from torch import Tensor, nn
+
+
+def block(channels_in: int, channels_out: int) -> nn.Sequential:
+    """Two convolutions."""
+    layers: list[nn.Module] = []
+    for c in (channels_in, channels_out):
+        convolution = nn.Conv2d(c, channels_out, 3, padding=1, bias=False)
+        layers += [convolution, nn.GroupNorm(4, channels_out), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+class UNet(nn.Module):
+    """Logits [B, L, H, W] of inputs [B, 2, H, W]; H and W divisible by 2^(levels - 1)."""
+
+    def __init__(self, labels: int, width: int = 16, levels: int = 4) -> None:
+        super().__init__()
+        sizes = [min(width * 2**i, 6 * width) for i in range(levels)]
+        self.down = nn.ModuleList(block(a, b) for a, b in zip([2, *sizes], sizes))
+        self.up = nn.ModuleList(
+            block(a + b, b) for a, b in zip(sizes[:0:-1], sizes[-2::-1], strict=True)
+        )
+        self.scores = nn.Conv2d(sizes[0], labels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Down, and up again with what was there on the way."""
+        seen: list[Tensor] = []
+        for i, down in enumerate(self.down):
+            x = down(x if i == 0 else nn.functional.max_pool2d(x, 2))
+            seen.append(x)
+        for up, beside in zip(self.up, seen[-2::-1], strict=True):
+            larger = nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = up(torch.cat([larger, beside], 1))
+        return self.scores(x)

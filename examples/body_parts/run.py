@@ -1,0 +1,226 @@
+"""Body parts from depth: a CNN alone, with a GibbsCRF (separate, end to end) and with a CRF-RNN.
+
+The experiment of "A Generic CNN-CRF Model for Semantic Segmentation" (2015), section 4:
+
+    python examples/body_parts/run.py --data FOLDER --out RESULTS --seeds 0 1 2
+
+FOLDER is laid out as frames.py says. Writes results.json, parts.png (pictures and labels, as the
+paper's figure 1) and tables.png (what was learned: red attracts, blue repels) to RESULTS.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+import torch
+from frames import FAR, Frames, class_names, scores
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from network import UNet
+from torch import Tensor, nn
+
+from densecrf_rnn import CRFRNN, CRFParams, GibbsCRF
+from densecrf_rnn.convergence import diagnose
+from densecrf_rnn.neighbourhood import sparse_neighbourhood
+from densecrf_rnn.nn import ChainStore
+
+BATCH = 8
+# Of Student's t for 2 degrees of freedom and more: what makes a standard error a 95 % interval.
+T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
+
+
+def fit(parameters, frames, epochs, lr, loss_of, name):
+    """Adam with a cosine schedule; `loss_of` takes numbers, depth and labels of a batch."""
+    optimizer = torch.optim.Adam(parameters, lr=lr)
+    steps = epochs * -(-len(frames) // BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+    for epoch in range(epochs):
+        losses = []
+        for batch in frames.batches(BATCH):
+            optimizer.zero_grad()
+            loss = loss_of(*batch)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        print(f"  {name}: epoch {epoch + 1} of {epochs}, loss {np.mean(losses):.4f}", flush=True)
+
+
+def train_network(frames, labels, options):
+    """The network alone, by cross-entropy: the likelihood without any edges."""
+    network = UNet(labels, options.width)
+
+    def loss_of(index, depth, target):
+        return nn.functional.cross_entropy(network(depth), target)
+
+    fit(network.parameters(), frames, options.epochs, 3e-3, loss_of, "CNN")
+    return network.eval()
+
+
+def train_gibbs(network, frames, labels, options, separate):
+    """A GibbsCRF behind a trained network; if not `separate`, the network goes on learning."""
+    network = copy.deepcopy(network)
+    crf = GibbsCRF(labels, sparse_neighbourhood(options.radius), sweeps=50, burn_in=50)
+    store = ChainStore(options.seed)
+    network.requires_grad_(not separate)
+    groups = [{"params": crf.parameters(), "lr": options.table_lr}]
+    if not separate:
+        groups.append({"params": network.parameters(), "lr": 3e-4})
+
+    def loss_of(index, depth, target):
+        logits = network(depth)
+        chains = store.chains(index, logits)
+        loss = crf.loss(logits, target, chains)
+        store.keep(chains)
+        return loss
+
+    name = "separate" if separate else "end to end"
+    fit(groups, frames, options.crf_epochs, options.table_lr, loss_of, name)
+    return network, crf
+
+
+def train_crfrnn(network, frames, labels, options):
+    """The same network with a CRF-RNN behind it, end to end; its guide is the depth in cm."""
+    network = copy.deepcopy(network)
+    params = CRFParams(theta_alpha=8, theta_beta=10, theta_gamma=3, w_bilateral=1, w_spatial=1)
+    crf = CRFRNN(labels, params=params)
+    groups = [{"params": crf.parameters()}, {"params": network.parameters(), "lr": 3e-4}]
+
+    def loss_of(index, depth, target):
+        return nn.functional.cross_entropy(crf(network(depth), centimetres(depth)), target)
+
+    fit(groups, frames, options.crf_epochs, 1e-2, loss_of, "CRF-RNN")
+    return network, crf.eval()
+
+
+def centimetres(depth: Tensor) -> Tensor:
+    """The guide of the appearance kernel, [B, 1, H, W]."""
+    return depth[:, :1] * (FAR * 100)
+
+
+@torch.no_grad()
+def predictions(frames, label_of) -> Tensor:
+    """Labels [N, H, W] of all frames."""
+    return torch.cat([label_of(depth) for _, depth, _ in frames.batches(BATCH, shuffled=False)])
+
+
+def run(train, held_out, labels, options):
+    """All four methods with one seed: their predictions, and the tables learned end to end."""
+    torch.manual_seed(options.seed)
+    cnn = train_network(train, labels, options)
+    found = {"CNN alone": predictions(held_out, lambda depth: cnn(depth).argmax(1))}
+    network, crfrnn = train_crfrnn(cnn, train, labels, options)
+    found["CRF-RNN, end to end"] = predictions(
+        held_out, lambda depth: crfrnn(network(depth), centimetres(depth)).argmax(1)
+    )
+    for separate in (True, False):
+        network, crf = train_gibbs(cnn, train, labels, options, separate)
+        name = "GibbsCRF, " + ("separate" if separate else "end to end")
+        found[name] = predictions(held_out, lambda depth: crf.decode(network(depth)))
+    with torch.no_grad():
+        logits = network(held_out.depth[:1])[0].numpy()
+    tables, offsets = crf.tables.detach().numpy(), crf.offsets.numpy()
+    print("  on a frame held out,", diagnose(logits, tables, offsets, sweeps=50, burn_in=50))
+    return found, crf
+
+
+def interval(values):
+    """Mean and half the width of its 95 % interval over seeds, or None for one seed."""
+    if len(values) < 2:
+        return values[0], None
+    spread = statistics.stdev(values) / len(values) ** 0.5
+    return statistics.mean(values), T_95.get(len(values), 2.6) * spread
+
+
+def draw_parts(path, held_out, found, labels):
+    """Depth, truth and what each method says, of a few frames."""
+    columns = {"depth": held_out.depth[:, 0], "truth": held_out.labels, **found}
+    rows = min(4, len(held_out))
+    figure = Figure(figsize=(2.2 * len(columns), 1.8 * rows))
+    axes = figure.subplots(rows, len(columns), squeeze=False)
+    colours = colormaps["tab20"].resampled(labels)
+    for row, number in enumerate(np.linspace(0, len(held_out) - 1, rows).astype(int)):
+        for axis, (name, pictures) in zip(axes[row], columns.items(), strict=True):
+            if name == "depth":
+                axis.imshow(pictures[number], cmap="gray_r")
+            else:
+                seen = np.ma.masked_equal(pictures[number], 0)  # the background stays white
+                options = {"vmin": -0.5, "vmax": labels - 0.5, "interpolation": "nearest"}
+                axis.imshow(seen, cmap=colours, **options)
+            axis.set_axis_off()
+            if row == 0:
+                axis.set_title(name, fontsize=8)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+
+
+def draw_tables(path, crf, names):
+    """The table of each offset: rows are a pixel's label, columns that at the offset from it."""
+    tables, offsets = crf.tables.detach().numpy(), crf.offsets.tolist()
+    columns = 4
+    rows = -(-len(tables) // columns)
+    figure = Figure(figsize=(3.4 * columns, 3.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    most = float(np.abs(tables).max()) or 1.0
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, table, (down, right) in zip(axes.flat, tables, offsets):
+        axis.set_axis_on()
+        image = axis.imshow(table, cmap="RdBu_r", vmin=-most, vmax=most)
+        axis.set_title(f"{down} down, {right} right", fontsize=8)
+        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=4)
+        axis.set_yticks(range(len(names)), names, fontsize=4)
+    figure.colorbar(image, ax=axes, shrink=0.4, label="score: red attracts, blue repels")
+    figure.savefig(path, dpi=120)
+
+
+def main():
+    """Read the arguments, run every seed, write what was found."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of the frames")
+    parser.add_argument("--out", type=Path, default=Path("body_parts"), help="of the results")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--epochs", type=int, default=14, help="of the CNN alone")
+    parser.add_argument("--crf-epochs", type=int, default=5, help="of each CRF behind it")
+    parser.add_argument("--width", type=int, default=16, help="channels of the CNN's first level")
+    parser.add_argument("--radius", type=int, default=16, help="longest offset of the GibbsCRF")
+    parser.add_argument("--table-lr", type=float, default=0.03, help="learning rate of the tables")
+    parser.add_argument("--most", type=int, default=0, help="take so many frames of each split")
+    parser.add_argument("--splits", nargs=2, default=["train", "val"], metavar=("TRAIN", "TEST"))
+    parser.add_argument("--depth-folder", default="depth")
+    parser.add_argument("--label-folder", default="label")
+    options = parser.parse_args()
+    names = class_names(options.data)
+    folders = (options.depth_folder, options.label_folder, options.most)
+    train, held_out = (Frames(options.data / split, *folders) for split in options.splits)
+    if int(max(train.labels.max(), held_out.labels.max())) >= len(names):
+        raise SystemExit(f"a frame holds a label beyond the {len(names)} that classes.txt names")
+
+    results: dict[str, dict[str, list[float]]] = {}
+    for seed in options.seeds:
+        print(f"seed {seed}: {len(train)} frames to learn from, {len(held_out)} held out")
+        options.seed = seed
+        found, crf = run(train, held_out, len(names), options)
+        for name, predicted in found.items():
+            for measure, value in scores(predicted, held_out.labels, len(names)).items():
+                results.setdefault(name, {}).setdefault(measure, []).append(value)
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    print(f"{'percent of part pixels right':30}{'all pixels':>16}{'mean of parts':>16}")
+    for name, measures in results.items():
+        cells = []
+        for values in measures.values():
+            mean, half = interval(values)
+            cells.append(f"{mean:.1f}" + ("" if half is None else f" +- {half:.1f}"))
+        print(f"{name:30}" + "".join(f"{cell:>16}" for cell in cells))
+    (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    draw_parts(options.out / "parts.png", held_out, found, len(names))
+    draw_tables(options.out / "tables.png", crf, names)
+
+
+if __name__ == "__main__":
+    main()
