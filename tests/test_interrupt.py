@@ -46,6 +46,11 @@ CALLS = {
         "PermutohedralLattice(features, threads=threads)",
     ),
     "mean_field": ("", "mean_field(logits, image, iterations=100_000, threads=threads)"),
+    "gibbs": (
+        "from densecrf_rnn import gibbs\n"
+        "labels, tables = logits.argmax(0), np.zeros((2, 4, 4), np.float32)",
+        "gibbs.sweep(logits, labels, tables, [(0, 1), (1, 0)], sweeps=10**6, threads=threads)",
+    ),
     "batch": (TORCH_SETUP + "layer.iterations = 100_000", "layer(logits.detach(), image)"),
     "backward": (
         TORCH_SETUP + "layer.iterations = 30; total = layer(logits, image).sum()",

@@ -379,8 +379,8 @@ def accuracy(labels, target):
 def test_gibbs_crf_learns_the_order_of_parts_that_a_crfrnn_cannot_tell():
     """Left and right parts have equal logits everywhere, and a Gaussian kernel looks both ways.
 
-    Mirror a picture, and a CRF-RNN's logits mirror too: labels 1 and 2 are one to it until its
-    compatibility tells them apart, and then every pixel of a body hears the same from either side.
+    Mirror a picture, and a CRF-RNN's logits mirror too, whatever it has learned: at the two pixels
+    that change places it says the same label, where the truth has two. So half is its best.
     """
     logits, target = bodies(24, seed=0)
     held_out = bodies(16, seed=1)
@@ -396,17 +396,22 @@ def test_gibbs_crf_learns_the_order_of_parts_that_a_crfrnn_cannot_tell():
     ours = accuracy(crf.decode(held_out[0], sweeps=100, burn_in=100), held_out[1])
 
     params = CRFParams(theta_alpha=3, theta_beta=60, theta_gamma=3, w_bilateral=1, w_spatial=1)
-    theirs = CRFRNN(3, params=params, kernel_weights="full")
+    theirs = CRFRNN(3, params=params, kernel_weights="full", method="exact")
     optimizer = torch.optim.Adam(theirs.parameters(), lr=0.05)
-    for _ in range(60):
+
+    def refined(logits):
+        return theirs(logits, logits[:, 1:2] * 60)
+
+    for _ in range(20):
         optimizer.zero_grad()
-        refined = theirs(logits, logits[:, 1:2] * 60)
-        torch.nn.functional.cross_entropy(refined, target).backward()
+        torch.nn.functional.cross_entropy(refined(logits[:8]), target[:8]).backward()
         optimizer.step()
     with torch.no_grad():
-        refined = theirs.eval()(held_out[0], held_out[0][:, 1:2] * 60)
+        found = refined(held_out[0])
+        mirrored = refined(held_out[0].flip(-1)).flip(-1)
+    torch.testing.assert_close(mirrored, found, rtol=1e-3, atol=1e-3)
     assert ours > 0.9
-    assert accuracy(refined.argmax(1), held_out[1]) < 0.7
+    assert accuracy(found.argmax(1), held_out[1]) < 0.6
     # The table of the offset between the parts: right of a left part stands a right one.
     across = crf.tables[2].detach()
     assert across[1, 2] > max(across[1, 1], across[2, 1], across[2, 2])

@@ -3,6 +3,7 @@
 The arithmetic of gibbs.py step by step, so the same bits. Serial on purpose.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,8 @@ def _exponential(x, cell, bits):
 
 @_compiled
 def _sweep(
-    logits, labels, tables, offsets, a, b, m, key, chain, number, beta, scale, marginals, scratch
+    logits, labels, tables, offsets, a, b, m, step, key, chain, number, beta, scale, marginals,
+    scratch,
 ):
     """One sweep of one image; how many labels changed. `marginals` is empty where not wanted."""
     count, height, width = logits.shape
@@ -69,8 +71,11 @@ def _sweep(
     changed = 0
     for colour in range(m):
         for row in range(height):
-            for column in range(width):
-                if (a * column + b * row) % m != colour or labels[row, column] < 0:
+            first = 0  # a colour comes again every `step` columns, or is not in this row
+            while first < step and (a * first + b * row) % m != colour:
+                first += 1
+            for column in range(first, width if first < step else 0, step):
+                if labels[row, column] < 0:
                     continue
                 for label in range(count):
                     outward[label] = logits[label, row, column]
@@ -138,13 +143,14 @@ def sweep(
     sums = np.zeros((2, count), np.float32)
     scratch = (sums[0], sums[1], np.zeros(count, np.int64), counter, cell, cell.view(np.uint32))
     nothing = np.zeros((0, 0, 0))
+    step = colouring[2] // math.gcd(colouring[0], colouring[2])
     for image in range(len(logits)):
         kept = nothing if marginals is None else marginals[image]
         for s, beta in enumerate(inverse_temperature):
             number = np.uint32(int(first_sweep[image]) + s)
             changes[image, s] = _sweep(
-                logits[image], labels[image], tables, offsets, *colouring, key, chains[image],
-                number, beta, weight_scale(count), kept, scratch,
+                logits[image], labels[image], tables, offsets, *colouring, step, key,
+                chains[image], number, beta, weight_scale(count), kept, scratch,
             )  # fmt: skip
 
 
