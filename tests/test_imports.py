@@ -220,14 +220,33 @@ def test_refine_works_without_the_native_module():
     assert out.split() == ["numba"]
 
 
-def test_crfrnn_without_torch_says_what_to_install():
+@pytest.mark.parametrize("name", ["CRFRNN", "GibbsCRF"])
+def test_a_layer_without_torch_says_what_to_install(name):
     out = run(
         "import densecrf_rnn\n"
-        "try:\n    densecrf_rnn.CRFRNN\n"
+        f"try:\n    densecrf_rnn.{name}\n"
         "except ImportError as error:\n    print(error)",
         "torch",
     )
-    assert "CRFRNN needs torch" in out and "pip install 'densecrf-rnn[torch]'" in out
+    assert f"{name} needs torch" in out and "pip install 'densecrf-rnn[torch]'" in out
+
+
+GIBBS = """
+import numpy as np
+from densecrf_rnn import gibbs
+logits = np.zeros((3, 6, 7), np.float32)
+tables = np.ones((1, 3, 3), np.float32)
+print(gibbs.sweep(logits, gibbs.start(logits), tables, [(0, 1)], sweeps=3)[0].tolist())
+"""
+
+
+def test_gibbs_sweeps_are_the_same_without_torch_and_without_the_native_module():
+    for name in ("cpu", "numba"):
+        reason = _backends.why_unavailable(name)
+        if reason is not None:
+            pytest.skip(reason)
+    native = run(GIBBS, "torch", "numba")
+    assert native == run(GIBBS, "torch", "densecrf_rnn._cpu")
 
 
 def test_without_any_engine_the_error_names_the_fix():

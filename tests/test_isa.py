@@ -28,6 +28,22 @@ np.savez(sys.argv[1], **results)
 print(_backends.native_isa())
 """
 
+GIBBS = """
+import hashlib
+import numpy as np
+from densecrf_rnn import _backends, gibbs
+from densecrf_rnn.neighbourhood import dense_neighbourhood
+
+rng, offsets, digest = np.random.default_rng(0), dense_neighbourhood(1), hashlib.sha256()
+for labels in (2, 4, 5, 8, 9, 20, 32, 33, 300):
+    logits = 3 * rng.normal(size=(labels, 31, 37)).astype(np.float32)
+    tables = rng.normal(size=(len(offsets), labels, labels)).astype(np.float32)
+    q = gibbs.marginals(logits, tables, offsets, sweeps=3, burn_in=3, backend="cpu")
+    digest.update(q.tobytes())
+    digest.update(gibbs.annealed(logits, tables, offsets, sweeps=3, backend="cpu").tobytes())
+print(digest.hexdigest(), _backends.native_isa())
+"""
+
 
 @pytest.fixture(autouse=True)
 def needs_native_module():
@@ -68,6 +84,13 @@ def test_photograph_is_refined_alike(isa, baseline, tmp_path):
         for spatial, q in baseline.items():
             assert np.abs(results[spatial] - q).max() < 1e-5
             np.testing.assert_array_equal(results[spatial].argmax(0), q.argmax(0))
+
+
+def test_gibbs_sweeps_have_the_same_bits_on_every_instruction_set():
+    done = [run(GIBBS, isa) for isa in NAMES]
+    assert [each.returncode for each in done] == [0, 0, 0], done
+    digests = {each.stdout.split()[0] for each in done}
+    assert len(digests) == 1
 
 
 def test_best_instruction_set_is_used_unless_one_is_named():
