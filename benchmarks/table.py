@@ -59,6 +59,15 @@ TARGETS = [
         for name in ("wide", "tight")
         for threads in (1, 2)
     ],
+    *[
+        Target(f"Gibbs sweeps, {name}", f"10 Gibbs sweeps {size}, {name}", ("ours",), threads,
+               must, aim)
+        for size, name in (("120x160", "20 labels, 12 classes"),
+                           ("120x160", "20 labels, 16 long classes"),
+                           ("240x320", "8 labels, 12 classes"),
+                           ("240x320", "2 labels, 4 classes"))
+        for threads, must, aim in ((1, 5, 6), (2, 9, 12))
+    ],
 ]  # fmt: skip
 
 
