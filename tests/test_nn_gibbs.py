@@ -501,10 +501,10 @@ def test_loss_needs_chains_with_a_target():
 
 @pytest.mark.parametrize(
     ("index", "message"),
-    [([0], "index holds 1 numbers but logits 2"), ([1, 1], "twice"), ([0, -1], "is -1")],
+    [(0, "index is int"), ([0], "1 numbers but logits 2"), ([1, 1], "twice"), ([0, -1], "is -1")],
 )
 def test_bad_numbers_of_images_are_refused(index, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         ChainStore().chains(index, torch.zeros(SIZE))
 
 
@@ -519,8 +519,12 @@ def test_a_chain_of_another_size_is_refused():
 
 def test_a_file_without_chains_is_refused(tmp_path):
     torch.save({"tables": torch.zeros(2)}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="does not hold chains"):
-        ChainStore.load(os.fspath(tmp_path / "other.pt"))
+    (tmp_path / "text.pt").write_text("no chains")
+    for name in ("other.pt", "text.pt"):
+        with pytest.raises(ValueError, match="does not hold chains"):
+            ChainStore.load(os.fspath(tmp_path / name))
+    with pytest.raises(FileNotFoundError):
+        ChainStore.load(tmp_path / "nothing.pt")
 
 
 def test_low_precision_is_computed_with_under_autocast_alone():

@@ -224,20 +224,31 @@ class ChainStore:
         ValueError
             The file holds something else.
         """
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        wrong = f"{os.fspath(path)} does not hold chains; ChainStore.save writes them"
+        try:
+            state = torch.load(path, weights_only=True, map_location="cpu")
+        except OSError:
+            raise
+        except Exception as error:  # torch has many for what it did not write
+            raise ValueError(wrong) from error
         if not isinstance(state, dict) or set(state) != {"seed", "sweeps", "labels"}:
-            raise ValueError(f"{os.fspath(path)} does not hold chains; ChainStore.save writes them")
+            raise ValueError(wrong)
         store = cls(state["seed"])
         store._sweeps, store._labels = state["sweeps"], state["labels"]
         return store
 
 
-def _numbers(index: Sequence[int] | Tensor, images: int) -> list[int]:
-    given = index.tolist() if isinstance(index, Tensor) else list(index)
-    if not isinstance(given, list) or len(given) != images:
+def _numbers(index: Any, images: int) -> list[int]:
+    """Numbers of the images of a batch, as Python's."""
+    given = index.tolist() if hasattr(index, "tolist") else index
+    if not isinstance(given, (list, tuple, range)):
+        raise TypeError(
+            f"index is {type(index).__name__}; it must hold a number for each of {images} images"
+        )
+    if len(given) != images:
         raise ValueError(
-            f"index holds {len(given) if isinstance(given, list) else 1} numbers but logits "
-            f"{images} images; give the number of each in the data set"
+            f"index holds {len(given)} numbers but logits {images} images; give the number of each "
+            "in the data set"
         )
     numbers = [_checks.count(f"index[{i}]", n, 0, below_power=63) for i, n in enumerate(given)]
     if len(set(numbers)) != len(numbers):

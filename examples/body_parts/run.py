@@ -49,15 +49,18 @@ def fit(parameters, frames, epochs, lr, loss_of, name):
         print(f"  {name}: epoch {epoch + 1} of {epochs}, loss {np.mean(losses):.4f}", flush=True)
 
 
-def train_network(frames, labels, options):
+NETWORK_LR = 3e-3
+LATER_LR = NETWORK_LR / 10  # of the network with a CRF behind it, and of the one without
+
+
+def train_network(network, frames, epochs, lr, name):
     """The network alone, by cross-entropy: the likelihood without any edges."""
-    network = UNet(labels, options.width)
 
     def loss_of(index, depth, target):
         return nn.functional.cross_entropy(network(depth), target)
 
-    fit(network.parameters(), frames, options.epochs, 3e-3, loss_of, "CNN")
-    return network.eval()
+    fit(network.parameters(), frames, epochs, lr, loss_of, name)
+    return network
 
 
 def train_gibbs(network, frames, labels, options, separate):
@@ -68,7 +71,7 @@ def train_gibbs(network, frames, labels, options, separate):
     network.requires_grad_(not separate)
     groups = [{"params": crf.parameters(), "lr": options.table_lr}]
     if not separate:
-        groups.append({"params": network.parameters(), "lr": 3e-4})
+        groups.append({"params": network.parameters(), "lr": LATER_LR})
 
     def loss_of(index, depth, target):
         logits = network(depth)
@@ -87,7 +90,7 @@ def train_crfrnn(network, frames, labels, options):
     network = copy.deepcopy(network)
     params = CRFParams(theta_alpha=8, theta_beta=10, theta_gamma=3, w_bilateral=1, w_spatial=1)
     crf = CRFRNN(labels, params=params)
-    groups = [{"params": crf.parameters()}, {"params": network.parameters(), "lr": 3e-4}]
+    groups = [{"params": crf.parameters()}, {"params": network.parameters(), "lr": LATER_LR}]
 
     def loss_of(index, depth, target):
         return nn.functional.cross_entropy(crf(network(depth), centimetres(depth)), target)
@@ -110,8 +113,12 @@ def predictions(frames, label_of) -> Tensor:
 def run(train, held_out, labels, options):
     """All four methods with one seed: their predictions, and the tables learned end to end."""
     torch.manual_seed(options.seed)
-    cnn = train_network(train, labels, options)
-    found = {"CNN alone": predictions(held_out, lambda depth: cnn(depth).argmax(1))}
+    network = UNet(labels, options.width)
+    cnn = train_network(network, train, options.epochs, NETWORK_LR, "CNN")
+    alone = train_network(
+        copy.deepcopy(cnn), train, options.crf_epochs, LATER_LR, "CNN, as long as the others"
+    )
+    found = {"CNN alone": predictions(held_out, lambda depth: alone(depth).argmax(1))}
     network, crfrnn = train_crfrnn(cnn, train, labels, options)
     found["CRF-RNN, end to end"] = predictions(
         held_out, lambda depth: crfrnn(network(depth), centimetres(depth)).argmax(1)
