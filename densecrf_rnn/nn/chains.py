@@ -4,7 +4,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Chains:
     index: list[int]
     sweeps: list[int]
     seed: int
-    acceptance: float = field(default=float("nan"))
+    acceptance: float = float("nan")
 
 
 class ChainStore:
