@@ -51,7 +51,7 @@ def needs_packages():
 
 def test_example_learns_and_draws_what_it_learned(needs_packages, tmp_path):
     write_frames(tmp_path)
-    small = ["--epochs", "1", "--crf-epochs", "1", "--width", "4", "--radius", "2"]
+    small = ["--epochs", "1", "--crf-epochs", "1", "--width", "4", "--radius", "2", "--shrink", "2"]
     done = run(tmp_path, *small, "--seeds", "0", "1", "--out", "results")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results" / "results.json").read_text())
@@ -59,7 +59,7 @@ def test_example_learns_and_draws_what_it_learned(needs_packages, tmp_path):
         "CNN alone", "CRF-RNN, end to end", "GibbsCRF, separate", "GibbsCRF, end to end",
     }  # fmt: skip
     for measures in results.values():
-        assert [len(v) for v in measures.values()] == [2, 2]
+        assert [len(v) for v in measures.values()] == [2, 2, 2]
         assert all(0 <= x <= 100 for values in measures.values() for x in values)
     for picture in ("parts.png", "tables.png"):
         assert (tmp_path / "results" / picture).stat().st_size > 1000

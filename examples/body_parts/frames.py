@@ -13,17 +13,25 @@ import torch
 from skimage.io import imread
 from torch import Tensor
 
+from densecrf_rnn import metrics
+
 FAR = 5.0  # metres: what depth is divided by
 
 
 class Frames:
     """A split in memory: depth [N, 2, H, W] (scaled, and whether there is a reading) and labels.
 
-    `depth_folder` and `label_folder` are relative to the folder of the split.
+    `depth_folder` and `label_folder` are relative to the folder of the split. Of its frames the
+    first `most` are taken (0: all), of their rows and columns every `shrink`-th.
     """
 
     def __init__(
-        self, folder: Path, depth_folder: str = "depth", label_folder: str = "label", most: int = 0
+        self,
+        folder: Path,
+        depth_folder: str = "depth",
+        label_folder: str = "label",
+        most: int = 0,
+        shrink: int = 1,
     ) -> None:
         paths = sorted((folder / depth_folder).glob("*.png"))[: most or None]
         if not paths:
@@ -46,8 +54,8 @@ class Frames:
             labels.append(parts.astype(np.int64))
         if len({d.shape for d in depth}) > 1:
             raise SystemExit(f"{folder} holds frames of several sizes; give them one")
-        self.depth = torch.from_numpy(np.stack(depth))
-        self.labels = torch.from_numpy(np.stack(labels))
+        self.depth = torch.from_numpy(np.stack(depth)[..., ::shrink, ::shrink].copy())
+        self.labels = torch.from_numpy(np.stack(labels)[..., ::shrink, ::shrink].copy())
 
     def __len__(self) -> int:
         return len(self.depth)
@@ -68,14 +76,17 @@ def class_names(folder: Path) -> list[str]:
 
 
 def scores(predicted: Tensor, labels: Tensor, count: int) -> dict[str, float]:
-    """Percent right, background excluded: of all pixels of parts, and the mean over the parts."""
-    parts = labels > 0
-    right = (predicted == labels)[parts].double()
-    which = labels[parts]
-    hits = torch.zeros(count, dtype=torch.float64).index_add_(0, which, right)
-    sizes = torch.bincount(which, minlength=count)
-    seen = sizes > 0
+    """Percent of the pixels of parts that are right, over all and as the mean of parts; mean IU.
+
+    The first two leave the background out, as the paper does, and do not see parts where there are
+    none; the last, over all labels, does.
+    """
+    confusion = metrics.confusion_matrix(labels.numpy(), predicted.numpy(), count)
+    parts = confusion[1:]
+    seen = parts.sum(1) > 0
+    recall = np.diag(confusion)[1:][seen] / parts.sum(1)[seen]
     return {
-        "pixels": 100 * float(right.mean()),
-        "mean of parts": 100 * float((hits[seen] / sizes[seen]).mean()),
+        "pixels of parts": 100 * float(np.trace(confusion[1:, 1:]) / parts.sum()),
+        "mean of parts": 100 * float(recall.mean()),
+        "mean IU, background too": 100 * metrics.mean_iu(confusion),
     }

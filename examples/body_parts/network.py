@@ -14,7 +14,7 @@ def block(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Logits [B, L, H, W] of inputs [B, 2, H, W]; H and W divisible by 2^(levels - 1)."""
+    """Logits [B, L, H, W] of inputs [B, 2, H, W]."""
 
     def __init__(self, labels: int, width: int = 16, levels: int = 4) -> None:
         super().__init__()
@@ -27,6 +27,9 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Down, and up again with what was there on the way."""
+        height, width = x.shape[2:]
+        step = 2 ** (len(self.down) - 1)
+        x = nn.functional.pad(x, (0, -width % step, 0, -height % step))
         seen: list[Tensor] = []
         for i, down in enumerate(self.down):
             x = down(x if i == 0 else nn.functional.max_pool2d(x, 2))
@@ -34,4 +37,4 @@ class UNet(nn.Module):
         for up, beside in zip(self.up, seen[-2::-1], strict=True):
             larger = nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
             x = up(torch.cat([larger, beside], 1))
-        return self.scores(x)
+        return self.scores(x)[:, :, :height, :width]

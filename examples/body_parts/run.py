@@ -66,7 +66,7 @@ def train_network(network, frames, epochs, lr, name):
 def train_gibbs(network, frames, labels, options, separate):
     """A GibbsCRF behind a trained network; if not `separate`, the network goes on learning."""
     network = copy.deepcopy(network)
-    crf = GibbsCRF(labels, sparse_neighbourhood(options.radius), sweeps=50, burn_in=50)
+    crf = GibbsCRF(labels, sparse_neighbourhood(options.radius), sweeps=100, burn_in=100)
     store = ChainStore(options.seed)
     network.requires_grad_(not separate)
     groups = [{"params": crf.parameters(), "lr": options.table_lr}]
@@ -191,18 +191,19 @@ def main():
     parser.add_argument("--data", type=Path, required=True, help="folder of the frames")
     parser.add_argument("--out", type=Path, default=Path("body_parts"), help="of the results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--epochs", type=int, default=14, help="of the CNN alone")
-    parser.add_argument("--crf-epochs", type=int, default=5, help="of each CRF behind it")
+    parser.add_argument("--epochs", type=int, default=20, help="of the CNN alone")
+    parser.add_argument("--crf-epochs", type=int, default=6, help="of each CRF behind it")
     parser.add_argument("--width", type=int, default=16, help="channels of the CNN's first level")
     parser.add_argument("--radius", type=int, default=16, help="longest offset of the GibbsCRF")
-    parser.add_argument("--table-lr", type=float, default=0.03, help="learning rate of the tables")
+    parser.add_argument("--table-lr", type=float, default=0.003, help="learning rate of the tables")
+    parser.add_argument("--shrink", type=int, default=1, help="take every so many-th row, column")
     parser.add_argument("--most", type=int, default=0, help="take so many frames of each split")
     parser.add_argument("--splits", nargs=2, default=["train", "val"], metavar=("TRAIN", "TEST"))
     parser.add_argument("--depth-folder", default="depth")
     parser.add_argument("--label-folder", default="label")
     options = parser.parse_args()
     names = class_names(options.data)
-    folders = (options.depth_folder, options.label_folder, options.most)
+    folders = (options.depth_folder, options.label_folder, options.most, options.shrink)
     train, held_out = (Frames(options.data / split, *folders) for split in options.splits)
     if int(max(train.labels.max(), held_out.labels.max())) >= len(names):
         raise SystemExit(f"a frame holds a label beyond the {len(names)} that classes.txt names")
@@ -217,13 +218,14 @@ def main():
                 results.setdefault(name, {}).setdefault(measure, []).append(value)
 
     options.out.mkdir(parents=True, exist_ok=True)
-    print(f"{'percent of part pixels right':30}{'all pixels':>16}{'mean of parts':>16}")
+    measures = list(next(iter(results.values())))
+    print(f"{'percent':30}" + "".join(f"{measure:>22}" for measure in measures))
     for name, measures in results.items():
         cells = []
         for values in measures.values():
             mean, half = interval(values)
             cells.append(f"{mean:.1f}" + ("" if half is None else f" +- {half:.1f}"))
-        print(f"{name:30}" + "".join(f"{cell:>16}" for cell in cells))
+        print(f"{name:30}" + "".join(f"{cell:>22}" for cell in cells))
     (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     draw_parts(options.out / "parts.png", held_out, found, len(names))
     draw_tables(options.out / "tables.png", crf, names)
