@@ -34,7 +34,8 @@ class Enumerated:
             for i in itertools.product(range(height), range(width)):
                 j = i[0] + down, i[1] + right
                 if 0 <= j[0] < height and 0 <= j[1] < width:
-                    np.add.at(self.pairs, (np.arange(len(y)), c, y[:, *i], y[:, *j]), 1)
+                    ends = y[(slice(None), *i)], y[(slice(None), *j)]
+                    np.add.at(self.pairs, (np.arange(len(y)), c, *ends), 1)
 
     def probabilities(self, logits, tables):
         """p(y) of every labelling."""
