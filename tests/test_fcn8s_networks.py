@@ -330,7 +330,7 @@ def test_vgg_of_the_caffe_model_zoo_fills_fc6_from_its_matrix(tmp_path):
 
 
 def test_checkpoint_of_crfasrnn_pytorch_gives_its_function(tmp_path):
-    """Its upscore2 has a bias, which ours has not: it goes into the layer whose scores are added."""
+    """Its upscore2 has a bias, ours has none: it goes into the layer whose scores are added."""
     net = small()
     state = net.state_dict()
     bias = torch.randn(5)

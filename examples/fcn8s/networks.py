@@ -29,12 +29,13 @@ def bilinear_kernel(size: int) -> torch.Tensor:
     return row[:, None] * row
 
 
-def bilinear_deconvolution(labels: int, size: int, stride: int) -> nn.ConvTranspose2d:
+def bilinear_deconvolution(labels: int, size: int, stride: int, groups=1) -> nn.ConvTranspose2d:
     """An enlargement by `stride`, label by label, that does not learn."""
-    layer = nn.ConvTranspose2d(labels, labels, size, stride, bias=False)
+    layer = nn.ConvTranspose2d(labels, labels, size, stride, bias=False, groups=groups)
     with torch.no_grad():
         layer.weight.zero_()
-        layer.weight[range(labels), range(labels)] = bilinear_kernel(size)
+        diagonal = range(labels) if groups == 1 else 0
+        layer.weight[range(labels), diagonal] = bilinear_kernel(size)
     return layer.requires_grad_(False)
 
 
@@ -74,7 +75,11 @@ class FCN(nn.Module):
             raise ValueError(f"stride is {stride}; there are FCN-32s, FCN-16s and FCN-8s")
         self.labels, self.stride, self.odd = labels, stride, odd
         self.scales = {"pool3": 1.0, "pool4": 1.0, **(scales or {})}
-        deconvolution = lambda s: bilinear_deconvolution(labels, 2 * s - odd, s)  # noqa: E731
+
+        def deconvolution(s):
+            # The published layers mix labels by weights that are 0; half the time is theirs.
+            return bilinear_deconvolution(labels, 2 * s - odd, s, groups=labels if odd else 1)
+
         self.score_fr = score_layer(channels[2], labels)
         if stride <= 16:
             self.upscore2 = deconvolution(2)
