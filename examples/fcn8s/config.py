@@ -177,7 +177,7 @@ RECIPES = {
          "weight_decay": 0.01, "bias_lr": 1.0, "loss": "mean", "batch": 4, "schedule": "poly",
          "lr_kernel_weights": 10.0, "lr_compatibility": 10.0, "crf_weight_decay": False,
          "flip": True, "window": (176, 240), "cache": True},
-        ({"lr": 1e-3, "steps": 3_000},), {"lr": 2e-4, "steps": 600},
+        ({"lr": 1e-3, "steps": 1_500},), {"lr": 2e-4, "steps": 500},
         "ImageNet's MobileNetV2 (.npz)", seeds=3,
     ),
 }

@@ -52,6 +52,16 @@ def crop(maps: torch.Tensor, offset: int, size: torch.Size) -> torch.Tensor:
     return maps[..., offset : offset + size[0], offset : offset + size[1]]
 
 
+def start_at_random(layers, gain: float = 2.0) -> None:
+    """Weights by which a random network keeps the size of its signal (He et al.); for no `--init`.
+
+    `gain` is 2 for layers behind which half of the signal is rectified away, and 1 for others.
+    """
+    for layer in layers:
+        nn.init.normal_(layer.weight, std=(gain / layer.weight[0].numel()) ** 0.5)
+        nn.init.zeros_(layer.bias)
+
+
 class FCN(nn.Module):
     """The scores of a network's last layer, enlarged in steps; those of finer layers are added.
 
@@ -136,6 +146,7 @@ class VGG16FCN(FCN):
                 before = outputs // width
         self.fc6 = nn.Conv2d(before, fc, 7)
         self.fc7 = nn.Conv2d(fc, fc, 1)
+        start_at_random(m for n, m in self.named_children() if n.startswith(("conv", "fc")))
         self.dropout = nn.Dropout(0.5)
         # Constants, so not part of the state that is saved.
         self.register_buffer("mean", torch.tensor(CAFFE_MEAN).view(3, 1, 1), persistent=False)
@@ -210,6 +221,10 @@ class MobileNetV2FCN(FCN):
         # Block 6 itself is frozen, so the features for pool3 are a copy of its expansion.
         self.skip3 = nn.Conv2d(32, 192, 1)
         self.dropout = nn.Dropout(0.1)
+        projections = [block.project for block in self.blocks]
+        start_at_random(projections, gain=1.0)
+        start_at_random(m for n, m in self.named_modules() if isinstance(m, nn.Conv2d)
+                        and not n.startswith("score") and m not in projections)
         # The score layers of VGG-16 start at 0, behind features that are trained along; these
         # features are 1/6 as many, and small.
         for name in ("score_fr", "score_pool4", "score_pool3"):

@@ -109,13 +109,14 @@ class Features:
     def __init__(self, fcn, pictures: Pictures, path: Path, device, mirrored: bool):
         weights = torch.cat([p.detach().flatten() for p in fcn.parameters() if not p.requires_grad])
         made_of = {
-            "pictures": [f"{p}{'+' * mirrored}" for p, _ in pictures.items],
+            "pictures": [p.name for p, _ in pictures.items], "mirrored": mirrored,
             "weights": float(weights.double().abs().sum()),
         }
         if not self._open(path, made_of):
             levels = []
             fcn = fcn.eval()
-            for i in tqdm(range(len(pictures)), f"features of {pictures.name}", leave=False):
+            indices = range(len(pictures))
+            for i in tqdm(indices, f"features of {pictures.name}", leave=False, disable=None):
                 image = to_tensor(pictures.image(i))[None].to(device)
                 views = [image, image.flip(3)] if mirrored else [image]
                 levels.append([tuple(x[0].half().cpu() for x in fcn.lower(v)) for v in views])

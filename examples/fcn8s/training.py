@@ -136,8 +136,6 @@ def train(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / LAST
-    labels = len(pictures.classes)
-    model = build(config, labels)
     state = None
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -147,9 +145,11 @@ def train(
                 f"{checkpoint} is of a run with another {', '.join(differing)}; give another "
                 "folder, or remove it"
             )
-        model.load_state_dict(state["model"])
         if state["step"] >= config.steps:
             return checkpoint
+    model = build(config, len(pictures.classes))
+    if state is not None:
+        model.load_state_dict(state["model"])
     elif init is not None:
         report = weights.load(model, init)
         if rank == 0:
@@ -189,8 +189,8 @@ def train(
     if first == 0 and (last == 0 or config.steps == 0):
         save(0)
     with Curve(folder, first, tensorboard) if rank == 0 else contextlib.nullcontext() as curve:
-        bar = tqdm(loader, folder.name, config.steps, initial=first, disable=rank > 0,
-                   leave=False, mininterval=1.0)
+        bar = tqdm(loader, folder.name, config.steps, initial=first, leave=False,
+                   disable=True if rank else None)  # None: where nobody is looking
         for step, batch in enumerate(bar, first):
             model.train()
             if config.freeze_fcn:
