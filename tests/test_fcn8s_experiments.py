@@ -59,7 +59,7 @@ def numbers(text):
     return [float(x) for x in re.findall(r"[-+]?\d+\.\d+", text)]
 
 
-# --- one command each; they share the runs in one folder -------------------------------------------
+# --- one command each; they share the runs in one folder ------------------------------------------
 
 
 @pytest.mark.parametrize("name, rows", [
@@ -130,6 +130,12 @@ def test_numbers_of_table_1_are_those_of_its_models(data, out):
     np.testing.assert_allclose(cells, means, atol=0.006)
 
 
+def test_without_the_search_the_crf_is_the_published_one(data, tmp_path):
+    one = study.Study(RECIPES["small"], data, tmp_path, search=False)
+    assert one.crf_settings(tmp_path / "none.pt") == {
+        "theta_alpha": 160.0, "theta_beta": 3.0, "w_bilateral": 5.0, "w_spatial": 3.0}
+
+
 def test_rows_start_from_the_same_network_with_the_same_settings_and_steps(data, out):
     command("ablations", data, out)
     configs = {name: training.read_config(out / f"{name}-seed1") for name in study.ROWS}
@@ -164,7 +170,7 @@ def test_bands_grow_to_the_whole_picture(data, out):
     assert counts[1] > 0
 
 
-# --- the published recipe, thin, in stages ---------------------------------------------------------
+# --- the published recipe, thin, in stages --------------------------------------------------------
 
 
 def test_the_papers_recipe_runs_in_stages_from_fcn_32s(data, tmp_path, capsys):
@@ -194,7 +200,7 @@ def test_train_and_evaluate_by_their_commands(data, tmp_path, capsys):
         main([*arguments[:2], str(tmp_path), *arguments[3:]])
 
 
-# --- parts -----------------------------------------------------------------------------------------
+# --- parts ----------------------------------------------------------------------------------------
 
 
 def test_the_search_finds_the_settings_with_the_best_score(data, tmp_path):

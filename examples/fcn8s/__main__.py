@@ -44,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
                          help="as --set, in the rows of the table alone")
         one.add_argument("--score-classes", type=int, nargs="+", metavar="N",
                          help="report the mean IU of these classes alone")
+        one.add_argument("--no-search", action="store_true",
+                         help="rows start with the recipe's CRF, 160 / 3 / 3 and weights 5 and 3")
         one.add_argument("--limit", type=int, metavar="N",
                          help="score the first N pictures alone, to try things out")
     one = commands.add_parser("train", help="Train one network by its settings.")
@@ -120,7 +122,8 @@ def run(args) -> None:
         seeds=tuple(args.seeds or range(recipe.seeds)), settings=settings,
         base_settings=dict(args.set_base), row_settings=dict(args.set_row), init=args.init,
         score_classes=None if args.score_classes is None else tuple(args.score_classes),
-        limit=args.limit, device=device, workers=args.workers, tensorboard=args.tensorboard,
+        search=not args.no_search, limit=args.limit, device=device, workers=args.workers,
+        tensorboard=args.tensorboard,
     )
     options = {"coco": True} if args.command == "table1" and args.recipe == "paper-coco" else {}
     EXPERIMENTS[args.command](study, **options)

@@ -57,6 +57,8 @@ class Study:
         Weights for the first stage.
     score_classes : sequence of int, optional
         Classes whose mean IU is reported; default all.
+    search : bool
+        Search for the settings of the CRF that rows start with; else they are the recipe's.
     limit : int, optional
         Score so many pictures alone, for trials.
     """
@@ -70,6 +72,7 @@ class Study:
     row_settings: dict = field(default_factory=dict)
     init: str | Path | None = None
     score_classes: tuple[int, ...] | None = None
+    search: bool = True
     limit: int | None = None
     device: str = "cpu"
     workers: int = 0
@@ -133,7 +136,10 @@ class Study:
         return Path(checkpoint)
 
     def crf_settings(self, checkpoint: Path) -> dict:
-        """Those with which an untrained CRF serves a trained network best."""
+        """Those with which an untrained CRF serves a trained network best, or the recipe's."""
+        if not self.search:
+            config = self.row_config("end-to-end", 0)
+            return {name: getattr(config, name) for name in evaluation.START}
         path = checkpoint.parent / "crf.json"
         if is_first() and not path.exists():
             model, config = load_trained(checkpoint, self.labels)
