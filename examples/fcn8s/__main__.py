@@ -91,6 +91,9 @@ def main(arguments=None) -> None:
         run(args)
     except (ValueError, FileNotFoundError, ImportError) as error:
         raise SystemExit(f"fcn8s: {error}") from error
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def run(args) -> None:

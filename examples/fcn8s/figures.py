@@ -32,9 +32,9 @@ def dots(path: Path, rows, xlabel: str, zero: bool = False) -> None:
     if zero:
         axes.axvline(0, color="0.7", linewidth=1)
     axes.set_yticks(range(len(rows)), [row[0] for row in rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(xlabel)
-    axes.legend()
+    figure.legend(loc="outside upper right", ncols=2)
     figure.savefig(path, dpi=150)
 
 

@@ -274,9 +274,7 @@ def provenance(study: Study, names) -> str:
     from importlib.metadata import version
 
     if study.device == "cpu":
-        machine = f"{torch.get_num_threads()} CPU threads"
-        for line in cpu_lines():
-            machine += f" of {line}"
+        machine = " of ".join([f"CPU threads: {torch.get_num_threads()}", *cpu_lines()])
     else:
         machine = torch.cuda.get_device_name()
     count = len(study.seeds)

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from densecrf_rnn import CRFRNN, CRFParams
 from . import weights
 from .config import Config
 from .datasets import IGNORE, Pictures
-from .networks import FCNCRF, MobileNetV2FCN, make_fcn
+from .networks import FCNCRF, make_fcn
 from .stream import Features, Stream, batches
 
 LAST = "last.pt"
@@ -100,7 +101,7 @@ def train(
     device: str = "cpu",
     workers: int = 0,
     cache_folder: str | Path | None = None,
-    save_every: int = 500,
+    save_every: int = 200,
     stop_at: int | None = None,
     tensorboard: bool = False,
 ) -> Path:
@@ -330,17 +331,14 @@ def start_processes(device: str) -> tuple[int, int]:
     if world == 1:
         return 0, 1
     if not dist.is_initialized():
-        dist.init_process_group("gloo" if device == "cpu" else "nccl")
+        # The first process scores alone, and the others wait for it.
+        dist.init_process_group("gloo" if device == "cpu" else "nccl", timeout=timedelta(hours=12))
     return dist.get_rank(), world
 
 
 def is_first() -> bool:
     """Whether this process is the one that writes."""
     return not dist.is_initialized() or dist.get_rank() == 0
-
-
-def is_mobilenet(model: FCNCRF) -> bool:
-    return isinstance(model.fcn, MobileNetV2FCN)
 
 
 def read_curve(folder: Path) -> np.ndarray:
