@@ -218,7 +218,7 @@ def test_the_search_finds_the_settings_with_the_best_score(data, tmp_path):
     stored = json.loads((tmp_path / "crf.json").read_text())
     assert stored["chosen"] == chosen
     scores = stored["tried"]
-    assert len(scores) == 9 + 6 - 1  # the best of the bandwidths is tried once
+    assert len(scores) == 20 + 12 - 1  # the best of the bandwidths is tried once
     assert max(scores.values()) == scores[json.dumps(chosen)] > min(scores.values())
 
 

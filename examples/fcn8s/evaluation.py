@@ -20,9 +20,9 @@ from .training import make_crf
 
 # Where the search for a CRF's settings begins, and what it tries: bandwidths first, together, then
 # the weights. It looks at so many pictures.
-START = {"theta_alpha": 50.0, "theta_beta": 5.0, "w_bilateral": 3.0, "w_spatial": 1.0}
-SEARCH = ({"theta_alpha": (15.0, 50.0, 160.0), "theta_beta": (3.0, 5.0, 10.0)},
-          {"w_bilateral": (1.0, 3.0, 5.0), "w_spatial": (1.0, 3.0)})
+START = {"theta_alpha": 30.0, "theta_beta": 5.0, "w_bilateral": 3.0, "w_spatial": 1.0}
+SEARCH = ({"theta_alpha": (8.0, 15.0, 30.0, 60.0, 160.0), "theta_beta": (2.0, 3.0, 5.0, 10.0)},
+          {"w_bilateral": (1.0, 3.0, 5.0, 10.0), "w_spatial": (0.3, 1.0, 3.0)})
 SEARCH_PICTURES = 16
 
 
