@@ -246,6 +246,14 @@ def test_a_frozen_network_stays_and_the_head_learns(pictures, tmp_path):
     assert moved == {"crf.kernel_weights", "crf.compatibility"}
 
 
+def test_stored_features_are_shared_by_runs_with_the_same_frozen_layers(pictures, tmp_path):
+    config = TINY.with_(cache=True, crf=True, steps=1)
+    for number, changes in enumerate(({}, {"freeze_fcn": True}, {"lr": 0.1}, {"seed": 1})):
+        training.train(config.with_(**changes), pictures, tmp_path / str(number),
+                       cache_folder=tmp_path)
+    assert len(list(tmp_path.glob("features-*.pt"))) == 2  # the last starts from other weights
+
+
 @pytest.mark.parametrize("changes", [
     {"kernel_weights": "scalar", "compatibility": "potts"}, {"tied": False}, {"update": "relu"},
     {"autocast": True}, {"window": (16, 24)}, {"iterations": 10},

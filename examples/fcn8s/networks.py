@@ -230,8 +230,12 @@ class MobileNetV2FCN(FCN):
         for name in ("score_fr", "score_pool4", "score_pool3"):
             if hasattr(self, name):
                 nn.init.normal_(getattr(self, name).weight, std=0.01)
-        for module in (self.stem, *self.blocks[: LAST_FROZEN + 1]):
+        for module in self.lowest():
             module.requires_grad_(False)
+
+    def lowest(self):
+        """The layers that stay as they are."""
+        return [self.stem, *self.blocks[: LAST_FROZEN + 1]]
 
     def lower(self, image):
         """What the frozen layers make of images: the outputs of block 5 and of block 12."""

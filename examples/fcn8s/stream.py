@@ -3,6 +3,7 @@
 Sample n of a run depends on the seed and on n alone: not on workers, processes or interruptions.
 """
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -102,17 +103,17 @@ def collate(samples):
 class Features:
     """What the frozen layers of MobileNetV2 make of each picture and of its mirror image.
 
-    They are kept in a file of float16, read from where it lies, and made anew if the pictures, or
-    the layers, are others than those that it was made of.
+    They are kept in a file of float16 that is named after the pictures and the layers, and are read
+    from where they lie; runs with the same pictures and layers share it.
     """
 
-    def __init__(self, fcn, pictures: Pictures, path: Path, device, mirrored: bool):
-        weights = torch.cat([p.detach().flatten() for p in fcn.parameters() if not p.requires_grad])
-        made_of = {
-            "pictures": [p.name for p, _ in pictures.items], "mirrored": mirrored,
-            "weights": float(weights.double().abs().sum()),
-        }
-        if not self._open(path, made_of):
+    def __init__(self, fcn, pictures: Pictures, folder: Path, device, mirrored: bool):
+        made_of = hashlib.sha256(str(([p.name for p, _ in pictures.items], mirrored)).encode())
+        for layer in fcn.lowest():
+            for weight in layer.state_dict().values():
+                made_of.update(weight.cpu().numpy().tobytes())
+        path = folder / f"features-{made_of.hexdigest()[:12]}.pt"
+        if not path.exists():
             levels = []
             fcn = fcn.eval()
             indices = range(len(pictures))
@@ -120,18 +121,10 @@ class Features:
                 image = to_tensor(pictures.image(i))[None].to(device)
                 views = [image, image.flip(3)] if mirrored else [image]
                 levels.append([tuple(x[0].half().cpu() for x in fcn.lower(v)) for v in views])
-            path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(f".{os.getpid()}")
-            torch.save({"made_of": made_of, "levels": levels}, part)
+            torch.save(levels, part)
             os.replace(part, path)
-            self._open(path, made_of)
-
-    def _open(self, path, made_of) -> bool:
-        if not path.exists():
-            return False
-        stored = torch.load(path, mmap=True, weights_only=True)
-        self.levels = stored["levels"]
-        return stored["made_of"] == made_of
+        self.levels = torch.load(path, mmap=True, weights_only=True)
 
     def __getitem__(self, key) -> tuple[torch.Tensor, torch.Tensor]:
         i, mirrored = key

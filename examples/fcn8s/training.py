@@ -171,8 +171,8 @@ def train(
 
     features = None
     if config.cache:
-        path = Path(cache_folder or folder) / f"features-{config.dataset}-{config.backbone}.pt"
-        features = Features(model.fcn, pictures, path, device, config.flip)
+        where = Path(cache_folder or folder)
+        features = Features(model.fcn, pictures, where, device, config.flip)
     parallel = model
     if world > 1:
         parallel = nn.parallel.DistributedDataParallel(
