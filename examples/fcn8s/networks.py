@@ -147,6 +147,8 @@ class VGG16FCN(FCN):
         self.fc6 = nn.Conv2d(before, fc, 7)
         self.fc7 = nn.Conv2d(fc, fc, 1)
         start_at_random(m for n, m in self.named_children() if n.startswith(("conv", "fc")))
+        with torch.no_grad():
+            self.conv1_1.weight /= 60  # about the deviation of pixels
         self.dropout = nn.Dropout(0.5)
         # Constants, so not part of the state that is saved.
         self.register_buffer("mean", torch.tensor(CAFFE_MEAN).view(3, 1, 1), persistent=False)
