@@ -65,6 +65,9 @@ def start_at_random(layers, gain: float = 2.0) -> None:
 class FCN(nn.Module):
     """The scores of a network's last layer, enlarged in steps; those of finer layers are added.
 
+    A network derives from it and gives its `fuse`, which enlarges scores and adds those of a finer
+    layer, and its `enlarge` to the size of the image.
+
     Parameters
     ----------
     labels : int
