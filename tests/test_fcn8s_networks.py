@@ -376,6 +376,56 @@ def test_vgg_of_torchvision_gives_its_features(tmp_path):
     torch.testing.assert_close(model.fcn.fc6.weight.flatten(1), state["classifier.0.weight"])
 
 
+def test_mobilenet_of_torchvision_gives_its_features(tmp_path):
+    """The layout of torchvision.models.mobilenet_v2: each convolution followed by a batch norm."""
+    torch.manual_seed(0)
+    own = FCNCRF(MobileNetV2FCN(3)).eval()
+    state = {}
+
+    def add(convolution, norm, like):
+        weight = like.weight
+        kernel = torch.randn_like(weight) / weight[0].numel() ** 0.5
+        state[f"features.{convolution}.weight"] = kernel
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            state[f"features.{norm}.{part}"] = torch.rand(len(weight)) + 0.5
+
+    add("0.0", "0.1", own.fcn.stem)
+    add("18.0", "18.1", own.fcn.conv_last)
+    for k, block in enumerate(own.fcn.blocks, 1):
+        start = 0
+        if block.expand is not None:
+            add(f"{k}.conv.0.0", f"{k}.conv.0.1", block.expand)
+            start = 1
+        add(f"{k}.conv.{start}.0", f"{k}.conv.{start}.1", block.dw)
+        add(f"{k}.conv.{start + 1}", f"{k}.conv.{start + 2}", block.project)
+    torch.save(state, tmp_path / "mobilenet_v2.pth")
+    report = weights.load(own, tmp_path / "mobilenet_v2.pth")
+    assert all(name.startswith(("score", "upscore")) for name in report.left)
+    assert not report.unused
+
+    def normed(x, convolution, norm, **options):
+        w = {p: state[f"features.{norm}.{p}"] for p in
+             ("running_mean", "running_var", "weight", "bias")}
+        x = conv2d(x, state[f"features.{convolution}.weight"], **options)
+        return torch.nn.functional.batch_norm(x, **w)
+
+    image = torch.rand(1, 3, 21, 21) * 255
+    mean, std = (torch.tensor(x)[:, None, None]
+                 for x in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    wanted = normed((image / 255 - mean) / std, "0.0", "0.1", stride=2, padding=1)
+    found = own.fcn.stem((image - 128) / 128)
+    torch.testing.assert_close(found[:, :, 1:-1, 1:-1], wanted[:, :, 1:-1, 1:-1], rtol=1e-4,
+                               atol=1e-4)  # the border is said to differ
+    for k, channels, groups in ((1, 16, 96), (5, 32, 192)):  # one that strides, one that adds
+        x = torch.randn(1, channels, 9, 9)
+        y = normed(x, f"{k + 1}.conv.0.0", f"{k + 1}.conv.0.1").clamp(0, 6)
+        y = normed(y, f"{k + 1}.conv.1.0", f"{k + 1}.conv.1.1", stride=2 if k == 1 else 1,
+                   padding=1, groups=groups).clamp(0, 6)
+        y = normed(y, f"{k + 1}.conv.2", f"{k + 1}.conv.3")
+        wanted = y if k == 1 else x + y
+        torch.testing.assert_close(own.fcn.blocks[k](x), wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_weights_of_another_network_are_refused(tmp_path):
     torch.save({"encoder.weight": torch.ones(3)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="nothing in .* belongs to this model"):

@@ -16,8 +16,8 @@ from .study import Study
 from .training import load_trained, train
 
 EXAMPLES = """
-Two cores, CamVid, MobileNetV2 of ImageNet as arrays; hours are printed first:
-  python -m fcn8s table1 --recipe small --data DATA --init mobilenet_v2.npz --out runs/camvid
+Two cores, CamVid, torchvision's MobileNetV2; hours are printed first:
+  python -m fcn8s table1 --recipe small --data DATA --init mobilenet_v2.pth --out runs/camvid
 The paper's recipe (a GPU, days; VOC 2012 and SBD, the published FCN-8s):
   python -m fcn8s table1 --recipe paper-published-fcn --data DATA --device cuda \\
       --init fcn8s-heavy-pascal.caffemodel --out runs/voc

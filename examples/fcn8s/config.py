@@ -179,7 +179,7 @@ RECIPES = {
          "lr_kernel_weights": 10.0, "lr_compatibility": 10.0, "crf_weight_decay": False,
          "flip": True, "window": (176, 240), "cache": True},
         ({"lr": 1e-3, "steps": 1_500},), {"lr": 2e-4, "steps": 500},
-        "ImageNet's MobileNetV2 (.npz)", seeds=3,
+        "ImageNet's MobileNetV2 (torchvision's)", seeds=3,
     ),
 }
 

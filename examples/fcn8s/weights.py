@@ -48,7 +48,8 @@ def load(model: FCNCRF, path: str | Path) -> Loaded:
     model : FCNCRF
     path : str or Path
         .npz: MobileNetV2 of ImageNet. .caffemodel: a published FCN or CRF-RNN, or VGG-16. Else a
-        file of torch: a checkpoint of ours, torchvision's VGG-16, or crfasrnn_pytorch's model.
+        file of torch: a checkpoint of ours, torchvision's VGG-16 or MobileNetV2, or
+        crfasrnn_pytorch's model.
 
     Raises
     ------
@@ -63,6 +64,8 @@ def load(model: FCNCRF, path: str | Path) -> Loaded:
     state = torch.load(path, map_location="cpu", weights_only=True)
     if "model" in state:
         return copy_by_name(model, state["model"], f"the checkpoint {Path(path).name}")
+    if "features.0.0.weight" in state:
+        return load_torchvision_mobilenet(model, state)
     if "features.0.weight" in state:
         return load_torchvision_vgg16(model, state)
     return load_crfasrnn(model, state)
@@ -168,10 +171,6 @@ def load_mobilenet(model: FCNCRF, path) -> Loaded:
 
     NAME is stem, b0.dw, b0.project, bK.expand, bK.dw, bK.project (K = 1..16) and conv_last.
     """
-    if not isinstance(model.fcn, MobileNetV2FCN):
-        raise ValueError(
-            f"{path} holds MobileNetV2; make the model with backbone='mobilenetv2'"
-        )
     named = {}
     with np.load(path, allow_pickle=False) as arrays:
         for name in arrays.files:
@@ -181,6 +180,43 @@ def load_mobilenet(model: FCNCRF, path) -> Loaded:
             block, _, inner = layer.partition(".")
             ours = f"blocks.{block[1:]}.{inner}" if inner else layer
             named[f"{ours}.{part}"] = arrays[name]
+    return _load_mobilenet(model, named, f"MobileNetV2 of {Path(path).name}")
+
+
+def load_torchvision_mobilenet(model: FCNCRF, state) -> Loaded:
+    """ImageNet's MobileNetV2 in torchvision's layout: batch norms are folded into convolutions.
+
+    As with VGG-16 the first convolution takes the difference of the images' scales on itself.
+    """
+    layers = {"stem": "0.0", "conv_last": "18.0"}  # each followed by its batch norm
+    for k in range(17):
+        inner = ("dw", "project") if k == 0 else ("expand", "dw", "project")
+        for i, name in enumerate(inner):
+            last = name == "project"
+            layers[f"blocks.{k}.{name}"] = f"{k + 1}.conv.{i}" + ("" if last else ".0")
+    named = {}
+    for ours, theirs in layers.items():
+        before, _, number = theirs.rpartition(".")
+        norm = f"features.{before}.{int(number) + 1}"
+        weight = state[f"features.{theirs}.weight"].double()
+        mean, variance, gain, shift = (
+            state[f"{norm}.{part}"].double()
+            for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        gain = gain / (variance + 1e-5).sqrt()
+        named[f"{ours}.weight"] = weight * gain[:, None, None, None]
+        named[f"{ours}.bias"] = shift - mean * gain
+    mean, std = (torch.tensor(x, dtype=torch.float64) for x in (IMAGENET_MEAN, IMAGENET_STD))
+    weight = named["stem.weight"] / std[:, None, None]  # of pixels in 0..1, less the mean
+    named["stem.weight"] = weight * 128 / 255  # ours are (x - 128) / 128
+    named["stem.bias"] = named["stem.bias"] + (weight.sum((2, 3)) * (128 / 255 - mean)).sum(1)
+    return _load_mobilenet(model, named, "torchvision's MobileNetV2")
+
+
+def _load_mobilenet(model, named, source) -> Loaded:
+    """By name; the features for pool3 are a copy of an expansion."""
+    if not isinstance(model.fcn, MobileNetV2FCN):
+        raise ValueError(f"this is {source}; make the model with backbone='mobilenetv2'")
     for part in ("weight", "bias"):
         named[f"skip3.{part}"] = named[f"blocks.6.expand.{part}"]
-    return copy_by_name(model.fcn, named, f"MobileNetV2 of {Path(path).name}")
+    return copy_by_name(model.fcn, named, source)
