@@ -1,0 +1,157 @@
+"""The command line: python -m fcn8s COMMAND."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from densecrf_rnn.metrics import mean_iu
+
+from . import datasets, download, evaluation
+from .config import RECIPES, Config, parse_setting
+from .experiments import EXPERIMENTS
+from .study import Study
+from .training import load_trained, train
+
+EXAMPLES = """
+Two cores, CamVid, torchvision's MobileNetV2; hours are printed first:
+  python -m fcn8s table1 --recipe small --data DATA --init mobilenet_v2.pth --out runs/camvid
+The paper's recipe (a GPU, days; VOC 2012 and SBD, the published FCN-8s):
+  python -m fcn8s table1 --recipe paper-published-fcn --data DATA --device cuda \\
+      --init fcn8s-heavy-pascal.caffemodel --out runs/voc
+Several processes:
+  torchrun --nproc-per-node 4 -m fcn8s table1 --recipe modern --device cuda ...
+A command that was stopped goes on when it is given again.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m fcn8s", description="The experiments of the CRF-RNN paper.",
+        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, function in EXPERIMENTS.items():
+        one = commands.add_parser(name, help=function.__doc__.splitlines()[0])
+        common(one)
+        one.add_argument("--seeds", type=int, nargs="+", metavar="N",
+                         help="default: as many as the recipe has, from 0")
+        one.add_argument("--set-base", type=setting, nargs="+", default=[], metavar="NAME=VALUE",
+                         help="as --set, in the stages of the network alone")
+        one.add_argument("--set-row", type=setting, nargs="+", default=[], metavar="NAME=VALUE",
+                         help="as --set, in the rows of the table alone")
+        one.add_argument("--score-classes", type=int, nargs="+", metavar="N",
+                         help="report the mean IU of these classes alone")
+        one.add_argument("--no-search", action="store_true",
+                         help="rows start with the recipe's CRF, 160 / 3 / 3 and weights 5 and 3")
+        one.add_argument("--limit", type=int, metavar="N",
+                         help="score the first N pictures alone, to try things out")
+    one = commands.add_parser("train", help="Train one network by its settings.")
+    common(one)
+    one.add_argument("--stop-at", type=int, metavar="STEP", help="stop there; give again to go on")
+    one = commands.add_parser("evaluate", help="Mean IU of a checkpoint.")
+    one.add_argument("checkpoint", type=Path)
+    one.add_argument("--data", type=Path, required=True)
+    one.add_argument("--part", choices=("train", "select", "report"), default="report")
+    one.add_argument("--iterations", type=int, nargs="+", metavar="T")
+    one.add_argument("--score-classes", type=int, nargs="+", metavar="N")
+    one.add_argument("--device", default="cpu")
+    one = commands.add_parser("download", help="Fetch a dataset, where the network allows.")
+    one.add_argument("name", choices=tuple(download.ARCHIVES))
+    one.add_argument("--data", type=Path, required=True)
+    return top
+
+
+def common(one: argparse.ArgumentParser) -> None:
+    """Arguments of all that trains."""
+    one.add_argument("--recipe", choices=tuple(RECIPES), default="small")
+    one.add_argument("--data", type=Path, required=True, help="the folder of the datasets")
+    one.add_argument("--out", type=Path, required=True, help="runs and tables go there")
+    one.add_argument("--init", type=Path, help="weights to start from: .npz, .caffemodel, .pth")
+    one.add_argument("--device", default="cpu", help="cpu or cuda")
+    one.add_argument("--threads", type=int, help="CPU threads; default torch's own choice")
+    one.add_argument("--workers", type=int, default=0, help="processes that read pictures")
+    one.add_argument("--tensorboard", action="store_true", help="its curves beside curve.csv")
+    one.add_argument("--set", type=setting, nargs="+", default=[], metavar="NAME=VALUE",
+                     help="any setting of config.Config in place of the recipe's")
+
+
+def setting(text):
+    try:
+        return parse_setting(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def main(arguments=None) -> None:
+    args = parser().parse_args(arguments)
+    try:
+        run(args)
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        raise SystemExit(f"fcn8s: {error}") from error
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def run(args) -> None:
+    if args.command == "download":
+        download.download(args.name, args.data)
+        return
+    if args.command == "evaluate":
+        evaluate(args)
+        return
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = local_device(args.device)
+    recipe = RECIPES[args.recipe]
+    if args.init is None:
+        print(f"no --init: the network starts at random, this recipe expects {recipe.initial}",
+              file=sys.stderr)
+    if args.command == "train":
+        settings = {**recipe.common, **recipe.stages[-1], **dict(args.set)}
+        config = Config().with_(**settings)
+        pictures = datasets.load(config.dataset, args.data)["train"]
+        train(config, pictures, args.out, init=args.init, device=device, workers=args.workers,
+              stop_at=args.stop_at, tensorboard=args.tensorboard)
+        return
+    settings = dict(args.set)
+    if args.command == "table3":
+        settings = {"dataset": "context", **settings}
+    study = Study(
+        recipe, args.data, args.out,
+        seeds=tuple(args.seeds or range(recipe.seeds)), settings=settings,
+        base_settings=dict(args.set_base), row_settings=dict(args.set_row), init=args.init,
+        score_classes=None if args.score_classes is None else tuple(args.score_classes),
+        search=not args.no_search, limit=args.limit, device=device, workers=args.workers,
+        tensorboard=args.tensorboard,
+    )
+    options = {"coco": True} if args.command == "table1" and args.recipe == "paper-coco" else {}
+    EXPERIMENTS[args.command](study, **options)
+
+
+def evaluate(args) -> None:
+    """Print the mean IU of a checkpoint."""
+    state = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
+    name = state["config"]["dataset"]
+    pictures = datasets.load(name, args.data)[args.part]
+    model, _ = load_trained(args.checkpoint, len(pictures.classes))
+    wanted = args.iterations or [None]
+    found = evaluation.confusions(model, pictures, wanted, args.device)
+    for iterations, confusion in zip(wanted, found[:, :, 0].sum(0, dtype="int64"), strict=True):
+        text = "" if iterations is None else f" after {iterations} iterations"
+        print(f"{pictures.name}: mean IU {100 * mean_iu(confusion, args.score_classes):.2f}{text}")
+
+
+def local_device(device: str) -> str:
+    """The GPU of this process, of several that torchrun started."""
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    return device
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""What a training run is: one flat, frozen list of settings, and the recipes that fill it in.
+
+A recipe has stages, which train the network alone one after the other, and the rows of a table,
+which all start from the last stage and differ in what the table is about.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one training run.
+
+    Parameters
+    ----------
+    dataset : {"camvid", "voc", "context", "coco"}
+    backbone : {"mobilenetv2", "vgg16"}
+    stride : {8, 16, 32}
+        FCN-8s, FCN-16s or FCN-32s.
+    at_once, width : see `networks.VGG16FCN`
+    crf : bool
+        Whether the head is there and trains. The next ones are the head's, see `CRFRNN`.
+    freeze_fcn : bool
+        Train the head alone.
+    loss : {"sum", "mean"}
+        Of the pixels' cross-entropies: their sum per picture, unnormalised as in the paper, or
+        their mean.
+    bias_lr : float
+        What biases multiply the learning rate by; they do not decay.
+    lr_kernel_weights, lr_compatibility : float
+        What these multiply it by.
+    crf_weight_decay : bool
+        Whether the head's parameters decay.
+    schedule : {"fixed", "poly"}
+        poly: times (1 - step / steps) ** 0.9.
+    flip, scales, crop : see `augment.augment`
+    window : (rows, columns) or None
+        Head and loss work on a random window of this size, while the network sees the whole
+        picture: a quarter of the cost where the head costs most.
+    cache : bool
+        Store what the frozen layers make of each picture (mobilenetv2), once for all runs. Then
+        mirroring is the only change of pictures.
+    autocast : bool
+        bfloat16 where that is safe; the head computes in float32.
+    """
+
+    dataset: str = "camvid"
+    backbone: str = "mobilenetv2"
+    stride: int = 8
+    at_once: bool = False
+    width: int = 1
+
+    crf: bool = False
+    kernel_weights: str = "diagonal"
+    compatibility: str = "learned"
+    tied: bool = True
+    update: str = "softmax"
+    iterations: int = 5
+    eval_iterations: int = 10
+    theta_alpha: float = 160.0
+    theta_beta: float = 3.0
+    theta_gamma: float = 3.0
+    w_bilateral: float = 5.0
+    w_spatial: float = 3.0
+    freeze_fcn: bool = False
+
+    optimizer: str = "sgd"
+    lr: float = 1e-13
+    momentum: float = 0.99
+    weight_decay: float = 5e-4
+    bias_lr: float = 2.0
+    lr_kernel_weights: float = 1e4
+    lr_compatibility: float = 1e3
+    crf_weight_decay: bool = True
+    schedule: str = "fixed"
+    loss: str = "sum"
+    batch: int = 1
+    steps: int = 100_000
+    seed: int = 0
+
+    flip: bool = False
+    scales: tuple[float, float] = (1.0, 1.0)
+    crop: tuple[int, int] | None = None
+    window: tuple[int, int] | None = None
+    cache: bool = False
+    autocast: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("optimizer", ("sgd", "adamw")), ("schedule", ("fixed", "poly")),
+                              ("loss", ("sum", "mean"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}"
+                )
+        for name in ("batch", "steps"):
+            if getattr(self, name) < (name == "batch"):
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.freeze_fcn and not self.crf:
+            raise ValueError("freeze_fcn leaves nothing to train without a head; add crf=True")
+        if self.cache and (self.backbone != "mobilenetv2" or self.crop
+                           or tuple(self.scales) != (1.0, 1.0)):
+            raise ValueError(
+                "cache stores features of whole pictures from the frozen layers of mobilenetv2; "
+                "take another backbone, scales or crop without it"
+            )
+        # JSON and the command line make lists of tuples.
+        for name in ("scales", "crop", "window"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else tuple(value))
+
+    def with_(self, **changes: Any) -> "Config":
+        """The same with other settings."""
+        known = [f.name for f in fields(self)]
+        for name in changes:
+            if name not in known:
+                raise ValueError(f"there is no setting {name!r}; there are {', '.join(known)}")
+        return replace(self, **changes)
+
+    def json(self) -> str:
+        """As text, one setting a line."""
+        return json.dumps(asdict(self), indent=1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of all runs, those of each stage of the network, and those of a table's rows."""
+
+    common: Settings
+    stages: tuple[Settings, ...]
+    rows: Settings
+    initial: str  # the weights that the first stage expects, for people
+    seeds: int = field(default=1)
+
+
+# Sections 6 and 7 of the paper, and of the FCN authors' solvers what it took over. The paper does
+# not say for how long its network was trained: 30,000 steps are our choice.
+_PAPER = {"backbone": "vgg16", "dataset": "voc", "optimizer": "sgd", "momentum": 0.99,
+          "weight_decay": 5e-4, "bias_lr": 2.0, "loss": "sum", "batch": 1, "schedule": "fixed",
+          "iterations": 5, "eval_iterations": 10, "lr_kernel_weights": 1e4,
+          "lr_compatibility": 1e3}
+_FCN_STAGES = ({"stride": 32, "lr": 1e-10, "steps": 100_000},
+               {"stride": 16, "lr": 1e-12, "steps": 100_000},
+               {"stride": 8, "lr": 1e-14, "steps": 100_000})
+_IMAGENET_VGG = "ImageNet's VGG-16 (torchvision's, or the Caffe model)"
+
+RECIPES = {
+    "paper": Recipe(_PAPER, _FCN_STAGES, {"lr": 1e-13, "steps": 30_000}, _IMAGENET_VGG),
+    "paper-at-once": Recipe(
+        _PAPER, ({"at_once": True, "lr": 1e-10, "steps": 300_000},),
+        {"at_once": True, "lr": 1e-13, "steps": 30_000}, _IMAGENET_VGG,
+    ),
+    # The paper's second column: FCN-32s learns from COCO, all later stages from VOC.
+    "paper-coco": Recipe(
+        _PAPER, ({**_FCN_STAGES[0], "dataset": "coco"}, *_FCN_STAGES[1:]),
+        {"lr": 1e-13, "steps": 30_000}, _IMAGENET_VGG,
+    ),
+    # The same as the paper's FCN-8s, whose authors' weights it began with: no stage of our own.
+    "paper-published-fcn": Recipe(
+        _PAPER, ({"stride": 8, "lr": 1e-14, "steps": 0},), {"lr": 1e-13, "steps": 30_000},
+        "the published FCN-8s (fcn8s-heavy-pascal.caffemodel)",
+    ),
+    "modern": Recipe(
+        {"backbone": "vgg16", "dataset": "voc", "at_once": True, "optimizer": "sgd",
+         "momentum": 0.9, "weight_decay": 5e-4, "bias_lr": 2.0, "loss": "mean", "batch": 8,
+         "schedule": "poly", "lr_kernel_weights": 100.0, "lr_compatibility": 10.0,
+         "crf_weight_decay": False, "flip": True, "scales": (0.5, 2.0), "crop": (480, 480),
+         "autocast": True},
+        # That of the paper's FCN-32s, 1e-10 with momentum 0.99, for a mean over 500 x 500 pixels.
+        ({"lr": 2.5e-4, "steps": 30_000},), {"lr": 2.5e-5, "steps": 5_000}, _IMAGENET_VGG,
+    ),
+    # For two cores: most of MobileNetV2 stays as ImageNet left it and is computed once.
+    "small": Recipe(
+        {"backbone": "mobilenetv2", "dataset": "camvid", "optimizer": "adamw",
+         "weight_decay": 0.01, "bias_lr": 1.0, "loss": "mean", "batch": 4, "schedule": "poly",
+         "lr_kernel_weights": 10.0, "lr_compatibility": 10.0, "crf_weight_decay": False,
+         "flip": True, "window": (176, 240), "cache": True},
+        ({"lr": 1e-3, "steps": 1_500},), {"lr": 2e-4, "steps": 500},
+        "ImageNet's MobileNetV2 (torchvision's)", seeds=3,
+    ),
+}
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """A setting from the command line: NAME=VALUE, the value as in JSON or else a string."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} is no setting; write NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value

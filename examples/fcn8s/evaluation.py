@@ -1,0 +1,159 @@
+"""How good a trained model is: confusion matrices of pictures, and a CRF's settings by search."""
+
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from densecrf_rnn.metrics import confusion_matrix, mean_iu, trimap_confusions
+
+from .config import Config
+from .datasets import IGNORE, Pictures
+from .networks import FCNCRF
+from .stream import to_tensor
+from .training import make_crf
+
+# Where the search for a CRF's settings begins, and what it tries: bandwidths first, together, then
+# the weights. It looks at so many pictures.
+START = {"theta_alpha": 30.0, "theta_beta": 5.0, "w_bilateral": 3.0, "w_spatial": 1.0}
+SEARCH = ({"theta_alpha": (8.0, 15.0, 30.0, 60.0, 160.0), "theta_beta": (2.0, 3.0, 5.0, 10.0)},
+          {"w_bilateral": (1.0, 3.0, 5.0, 10.0), "w_spatial": (0.3, 1.0, 3.0)})
+SEARCH_PICTURES = 16
+
+
+@torch.no_grad()
+def predict(model: FCNCRF, image: np.ndarray, iterations: Sequence[int | None], device="cpu"):
+    """Labels of a picture after each of some numbers of iterations.
+
+    Parameters
+    ----------
+    model : FCNCRF, in eval()
+    image : uint8 [H, W, 3]
+    iterations : sequence of int or None
+        0: the network's own labels. None: what the model gives, with its head if it has one.
+    device : str
+
+    Returns
+    -------
+    list of uint8 [H, W]
+    """
+    batch = to_tensor(image)[None].to(device)
+    logits = model.fcn(batch)
+    if model.crf is None:
+        if any(iterations):
+            raise ValueError("the model has no head, so it makes no iterations; give 0 or None")
+        return [labels_of(logits)] * len(iterations)
+    crf = model.crf
+    before, found = crf.eval_iterations, []
+    try:
+        # One call each: the head is several times slower where it returns all iterations.
+        for count in iterations:
+            crf.eval_iterations = before if count is None else count
+            found.append(labels_of(crf(logits, batch) if crf.eval_iterations else logits))
+    finally:
+        crf.eval_iterations = before
+    return found
+
+
+def labels_of(logits: torch.Tensor) -> np.ndarray:
+    """The likeliest labels of one picture, uint8 [H, W]."""
+    return logits[0].argmax(0).to("cpu", torch.uint8).numpy()
+
+
+def confusions(model, pictures: Pictures, iterations, device="cpu", widths=()) -> np.ndarray:
+    """Confusion matrices of each picture.
+
+    Returns
+    -------
+    ndarray [len(pictures), len(iterations), 1 + len(widths), L, L] of uint32
+        Of the whole picture, and of the bands along true borders of the given widths.
+    """
+    labels = len(pictures.classes)
+    out = np.zeros((len(pictures), len(iterations), 1 + len(widths), labels, labels), np.uint32)
+    model.eval().to(device)
+    for i in tqdm(range(len(pictures)), f"scores on {pictures.name}", leave=False, disable=None):
+        truth = pictures.labels(i)
+        found = predict(model, pictures.image(i), iterations, device)
+        for row, prediction in zip(out[i], found, strict=True):
+            row[0] = confusion_matrix(truth, prediction, labels, IGNORE)
+            if widths:
+                row[1:] = trimap_confusions(truth, prediction, widths, labels, IGNORE)
+    return out
+
+
+def stored_confusions(path: Path, make) -> np.ndarray:
+    """What `make` returns, from a file if it has been made before."""
+    if path.exists():
+        with np.load(path) as stored:
+            return stored["confusions"]
+    array = make()
+    part = path.with_suffix(".part")
+    with open(part, "wb") as file:
+        np.savez_compressed(file, confusions=array)
+    os.replace(part, path)
+    return array
+
+
+def choose_crf(fcn, config: Config, pictures: Pictures, path: Path, device="cpu") -> dict:
+    """The settings with which an untrained CRF behind a network has the best mean IU.
+
+    Parameters
+    ----------
+    fcn : FCN
+        Trained.
+    config : Config
+        Its other settings hold for the head.
+    pictures : Pictures
+        To choose on; the first `SEARCH_PICTURES`, evenly spaced.
+    path : Path
+        A JSON file that takes the answer, or has it.
+
+    Returns
+    -------
+    dict
+        theta_alpha, theta_beta, w_bilateral, w_spatial.
+    """
+    if path.exists():
+        return json.loads(path.read_text())["chosen"]
+    labels = len(pictures.classes)
+    indices = np.unique(np.linspace(0, len(pictures) - 1, SEARCH_PICTURES).astype(int))
+    fcn.eval().to(device)
+    with torch.no_grad():
+        known = []
+        for i in tqdm(indices, "logits to choose on", leave=False, disable=None):
+            image = to_tensor(pictures.image(i))[None].to(device)
+            known.append((fcn(image), image, pictures.labels(i)))
+    scores = {}
+
+    def score(settings) -> float:
+        key = json.dumps(settings)
+        if key not in scores:
+            crf = make_crf(config.with_(**settings), labels).eval().to(device)
+            total = np.zeros((labels, labels), np.int64)
+            with torch.no_grad():
+                for logits, image, truth in known:
+                    found = labels_of(crf(logits, image))
+                    total += confusion_matrix(truth, found, labels, IGNORE)
+            scores[key] = mean_iu(total)
+        return scores[key]
+
+    best = dict(START)
+    count = sum(np.prod([len(values) for values in grid.values()]) for grid in SEARCH)
+    with tqdm(total=int(count), desc="settings of the CRF", leave=False, disable=None) as bar:
+        for grid in SEARCH:
+            candidates = []
+            for values in itertools.product(*grid.values()):
+                candidates.append({**best, **dict(zip(grid, values, strict=True))})
+                score(candidates[-1])
+                bar.update()
+            best = max(candidates, key=score)
+    text = json.dumps({"chosen": best, "tried": scores}, indent=1)
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    os.replace(part, path)
+    return best

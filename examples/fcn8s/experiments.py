@@ -1,0 +1,218 @@
+"""The tables and figures of the paper, each a function of a study."""
+
+from pathlib import Path
+
+import numpy as np
+
+from . import evaluation, figures
+from .study import Study, is_first, load_trained, provenance, summary
+
+# Mean IU in percent. Reduced VOC 2012 validation list, without and with COCO; Context's val list.
+TABLE_1 = {"plain": (61.3, 68.3), "disconnected": (63.7, 69.5), "end-to-end": (69.6, 72.9)}
+TABLE_3 = {"plain": 37.78, "end-to-end": 39.28}
+NAMES = {"plain": "FCN-8s", "disconnected": "FCN-8s and CRF, disconnected",
+         "end-to-end": "CRF-RNN, end to end"}
+# Section 7.1 and, of ReLU, section 6: (what changes, to, from, published difference). A row is a
+# run and the iterations at test; "untied" was measured with COCO, 70.9 against 72.9.
+ABLATIONS = (
+    ("a kernel weight for each label", ("potts", 10), ("potts-one-weight", 10), 1.8),
+    ("a learned, asymmetric compatibility", ("end-to-end", 10), ("potts", 10), 0.9),
+    ("T = 10 instead of 5 at test", ("end-to-end", 10), ("end-to-end", 5), 0.2),
+    ("T = 10 instead of 5 in training", ("ten-iterations", 10), ("end-to-end", 10), -0.7),
+    ("end to end from the initial CRF", ("end-to-end", 10), ("initial", 10), 3.4),
+    ("the CRF alone from the initial one, FCN frozen", ("frozen", 10), ("initial", 10), 1.0),
+    ("iterations with parameters of their own", ("untied", None), ("end-to-end", 10), -2.0),
+    ("ReLU in place of the softmax", ("relu", 10), ("end-to-end", 10), -1.0),
+)
+ITERATIONS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20)
+WIDTHS = (1, 2, 4, 8, 12, 16, 24, 32)  # pixels on each side of a border
+
+
+def scored(study: Study, name: str, seed: int) -> np.ndarray:
+    """Confusion matrices of a row of Table 1, [images, L, L]."""
+    if name == "disconnected":
+        checkpoint = study.row("plain", seed)
+        changes = study.untrained(checkpoint)
+        return study.confusions(checkpoint, "disconnected", **changes)[:, 0, 0]
+    return study.confusions(study.row(name, seed), "scores")[:, 0, 0]
+
+
+def table1(study: Study, coco: bool = False) -> Path:
+    """Table 1: the network alone, with a CRF behind it, and both trained together."""
+    published = {row: numbers[coco] for row, numbers in TABLE_1.items()}
+    return comparison(study, "table1", published, "VOC with COCO" if coco else "VOC")
+
+
+def context(study: Study) -> Path:
+    """Table 3: the same on Pascal Context, 59 classes."""
+    return comparison(study, "table3", TABLE_3, "Context")
+
+
+def comparison(study: Study, name: str, published: dict, where: str) -> Path:
+    """The three rows of Table 1, beside what was published."""
+    study.announce(("plain", "end-to-end"))
+    found = {row: [] for row in NAMES}
+    for seed in study.seeds:
+        for row in NAMES:
+            found[row].append(scored(study, row, seed))
+    rows, dots = [], []
+    for row, text in NAMES.items():
+        value, half = summary(found[row], study.score)
+        # The same seed began with the same network, so differences are taken pair by pair.
+        pairs = [np.stack([a, b], 1)
+                 for a, b in zip(found[row], found["plain"], strict=True)]
+        gain, gain_half = summary(pairs, lambda c: study.score(c[0]) - study.score(c[1]))
+        paper = published.get(row)
+        paper_gain = None if paper is None else paper - published["plain"]
+        rows.append((text, interval(value, half),
+                     "" if row == "plain" else interval(gain, gain_half, sign=True),
+                     number(paper), "" if row == "plain" else number(paper_gain, sign=True)))
+        dots.append((text, value, half, paper))
+    order = [study_mean(study, found[row]) for row in NAMES]
+    holds = order[0] < order[1] < order[2]
+    note = f"End to end > disconnected > plain {'holds' if holds else 'does not hold'} here."
+    header = ("", "mean IU", "gain", f"paper, {where}", "paper's gain")
+    if is_first():
+        figures.dots(study.out / f"{name}.png", dots, "mean IU, %")
+    return write(study, name, header, rows, ("plain", "end-to-end"), note)
+
+
+def ablations(study: Study) -> Path:
+    """Section 7.1: one change at a time, from the same network and for the same steps."""
+    needed = {row for _, *pair, _ in ABLATIONS for row, _ in pair}
+    trained = tuple(sorted(needed - {"initial"}))
+    study.announce(trained)
+    found = {}
+    for seed in study.seeds:
+        for row in sorted(needed):
+            if row == "initial":
+                checkpoint = study.base(seed)
+                array = study.confusions(checkpoint, "initial", **study.untrained(checkpoint))
+                pairs = {10: array[:, 0, 0]}
+            elif row == "untied":
+                pairs = {None: study.confusions(study.row(row, seed), "scores")[:, 0, 0]}
+            else:
+                array = study.confusions(study.row(row, seed), "T", iterations=(5, 10))
+                pairs = {5: array[:, 0, 0], 10: array[:, 1, 0]}
+            for iterations, array in pairs.items():
+                found.setdefault((row, iterations), []).append(array)
+    rows, dots = [], []
+    for text, after, before, paper in ABLATIONS:
+        pairs = [np.stack([a, b], 1)
+                 for a, b in zip(found[after], found[before], strict=True)]
+        gain, half = summary(pairs, lambda c: study.score(c[0]) - study.score(c[1]))
+        rows.append((text, number(study_mean(study, found[before])),
+                     number(study_mean(study, found[after])), interval(gain, half, sign=True),
+                     number(paper, sign=True)))
+        dots.append((text, gain, half, paper))
+    if is_first():
+        figures.dots(study.out / "ablations.png", dots, "difference in mean IU, points", zero=True)
+    header = ("change", "before", "after", "difference", "paper, VOC")
+    note = ("The initial CRF stands behind the network that all rows start from, so the two rows "
+            "that are compared with it have also trained for longer.")
+    return write(study, "ablations", header, rows, trained, note)
+
+
+def iterations(study: Study) -> Path:
+    """Mean IU after each number of iterations at test, T = 5 and T = 10 in training."""
+    names = ("end-to-end", "ten-iterations")
+    study.announce(names)
+    series, columns = {}, []
+    for name in names:
+        found = []
+        for seed in study.seeds:
+            found.append(study.confusions(study.row(name, seed), "curve", iterations=ITERATIONS))
+        points = [summary([array[:, i, 0] for array in found], study.score)
+                  for i in range(len(ITERATIONS))]
+        title = f"trained with T = {study.row_config(name, 0).iterations}"
+        series[title] = tuple(zip(*points, strict=True))
+        columns.append([interval(*point) for point in points])
+    if is_first():
+        figures.curves(study.out / "iterations.png", ITERATIONS, series, "iterations at test",
+                       "mean IU, %")
+    rows = list(zip(map(str, ITERATIONS), *columns, strict=True))
+    note = "0 iterations are the network's own labels."
+    return write(study, "iterations", ("T at test", *series), rows, names, note)
+
+
+def trimap(study: Study) -> Path:
+    """Mean IU within bands of growing width along the true borders."""
+    study.announce(("plain", "end-to-end"))
+    series, columns = {}, []
+    for name, text in NAMES.items():
+        found = []
+        for seed in study.seeds:
+            checkpoint = study.row("plain" if name == "disconnected" else name, seed)
+            changes = study.untrained(checkpoint) if name == "disconnected" else {}
+            found.append(study.confusions(checkpoint, f"bands-{name}", widths=WIDTHS, **changes))
+        points = [summary([array[:, 0, 1 + i] for array in found], study.score)
+                  for i in range(len(WIDTHS))]
+        series[text] = tuple(zip(*points, strict=True))
+        columns.append([interval(*point) for point in points])
+    if is_first():
+        figures.curves(study.out / "trimap.png", WIDTHS, series,
+                       "pixels on each side of a true border", "mean IU, %")
+    rows = list(zip(map(str, WIDTHS), *columns, strict=True))
+    return write(study, "trimap", ("pixels", *series), rows, ("plain", "end-to-end"), "")
+
+
+def figure3(study: Study, count: int = 5) -> Path:
+    """Pictures, their labels and those of the rows of Table 1, as in Figure 3 of the paper.
+
+    The pictures are evenly spaced in the list, not chosen.
+    """
+    study.announce(("plain", "end-to-end"))
+    seed = study.seeds[0]
+    plain, trained = (study.row(name, seed) for name in ("plain", "end-to-end"))
+    untrained = study.untrained(plain)
+    path = study.out / "figure3.png"
+    if is_first():
+        models = [load_trained(plain, study.labels)[0],
+                  load_trained(plain, study.labels, **untrained)[0],
+                  load_trained(trained, study.labels)[0]]
+        rows = []
+        for i in np.unique(np.linspace(0, len(study.report) - 1, count).astype(int)):
+            image = study.report.image(i)
+            maps = [study.report.labels(i)]
+            for model in models:
+                maps += evaluation.predict(model.to(study.device), image, (None,), study.device)
+            rows.append([image, *(figures.colours(m, study.labels) for m in maps)])
+        figures.grid(path, ("picture", "truth", *NAMES.values()), rows)
+        text = f"# figure3\n\n{provenance(study, ('plain', 'end-to-end'))}\n\n![](figure3.png)\n"
+        (study.out / "figure3.md").write_text(text)
+    return study.out / "figure3.md"
+
+
+EXPERIMENTS = {"table1": table1, "table3": context, "ablations": ablations,
+               "iterations": iterations, "trimap": trimap, "figure3": figure3}
+
+
+# --- Markdown ------------------------------------------------------------------------------------
+
+
+def study_mean(study, per_seed) -> float:
+    """Mean over seeds of the score."""
+    return float(np.mean([study.score(array.sum(0, dtype=np.int64)) for array in per_seed]))
+
+
+def number(value, sign=False) -> str:
+    """Two digits, or nothing."""
+    return "" if value is None else f"{value:+.1f}" if sign else f"{value:.1f}"
+
+
+def interval(value, half, sign=False) -> str:
+    """A number and half the width of its interval."""
+    return f"{value:+.2f} ± {half:.2f}" if sign else f"{value:.2f} ± {half:.2f}"
+
+
+def write(study: Study, name: str, header, rows, trained, note: str) -> Path:
+    """A Markdown file with a table, its figure, and where the numbers come from."""
+    path = study.out / f"{name}.md"
+    if is_first():
+        lines = [f"# {name}", "", provenance(study, trained), "",
+                 "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+        lines += ["| " + " | ".join(row) + " |" for row in rows]
+        lines += ["", note] * bool(note) + ["", f"![]({name}.png)"]
+        path.write_text("\n".join(lines) + "\n")
+        print(path.read_text())
+    return path

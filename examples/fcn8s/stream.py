@@ -1,0 +1,131 @@
+"""Training samples by their number, and what frozen layers make of pictures, stored.
+
+Sample n of a run depends on the seed and on n alone: not on workers, processes or interruptions.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from .augment import GREY, augment, mirror, window
+from .config import Config
+from .datasets import IGNORE, Pictures
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    """[3, H, W], float32 of 0..255."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+
+
+class Stream(Dataset):
+    """Samples 0, 1, 2, ... of a training run: epoch after epoch, each in an order of its own.
+
+    Parameters
+    ----------
+    pictures : Pictures
+    config : Config
+    features : Features, optional
+        What the frozen layers made of the pictures.
+    """
+
+    def __init__(self, pictures: Pictures, config: Config, features: "Features | None" = None):
+        self.pictures, self.config, self.features = pictures, config, features
+
+    def __getitem__(self, number):
+        config, count = self.config, len(self.pictures)
+        epoch, place = divmod(number, count)
+        i = int(np.random.default_rng((config.seed, epoch)).permutation(count)[place])
+        rng = np.random.default_rng((config.seed, epoch, place))
+        image, labels = self.pictures.image(i), self.pictures.labels(i)
+        sample = {}
+        if self.features is None:
+            image, labels = augment(
+                image, labels, rng, flip=config.flip, scales=config.scales, size=config.crop
+            )
+        else:
+            mirrored = bool(config.flip and rng.random() < 0.5)
+            if mirrored:
+                image, labels = mirror(image, labels)
+            sample["lower"] = self.features[i, mirrored]
+        sample["image"] = to_tensor(image)
+        sample["labels"] = torch.from_numpy(np.ascontiguousarray(labels)).long()
+        if config.window is not None:
+            sample["window"] = window(labels.shape, config.window, rng)
+        return sample
+
+
+def batches(stream: Stream, first: int, last: int, rank=0, world=1, workers=0) -> DataLoader:
+    """Batches of steps `first` to `last` - 1; of each batch the share of one process."""
+    batch = stream.config.batch
+    if batch % world:
+        raise ValueError(
+            f"a batch of {batch} cannot be shared by {world} processes; give --set batch="
+            f"{-(-batch // world) * world}"
+        )
+    share = batch // world
+    # Each process takes neighbours: samples step * batch + rank * share and so on.
+    numbers = [step * batch + rank * share + k for step in range(first, last) for k in range(share)]
+    return DataLoader(
+        stream, batch_size=share, sampler=numbers, collate_fn=collate, num_workers=workers,
+        # Its own, for a loader seeds its workers from the generator that dropout draws from.
+        generator=torch.Generator(),
+    )
+
+
+def collate(samples):
+    """One batch; smaller pictures are padded below and on the right, where nothing is scored."""
+    rows, columns = (max(s["labels"].shape[k] for s in samples) for k in (0, 1))
+
+    def enlarge(x, height, width, value):
+        padding = (0, width - x.shape[-1], 0, height - x.shape[-2])
+        return torch.nn.functional.pad(x, padding, value=value)
+
+    batch = {
+        "image": torch.stack([enlarge(s["image"], rows, columns, GREY) for s in samples]),
+        "labels": torch.stack([enlarge(s["labels"], rows, columns, IGNORE) for s in samples]),
+    }
+    if "lower" in samples[0]:
+        levels = zip(*(s["lower"] for s in samples), strict=True)
+        batch["lower"] = tuple(
+            torch.stack([enlarge(x, max(x.shape[1] for x in level), max(x.shape[2] for x in level),
+                                 0) for x in level]) for level in map(list, levels)
+        )
+    if "window" in samples[0]:
+        batch["window"] = [s["window"] for s in samples]
+    return batch
+
+
+class Features:
+    """What the frozen layers of MobileNetV2 make of each picture and of its mirror image.
+
+    They are kept in a file of float16 that is named after the pictures and the layers, and are read
+    from where they lie; runs with the same pictures and layers share it.
+    """
+
+    def __init__(self, fcn, pictures: Pictures, folder: Path, device, mirrored: bool):
+        made_of = hashlib.sha256(str(([p.name for p, _ in pictures.items], mirrored)).encode())
+        for layer in fcn.lowest():
+            for weight in layer.state_dict().values():
+                made_of.update(weight.cpu().numpy().tobytes())
+        path = folder / f"features-{made_of.hexdigest()[:12]}.pt"
+        if not path.exists():
+            levels = []
+            fcn = fcn.eval()
+            indices = range(len(pictures))
+            for i in tqdm(indices, f"features of {pictures.name}", leave=False, disable=None):
+                image = to_tensor(pictures.image(i))[None].to(device)
+                views = [image, image.flip(3)] if mirrored else [image]
+                levels.append([tuple(x[0].half().cpu() for x in fcn.lower(v)) for v in views])
+            part = path.with_suffix(f".{os.getpid()}")
+            torch.save(levels, part)
+            os.replace(part, path)
+        self.levels = torch.load(path, mmap=True, weights_only=True)
+
+    def __getitem__(self, key) -> tuple[torch.Tensor, torch.Tensor]:
+        i, mirrored = key
+        return tuple(x.float() for x in self.levels[i][int(mirrored)])

@@ -1,0 +1,352 @@
+"""Training: one loop for every recipe, that stopped at any step goes on to the same bits."""
+
+import contextlib
+import csv
+import json
+import os
+import time
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from densecrf_rnn import CRFRNN, CRFParams
+
+from . import weights
+from .config import Config
+from .datasets import IGNORE, Pictures
+from .networks import FCNCRF, make_fcn
+from .stream import Features, Stream, batches
+
+LAST = "last.pt"
+
+
+def build(config: Config, labels: int) -> FCNCRF:
+    """The model of a configuration, its weights drawn from its seed."""
+    torch.manual_seed(config.seed)
+    fcn = make_fcn(config.backbone, labels, config.stride, config.at_once, config.width)
+    return FCNCRF(fcn, make_crf(config, labels) if config.crf else None)
+
+
+def make_crf(config: Config, labels: int) -> CRFRNN:
+    """The head of a configuration."""
+    params = CRFParams(
+        theta_alpha=config.theta_alpha, theta_beta=config.theta_beta,
+        theta_gamma=config.theta_gamma, w_bilateral=config.w_bilateral, w_spatial=config.w_spatial,
+    )
+    return CRFRNN(
+        labels, params=params, iterations=config.iterations,
+        eval_iterations=config.eval_iterations if config.tied else config.iterations,
+        kernel_weights=config.kernel_weights, compatibility=config.compatibility,
+        tied=config.tied, update=config.update,
+    )
+
+
+def make_optimizer(model: FCNCRF, config: Config) -> torch.optim.Optimizer:
+    """With the multipliers of the published solvers: of weights, biases and the head."""
+    decay = config.weight_decay
+    named = [(n, p) for n, p in model.fcn.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for n, p in named if not n.endswith("bias")], "lr": config.lr,
+         "weight_decay": decay},
+        {"params": [p for n, p in named if n.endswith("bias")], "lr": config.lr * config.bias_lr,
+         "weight_decay": 0.0},
+    ]
+    if model.crf is not None:
+        multipliers = {"kernel_weights": config.lr_kernel_weights}
+        if config.compatibility == "learned":
+            multipliers["compatibility"] = config.lr_compatibility
+        for group in model.crf.parameter_groups(config.lr, **multipliers):
+            groups.append({**group, "weight_decay": decay if config.crf_weight_decay else 0.0})
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(groups, lr=config.lr)
+    else:
+        optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+    for group in optimizer.param_groups:
+        group["full_lr"] = group["lr"]
+    return optimizer
+
+
+def set_rates(optimizer, config: Config, step: int) -> None:
+    """The learning rates of a step."""
+    factor = (1 - step / config.steps) ** 0.9 if config.schedule == "poly" else 1.0
+    for group in optimizer.param_groups:
+        group["lr"] = group["full_lr"] * factor
+
+
+def loss_of(logits, labels, config: Config, world: int = 1):
+    """The share of one of `world` processes, whose gradients are then averaged."""
+    total = cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
+    if config.loss == "sum":
+        return total * world / config.batch
+    scored = (labels != IGNORE).sum()
+    if world > 1:
+        dist.all_reduce(scored)
+    return total * world / scored.clamp(min=1)
+
+
+def train(
+    config: Config,
+    pictures: Pictures,
+    folder: str | Path,
+    *,
+    init: str | Path | None = None,
+    device: str = "cpu",
+    workers: int = 0,
+    cache_folder: str | Path | None = None,
+    save_every: int = 200,
+    stop_at: int | None = None,
+    tensorboard: bool = False,
+) -> Path:
+    """Train to the last step of a configuration, from where an earlier call stopped.
+
+    Parameters
+    ----------
+    config : Config
+    pictures : Pictures
+        To train on.
+    folder : str or Path
+        Takes last.pt (the checkpoint), config.json and curve.csv.
+    init : str or Path, optional
+        Weights to start from; see `weights.load`.
+    device : str
+    workers : int
+        Processes that read pictures.
+    cache_folder : str or Path, optional
+        Where `config.cache` stores features; default `folder`.
+    save_every : int
+        Steps between checkpoints.
+    stop_at : int, optional
+        Stop there, as if interrupted.
+    tensorboard : bool
+        Write its curves too.
+
+    Returns
+    -------
+    Path
+        Of the checkpoint.
+    """
+    rank, world = start_processes(device)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / LAST
+    state = None
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        if state["config"] != asdict(config):
+            differing = [k for k, v in asdict(config).items() if state["config"].get(k) != v]
+            raise ValueError(
+                f"{checkpoint} is of a run with another {', '.join(differing)}; give another "
+                "folder, or remove it"
+            )
+        if state["step"] >= config.steps:
+            return checkpoint
+    model = build(config, len(pictures.classes))
+    if state is not None:
+        model.load_state_dict(state["model"])
+    elif init is not None:
+        report = weights.load(model, init)
+        if rank == 0:
+            tqdm.write(str(report))
+    if config.freeze_fcn:
+        model.fcn.requires_grad_(False)
+    model.to(device)
+    optimizer = make_optimizer(model, config)
+    first = 0
+    torch.manual_seed(config.seed * 1000 + rank)  # of dropout
+    if state is not None:
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+        # Other processes than the first draw from a new seed after an interruption.
+        torch.manual_seed(config.seed * 1000 + rank + first * 100_003)
+        if rank == 0:
+            restore_random_state(state["random"])
+
+    features = None
+    if config.cache:
+        where = Path(cache_folder or folder)
+        features = Features(model.fcn, pictures, where, device, config.flip)
+    parallel = model
+    if world > 1:
+        parallel = nn.parallel.DistributedDataParallel(
+            model, device_ids=[device] if device != "cpu" else None
+        )
+    last = config.steps if stop_at is None else min(stop_at, config.steps)
+    loader = batches(Stream(pictures, config, features), first, last, rank, world, workers)
+
+    def save(step):
+        if rank == 0:
+            save_checkpoint(checkpoint, config, model, optimizer, step)
+
+    if rank == 0:
+        (folder / "config.json").write_text(config.json() + "\n")
+    if first == 0 and (last == 0 or config.steps == 0):
+        save(0)
+    with Curve(folder, first, tensorboard) if rank == 0 else contextlib.nullcontext() as curve:
+        bar = tqdm(loader, folder.name, config.steps, initial=first, leave=False,
+                   disable=True if rank else None)  # None: where nobody is looking
+        for step, batch in enumerate(bar, first):
+            model.train()
+            if config.freeze_fcn:
+                model.fcn.eval()
+            set_rates(optimizer, config, step)
+            optimizer.zero_grad(set_to_none=True)
+            loss = step_loss(parallel, batch, config, device, world)
+            loss.backward()
+            optimizer.step()
+            value = loss.item()
+            if not np.isfinite(value):
+                raise FloatingPointError(
+                    f"the loss of step {step} is {value}; lower lr, or the head's multipliers"
+                )
+            if curve is not None:
+                curve.add(step, value, optimizer.param_groups[0]["lr"])
+                bar.set_postfix(loss=f"{value:.4g}")
+            if (step + 1) % save_every == 0 or step + 1 == last:
+                save(step + 1)
+    if world > 1:
+        dist.barrier()
+    return checkpoint
+
+
+def step_loss(model, batch, config: Config, device, world=1):
+    """The loss of a batch, on windows of it if the configuration says so."""
+    image, labels = batch["image"].to(device), batch["labels"].to(device)
+    lower = batch.get("lower")
+    if lower is not None:
+        lower = tuple(x.to(device) for x in lower)
+    windows = None
+    if config.window is not None:
+        rows, columns = (min(a, b) for a, b in zip(config.window, labels.shape[1:], strict=True))
+        windows = [(row, column, rows, columns) for row, column in batch["window"]]
+        labels = torch.stack([cut(x, w) for x, w in zip(labels, windows, strict=True)])
+    kind = torch.device(device).type
+    with torch.autocast(kind, torch.bfloat16, enabled=config.autocast):
+        logits = model(image, lower, windows)
+    return loss_of(logits, labels, config, world)
+
+
+def cut(x, window):
+    """A window (first row, first column, rows, columns) of the last two axes."""
+    row, column, rows, columns = window
+    return x[..., row : row + rows, column : column + columns]
+
+
+# --- what is saved -------------------------------------------------------------------------------
+
+
+def save_checkpoint(path: Path, config, model, optimizer, step) -> None:
+    """All that the next step depends on; a file that is half written never has the name."""
+    state = {
+        "step": step, "config": asdict(config), "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(), "random": random_state(),
+    }
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    os.replace(part, path)
+
+
+def random_state():
+    """Of the generators that dropout draws from; nothing else in a step is drawn from a state."""
+    state = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_random_state(state) -> None:
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+class Curve:
+    """curve.csv: step, loss, learning rate, seconds; rows after the checkpoint are dropped."""
+
+    HEAD = ("step", "loss", "lr", "seconds")
+
+    def __init__(self, folder: Path, first: int, tensorboard: bool):
+        path = folder / "curve.csv"
+        rows = []
+        if path.exists():
+            with open(path, newline="") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) < first]
+        self.before = float(rows[-1]["seconds"]) if rows else 0.0
+        self.file = open(path, "w", newline="")
+        self.writer = csv.writer(self.file)
+        self.writer.writerow(self.HEAD)
+        self.writer.writerows([row[name] for name in self.HEAD] for row in rows)
+        self.board = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise ImportError("--tensorboard needs tensorboard; pip install tensorboard"
+                                  ) from error
+            self.board = SummaryWriter(folder, purge_step=first)
+        self.start = time.perf_counter()
+
+    def add(self, step, loss, lr):
+        seconds = self.before + time.perf_counter() - self.start
+        self.writer.writerow((step, f"{loss:.6g}", f"{lr:.6g}", f"{seconds:.1f}"))
+        self.file.flush()
+        if self.board is not None:
+            self.board.add_scalar("loss", loss, step)
+            self.board.add_scalar("lr", lr, step)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def load_trained(checkpoint: str | Path, labels: int, **changes) -> tuple[FCNCRF, Config]:
+    """The model of a checkpoint of ours, with other settings of its head if any are given."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    config = Config(**state["config"]).with_(**changes)
+    model = build(config, labels)
+    own = model.state_dict()
+    # A head that the checkpoint has none of stays as it was made.
+    model.load_state_dict({**own, **state["model"]} if config.crf else
+                          {k: v for k, v in state["model"].items() if k in own})
+    return model.eval(), config
+
+
+# --- several processes ---------------------------------------------------------------------------
+
+
+def start_processes(device: str) -> tuple[int, int]:
+    """Rank and number of processes that torchrun started; 0 and 1 without it."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return 0, 1
+    if not dist.is_initialized():
+        # The first process scores alone, and the others wait for it.
+        dist.init_process_group("gloo" if device == "cpu" else "nccl", timeout=timedelta(hours=12))
+    return dist.get_rank(), world
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def read_curve(folder: Path) -> np.ndarray:
+    """Steps and losses of a run, [N, 2]."""
+    with open(folder / "curve.csv", newline="") as file:
+        return np.array([(float(r["step"]), float(r["loss"])) for r in csv.DictReader(file)])
+
+
+def read_config(folder: Path) -> Config:
+    """Of a run."""
+    return Config(**json.loads((folder / "config.json").read_text()))

@@ -1,0 +1,222 @@
+"""Weights from elsewhere into an FCNCRF: ImageNet's, the published nets', earlier checkpoints.
+
+`load` recognises what a file is. Everything goes in by name; what has no place, or another shape
+because the labels are others, is left and reported.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from densecrf_rnn.compat import load_crfasrnn_caffe, load_crfasrnn_pytorch
+from densecrf_rnn.compat.weights import NAMES as CRF_NAMES
+from densecrf_rnn.nn import IMAGENET_MEAN, IMAGENET_STD
+
+from . import caffemodel
+from .networks import CAFFE_MEAN, VGG_BLOCKS, FCNCRF, MobileNetV2FCN, VGG16FCN
+
+# The net of the CRF-RNN release and older FCNs -> the names of the FCN release, and ours.
+OLD_NAMES = {"score-fr": "score_fr", "score2": "upscore2", "score-pool4": "score_pool4",
+             "score4": "upscore_pool4", "score-pool3": "score_pool3", "upsample": "upscore8"}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What came from a file: the parameters set, those left, and entries that had no place."""
+
+    source: str
+    loaded: tuple[str, ...]
+    left: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def __str__(self):
+        text = f"{self.source}: {len(self.loaded)} arrays"
+        if self.left:
+            text += f"; not in it, so as they were: {', '.join(self.left)}"
+        if self.unused:
+            text += f"; in it but unused: {', '.join(self.unused)}"
+        return text
+
+
+def load(model: FCNCRF, path: str | Path) -> Loaded:
+    """Put the weights of a file into a model; what was done comes back.
+
+    Parameters
+    ----------
+    model : FCNCRF
+    path : str or Path
+        .npz: MobileNetV2 of ImageNet. .caffemodel: a published FCN or CRF-RNN, or VGG-16. Else a
+        file of torch: a checkpoint of ours, torchvision's VGG-16 or MobileNetV2, or
+        crfasrnn_pytorch's model.
+
+    Raises
+    ------
+    ValueError
+        Nothing in the file belongs to the model.
+    """
+    suffix = Path(path).suffix
+    if suffix == ".npz":
+        return load_mobilenet(model, path)
+    if suffix == ".caffemodel":
+        return load_caffe(model, caffemodel.read(path), f"the Caffe model {Path(path).name}")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if "model" in state:
+        return copy_by_name(model, state["model"], f"the checkpoint {Path(path).name}")
+    if "features.0.0.weight" in state:
+        return load_torchvision_mobilenet(model, state)
+    if "features.0.weight" in state:
+        return load_torchvision_vgg16(model, state)
+    return load_crfasrnn(model, state)
+
+
+def copy_by_name(module, state, source) -> Loaded:
+    """Copy arrays of the same name and shape; a flat array may stand for a matrix or kernel."""
+    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    persistent = module.state_dict().keys()
+    loaded, unused = [], []
+    for name, value in state.items():
+        value = torch.as_tensor(value)
+        target = own.get(name)
+        if target is None or target.numel() != value.numel():
+            unused.append(name)
+            continue
+        if name.startswith("crf.") and target.shape != value.shape:
+            unused.append(name)  # [L, L] and [L * L] may count the same by chance
+            continue
+        with torch.no_grad():
+            target.copy_(value.reshape(target.shape))
+        loaded.append(name)
+    if not loaded:
+        some = ", ".join(list(state)[:3]) or "nothing"
+        raise ValueError(
+            f"nothing in {source} belongs to this model (it holds {some}, ...); check the backbone"
+        )
+    left = [name for name in own if name in persistent and name not in loaded]
+    return Loaded(source, tuple(loaded), tuple(left), tuple(unused))
+
+
+def _vgg(model) -> VGG16FCN:
+    if not isinstance(model.fcn, VGG16FCN):
+        raise ValueError("these are weights of VGG-16; make the model with backbone='vgg16'")
+    return model.fcn
+
+
+def load_torchvision_vgg16(model: FCNCRF, state) -> Loaded:
+    """ImageNet's VGG-16 in torchvision's layout, for images as the published nets take them.
+
+    Theirs are RGB, divided by 255 and normalised; ours BGR minus a mean. The first convolution
+    takes the difference on itself: exactly, but for the border, where its padding of zeros is a
+    grey that differs by half an intensity.
+    """
+    names = [f"{block}_{i + 1}" for block, count, _ in VGG_BLOCKS for i in range(count)]
+    theirs = sorted({int(k.split(".")[1]) for k in state if k.startswith("features.")})
+    named = {}
+    for ours, layer in zip(names, theirs, strict=True):
+        for part in ("weight", "bias"):
+            named[f"{ours}.{part}"] = state[f"features.{layer}.{part}"]
+    for ours, layer in (("fc6", 0), ("fc7", 3)):
+        for part in ("weight", "bias"):
+            if f"classifier.{layer}.{part}" in state:
+                named[f"{ours}.{part}"] = state[f"classifier.{layer}.{part}"]
+    first = named["conv1_1.weight"]
+    mean, std = (255 * torch.tensor(x, dtype=torch.float64) for x in (IMAGENET_MEAN, IMAGENET_STD))
+    weight = first.double() / std[:, None, None]
+    shift = torch.tensor(CAFFE_MEAN).double().flip(0) - mean  # RGB
+    bias = named["conv1_1.bias"].double() + (weight.sum((2, 3)) * shift).sum(1)
+    named["conv1_1.weight"], named["conv1_1.bias"] = weight.flip(1), bias
+    return copy_by_name(_vgg(model), named, "torchvision's VGG-16")
+
+
+def load_caffe(model: FCNCRF, layers, source) -> Loaded:
+    """A published net by the names of its layers, and its CRF if there is one of both."""
+    named, crf_blobs = {}, None
+    for name, blobs in layers.items():
+        if len(blobs) == 3:  # MultiStageMeanfield: spatial and bilateral weights, compatibility
+            crf_blobs = blobs
+            continue
+        name = OLD_NAMES.get(name, name)
+        for part, blob in zip(("weight", "bias"), blobs, strict=False):
+            named[f"{name}.{part}"] = blob
+    report = _load_fcn(model, named, source)
+    if crf_blobs is not None and model.crf is not None:
+        load_crfasrnn_caffe(model.crf, crf_blobs)
+    return report
+
+
+def load_crfasrnn(model: FCNCRF, state) -> Loaded:
+    """A model of crfasrnn_pytorch, or an FCN of torch with the published names."""
+    fcn, crf = {}, {}
+    for name, value in state.items():
+        (crf if name.rsplit(".", 1)[-1] in CRF_NAMES else fcn)[name] = value
+    report = _load_fcn(model, fcn, "crfasrnn_pytorch" if crf else "a state_dict")
+    if crf and model.crf is not None:
+        load_crfasrnn_pytorch(model.crf, crf)
+    return report
+
+
+def _load_fcn(model, named, source) -> Loaded:
+    """By name. A bias of upscore2 is added to what score_pool4 gives, so to that layer's bias."""
+    extra = named.pop("upscore2.bias", None)
+    if extra is not None and "score_pool4.bias" in named:
+        named["score_pool4.bias"] = torch.as_tensor(named["score_pool4.bias"]).reshape(-1) + (
+            torch.as_tensor(extra).reshape(-1)
+        )
+    return copy_by_name(_vgg(model), named, source)
+
+
+def load_mobilenet(model: FCNCRF, path) -> Loaded:
+    """MobileNetV2 of ImageNet from arrays NAME.weight and NAME.bias, batch norms folded in.
+
+    NAME is stem, b0.dw, b0.project, bK.expand, bK.dw, bK.project (K = 1..16) and conv_last.
+    """
+    named = {}
+    with np.load(path, allow_pickle=False) as arrays:
+        for name in arrays.files:
+            layer, _, part = name.rpartition(".")
+            if part not in ("weight", "bias"):
+                continue
+            block, _, inner = layer.partition(".")
+            ours = f"blocks.{block[1:]}.{inner}" if inner else layer
+            named[f"{ours}.{part}"] = arrays[name]
+    return _load_mobilenet(model, named, f"MobileNetV2 of {Path(path).name}")
+
+
+def load_torchvision_mobilenet(model: FCNCRF, state) -> Loaded:
+    """ImageNet's MobileNetV2 in torchvision's layout: batch norms are folded into convolutions.
+
+    As with VGG-16 the first convolution takes the difference of the images' scales on itself.
+    """
+    layers = {"stem": "0.0", "conv_last": "18.0"}  # each followed by its batch norm
+    for k in range(17):
+        inner = ("dw", "project") if k == 0 else ("expand", "dw", "project")
+        for i, name in enumerate(inner):
+            last = name == "project"
+            layers[f"blocks.{k}.{name}"] = f"{k + 1}.conv.{i}" + ("" if last else ".0")
+    named = {}
+    for ours, theirs in layers.items():
+        before, _, number = theirs.rpartition(".")
+        norm = f"features.{before}.{int(number) + 1}"
+        weight = state[f"features.{theirs}.weight"].double()
+        mean, variance, gain, shift = (
+            state[f"{norm}.{part}"].double()
+            for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        gain = gain / (variance + 1e-5).sqrt()
+        named[f"{ours}.weight"] = weight * gain[:, None, None, None]
+        named[f"{ours}.bias"] = shift - mean * gain
+    mean, std = (torch.tensor(x, dtype=torch.float64) for x in (IMAGENET_MEAN, IMAGENET_STD))
+    weight = named["stem.weight"] / std[:, None, None]  # of pixels in 0..1, less the mean
+    named["stem.weight"] = weight * 128 / 255  # ours are (x - 128) / 128
+    named["stem.bias"] = named["stem.bias"] + (weight.sum((2, 3)) * (128 / 255 - mean)).sum(1)
+    return _load_mobilenet(model, named, "torchvision's MobileNetV2")
+
+
+def _load_mobilenet(model, named, source) -> Loaded:
+    """By name; the features for pool3 are a copy of an expansion."""
+    if not isinstance(model.fcn, MobileNetV2FCN):
+        raise ValueError(f"this is {source}; make the model with backbone='mobilenetv2'")
+    for part in ("weight", "bias"):
+        named[f"skip3.{part}"] = named[f"blocks.6.expand.{part}"]
+    return copy_by_name(model.fcn, named, source)

@@ -1,0 +1,249 @@
+"""A miniature of every experiment of examples/fcn8s: the commands, their tables and figures."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+Image = pytest.importorskip("PIL.Image")
+pytest.importorskip("matplotlib")
+pytest.importorskip("tqdm")
+pytest.importorskip("scipy")
+
+from densecrf_rnn.metrics import mean_iu  # noqa: E402
+from fcn8s import evaluation, experiments, study, training  # noqa: E402
+from fcn8s.__main__ import main  # noqa: E402
+from fcn8s.config import RECIPES, Config  # noqa: E402
+
+SETTINGS = ["dataset=camvid", "steps=2", "batch=1", "window=[16,24]"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """CamVid's layout: rectangles of noisy colours that tell the class."""
+    root = tmp_path_factory.mktemp("camvid")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 3), ("val", 2), ("test", 3)):
+        for folder in (split, f"{split}annot"):
+            (root / folder).mkdir()
+        for i in range(count):
+            labels = np.zeros((32, 40), np.uint8)
+            labels[5 + i : 25, 8:30] = 1 + i
+            image = labels[..., None] * 60 + rng.integers(0, 30, (32, 40, 3))
+            Image.fromarray(image.astype(np.uint8)).save(root / split / f"{i}.png")
+            Image.fromarray(labels).save(root / f"{split}annot" / f"{i}.png")
+        (root / f"{split}.txt").write_text("".join(f"{i}.png\n" for i in range(count)))
+    return root
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("out")
+
+
+def command(name, data, out, *more):
+    main([name, "--data", str(data), "--out", str(out), "--seeds", "0", "1", "--set", *SETTINGS,
+          *more])
+
+
+def table(path):
+    """Rows of the table in a Markdown file, as lists of cells."""
+    lines = [line for line in path.read_text().splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def numbers(text):
+    return [float(x) for x in re.findall(r"[-+]?\d+\.\d+", text)]
+
+
+# --- one command each; they share the runs in one folder ------------------------------------------
+
+
+@pytest.mark.parametrize("name, rows", [
+    ("table1", 3), ("table3", 3), ("ablations", 8), ("iterations", len(experiments.ITERATIONS)),
+    ("trimap", len(experiments.WIDTHS)),
+])
+def test_a_command_writes_a_table_and_a_figure(data, out, name, rows, capsys):
+    command(name, data, out)
+    header, rule, *body = table(out / f"{name}.md")
+    assert len(body) == rows
+    text = (out / f"{name}.md").read_text()
+    assert f"`python -m fcn8s {name} --data" in text or "`python -m fcn8s" in text
+    assert "seeds 0, 1" in text and "hours of training" in text and "3 pictures" in text
+    assert (out / f"{name}.png").stat().st_size > 5000
+    for row in body:
+        for cell in row:
+            assert "nan" not in cell
+    assert "runs left" in capsys.readouterr().out
+
+
+def test_figure_3_shows_pictures_truth_and_three_predictions(data, out):
+    command("figure3", data, out)
+    assert (out / "figure3.png").stat().st_size > 5000
+    assert "figure3.png" in (out / "figure3.md").read_text()
+
+
+def test_a_table_that_was_made_is_made_again_from_what_is_stored(data, out, capsys):
+    command("table1", data, out)
+    before = table(out / "table1.md")
+    times = {p: p.stat().st_mtime_ns for p in out.rglob("*.np?")}
+    times |= {p: p.stat().st_mtime_ns for p in out.rglob("last.pt")}
+    capsys.readouterr()
+    command("table1", data, out)
+    assert table(out / "table1.md") == before
+    assert "0 runs left, 0 steps" in capsys.readouterr().out
+    assert all(p.stat().st_mtime_ns == t for p, t in times.items())
+
+
+def test_numbers_of_table_1_are_those_of_its_models(data, out):
+    """Worked out once more, from the checkpoints and the pictures."""
+    command("table1", data, out)
+    means = []
+    for name in ("plain", "disconnected", "end-to-end"):
+        values = []
+        for seed in (0, 1):
+            row = "plain" if name == "disconnected" else name
+            checkpoint = out / f"{row}-seed{seed}" / training.LAST
+            changes = {}
+            if name == "disconnected":
+                chosen = json.loads((checkpoint.parent / "crf.json").read_text())["chosen"]
+                changes = {**chosen, "crf": True}
+            model, _ = training.load_trained(checkpoint, 11, **changes)
+            hit, union, present = np.zeros(11), np.zeros(11), np.zeros(11, bool)
+            for i in range(3):
+                image = np.asarray(Image.open(data / f"test/{i}.png"))
+                truth = np.asarray(Image.open(data / f"testannot/{i}.png"))
+                batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
+                with torch.no_grad():
+                    found = model(batch)[0].argmax(0).numpy()
+                for label in range(11):
+                    a, b = truth == label, found == label
+                    hit[label] += (a & b).sum()
+                    union[label] += (a | b).sum()
+                    present[label] |= a.any()
+            values.append(100 * np.mean(hit[present] / union[present]))
+        means.append(np.mean(values))
+    cells = [numbers(row[1])[0] for row in table(out / "table1.md")[2:]]
+    np.testing.assert_allclose(cells, means, atol=0.006)
+
+
+def test_without_the_search_the_crf_is_the_published_one(data, tmp_path):
+    one = study.Study(RECIPES["small"], data, tmp_path, search=False)
+    assert one.crf_settings(tmp_path / "none.pt") == {
+        "theta_alpha": 160.0, "theta_beta": 3.0, "w_bilateral": 5.0, "w_spatial": 3.0}
+
+
+def test_rows_start_from_the_same_network_with_the_same_settings_and_steps(data, out):
+    command("ablations", data, out)
+    configs = {name: training.read_config(out / f"{name}-seed1") for name in study.ROWS}
+    reference = configs["end-to-end"]
+    for name, config in configs.items():
+        changed = {k for k, v in vars(config).items() if v != getattr(reference, k)}
+        assert changed <= set(study.ROWS[name]) | ({
+            "theta_alpha", "theta_beta", "w_bilateral", "w_spatial"} if name == "plain" else set())
+    base = torch.load(out / "base-1-seed1" / training.LAST, weights_only=True)["model"]
+    frozen = torch.load(out / "frozen-seed1" / training.LAST, weights_only=True)["model"]
+    for name, value in base.items():
+        assert torch.equal(frozen[name], value)
+
+
+def test_iterations_0_are_the_network_alone(data, out):
+    command("iterations", data, out)
+    array = np.load(out / "end-to-end-seed0" / "confusions-curve.npz")["confusions"]
+    model, _ = training.load_trained(out / "end-to-end-seed0" / training.LAST, 11)
+    model.crf = None
+    pictures = study.Study(RECIPES["small"], data, out).report
+    alone = evaluation.confusions(model, pictures, (None,))
+    np.testing.assert_array_equal(array[:, 0, 0], alone[:, 0, 0])
+    scores = [mean_iu(array[:, i, 0].sum(0)) for i in range(len(experiments.ITERATIONS))]
+    assert len(set(scores)) > 1
+
+
+def test_bands_grow_to_the_whole_picture(data, out):
+    command("trimap", data, out)
+    array = np.load(out / "plain-seed0" / "confusions-bands-plain.npz")["confusions"]
+    counts = array.sum((0, 1, 3, 4))
+    assert (np.diff(counts[1:].astype(int)) >= 0).all() and counts[-1] <= counts[0]
+    assert counts[1] > 0
+
+
+# --- the published recipe, thin, in stages --------------------------------------------------------
+
+
+def test_the_papers_recipe_runs_in_stages_from_fcn_32s(data, tmp_path, capsys):
+    main(["table1", "--recipe", "paper", "--data", str(data), "--out", str(tmp_path), "--set",
+          "dataset=camvid", "steps=1", "width=64", "--limit", "1"])
+    strides = [training.read_config(tmp_path / f"base-{n}-seed0").stride for n in (1, 2, 3)]
+    assert strides == [32, 16, 8]
+    assert "bootstrap, over pictures" in (tmp_path / "table1.md").read_text()
+    assert [row[3] for row in table(tmp_path / "table1.md")[2:]] == ["61.3", "63.7", "69.6"]
+    thirds = [torch.load(tmp_path / f"base-{n}-seed0" / training.LAST, weights_only=True)["model"]
+              for n in (1, 2)]
+    assert not torch.equal(*(state["fcn.score_fr.weight"] for state in thirds))
+    coarse = thirds[0]["fcn.score_fr.weight"]
+    # One step of 1e-12 from where FCN-32s ended, not from 0.
+    torch.testing.assert_close(thirds[1]["fcn.score_fr.weight"], coarse, rtol=1e-2, atol=1e-9)
+
+
+def test_train_and_evaluate_by_their_commands(data, tmp_path, capsys):
+    arguments = ["train", "--data", str(data), "--out", str(tmp_path), "--set", *SETTINGS,
+                 "crf=true", "lr=0.01"]
+    main([*arguments, "--stop-at", "1"])
+    main(arguments)
+    main(["evaluate", str(tmp_path / training.LAST), "--data", str(data), "--iterations", "0", "5"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("after")[1] for line in lines[-2:]] == [" 0 iterations", " 5 iterations"]
+    with pytest.raises(SystemExit, match="fcn8s: .* has none of camvid/train.txt"):
+        main([*arguments[:2], str(tmp_path), *arguments[3:]])
+
+
+# --- parts ----------------------------------------------------------------------------------------
+
+
+def test_the_search_finds_the_settings_with_the_best_score(data, tmp_path):
+    pictures = study.Study(RECIPES["small"], data, tmp_path).parts("camvid")["select"]
+
+    class Noisy(torch.nn.Module):
+        """Nearly the truth, which colours tell, with noise that a CRF takes away."""
+
+        def forward(self, image):
+            label = (image[:, :1] / 60).round().clamp(0, 10)
+            logits = -(label - torch.arange(11.0)[:, None, None]).abs()
+            return logits + 2 * torch.randn(logits.shape, generator=torch.manual_seed(0))
+
+    chosen = evaluation.choose_crf(Noisy(), Config(), pictures, tmp_path / "crf.json")
+    stored = json.loads((tmp_path / "crf.json").read_text())
+    assert stored["chosen"] == chosen
+    scores = stored["tried"]
+    assert len(scores) == 20 + 12 - 1  # the best of the bandwidths is tried once
+    assert max(scores.values()) == scores[json.dumps(chosen)] > min(scores.values())
+
+
+def test_intervals_are_students_over_seeds():
+    """Against a table: t of 2 degrees of freedom at 95 % is 4.303."""
+    arrays = [np.array([[[a, 100 - a], [0, 0]]]) for a in (50, 60, 70)]
+    mean, half = study.summary(arrays, lambda c: float(c[0, 0]))
+    assert mean == 60
+    assert half == pytest.approx(4.3027 * 10 / 3**0.5, rel=1e-4)
+
+
+def test_published_numbers_are_the_papers():
+    """Sections 6 and 7, tables 1 and 3."""
+    assert experiments.TABLE_1 == {
+        "plain": (61.3, 68.3), "disconnected": (63.7, 69.5), "end-to-end": (69.6, 72.9)}
+    assert [paper for *_, paper in experiments.ABLATIONS] == [
+        1.8, 0.9, 0.2, -0.7, 3.4, 1.0, -2.0, -1.0]
+    assert round(70.9 - 72.9, 1) == -2.0
+    assert study.ROWS.keys() >= {row for _, *pair, _ in experiments.ABLATIONS for row, _ in pair
+                                 if row != "initial"}
+
+
+def test_the_readme_names_every_command():
+    text = (Path(experiments.__file__).parent / "README.md").read_text()
+    for name in (*experiments.EXPERIMENTS, "train", "evaluate", "download"):
+        assert f"fcn8s {name}" in text, name
+    for recipe in RECIPES:
+        assert f"`{recipe}`" in text, recipe
