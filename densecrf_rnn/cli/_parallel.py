@@ -1,8 +1,9 @@
 """Work on many files at once, in threads: the engine and the readers release the GIL."""
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -25,27 +26,30 @@ def finished(
     """
     pool = ThreadPoolExecutor(threads)
     running: dict[Future[Result], Item] = {}
+    # Ctrl-C leaves this queue as it was; what Python builds of conditions it can leave unlocked.
+    done: SimpleQueue[Future[Result]] = SimpleQueue()
+
+    def next_one() -> tuple[Item, Result | Exception]:
+        """Wait for one, and take it out."""
+        future = done.get()
+        item, error = running.pop(future), future.exception()
+        if error is None:
+            return item, future.result()
+        if isinstance(error, Exception):
+            return item, error
+        raise error
+
     try:
         for item in items:
-            running[pool.submit(work, item)] = item
+            future = pool.submit(work, item)
+            running[future] = item
+            future.add_done_callback(done.put)
             if len(running) == threads:
-                yield from _done(running)
+                yield next_one()
         while running:
-            yield from _done(running)
+            yield next_one()
     finally:
         try:
             pool.shutdown()
         except KeyboardInterrupt:  # Python itself would wait for the threads once more
             os._exit(130)
-
-
-def _done(running: dict[Future[Result], Item]) -> Iterator[tuple[Item, Result | Exception]]:
-    """Wait for some, and take them out."""
-    for future in wait(running, return_when=FIRST_COMPLETED).done:
-        item, error = running.pop(future), future.exception()
-        if error is None:
-            yield item, future.result()
-        elif isinstance(error, Exception):
-            yield item, error
-        else:
-            raise error
