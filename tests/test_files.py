@@ -202,7 +202,7 @@ def test_all_halves_are_widened_as_numpy_does():
     assert np.signbit(halves.widened(np.array([[-0.0]], np.float16)))
 
 
-@given(npst.arrays(np.float32, (2, 9), elements=st.floats(0, 1, width=32)))
+@given(npst.arrays(np.float32, (2, 9), elements=st.floats(0, 1, width=32) | st.just(np.nan)))
 def test_marginals_are_narrowed_as_numpy_does(q):
     np.testing.assert_array_equal(halves.narrowed(q), q.astype(np.float16))
 
