@@ -7,7 +7,9 @@ import importlib.util
 import json
 import os
 import pickle
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -294,12 +296,49 @@ def test_colours_are_no_label_map(tmp_path, pictures):
         files.read_labels(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_grey_labels_of_few_bits_are_not_stretched(tmp_path, pictures, bits):
+    """Programs that make PNGs smaller store few labels in few bits."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    labels = RNG.integers(0, 2**bits, (5, 8), dtype=np.uint8)
+    digits = np.unpackbits(labels[..., None], axis=-1)[..., 8 - bits :].reshape(5, -1)
+    rows = b"".join(b"\0" + row.tobytes() for row in np.packbits(digits, axis=-1))
+    head = struct.pack(">IIBBBBB", 8, 5, bits, 0, 0, 0, 0)
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )  # fmt: skip
+    np.testing.assert_array_equal(files.read_labels(tmp_path / "a.png"), labels)
+
+
+@pytest.mark.parametrize("most", [20, 255, 1000, 65535])
+def test_labels_in_a_pgm_are_not_stretched(tmp_path, pictures, most):
+    labels = RNG.integers(0, most + 1, (5, 6))
+    stored = labels.astype(np.uint8 if most < 256 else ">u2")
+    (tmp_path / "a.pgm").write_bytes(b"P5\n# labels\n6 5\n%d\n" % most + stored.tobytes())
+    np.testing.assert_array_equal(files.read_labels(tmp_path / "a.pgm"), labels)
+
+
+def test_a_tiff_with_a_palette_is_an_image_of_colours_and_a_map_of_indices(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    indices = RNG.integers(0, 256, (5, 6), dtype=np.uint8)
+    colours = RNG.integers(0, 256, (256, 3), dtype=np.uint8)
+    tifffile.imwrite(
+        tmp_path / "a.tif", indices, photometric="palette", colormap=colours.T.astype("u2") * 257
+    )
+    np.testing.assert_array_equal(files.read_image(tmp_path / "a.tif"), colours[indices])
+    np.testing.assert_array_equal(files.read_labels(tmp_path / "a.tif"), indices)
+
+
 def test_whole_numbers_in_floating_point_are_labels_and_fractions_are_not(tmp_path):
     np.save(tmp_path / "whole.npy", np.array([[0.0, 7.0]]))
     assert files.read_labels(tmp_path / "whole.npy").tolist() == [[0, 7]]
-    for wrong in (0.5, np.nan, 1e30):
+    for wrong, words in ((0.5, "fractions"), (1e30, "fractions"), (np.nan, "NaN or infinity")):
         np.save(tmp_path / "wrong.npy", np.array([[wrong]]))
-        with pytest.raises(ValueError, match="fractions"):
+        with pytest.raises(ValueError, match=words):
             files.read_labels(tmp_path / "wrong.npy")
 
 

@@ -183,6 +183,8 @@ def read_labels(path: Path | str, *, key: str | None = None) -> Array:
     if labels.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
             whole = labels.astype(np.int32)
+        if not np.isfinite(labels).all():
+            raise ValueError(f"{path}: holds NaN or infinity; a label map holds whole numbers")
         if not np.array_equal(whole, labels):
             raise ValueError(f"{path}: holds fractions; a label map holds whole numbers")
         return whole
