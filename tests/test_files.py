@@ -140,6 +140,28 @@ def test_arrays_that_are_no_logits_are_refused_by_name(tmp_path, array, words):
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_marginals_of_some_labels_are_not_taken_for_those_of_the_first(tmp_path, dtype):
+    q = RNG.random((2, 3, 5)).astype(dtype)
+    for classes in ([0, 1], [3, 1]):
+        files.write_marginals(tmp_path / "a.npz", q, classes=np.array(classes))
+        if classes == [0, 1]:
+            found = files.read_logits(tmp_path / "a.npz", key="marginals", kind="probabilities")
+            np.testing.assert_allclose(found, np.log(q), atol=2e-3)
+            continue
+        with pytest.raises(ValueError, match="a.npz: its maps are those of the labels 3, 1 "):
+            files.read_logits(tmp_path / "a.npz", key="marginals", kind="probabilities")
+
+
+def test_an_array_of_classes_must_name_each_map_once(tmp_path):
+    for classes in ([0, 1, 2], [1, 1], [-1, 1], [0.0, 1.0], 2):
+        np.savez(tmp_path / "a.npz", marginals=np.ones((2, 3, 5)), classes=classes)
+        with pytest.raises(ValueError, match="a.npz: its array 'classes' must hold the labels of"):
+            files.read_logits(tmp_path / "a.npz", key="marginals")
+    np.savez(tmp_path / "a.npz", logits=np.ones((2, 3, 5)), classes=[7])  # of another meaning
+    assert files.read_logits(tmp_path / "a.npz", key="logits").shape == (2, 3, 5)
+
+
 def test_pickles_are_refused_and_nothing_in_them_runs(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
     np.savez(tmp_path / "objects.npz", a=np.array([{}], object))

@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import unaries
 from . import halves, nifti, pictures
-from .arrays import read_array
+from .arrays import names_of_maps, read_array
 from .pairs import PICTURES, VOLUMES, extension
 from .pictures import read_palette
 
@@ -52,7 +52,8 @@ def read_logits(
     ImportError
         The package that reads such files is not installed.
     ValueError
-        The file is damaged, holds pickled objects, several arrays and no `key`, or no such numbers.
+        The file is damaged, holds pickled objects, several arrays and no `key`, no such numbers, or
+        maps of other labels than 0..L-1 (an array "classes" of `write_marginals`).
 
     Examples
     --------
@@ -62,7 +63,7 @@ def read_logits(
     ...     read_logits(f"{folder}/a.npy").dtype.name
     'float32'
     """
-    path = Path(path)
+    path, names = Path(path), None
     if extension(path) in VOLUMES:
         array = nifti.read_volume(path)
         array = array[None] if array.ndim == 3 else array
@@ -74,9 +75,17 @@ def read_logits(
             array = np.moveaxis(array, -1, 1 if array.ndim == 4 and array.shape[0] == 1 else 0)
         if array.ndim == 4 and array.shape[0] == 1:
             array = array[0]
+        names = names_of_maps(path, array) if array.ndim in (3, 4) else None
     if array.ndim not in (3, 4):
         axes = "[H, W, L] or [D, H, W, L]" if labels_last else "[L, H, W] or [L, D, H, W]"
         raise ValueError(f"{path}: {kind} of shape {array.shape}; they must be {axes}")
+    if names is not None and not np.array_equal(names, np.arange(len(array))):
+        raise ValueError(
+            f"{path}: its maps are those of the labels {', '.join(map(str, names[:8]))}"
+            f"{', ...' if len(names) > 8 else ''} (array 'classes'), which would be taken for "
+            f"0..{len(names) - 1}; refine the logits that they were made from with --classes, or "
+            "save them without 'classes'"
+        )
     try:
         if kind == "probabilities":
             return unaries.logits_from_probabilities(array)
