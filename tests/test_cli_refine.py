@@ -646,6 +646,10 @@ def out_holds_the_images(folder):
     return ["-o", str(folder / "images")], "a.png is one of the inputs; choose another folder"
 
 
+def out_holds_the_logits(folder):
+    return ["-o", str(folder / "images" / ".." / "logits")], "logits, where outputs would be taken"
+
+
 def bad_params(folder):
     (folder / "p.json").write_text('{"params": {"theta_beta": -1}}')
     return ["--params", str(folder / "p.json")], "p.json: no settings in JSON: theta_beta is -1"
@@ -666,7 +670,7 @@ def covers_alone(folder):
 @pytest.mark.parametrize(
     "mistake",
     [two_of_one_stem, nothing_there, no_pairs, out_is_a_file, out_below_a_file,
-     out_holds_the_images, bad_params, bad_bandwidth, labels_without_a_number, covers_alone],
+     out_holds_the_images, out_holds_the_logits, bad_params, bad_bandwidth, labels_without_a_number, covers_alone],
     ids=lambda f: f.__name__,
 )  # fmt: skip
 def test_a_mistake_is_one_sentence_before_anything_is_written(folder, capsys, mistake):
@@ -708,6 +712,40 @@ def test_options_that_no_file_goes_with_fail_by_file(folder, capsys, options, wo
     assert len(lines) == 3 and all(re.search(words, line) for line in lines)
 
 
+@pytest.mark.parametrize(
+    "logits, image, options, words",
+    [
+        ((17, 23, 4), (17, 23, 3), [], "logits.npy: logits are 23 x 4 .*--labels-last reads"),
+        ((4, 17, 23), (17, 23, 3), ["--labels-last"], "leave --labels-last out"),
+        ((4, 17, 23), (3, 17, 23), [], "the image is 3 x 17; .*move its channels to the end"),
+        ((4, 17, 23), (23, 17, 3), [], "exchange rows and columns"),
+        ((4, 17, 23), (17, 23, 20), [], "image.npy: image has 20 channels"),
+    ],
+)
+def test_arrays_turned_another_way_are_told_the_way_out(
+    folder, capsys, logits, image, options, words
+):
+    np.save(folder / "logits.npy", np.zeros(logits, np.float32))
+    np.save(folder / "image.npy", np.zeros(image, np.uint8))
+    assert call(folder, *options, logits="logits.npy", images="image.npy") == 1
+    (line,) = errors(capsys)
+    assert re.search(words, line), line
+
+
+def test_coarse_logits_that_may_have_their_labels_last_are_pointed_at(folder, capsys):
+    write_image(folder / "image.png", np.zeros((40, 40, 3), np.uint8))
+    for shape, options, warned in (
+        ((20, 20, 5), [], True),
+        ((20, 20, 5), ["--labels-last"], False),
+        ((5, 20, 20), [], False),
+        ((5, 20, 10), [], False),  # uneven either way
+    ):
+        np.save(folder / "coarse.npy", np.zeros(shape, np.float32))
+        assert call(folder, "--upsample", "corners", *options, "--iterations", "0",
+                    logits="coarse.npy", images="image.png") == 0  # fmt: skip
+        assert any("--labels-last reads it" in line for line in errors(capsys)) == warned
+
+
 def test_label_maps_with_other_labels_are_refused(folder, capsys):
     np.save(folder / "l.npy", np.full(SIZE, 7))
     assert call(folder, "--kind", "labels", "--num-labels", "4",
@@ -721,6 +759,12 @@ def test_infinite_coarse_logits_are_refused_before_they_spread(folder, capsys):
     np.save(folder / "coarse.npy", coarse)
     assert call(folder, "--upsample", "corners", logits="coarse.npy", images="images/a.png") == 1
     assert "NaN or infinity, so they cannot be interpolated" in errors(capsys)[0]
+
+
+def test_a_file_with_two_warnings_counts_once(folder, capsys):
+    np.save(folder / "image.npy", np.zeros(SIZE, complex))  # its least and its greatest value
+    assert call(folder, logits="logits/a.npy", images="image.npy") == 1
+    assert not any("files in all" in line for line in errors(capsys))
 
 
 def test_an_image_beyond_8_bits_asks_for_theta_beta_once(folder, capsys):

@@ -323,7 +323,8 @@ def test_grey_labels_of_few_bits_are_not_stretched(tmp_path, pictures, bits):
     """Programs that make PNGs smaller store few labels in few bits."""
 
     def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        check = zlib.crc32(name + data)
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", check)
 
     labels = RNG.integers(0, 2**bits, (5, 8), dtype=np.uint8)
     digits = np.unpackbits(labels[..., None], axis=-1)[..., 8 - bits :].reshape(5, -1)

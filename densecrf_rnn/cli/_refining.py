@@ -56,6 +56,12 @@ class Refining:
             for path in self.outputs(match):
                 if os.path.realpath(path) in read:
                     raise UserError(f"{path} is one of the inputs; choose another folder for --out")
+        for source in (args.logits, args.images, args.mask):
+            if source is not None and os.path.realpath(source) == os.path.realpath(args.out):
+                raise UserError(
+                    f"--out is {source}, where outputs would be taken for inputs the next time; "
+                    "choose another folder"
+                )
 
     def options(self) -> dict[str, Any]:
         """All that bears on what is written beside the files that are read."""
