@@ -364,6 +364,20 @@ def test_volumes_in_array_files_take_their_spacing_from_the_option(volume):
     np.testing.assert_array_equal(labels_of(folder, "scan", ".npy"), expected)
 
 
+@pytest.mark.parametrize("options", [[], ["--axes", "xyz"]])
+@pytest.mark.parametrize("leading", [(), (1,), (1, 1)])
+def test_volumes_of_one_logit_are_binary(volume, options, leading):
+    """[1, D, H, W] is no batch of one of [L, H, W] where the image is a volume."""
+    folder, _ = volume
+    logits = np.load(folder / "scan.npy")[0]
+    image = files.read_image(folder / "scan.nii.gz")
+    expected = refine(logits[None], image, START, spacing=(4.0, 2.0, 1.5))[0] > 0.5
+    stored = logits.T if options else logits
+    np.save(folder / "scan.npy", stored.reshape(*leading, *stored.shape))
+    assert call(folder, *options, logits="scan.npy", images="scan.nii.gz") == 0
+    np.testing.assert_array_equal(labels_of(folder, "scan", ".nii.gz"), expected)
+
+
 # --- resuming ------------------------------------------------------------------------------------
 
 
@@ -377,6 +391,18 @@ def test_a_second_run_leaves_finished_files_alone(folder, capsys):
     assert call(folder, "--workers", "1") == 0
     assert "0 refined" in (out := capsys.readouterr().out) and "3 were done before" in out
     assert times(folder) == before
+
+
+def test_one_folder_may_hold_everything_if_suffixes_tell_it_apart(folder, capsys):
+    data = folder / "out"
+    data.mkdir()
+    for stem in "abc":
+        (folder / "logits" / f"{stem}.npy").rename(data / f"{stem}-logits.npy")
+        (folder / "images" / f"{stem}.png").rename(data / f"{stem}-image.png")
+    options = ["--logits-suffix=-logits", "--image-suffix=-image"]
+    assert call(folder, *options, logits="out", images="out") == 0
+    assert call(folder, *options, logits="out", images="out") == 0
+    assert "3 were done before" in capsys.readouterr().out
 
 
 def test_what_changed_or_is_gone_is_done_again_and_nothing_else(folder, capsys):
@@ -670,7 +696,8 @@ def covers_alone(folder):
 @pytest.mark.parametrize(
     "mistake",
     [two_of_one_stem, nothing_there, no_pairs, out_is_a_file, out_below_a_file,
-     out_holds_the_images, out_holds_the_logits, bad_params, bad_bandwidth, labels_without_a_number, covers_alone],
+     out_holds_the_images, out_holds_the_logits, bad_params, bad_bandwidth,
+     labels_without_a_number, covers_alone],
     ids=lambda f: f.__name__,
 )  # fmt: skip
 def test_a_mistake_is_one_sentence_before_anything_is_written(folder, capsys, mistake):

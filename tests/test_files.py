@@ -110,14 +110,15 @@ def test_half_precision_that_numpy_has_not_is_read(tmp_path):
     np.testing.assert_array_equal(files.read_logits(tmp_path / "a.pt"), expected)
 
 
-def test_a_batch_of_one_and_labels_last_are_turned_round(tmp_path):
-    np.save(tmp_path / "batch.npy", LOGITS[None])
-    np.save(tmp_path / "last.npy", np.moveaxis(LOGITS, 0, -1))
-    np.save(tmp_path / "both.npy", np.moveaxis(LOGITS, 0, -1)[None])
-    np.testing.assert_array_equal(files.read_logits(tmp_path / "batch.npy"), LOGITS)
+@pytest.mark.parametrize("logits", [LOGITS, np.stack([LOGITS, LOGITS + 1], axis=1)])
+def test_a_batch_of_one_and_labels_last_are_turned_round(tmp_path, logits):
+    np.save(tmp_path / "batch.npy", logits[None])
+    np.save(tmp_path / "last.npy", np.moveaxis(logits, 0, -1))
+    np.save(tmp_path / "both.npy", np.moveaxis(logits, 0, -1)[None])
+    np.testing.assert_array_equal(files.read_logits(tmp_path / "batch.npy"), logits)
     for name in ("last", "both"):
         found = files.read_logits(tmp_path / f"{name}.npy", labels_last=True)
-        np.testing.assert_array_equal(found, LOGITS)
+        np.testing.assert_array_equal(found, logits)
 
 
 def test_arrays_of_the_other_byte_order_are_read(tmp_path):
@@ -475,6 +476,8 @@ def test_places_without_files_or_without_pairs_are_refused(tmp_path):
     empty = touch(tmp_path / "c", "notes.txt")
     with pytest.raises(ValueError, match="no file of .* has the stem.*'x' there, 'y' here"):
         files.pair(a, b)
+    with pytest.raises(ValueError, match="'x' there, 'y' here"):
+        files.pair(a, a, b)
     with pytest.raises(ValueError, match="holds no files of a known kind"):
         files.pair(a, empty)
     with pytest.raises(ValueError, match="holds no files that end in '_0000'"):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .. import files, unaries
-from ..files.pairs import ARRAYS, PICTURES
+from ..files.pairs import ARRAYS, PICTURES, VOLUMES
 from ..upsampling import upsample
 from . import UserError, positive
 
@@ -152,7 +152,10 @@ class Inputs:
             What is the matter with one of its files, which the message names.
         """
         args = self._args
-        logits = self._turned(match, 0, self._logits(match), first=1)
+        logits = self._logits(match)
+        if logits.ndim == 3 and files.extension(match.paths[1]) in VOLUMES:
+            logits = logits[None]  # [1, D, H, W], whose first axis was taken for a batch of one
+        logits = self._turned(match, 0, logits, first=1)
         axes = logits.ndim - 1
         image = files.read_image(match.paths[1], key=args.image_key, axes=axes)
         image = self._turned(match, 1, image, first=0)
@@ -237,7 +240,6 @@ class Inputs:
                 stacklevel=2,
             )
         return upsample(logits, covers, align_corners=args.upsample == "corners", crop=size)
-
 
     def _way_out(self, logits: Array, image: Array) -> str:
         """What may be wrong where sizes differ."""

@@ -56,8 +56,11 @@ class Refining:
             for path in self.outputs(match):
                 if os.path.realpath(path) in read:
                     raise UserError(f"{path} is one of the inputs; choose another folder for --out")
-        for source in (args.logits, args.images, args.mask):
-            if source is not None and os.path.realpath(source) == os.path.realpath(args.out):
+        suffixes = (args.logits_suffix, args.image_suffix, args.mask_suffix)
+        for source, suffix in zip((args.logits, args.images, args.mask), suffixes, strict=True):
+            if source is None or os.path.realpath(source) != os.path.realpath(args.out):
+                continue
+            if any(match.stem.endswith(suffix) for match in inputs.found):
                 raise UserError(
                     f"--out is {source}, where outputs would be taken for inputs the next time; "
                     "choose another folder"

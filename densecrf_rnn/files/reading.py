@@ -30,8 +30,8 @@ def read_logits(
     ----------
     path : path
         .npy, .npz, .pt, .pth, .safetensors, .h5, .hdf5 or .zarr of shape [L, H, W] or
-        [L, D, H, W], a leading axis of length 1 before 2-D logits being a batch of one; NIfTI
-        [x, y, z, label]; or a TIFF with a page per label.
+        [L, D, H, W], or a batch of one of either; four axes of which the first is 1 are a batch
+        [1, L, H, W]. NIfTI [x, y, z, label]; or a TIFF with a page per label.
     key : str, optional
         Name of the array in a file that holds several.
     kind : {"logits", "probabilities"}
@@ -72,8 +72,9 @@ def read_logits(
     else:
         array = read_array(path, key)
         if labels_last and array.ndim >= 3:
-            array = np.moveaxis(array, -1, 1 if array.ndim == 4 and array.shape[0] == 1 else 0)
-        if array.ndim == 4 and array.shape[0] == 1:
+            batch = array.ndim in (4, 5) and array.shape[0] == 1
+            array = np.moveaxis(array, -1, 1 if batch else 0)
+        if array.ndim in (4, 5) and array.shape[0] == 1:
             array = array[0]
         names = names_of_maps(path, array) if array.ndim in (3, 4) else None
     if array.ndim not in (3, 4):
