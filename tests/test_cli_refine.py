@@ -365,7 +365,7 @@ def test_volumes_in_array_files_take_their_spacing_from_the_option(volume):
 
 
 @pytest.mark.parametrize("options", [[], ["--axes", "xyz"]])
-@pytest.mark.parametrize("leading", [(), (1,), (1, 1)])
+@pytest.mark.parametrize("leading", [(1,), (1, 1)])
 def test_volumes_of_one_logit_are_binary(volume, options, leading):
     """[1, D, H, W] is no batch of one of [L, H, W] where the image is a volume."""
     folder, _ = volume

@@ -152,10 +152,7 @@ class Inputs:
             What is the matter with one of its files, which the message names.
         """
         args = self._args
-        logits = self._logits(match)
-        if logits.ndim == 3 and files.extension(match.paths[1]) in VOLUMES:
-            logits = logits[None]  # [1, D, H, W], whose first axis was taken for a batch of one
-        logits = self._turned(match, 0, logits, first=1)
+        logits = self._turned(match, 0, self._logits(match), first=1)
         axes = logits.ndim - 1
         image = files.read_image(match.paths[1], key=args.image_key, axes=axes)
         image = self._turned(match, 1, image, first=0)
@@ -184,8 +181,9 @@ class Inputs:
     def _logits(self, match: files.Match) -> Array:
         args, path, kind = self._args, match.paths[0], self._kind(match)
         if kind != "labels":
+            axes = 3 if files.extension(match.paths[1]) in VOLUMES else None
             logits = files.read_logits(
-                path, key=args.key, kind=kind, labels_last=args.labels_last
+                path, key=args.key, kind=kind, labels_last=args.labels_last, axes=axes
             )
             return logits if args.classes is None else unaries.of_classes(logits, args.classes)
         labels = files.read_labels(path, key=args.key)

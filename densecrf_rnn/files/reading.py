@@ -23,6 +23,7 @@ def read_logits(
     key: str | None = None,
     kind: Kind = "logits",
     labels_last: bool = False,
+    axes: int | None = None,
 ) -> Array:
     """Logits, or probabilities as their logarithm, ready for `refine`.
 
@@ -39,6 +40,8 @@ def read_logits(
         8- and 16-bit integers of which 255 and 65535 stand for 1.
     labels_last : bool
         The arrays are [H, W, L] or [D, H, W, L], as TensorFlow saves them.
+    axes : {2, 3}, optional
+        Spatial axes of an array file: 3 tells one logit per voxel, [1, D, H, W], from a batch.
 
     Returns
     -------
@@ -72,9 +75,8 @@ def read_logits(
     else:
         array = read_array(path, key)
         if labels_last and array.ndim >= 3:
-            batch = array.ndim in (4, 5) and array.shape[0] == 1
-            array = np.moveaxis(array, -1, 1 if batch else 0)
-        if array.ndim in (4, 5) and array.shape[0] == 1:
+            array = np.moveaxis(array, -1, 1 if _is_batch(array, axes) else 0)
+        if _is_batch(array, axes):
             array = array[0]
         names = names_of_maps(path, array) if array.ndim in (3, 4) else None
     if array.ndim not in (3, 4):
@@ -101,6 +103,12 @@ def read_logits(
         return halves.widened(array)
     with np.errstate(over="ignore"):  # an infinity that float32 makes is refused as one
         return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _is_batch(array: Array, axes: int | None) -> bool:
+    """Whether the first axis is that of a batch of one."""
+    sizes = (4, 5) if axes is None else (axes + 2,)
+    return array.ndim in sizes and array.shape[0] == 1
 
 
 def read_image(path: Path | str, *, key: str | None = None, axes: int | None = None) -> Array:
