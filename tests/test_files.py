@@ -399,6 +399,13 @@ def test_logits_and_channels_of_volumes_are_the_fourth_axis(tmp_path, nibabel):
     )
 
 
+def test_colours_in_nifti_are_refused(tmp_path, nibabel):
+    colours = np.zeros((2, 3, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nibabel.save(nibabel.Nifti1Image(colours, np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(ValueError, match="a.nii: a NIfTI file of colours; save"):
+        files.read_image(tmp_path / "a.nii")
+
+
 def test_scaled_volumes_are_in_the_units_of_their_header(tmp_path, nibabel):
     image = nibabel.Nifti1Image(np.arange(8, dtype=np.int16).reshape(2, 2, 2), AFFINE)
     image.header.set_slope_inter(2, -1000)

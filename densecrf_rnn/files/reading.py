@@ -80,8 +80,8 @@ def read_logits(
             array = array[0]
         names = names_of_maps(path, array) if array.ndim in (3, 4) else None
     if array.ndim not in (3, 4):
-        axes = "[H, W, L] or [D, H, W, L]" if labels_last else "[L, H, W] or [L, D, H, W]"
-        raise ValueError(f"{path}: {kind} of shape {array.shape}; they must be {axes}")
+        wanted = "[H, W, L] or [D, H, W, L]" if labels_last else "[L, H, W] or [L, D, H, W]"
+        raise ValueError(f"{path}: {kind} of shape {array.shape}; they must be {wanted}")
     if names is not None and not np.array_equal(names, np.arange(len(array))):
         raise ValueError(
             f"{path}: its maps are those of the labels {', '.join(map(str, names[:8]))}"
