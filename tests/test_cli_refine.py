@@ -788,6 +788,17 @@ def test_infinite_coarse_logits_are_refused_before_they_spread(folder, capsys):
     assert "NaN or infinity, so they cannot be interpolated" in errors(capsys)[0]
 
 
+def test_a_masked_nan_does_not_hide_the_units_of_the_image(folder, capsys):
+    image = problem(0)[1].astype(np.float32) * 99
+    mask = np.ones(SIZE, bool)
+    image[0, 0], mask[0, 0] = np.nan, False
+    np.save(folder / "image.npy", image)
+    np.save(folder / "mask.npy", mask)
+    assert call(folder, "--mask", str(folder / "mask.npy"), logits="logits/a.npy",
+                images="image.npy") == 0  # fmt: skip
+    assert "goes beyond 0..255" in errors(capsys)[0]
+
+
 def test_a_file_with_two_warnings_counts_once(folder, capsys):
     np.save(folder / "image.npy", np.zeros(SIZE, complex))  # its least and its greatest value
     assert call(folder, logits="logits/a.npy", images="image.npy") == 1

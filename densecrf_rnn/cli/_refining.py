@@ -137,7 +137,7 @@ class Refining:
         """Warn where nobody chose theta_beta for an image that is not of 8 bits."""
         if self._units_given or image.dtype == np.uint8:
             return
-        low, high = float(image.min()), float(image.max())
+        low, high = (float(of.reduce(image, axis=None)) for of in (np.fmin, np.fmax))  # masked: NaN
         if high > 255 or low < 0:
             warnings.warn(
                 f"the image ({image.dtype}) goes beyond 0..255, for which theta_beta is left at "
