@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from densecrf_rnn import metrics
+from densecrf_rnn import files, metrics
 from densecrf_rnn.cli import main
 
 pytest.importorskip("tqdm")
@@ -130,6 +130,17 @@ def test_logits_and_marginals_are_scored_by_their_greatest(folders):
     found = facts(folders, "before", "scores", "truth")
     before, scores = (column["confusion"] for column in found["predictions"])
     assert before == scores
+
+
+def test_marginals_of_some_labels_are_scored_by_their_numbers(folders):
+    """`refine --classes 3,1 --write marginals` names the rows in an array beside them."""
+    (folders / "scores").mkdir()
+    for stem, labels in zip("abc", load(folders, "truth"), strict=True):
+        q = np.stack([labels == 3, labels == 1]).astype(np.float16)
+        files.write_marginals(folders / "scores" / f"{stem}.npz", q, classes=np.array([3, 1]))
+    found = facts(folders, "scores", "truth", "--key", "marginals")
+    assert found["predictions"][0]["class_iu"][1] == 1
+    assert found["predictions"][0]["class_iu"][2] == 0
 
 
 def test_keys_pick_arrays_from_files_of_several(folders):

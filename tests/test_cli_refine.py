@@ -364,6 +364,20 @@ def test_volumes_in_array_files_take_their_spacing_from_the_option(volume):
     np.testing.assert_array_equal(labels_of(folder, "scan", ".npy"), expected)
 
 
+@pytest.mark.parametrize("options", [[], ["--axes", "xyz"]])
+@pytest.mark.parametrize("leading", [(1,), (1, 1)])
+def test_volumes_of_one_logit_are_binary(volume, options, leading):
+    """[1, D, H, W] is no batch of one of [L, H, W] where the image is a volume."""
+    folder, _ = volume
+    logits = np.load(folder / "scan.npy")[0]
+    image = files.read_image(folder / "scan.nii.gz")
+    expected = refine(logits[None], image, START, spacing=(4.0, 2.0, 1.5))[0] > 0.5
+    stored = logits.T if options else logits
+    np.save(folder / "scan.npy", stored.reshape(*leading, *stored.shape))
+    assert call(folder, *options, logits="scan.npy", images="scan.nii.gz") == 0
+    np.testing.assert_array_equal(labels_of(folder, "scan", ".nii.gz"), expected)
+
+
 # --- resuming ------------------------------------------------------------------------------------
 
 
@@ -377,6 +391,18 @@ def test_a_second_run_leaves_finished_files_alone(folder, capsys):
     assert call(folder, "--workers", "1") == 0
     assert "0 refined" in (out := capsys.readouterr().out) and "3 were done before" in out
     assert times(folder) == before
+
+
+def test_one_folder_may_hold_everything_if_suffixes_tell_it_apart(folder, capsys):
+    data = folder / "out"
+    data.mkdir()
+    for stem in "abc":
+        (folder / "logits" / f"{stem}.npy").rename(data / f"{stem}-logits.npy")
+        (folder / "images" / f"{stem}.png").rename(data / f"{stem}-image.png")
+    options = ["--logits-suffix=-logits", "--image-suffix=-image"]
+    assert call(folder, *options, logits="out", images="out") == 0
+    assert call(folder, *options, logits="out", images="out") == 0
+    assert "3 were done before" in capsys.readouterr().out
 
 
 def test_what_changed_or_is_gone_is_done_again_and_nothing_else(folder, capsys):
@@ -646,6 +672,10 @@ def out_holds_the_images(folder):
     return ["-o", str(folder / "images")], "a.png is one of the inputs; choose another folder"
 
 
+def out_holds_the_logits(folder):
+    return ["-o", str(folder / "images" / ".." / "logits")], "logits, where outputs would be taken"
+
+
 def bad_params(folder):
     (folder / "p.json").write_text('{"params": {"theta_beta": -1}}')
     return ["--params", str(folder / "p.json")], "p.json: no settings in JSON: theta_beta is -1"
@@ -666,7 +696,8 @@ def covers_alone(folder):
 @pytest.mark.parametrize(
     "mistake",
     [two_of_one_stem, nothing_there, no_pairs, out_is_a_file, out_below_a_file,
-     out_holds_the_images, bad_params, bad_bandwidth, labels_without_a_number, covers_alone],
+     out_holds_the_images, out_holds_the_logits, bad_params, bad_bandwidth,
+     labels_without_a_number, covers_alone],
     ids=lambda f: f.__name__,
 )  # fmt: skip
 def test_a_mistake_is_one_sentence_before_anything_is_written(folder, capsys, mistake):
@@ -708,6 +739,40 @@ def test_options_that_no_file_goes_with_fail_by_file(folder, capsys, options, wo
     assert len(lines) == 3 and all(re.search(words, line) for line in lines)
 
 
+@pytest.mark.parametrize(
+    "logits, image, options, words",
+    [
+        ((17, 23, 4), (17, 23, 3), [], "logits.npy: logits are 23 x 4 .*--labels-last reads"),
+        ((4, 17, 23), (17, 23, 3), ["--labels-last"], "leave --labels-last out"),
+        ((4, 17, 23), (3, 17, 23), [], "the image is 3 x 17; .*move its channels to the end"),
+        ((4, 17, 23), (23, 17, 3), [], "exchange rows and columns"),
+        ((4, 17, 23), (17, 23, 20), [], "image.npy: image has 20 channels"),
+    ],
+)
+def test_arrays_turned_another_way_are_told_the_way_out(
+    folder, capsys, logits, image, options, words
+):
+    np.save(folder / "logits.npy", np.zeros(logits, np.float32))
+    np.save(folder / "image.npy", np.zeros(image, np.uint8))
+    assert call(folder, *options, logits="logits.npy", images="image.npy") == 1
+    (line,) = errors(capsys)
+    assert re.search(words, line), line
+
+
+def test_coarse_logits_that_may_have_their_labels_last_are_pointed_at(folder, capsys):
+    write_image(folder / "image.png", np.zeros((40, 40, 3), np.uint8))
+    for shape, options, warned in (
+        ((20, 20, 5), [], True),
+        ((20, 20, 5), ["--labels-last"], False),
+        ((5, 20, 20), [], False),
+        ((5, 20, 10), [], False),  # uneven either way
+    ):
+        np.save(folder / "coarse.npy", np.zeros(shape, np.float32))
+        assert call(folder, "--upsample", "corners", *options, "--iterations", "0",
+                    logits="coarse.npy", images="image.png") == 0  # fmt: skip
+        assert any("--labels-last reads it" in line for line in errors(capsys)) == warned
+
+
 def test_label_maps_with_other_labels_are_refused(folder, capsys):
     np.save(folder / "l.npy", np.full(SIZE, 7))
     assert call(folder, "--kind", "labels", "--num-labels", "4",
@@ -721,6 +786,23 @@ def test_infinite_coarse_logits_are_refused_before_they_spread(folder, capsys):
     np.save(folder / "coarse.npy", coarse)
     assert call(folder, "--upsample", "corners", logits="coarse.npy", images="images/a.png") == 1
     assert "NaN or infinity, so they cannot be interpolated" in errors(capsys)[0]
+
+
+def test_a_masked_nan_does_not_hide_the_units_of_the_image(folder, capsys):
+    image = problem(0)[1].astype(np.float32) * 99
+    mask = np.ones(SIZE, bool)
+    image[0, 0], mask[0, 0] = np.nan, False
+    np.save(folder / "image.npy", image)
+    np.save(folder / "mask.npy", mask)
+    assert call(folder, "--mask", str(folder / "mask.npy"), logits="logits/a.npy",
+                images="image.npy") == 0  # fmt: skip
+    assert "goes beyond 0..255" in errors(capsys)[0]
+
+
+def test_a_file_with_two_warnings_counts_once(folder, capsys):
+    np.save(folder / "image.npy", np.zeros(SIZE, complex))  # its least and its greatest value
+    assert call(folder, logits="logits/a.npy", images="image.npy") == 1
+    assert not any("files in all" in line for line in errors(capsys))
 
 
 def test_an_image_beyond_8_bits_asks_for_theta_beta_once(folder, capsys):

@@ -68,6 +68,21 @@ def test_rasters_are_refined_in_tiles_and_stay_where_they_were(folders, capsys):
     assert "2 refined" in capsys.readouterr().out
 
 
+def test_plain_tiffs_are_refined_without_a_word(folders, capsys):
+    folder, _ = folders
+    for path in folder.glob("*/*.tif"):
+        with rasterio.open(path) as file:
+            bands = file.read()
+        path.unlink()
+        with rasterio.open(
+            path, "w", driver="GTiff", count=len(bands), height=70, width=90, dtype=bands.dtype,
+            photometric="MINISBLACK",
+        ) as file:  # fmt: skip
+            file.write(bands)
+    assert command(folder, "--tile", "64") == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_marginals_of_chosen_bands(folders):
     folder, held = folders
     options = ("--tile", "32", "--halo", "exact", "--bands", "4,1", "--write", "marginals")

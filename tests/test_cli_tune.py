@@ -4,6 +4,8 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +100,36 @@ def test_a_study_goes_on_where_it_was(data, capsys):
     assert "setting 1:" in first and "setting 1:" not in second
     assert tune("--study", "study.db", "--trials", "5", "--temperature", "3") == 2
     assert "with other temperature: 1.0, now 3.0" in one_sentence(capsys)
+
+
+def test_a_study_of_other_files_is_not_gone_on_with(data, capsys):
+    """Another truth or mask: settings that were scored do not compare."""
+    assert tune("--study", "study.db") == 0
+    for folder in ("other", "masks"):
+        shutil.copytree("truth", folder)
+    capsys.readouterr()
+    for arguments, words in (
+        (["logits", "images", "other"], "with other truth: "),
+        (["logits", "images", "truth", "--mask", "masks"], "with other mask: None, now "),
+    ):
+        assert main(["tune", *arguments, *QUICK, "--study", "study.db"]) == 2
+        assert words in one_sentence(capsys)
+
+
+def test_labels_of_many_bits_never_wrap(data, capsys):
+    name = next(Path("truth").iterdir())
+    truth = np.load(name).astype(np.int64)
+    truth[0, 0] = 2**32 + 1
+    np.save(name, truth)
+    assert tune() == 2
+    assert "holds the label 4294967297" in one_sentence(capsys)
+
+
+def test_the_command_it_prints_repeats_options_to_the_last_digit(data, capsys):
+    for name in Path("images").iterdir():
+        name.rename(name.with_name(f"{name.stem}-i.npy"))
+    assert tune("--spacing", "1,0.9765625", "--image-suffix=-i") == 0
+    assert "--spacing 1,0.9765625 --image-suffix=-i --params" in capsys.readouterr().out
 
 
 def test_folds_say_how_much_survives(data, capsys):

@@ -7,7 +7,9 @@ import importlib.util
 import json
 import os
 import pickle
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -108,14 +110,15 @@ def test_half_precision_that_numpy_has_not_is_read(tmp_path):
     np.testing.assert_array_equal(files.read_logits(tmp_path / "a.pt"), expected)
 
 
-def test_a_batch_of_one_and_labels_last_are_turned_round(tmp_path):
-    np.save(tmp_path / "batch.npy", LOGITS[None])
-    np.save(tmp_path / "last.npy", np.moveaxis(LOGITS, 0, -1))
-    np.save(tmp_path / "both.npy", np.moveaxis(LOGITS, 0, -1)[None])
-    np.testing.assert_array_equal(files.read_logits(tmp_path / "batch.npy"), LOGITS)
+@pytest.mark.parametrize("logits", [LOGITS, np.stack([LOGITS, LOGITS + 1], axis=1)])
+def test_a_batch_of_one_and_labels_last_are_turned_round(tmp_path, logits):
+    np.save(tmp_path / "batch.npy", logits[None])
+    np.save(tmp_path / "last.npy", np.moveaxis(logits, 0, -1))
+    np.save(tmp_path / "both.npy", np.moveaxis(logits, 0, -1)[None])
+    np.testing.assert_array_equal(files.read_logits(tmp_path / "batch.npy"), logits)
     for name in ("last", "both"):
         found = files.read_logits(tmp_path / f"{name}.npy", labels_last=True)
-        np.testing.assert_array_equal(found, LOGITS)
+        np.testing.assert_array_equal(found, logits)
 
 
 def test_arrays_of_the_other_byte_order_are_read(tmp_path):
@@ -138,6 +141,28 @@ def test_arrays_that_are_no_logits_are_refused_by_name(tmp_path, array, words):
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_marginals_of_some_labels_are_not_taken_for_those_of_the_first(tmp_path, dtype):
+    q = RNG.random((2, 3, 5)).astype(dtype)
+    for classes in ([0, 1], [3, 1]):
+        files.write_marginals(tmp_path / "a.npz", q, classes=np.array(classes))
+        if classes == [0, 1]:
+            found = files.read_logits(tmp_path / "a.npz", key="marginals", kind="probabilities")
+            np.testing.assert_allclose(found, np.log(q), atol=2e-3)
+            continue
+        with pytest.raises(ValueError, match="a.npz: its maps are those of the labels 3, 1 "):
+            files.read_logits(tmp_path / "a.npz", key="marginals", kind="probabilities")
+
+
+def test_an_array_of_classes_must_name_each_map_once(tmp_path):
+    for classes in ([0, 1, 2], [1, 1], [-1, 1], [0.0, 1.0], 2):
+        np.savez(tmp_path / "a.npz", marginals=np.ones((2, 3, 5)), classes=classes)
+        with pytest.raises(ValueError, match="a.npz: its array 'classes' must hold the labels of"):
+            files.read_logits(tmp_path / "a.npz", key="marginals")
+    np.savez(tmp_path / "a.npz", logits=np.ones((2, 3, 5)), classes=[7])  # of another meaning
+    assert files.read_logits(tmp_path / "a.npz", key="logits").shape == (2, 3, 5)
+
+
 def test_pickles_are_refused_and_nothing_in_them_runs(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
     np.savez(tmp_path / "objects.npz", a=np.array([{}], object))
@@ -202,7 +227,7 @@ def test_all_halves_are_widened_as_numpy_does():
     assert np.signbit(halves.widened(np.array([[-0.0]], np.float16)))
 
 
-@given(npst.arrays(np.float32, (2, 9), elements=st.floats(0, 1, width=32)))
+@given(npst.arrays(np.float32, (2, 9), elements=st.floats(0, 1, width=32) | st.just(np.nan)))
 def test_marginals_are_narrowed_as_numpy_does(q):
     np.testing.assert_array_equal(halves.narrowed(q), q.astype(np.float16))
 
@@ -294,12 +319,50 @@ def test_colours_are_no_label_map(tmp_path, pictures):
         files.read_labels(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_grey_labels_of_few_bits_are_not_stretched(tmp_path, pictures, bits):
+    """Programs that make PNGs smaller store few labels in few bits."""
+
+    def chunk(name, data):
+        check = zlib.crc32(name + data)
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", check)
+
+    labels = RNG.integers(0, 2**bits, (5, 8), dtype=np.uint8)
+    digits = np.unpackbits(labels[..., None], axis=-1)[..., 8 - bits :].reshape(5, -1)
+    rows = b"".join(b"\0" + row.tobytes() for row in np.packbits(digits, axis=-1))
+    head = struct.pack(">IIBBBBB", 8, 5, bits, 0, 0, 0, 0)
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )  # fmt: skip
+    np.testing.assert_array_equal(files.read_labels(tmp_path / "a.png"), labels)
+
+
+@pytest.mark.parametrize("most", [20, 255, 1000, 65535])
+def test_labels_in_a_pgm_are_not_stretched(tmp_path, pictures, most):
+    labels = RNG.integers(0, most + 1, (5, 6))
+    stored = labels.astype(np.uint8 if most < 256 else ">u2")
+    (tmp_path / "a.pgm").write_bytes(b"P5\n# labels\n6 5\n%d\n" % most + stored.tobytes())
+    np.testing.assert_array_equal(files.read_labels(tmp_path / "a.pgm"), labels)
+
+
+def test_a_tiff_with_a_palette_is_an_image_of_colours_and_a_map_of_indices(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    indices = RNG.integers(0, 256, (5, 6), dtype=np.uint8)
+    colours = RNG.integers(0, 256, (256, 3), dtype=np.uint8)
+    tifffile.imwrite(
+        tmp_path / "a.tif", indices, photometric="palette", colormap=colours.T.astype("u2") * 257
+    )
+    np.testing.assert_array_equal(files.read_image(tmp_path / "a.tif"), colours[indices])
+    np.testing.assert_array_equal(files.read_labels(tmp_path / "a.tif"), indices)
+
+
 def test_whole_numbers_in_floating_point_are_labels_and_fractions_are_not(tmp_path):
     np.save(tmp_path / "whole.npy", np.array([[0.0, 7.0]]))
     assert files.read_labels(tmp_path / "whole.npy").tolist() == [[0, 7]]
-    for wrong in (0.5, np.nan, 1e30):
+    for wrong, words in ((0.5, "fractions"), (1e30, "fractions"), (np.nan, "NaN or infinity")):
         np.save(tmp_path / "wrong.npy", np.array([[wrong]]))
-        with pytest.raises(ValueError, match="fractions"):
+        with pytest.raises(ValueError, match=words):
             files.read_labels(tmp_path / "wrong.npy")
 
 
@@ -334,6 +397,13 @@ def test_logits_and_channels_of_volumes_are_the_fourth_axis(tmp_path, nibabel):
     np.testing.assert_array_equal(
         files.read_image(tmp_path / "a.nii.gz"), stored.transpose(2, 1, 0, 3)
     )
+
+
+def test_colours_in_nifti_are_refused(tmp_path, nibabel):
+    colours = np.zeros((2, 3, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nibabel.save(nibabel.Nifti1Image(colours, np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(ValueError, match="a.nii: a NIfTI file of colours; save"):
+        files.read_image(tmp_path / "a.nii")
 
 
 def test_scaled_volumes_are_in_the_units_of_their_header(tmp_path, nibabel):
@@ -413,6 +483,8 @@ def test_places_without_files_or_without_pairs_are_refused(tmp_path):
     empty = touch(tmp_path / "c", "notes.txt")
     with pytest.raises(ValueError, match="no file of .* has the stem.*'x' there, 'y' here"):
         files.pair(a, b)
+    with pytest.raises(ValueError, match="'x' there, 'y' here"):
+        files.pair(a, a, b)
     with pytest.raises(ValueError, match="holds no files of a known kind"):
         files.pair(a, empty)
     with pytest.raises(ValueError, match="holds no files that end in '_0000'"):

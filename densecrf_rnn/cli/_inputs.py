@@ -5,13 +5,14 @@ Shared by the commands that read folders of saved logits.
 
 import argparse
 import re
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from .. import files, unaries
-from ..files.pairs import ARRAYS, PICTURES
+from ..files.pairs import ARRAYS, PICTURES, VOLUMES
 from ..upsampling import upsample
 from . import UserError, positive
 
@@ -166,7 +167,7 @@ class Inputs:
         spacing = args.spacing
         if spacing is None and axes == 3:
             spacing = files.read_spacing(match.paths[1])
-        logits = self._sized(logits, image.shape[:-1])
+        logits = self._sized(logits, image)
         if args.temperature != 1:
             logits = unaries.softened(logits, args.temperature)
         return Problem(logits, image, mask, spacing)
@@ -180,8 +181,9 @@ class Inputs:
     def _logits(self, match: files.Match) -> Array:
         args, path, kind = self._args, match.paths[0], self._kind(match)
         if kind != "labels":
+            axes = 3 if files.extension(match.paths[1]) in VOLUMES else None
             logits = files.read_logits(
-                path, key=args.key, kind=kind, labels_last=args.labels_last
+                path, key=args.key, kind=kind, labels_last=args.labels_last, axes=axes
             )
             return logits if args.classes is None else unaries.of_classes(logits, args.classes)
         labels = files.read_labels(path, key=args.key)
@@ -206,17 +208,13 @@ class Inputs:
             return array
         return np.ascontiguousarray(np.swapaxes(array, first, first + 2))
 
-    def _sized(self, logits: Array, size: tuple[int, ...]) -> Array:
+    def _sized(self, logits: Array, image: Array) -> Array:
         """The logits on the grid of the image."""
-        args, found = self._args, logits.shape[1:]
+        args, found, size = self._args, logits.shape[1:], image.shape[:-1]
         if args.upsample is None or (found == size and args.covers is None):
             if found == size:
                 return logits
-            way_out = "resize one, or enlarge coarse logits by --upsample {corners,centers}"
-            if found == size[::-1]:
-                way_out = "exchange rows and columns of one"
-                if len(size) == 3:
-                    way_out = "--axes xyz reads array files that store x, y, z"
+            way_out = self._way_out(logits, image)
             raise ValueError(f"logits are {_by(found)} but the image is {_by(size)}; {way_out}")
         covers = size if args.covers is None else args.covers
         if len(covers) != len(size) or any(c < s for c, s in zip(covers, size)):
@@ -230,7 +228,31 @@ class Inputs:
             )
         if not np.isfinite(logits).all():
             raise ValueError("logits contain NaN or infinity, so they cannot be interpolated")
+        if not args.labels_last and _uneven(found, covers) > 1.5 > 1.2 > _uneven(
+            logits.shape[:-1], covers
+        ):
+            warnings.warn(
+                f"enlarges {_by(found)} to {_by(covers)}, more along one axis than the other; if "
+                "the file holds [H, W, L], --labels-last reads it",
+                UserWarning,
+                stacklevel=2,
+            )
         return upsample(logits, covers, align_corners=args.upsample == "corners", crop=size)
+
+    def _way_out(self, logits: Array, image: Array) -> str:
+        """What may be wrong where sizes differ."""
+        found, size = logits.shape[1:], image.shape[:-1]
+        if self._args.labels_last and (*found[1:], len(logits)) == size:
+            return "leave --labels-last out"
+        if not self._args.labels_last and logits.shape[:-1] == size:
+            return "--labels-last reads [H, W, L]"
+        if image.shape[1:] == found:
+            return "an image array is [H, W, C], so move its channels to the end"
+        if found == size[::-1]:
+            if len(size) == 3:
+                return "--axes xyz reads array files that store x, y, z"
+            return "exchange rows and columns of one"
+        return "resize one, or enlarge coarse logits by --upsample {corners,centers}"
 
 
 def sizes(text: str) -> tuple[int, ...]:
@@ -264,6 +286,12 @@ def classes(text: str) -> list[int]:
     if len(found) < 2 or len(set(found)) < len(found):
         raise argparse.ArgumentTypeError(f"{text!r} must name at least two labels, each once")
     return found
+
+
+def _uneven(coarse: tuple[int, ...], fine: tuple[int, ...]) -> float:
+    """How much more one axis is enlarged than another."""
+    factors = [f / max(1, c) for c, f in zip(coarse, fine, strict=True)]
+    return max(factors) / min(factors)
 
 
 def _by(size: tuple[int, ...]) -> str:

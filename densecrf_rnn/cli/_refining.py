@@ -56,6 +56,15 @@ class Refining:
             for path in self.outputs(match):
                 if os.path.realpath(path) in read:
                     raise UserError(f"{path} is one of the inputs; choose another folder for --out")
+        suffixes = (args.logits_suffix, args.image_suffix, args.mask_suffix)
+        for source, suffix in zip((args.logits, args.images, args.mask), suffixes, strict=True):
+            if source is None or os.path.realpath(source) != os.path.realpath(args.out):
+                continue
+            if any(match.stem.endswith(suffix) for match in inputs.found):
+                raise UserError(
+                    f"--out is {source}, where outputs would be taken for inputs the next time; "
+                    "choose another folder"
+                )
 
     def options(self) -> dict[str, Any]:
         """All that bears on what is written beside the files that are read."""
@@ -128,7 +137,7 @@ class Refining:
         """Warn where nobody chose theta_beta for an image that is not of 8 bits."""
         if self._units_given or image.dtype == np.uint8:
             return
-        low, high = float(image.min()), float(image.max())
+        low, high = (float(of.reduce(image, axis=None)) for of in (np.fmin, np.fmax))  # masked: NaN
         if high > 255 or low < 0:
             warnings.warn(
                 f"the image ({image.dtype}) goes beyond 0..255, for which theta_beta is left at "

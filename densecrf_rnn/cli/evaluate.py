@@ -294,7 +294,8 @@ def _prediction(path: Path, key: str | None, axes: int) -> Array:
         )
     if np.isnan(array).any():
         raise ValueError(f"{path}: holds NaN at {int(np.isnan(array).sum())} places")
-    return array.argmax(0)
+    names = arrays.names_of_maps(path, array)
+    return array.argmax(0) if names is None else names[array.argmax(0)]
 
 
 # --- scores --------------------------------------------------------------------------------------

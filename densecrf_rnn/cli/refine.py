@@ -175,22 +175,26 @@ def _open_record(out: Path, options: dict[str, Any]) -> Record:
 
 @contextlib.contextmanager
 def _each_warning_once(show: Any, current: threading.local) -> Iterator[None]:
-    """Show the first of equal warnings with the file it is about, and at the end how many came."""
-    counts: Counter[str] = Counter()
+    """Show the first of equal warnings with its file, and at the end how many files had it."""
+    stems: dict[str, set[str]] = {}
 
     def note(message: Any, *_: Any, **__: Any) -> None:
-        text = str(message)
-        counts[text] += 1
-        if counts[text] == 1:
-            show(f"densecrf-rnn refine: warning: {getattr(current, 'stem', '')}: {text}")
+        text, stem = str(message), getattr(current, "stem", "")
+        if text not in stems:
+            show(f"densecrf-rnn refine: warning: {stem}: {text}")
+        stems.setdefault(text, set()).add(stem)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
+        # rasterio's word for a plain TIFF, which has nothing to be kept
+        warnings.filterwarnings("ignore", "Dataset has no geotransform")
         warnings.showwarning = note
         yield
-    for text, count in counts.items():
-        if count > 1:
-            show(f"densecrf-rnn refine: {count} files in all had this warning: {text}")
+    for text, files_with_it in stems.items():
+        if len(files_with_it) > 1:
+            show(
+                f"densecrf-rnn refine: {len(files_with_it)} files in all had this warning: {text}"
+            )
 
 
 def _reason(match: files.Match, error: Exception) -> str:
@@ -203,7 +207,8 @@ def _reason(match: files.Match, error: Exception) -> str:
     elif not isinstance(error, (OSError, TypeError, ValueError)):
         text = f"{type(error).__name__}: {text}"
     named = getattr(error, "filename", None) or any(str(path) in text for path in match.paths)
-    return " ".join((text if named else f"{match.paths[0]}: {text}").split())
+    about = {"image": 1, "mask": 2}.get(text.split(" ")[0], 0)  # how `refine` names its arguments
+    return " ".join((text if named else f"{match.paths[about]}: {text}").split())
 
 
 def _show(inputs: Inputs, refining: Refining, how: dict[str, Any]) -> int:

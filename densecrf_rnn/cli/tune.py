@@ -175,7 +175,7 @@ class Examples(Sequence[Example]):
     def _true_labels(self, path: Path, problem: Problem) -> Array:
         """As `Task.ignore` and the rows of the logits number them."""
         args = self._args
-        truth = files.read_labels(path, key=args.truth_key).astype(np.int32)
+        truth = files.read_labels(path, key=args.truth_key)
         if args.axes == "xyz" and files.extension(path) in ARRAYS and truth.ndim == 3:
             truth = np.ascontiguousarray(truth.swapaxes(0, 2))
         ignored = truth == args.ignore
@@ -239,7 +239,14 @@ def _task(args: argparse.Namespace, inputs: Inputs, first: Example) -> tuning.Ta
         # else weights per label, which only --params can have set: they stay
     names = [str(label) for label in inputs.label_names(max(2, len(first.logits)))]
     over = chosen_labels(args.mean_over, names)
-    paths = {name: str(Path(getattr(args, name)).resolve()) for name in ("logits", "images")}
+    paths = {
+        name: None if getattr(args, name) is None else str(Path(getattr(args, name)).resolve())
+        for name in ("logits", "images", "truth", "mask")
+    }
+    endings = {
+        f"{name}_suffix": getattr(args, f"{name}_suffix")
+        for name in ("logits", "image", "truth", "mask")
+    }
     options = {name: str(value) for name, value in inputs.options().items()}
     return tuning.Task(
         base=replace(start.params, **fixed),
@@ -249,7 +256,9 @@ def _task(args: argparse.Namespace, inputs: Inputs, first: Example) -> tuning.Ta
         ignore=_IGNORED,
         backend=args.backend,
         threads=args.threads,
-        about={**paths, **options, "ignored label": args.ignore},
+        about={
+            **paths, **endings, **options, "truth_key": args.truth_key, "ignored label": args.ignore
+        },  # fmt: skip
     )
 
 
@@ -388,11 +397,15 @@ def _refine_command(args: argparse.Namespace) -> str:
         value = getattr(args, name)
         if value == default:
             continue
-        words.append(f"--{name.replace('_', '-')}")
+        option = f"--{name.replace('_', '-')}"
         if isinstance(value, (list, tuple)):
-            words.append(",".join(f"{one:g}" for one in value))
-        elif value is not True:
-            words.append(str(value))
+            value = ",".join(str(one).removesuffix(".0") for one in value)
+        if value is True:
+            words.append(option)
+        elif str(value).startswith("-"):
+            words.append(f"{option}={value}")  # or it would be taken for an option
+        else:
+            words += [option, str(value)]
     return shlex.join([*words, "--params", str(args.out), "--out", "refined"])
 
 

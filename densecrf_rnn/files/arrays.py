@@ -44,6 +44,31 @@ def read_array(path: Path | str, key: str | None = None) -> Array:
     return array
 
 
+def names_of_maps(path: Path | str, maps: Array) -> Array | None:
+    """The labels of maps [L, ...] that `write_marginals` wrote with `classes`; None of any others.
+
+    Such a file is an .npz of "marginals" and "classes".
+
+    Raises
+    ------
+    ValueError
+        "classes" does not name a label for each map.
+    """
+    path = Path(path)
+    if extension(path) != ".npz":
+        return None
+    with reading(path, "an .npz file"), np.load(path, allow_pickle=False) as archive:
+        if set(archive.files) != {"marginals", "classes"}:
+            return None
+        classes = np.asarray(archive["classes"])
+    whole = classes.dtype.kind in "iu" and classes.min(initial=0) >= 0
+    if not whole or classes.shape != (len(maps),) or len(np.unique(classes)) < len(maps):
+        raise ValueError(
+            f"{path}: its array 'classes' must hold the labels of the {len(maps)} maps, each once"
+        )
+    return classes.astype(np.int64)
+
+
 @contextlib.contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
     """Turn whatever a library raises at a damaged file into a ValueError that names the file."""

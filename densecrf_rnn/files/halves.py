@@ -36,7 +36,7 @@ def widened(halves: Array) -> Array:
 
 
 def narrowed(q: Array) -> Array:
-    """``q.astype(np.float16)`` of float32 in 0..1; [L, ...].
+    """``q.astype(np.float16)`` of float32 in 0..1, or NaN; [L, ...].
 
     Examples
     --------
@@ -45,6 +45,9 @@ def narrowed(q: Array) -> Array:
     """
     halves = np.empty(q.shape, np.uint16)
     for label, plane in enumerate(q):
+        if np.isnan(plane.max(initial=0)):  # their exponent is another
+            halves[label] = plane.astype(np.float16).view(np.uint16)
+            continue
         bits = np.ascontiguousarray(plane).view(np.uint32)
         # 13 bits of the mantissa go, ties to even; the addition wraps, as 32 bits do.
         normal = (bits + ((bits >> 13) & 1) + np.uint32(0x100000FFF - (112 << 23))) >> 13

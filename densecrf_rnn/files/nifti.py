@@ -14,6 +14,8 @@ def read_volume(path: Path) -> Array:
     """[D, H, W], or [C, D, H, W] if there are channels (axis 4 or 5), scaled as the header says."""
     with reading(path, "a NIfTI file"):
         data = np.asanyarray(_loaded(path).dataobj)
+    if data.dtype.fields:
+        raise ValueError(f"{path}: a NIfTI file of colours; save [x, y, z, channel] of numbers")
     if data.ndim == 5 and data.shape[3] == 1:  # the standard's place for vectors
         data = data[:, :, :, 0]
     if data.ndim not in (3, 4):

@@ -103,7 +103,7 @@ def pair(*sources: Path | str, suffixes: Sequence[str] = ()) -> Pairs:
         else:
             pairs.found.append(Match(name, (path, *(p for p in partners if p is not None))))
     if not pairs.found:
-        shown = sorted(next((files for files in others if files), {}))
+        shown = sorted(next(files for files in others if min(first) not in files))
         raise ValueError(
             f"no file of {sources[0]} has the stem of one in "
             f"{' and '.join(map(str, sources[1:]))}: {min(first)!r} there, {shown[0]!r} here; "

@@ -1,6 +1,7 @@
 """Pictures, as images or as label maps: Pillow decodes PNG, JPEG and the like, tifffile TIFF."""
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from .pairs import extension
 Array = np.ndarray[Any, Any]
 
 _TIFF = (".tif", ".tiff")
+_GAP = rb"(?:\s|#[^\n]*\n)+"
+_PGM = re.compile(rb"P[25]" + _GAP + rb"\d+" + _GAP + rb"\d+" + _GAP + rb"(\d+)")
 
 
 def read_picture(path: Path) -> Array:
@@ -21,7 +24,9 @@ def read_picture(path: Path) -> Array:
     what most training code sees.
     """
     if extension(path) in _TIFF:
-        pixels, has_alpha = _read_tiff(path)
+        pixels, has_alpha, colours = _read_tiff(path)
+        if colours is not None:
+            return colours[pixels[..., 0]]
         return pixels[..., :-1] if has_alpha else pixels
     _refuse_deep_colour(path)
     image = _opened(path)
@@ -39,7 +44,7 @@ def read_picture(path: Path) -> Array:
 def read_label_picture(path: Path) -> Array:
     """[H, W], or [D, H, W] of a TIFF of several pages: palette indices or grey values."""
     if extension(path) in _TIFF:
-        labels, _ = _read_tiff(path)
+        labels, _, _ = _read_tiff(path)
         if labels.shape[-1] == 1:
             return labels[..., 0]
         mode = f"{labels.shape[-1]} channels"
@@ -51,7 +56,7 @@ def read_label_picture(path: Path) -> Array:
         if labels.dtype == bool:
             labels = labels.astype(np.uint8)
         if labels.ndim == 2:
-            return labels
+            return _unstretched(path, labels)
         mode = image.mode
     raise ValueError(
         f"{path}: a label map has one channel, of palette indices or grey values; this is {mode}, "
@@ -63,7 +68,7 @@ def read_maps(path: Path) -> Array:
     """[L, H, W] of a TIFF with a page, or a channel, per label."""
     if extension(path) not in _TIFF:
         raise ValueError(f"{path}: a picture; logits are an array, or a TIFF of a page per label")
-    pixels, _ = _read_tiff(path)
+    pixels, _, _ = _read_tiff(path)
     if pixels.ndim == 4 and pixels.shape[-1] > 1:
         raise ValueError(f"{path}: a TIFF of pages with channels; a page per label is wanted")
     return pixels[..., 0] if pixels.ndim == 4 else np.moveaxis(pixels, -1, 0)
@@ -120,8 +125,27 @@ def _refuse_deep_colour(path: Path) -> None:
             )
 
 
-def _read_tiff(path: Path) -> tuple[Array, bool]:
-    """Pixels, channels last, of one page or several; and whether the last channel is alpha."""
+def _unstretched(path: Path, labels: Array) -> Array:
+    """Grey values as the file has them: Pillow stretches shorter scales to 0..255 or 0..65535."""
+    with open(path, "rb") as file:
+        head = file.read(4096)
+    if head[:8] == b"\x89PNG\r\n\x1a\n" and head[25:26] == b"\x00":
+        most = 2 ** head[24] - 1
+    elif pgm := _PGM.match(head):
+        most = int(pgm[1])
+    else:
+        return labels
+    full = 255 if most < 256 else 65535
+    if most in (1, full):  # 1 bit is not stretched
+        return labels
+    return np.rint(labels * (most / full)).astype(labels.dtype)
+
+
+def _read_tiff(path: Path) -> tuple[Array, bool, Array | None]:
+    """Pixels, channels last, of one page or several; whether the last channel is alpha; colours.
+
+    Colours, uint8 [N, 3], are those that the pixels of a palette picture stand for.
+    """
     tifffile = required("tifffile", "tifffile", "cli", path)
     with reading(path, "a TIFF that tifffile can decode"):
         with tifffile.TiffFile(path) as file:
@@ -129,6 +153,9 @@ def _read_tiff(path: Path) -> tuple[Array, bool]:
             page = series.pages[0]
             pixels, axes = series.asarray(), series.axes
             alpha = [int(kind) in (1, 2) for kind in page.extrasamples]
+            colours = None
+            if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+                colours = (page.colormap >> 8).astype(np.uint8).T
     if "S" in axes:
         pixels = np.moveaxis(pixels, axes.index("S"), -1)
     else:
@@ -137,4 +164,4 @@ def _read_tiff(path: Path) -> tuple[Array, bool]:
         raise ValueError(
             f"{path}: a TIFF of axes {axes}; it must be a picture or a stack of pages of one size"
         )
-    return np.ascontiguousarray(pixels), "S" in axes and alpha[-1:] == [True]
+    return np.ascontiguousarray(pixels), "S" in axes and alpha[-1:] == [True], colours

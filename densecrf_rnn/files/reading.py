@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import unaries
 from . import halves, nifti, pictures
-from .arrays import read_array
+from .arrays import names_of_maps, read_array
 from .pairs import PICTURES, VOLUMES, extension
 from .pictures import read_palette
 
@@ -23,6 +23,7 @@ def read_logits(
     key: str | None = None,
     kind: Kind = "logits",
     labels_last: bool = False,
+    axes: int | None = None,
 ) -> Array:
     """Logits, or probabilities as their logarithm, ready for `refine`.
 
@@ -30,8 +31,8 @@ def read_logits(
     ----------
     path : path
         .npy, .npz, .pt, .pth, .safetensors, .h5, .hdf5 or .zarr of shape [L, H, W] or
-        [L, D, H, W], a leading axis of length 1 before 2-D logits being a batch of one; NIfTI
-        [x, y, z, label]; or a TIFF with a page per label.
+        [L, D, H, W], or a batch of one of either; four axes of which the first is 1 are a batch
+        [1, L, H, W]. NIfTI [x, y, z, label]; or a TIFF with a page per label.
     key : str, optional
         Name of the array in a file that holds several.
     kind : {"logits", "probabilities"}
@@ -39,6 +40,8 @@ def read_logits(
         8- and 16-bit integers of which 255 and 65535 stand for 1.
     labels_last : bool
         The arrays are [H, W, L] or [D, H, W, L], as TensorFlow saves them.
+    axes : {2, 3}, optional
+        Spatial axes of an array file: 3 tells one logit per voxel, [1, D, H, W], from a batch.
 
     Returns
     -------
@@ -52,7 +55,8 @@ def read_logits(
     ImportError
         The package that reads such files is not installed.
     ValueError
-        The file is damaged, holds pickled objects, several arrays and no `key`, or no such numbers.
+        The file is damaged, holds pickled objects, several arrays and no `key`, no such numbers, or
+        maps of other labels than 0..L-1 (an array "classes" of `write_marginals`).
 
     Examples
     --------
@@ -62,7 +66,7 @@ def read_logits(
     ...     read_logits(f"{folder}/a.npy").dtype.name
     'float32'
     """
-    path = Path(path)
+    path, names = Path(path), None
     if extension(path) in VOLUMES:
         array = nifti.read_volume(path)
         array = array[None] if array.ndim == 3 else array
@@ -71,12 +75,20 @@ def read_logits(
     else:
         array = read_array(path, key)
         if labels_last and array.ndim >= 3:
-            array = np.moveaxis(array, -1, 1 if array.ndim == 4 and array.shape[0] == 1 else 0)
-        if array.ndim == 4 and array.shape[0] == 1:
+            array = np.moveaxis(array, -1, 1 if _is_batch(array, axes) else 0)
+        if _is_batch(array, axes):
             array = array[0]
+        names = names_of_maps(path, array) if array.ndim in (3, 4) else None
     if array.ndim not in (3, 4):
-        axes = "[H, W, L] or [D, H, W, L]" if labels_last else "[L, H, W] or [L, D, H, W]"
-        raise ValueError(f"{path}: {kind} of shape {array.shape}; they must be {axes}")
+        wanted = "[H, W, L] or [D, H, W, L]" if labels_last else "[L, H, W] or [L, D, H, W]"
+        raise ValueError(f"{path}: {kind} of shape {array.shape}; they must be {wanted}")
+    if names is not None and not np.array_equal(names, np.arange(len(array))):
+        raise ValueError(
+            f"{path}: its maps are those of the labels {', '.join(map(str, names[:8]))}"
+            f"{', ...' if len(names) > 8 else ''} (array 'classes'), which would be taken for "
+            f"0..{len(names) - 1}; refine the logits that they were made from with --classes, or "
+            "save them without 'classes'"
+        )
     try:
         if kind == "probabilities":
             return unaries.logits_from_probabilities(array)
@@ -91,6 +103,12 @@ def read_logits(
         return halves.widened(array)
     with np.errstate(over="ignore"):  # an infinity that float32 makes is refused as one
         return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _is_batch(array: Array, axes: int | None) -> bool:
+    """Whether the first axis is that of a batch of one."""
+    sizes = (4, 5) if axes is None else (axes + 2,)
+    return array.ndim in sizes and array.shape[0] == 1
 
 
 def read_image(path: Path | str, *, key: str | None = None, axes: int | None = None) -> Array:
@@ -183,6 +201,8 @@ def read_labels(path: Path | str, *, key: str | None = None) -> Array:
     if labels.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
             whole = labels.astype(np.int32)
+        if not np.isfinite(labels).all():
+            raise ValueError(f"{path}: holds NaN or infinity; a label map holds whole numbers")
         if not np.array_equal(whole, labels):
             raise ValueError(f"{path}: holds fractions; a label map holds whole numbers")
         return whole

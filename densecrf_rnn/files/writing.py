@@ -104,7 +104,8 @@ def write_marginals(
     'float16'
     """
     more = {} if classes is None else {"classes": classes}
-    array = halves.narrowed(q) if dtype == "float16" else q.astype(np.float32, copy=False)
+    q = q.astype(np.float32, copy=False)
+    array = halves.narrowed(q) if dtype == "float16" else q
     _write_array(Path(path), "marginals", array, **more)
 
 
