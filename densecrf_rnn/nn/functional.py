@@ -119,8 +119,9 @@ def mean_field(
     torch.get_num_threads().
 
     The options `update`, `tied` and `return_all` run filter by filter, in three to nine times the
-    time, the most where a kernel is filtered on a grid. The exact method runs on torch alone, on any device, and works each kernel out anew for
-    every message and its gradient; it is what the lattice approximates. Memory is O(N).
+    time, the most where a kernel is filtered on a grid. The exact method runs on torch alone, on
+    any device, and works each kernel out anew for every message and its gradient; it is what the
+    lattice approximates. Memory is O(N).
 
     Examples
     --------
