@@ -515,14 +515,21 @@ def test_a_full_disk_is_named_with_the_file_that_was_wanted(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_an_error_with_a_message_of_its_own_keeps_it(tmp_path):
+    """As PIL and h5py raise them: without a number, a file name would take the message's place."""
+    with pytest.raises(OSError, match="encoder error -2"):
+        with files.replaced(tmp_path / "a.png"):
+            raise OSError("encoder error -2")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 @pytest.mark.parametrize("name", ["a.png", "a.npy", "a.npz"])
 def test_every_writer_says_that_the_disk_is_full(tmp_path, monkeypatch, name):
     """/dev/full takes no byte; the partial file is made a link to it."""
     pytest.importorskip("PIL")
-    monkeypatch.setattr("densecrf_rnn.files.atomic._remove", lambda path: None)
+    monkeypatch.setattr("densecrf_rnn._atomic._remove", lambda path: None)
     partial = tmp_path / f".part-{os.getpid()}-"
-    monkeypatch.setattr("densecrf_rnn.files.atomic._COUNT", iter([0]))
+    monkeypatch.setattr("densecrf_rnn._atomic._COUNT", iter([0]))
     Path(f"{partial}0-{name}").symlink_to("/dev/full")
     with pytest.raises(OSError) as caught:
         files.write_labels(tmp_path / name, np.zeros((9, 9), int))

@@ -3,7 +3,6 @@
 Draws with matplotlib's figure objects alone, so no global state or display is touched.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
 from .. import metrics
+from .._atomic import replaced
 from ..samples import CLASS_NAMES, IGNORE, Sample, palette
 
 Array = np.ndarray[Any, Any]
@@ -108,12 +108,8 @@ def draw(sample: Sample, before: Array, after: Array) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG, under another name until it is complete."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replaced(path) as partial:
         figure.savefig(partial, format="png", dpi=_DPI)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _headline(sample: Sample, before: Array, after: Array) -> str:

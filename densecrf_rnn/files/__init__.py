@@ -4,7 +4,7 @@ Volumes are [D, H, W], depth, row, column; NIfTI, which stores x, y, z, is turne
 in and out. Every error names the file. Packages beyond NumPy are imported when a file needs them.
 """
 
-from .atomic import remove_leftovers, replaced
+from .._atomic import remove_leftovers, replaced
 from .pairs import Match, Pairs, extension, pair, stem
 from .rasters import refine_raster
 from .reading import read_image, read_labels, read_logits, read_mask, read_palette, read_spacing

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import tiles, unaries
 from ..params import CRFParams
-from .atomic import replaced
+from .._atomic import replaced
 from .pairs import extension
 from .reading import Kind
 from .windows import GEOTIFF, Source, View, check_kind, created

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .atomic import remove_leftovers, replaced
+from .._atomic import remove_leftovers, replaced
 
 _BLOCK = 1 << 20
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _checks
 from ..params import CRFParams
-from .atomic import replaced
+from .._atomic import replaced
 
 Array = np.ndarray[Any, Any]
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import samples
 from . import halves, nifti, pictures
-from .atomic import replaced
+from .._atomic import replaced
 from .pairs import VOLUMES, extension
 
 Array = np.ndarray[Any, Any]

@@ -1,11 +1,8 @@
 """Persistent Gibbs chains: one labelling for each training image, from one epoch to the next."""
 
-import contextlib
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +11,7 @@ import torch.distributed
 from torch import Tensor
 
 from .. import _checks
+from .._atomic import replaced
 from . import sampling
 from .functional import autocast_to_float32
 
@@ -195,17 +193,9 @@ class ChainStore:
         ----------
         path : path of a file; a file that is there is replaced
         """
-        target = Path(path)
         state = {"seed": self.seed, "sweeps": dict(self._sweeps), "labels": dict(self._labels)}
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                torch.save(state, file)
-            os.replace(name, target)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
-            raise
+        with replaced(os.fspath(path)) as partial, open(partial, "wb") as file:
+            torch.save(state, file)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ChainStore":

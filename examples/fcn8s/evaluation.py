@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from densecrf_rnn.files import replaced
 from densecrf_rnn.metrics import confusion_matrix, mean_iu, trimap_confusions
 
 from .config import Config
@@ -92,10 +92,8 @@ def stored_confusions(path: Path, make) -> np.ndarray:
         with np.load(path) as stored:
             return stored["confusions"]
     array = make()
-    part = path.with_suffix(".part")
-    with open(part, "wb") as file:
+    with replaced(path) as part, open(part, "wb") as file:
         np.savez_compressed(file, confusions=array)
-    os.replace(part, path)
     return array
 
 
@@ -153,7 +151,6 @@ def choose_crf(fcn, config: Config, pictures: Pictures, path: Path, device="cpu"
                 bar.update()
             best = max(candidates, key=score)
     text = json.dumps({"chosen": best, "tried": scores}, indent=1)
-    part = path.with_suffix(".part")
-    part.write_text(text)
-    os.replace(part, path)
+    with replaced(path) as part:
+        part.write_text(text)
     return best

@@ -4,13 +4,14 @@ Sample n of a run depends on the seed and on n alone: not on workers, processes 
 """
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
+
+from densecrf_rnn.files import replaced
 
 from .augment import GREY, augment, mirror, window
 from .config import Config
@@ -121,9 +122,8 @@ class Features:
                 image = to_tensor(pictures.image(i))[None].to(device)
                 views = [image, image.flip(3)] if mirrored else [image]
                 levels.append([tuple(x[0].half().cpu() for x in fcn.lower(v)) for v in views])
-            part = path.with_suffix(f".{os.getpid()}")
-            torch.save(levels, part)
-            os.replace(part, path)
+            with replaced(path) as part:
+                torch.save(levels, part)
         self.levels = torch.load(path, mmap=True, weights_only=True)
 
     def __getitem__(self, key) -> tuple[torch.Tensor, torch.Tensor]:

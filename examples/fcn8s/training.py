@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from densecrf_rnn import CRFRNN, CRFParams
+from densecrf_rnn.files import replaced
 
 from . import weights
 from .config import Config
@@ -248,9 +249,8 @@ def save_checkpoint(path: Path, config, model, optimizer, step) -> None:
         "step": step, "config": asdict(config), "model": model.state_dict(),
         "optimizer": optimizer.state_dict(), "random": random_state(),
     }
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    os.replace(part, path)
+    with replaced(path) as part:
+        torch.save(state, part)
 
 
 def random_state():

@@ -45,7 +45,8 @@ def replaced(path: Path | str) -> Iterator[Path]:
         yield partial
         _replace(partial, path)
     except OSError as error:
-        if error.filename is None or str(error.filename) == str(partial):
+        own = error.filename is not None and str(error.filename) != str(partial)
+        if error.errno is not None and not own:  # without a number the message is all there is
             error.filename = str(path)  # the name that the caller knows
         raise
     finally:
