@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _checks, tiles
+from . import _checks, tiles, unaries
 from .kernels import Window
 from .params import CRFParams
 
@@ -126,7 +126,7 @@ def refine_dask(
     )
     if not labels:
         return q
-    dtype = tiles.label_dtype(logits.shape[0])
+    dtype = unaries.label_dtype(logits.shape[0])
     meta = np.empty((0,) * len(size), dtype)
     return q.map_blocks(_labels, dtype, drop_axis=0, dtype=dtype, meta=meta)
 

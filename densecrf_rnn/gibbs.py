@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from . import _backends, _checks
-from .neighbourhood import colouring
+from .mean_field import softmax
+from .neighbourhood import colouring, ends
+from .unaries import label_dtype
 
 Array = np.ndarray[Any, Any]
 Offsets = Array | Sequence[Sequence[int]]
@@ -65,7 +67,7 @@ def energy(
     chosen = np.take_along_axis(logits, safe[None], 0)[0]
     total = float(chosen.sum(where=taken, dtype=np.float64))
     for table, offset in zip(tables, pairs, strict=True):
-        (i, j), (taken_i, taken_j) = _ends(safe, offset), _ends(taken, offset)
+        (i, j), (taken_i, taken_j) = ends(safe, offset), ends(taken, offset)
         total += float(table[i, j].sum(where=taken_i & taken_j, dtype=np.float64))
     return total
 
@@ -109,15 +111,13 @@ def conditional(
     wide = np.pad(tables, ((0, 0), (0, 1), (0, 1)))
     scores = logits.astype(np.float64)
     for table, offset in zip(wide, pairs, strict=True):
-        labels_i, labels_j = _ends(safe, offset)
-        scores_i, scores_j = _ends(scores, offset)
+        labels_i, labels_j = ends(safe, offset)
+        scores_i, scores_j = ends(scores, offset)
         scores_i += table[:count, labels_j]
         scores_j += table.T[:count, labels_i]
     if mask is not None:
         scores[:, ~mask] = logits[:, ~mask]
-    p = np.exp(scores - scores.max(0))
-    p /= p.sum(0)
-    return p.astype(np.float32)
+    return softmax(scores, axis=0).astype(np.float32)
 
 
 def statistics(
@@ -362,8 +362,7 @@ def marginals(
         labels = found[None]
     q = np.moveaxis(sums[0] / sweeps, -1, 0)
     if mask is not None:
-        alone = np.exp(logits[:, ~mask] - logits[:, ~mask].max(0))
-        q[:, ~mask] = alone / alone.sum(0)
+        q[:, ~mask] = softmax(logits[:, ~mask], axis=0)
     return q.astype(np.float32)
 
 
@@ -478,11 +477,6 @@ def icm(
     return labels
 
 
-def label_dtype(labels: int) -> Any:
-    """The smallest that holds them: what labellings are kept in."""
-    return np.uint8 if labels <= 256 else np.uint16
-
-
 def _model(logits: Array, tables: Array, offsets: Offsets, mask: Array | None) -> Array:
     """Check what makes a model; the offsets as engines take them."""
     _checks.gibbs_logits(logits, batched=False)
@@ -492,18 +486,6 @@ def _model(logits: Array, tables: Array, offsets: Offsets, mask: Array | None) -
     if mask is not None:
         _checks.mask(mask, logits.shape[1:])
     return pairs
-
-
-def _ends(array: Array, offset: Array) -> tuple[Array, Array]:
-    """An array [..., H, W] at the pixels where edges of a class begin, and where they end."""
-    (height, width), (down, right) = array.shape[-2:], offset.tolist()
-    first = array[
-        ..., max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)
-    ]
-    second = array[
-        ..., max(0, down) : height - max(0, -down), max(0, right) : width - max(0, -right)
-    ]
-    return first, second
 
 
 def _for_engine(labels: Array, mask: Array | None) -> Array:

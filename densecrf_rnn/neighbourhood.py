@@ -134,3 +134,15 @@ def _colouring(offsets: tuple[tuple[int, int], ...]) -> Colouring:
             good = ((a * dx + b[:, None] * dy) % m != 0).all(1)
             if good.any():
                 return Colouring(a, int(good.argmax()), m)
+
+
+def ends(array: Any, offset: Array) -> tuple[Any, Any]:
+    """An array or tensor [..., H, W] where edges of a class begin, and where they end."""
+    (height, width), (down, right) = array.shape[-2:], offset.tolist()
+    first = array[
+        ..., max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)
+    ]
+    second = array[
+        ..., max(0, down) : height - max(0, -down), max(0, right) : width - max(0, -right)
+    ]
+    return first, second

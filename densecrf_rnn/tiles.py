@@ -17,6 +17,7 @@ from . import _checks, grid
 from .kernels import Window
 from .mean_field import infer
 from .params import CRFParams
+from .unaries import label_dtype
 
 Array = np.ndarray[Any, Any]
 Halo = int | Sequence[int] | Literal["exact"] | None
@@ -271,11 +272,6 @@ def likeliest(q: Array) -> Array:
         np.copyto(labels, label, where=plane > best, casting="unsafe")
         np.maximum(best, plane, out=best)
     return labels
-
-
-def label_dtype(labels: int) -> Any:
-    """The smallest unsigned integer for labels 0 to L - 1 (L = 1: 0 and 1)."""
-    return np.min_scalar_type(max(1, labels - 1))
 
 
 def reach(

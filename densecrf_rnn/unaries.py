@@ -190,3 +190,8 @@ def of_classes(logits: Array, classes: Sequence[int]) -> Array:
             f"classes holds {max(chosen)} but logits has {len(logits)} labels, 0..{len(logits) - 1}"
         )
     return logits[chosen]
+
+
+def label_dtype(labels: int) -> Any:
+    """The smallest unsigned integer for labels 0 to L - 1 (L = 1: 0 and 1)."""
+    return np.min_scalar_type(max(1, labels - 1))

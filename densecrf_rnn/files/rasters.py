@@ -112,12 +112,14 @@ def refine_raster(
         if extension(out) in GEOTIFF and axes == 3:
             raise ValueError(f"{out}: a GeoTIFF holds no volumes; write .zarr or .npy")
         size = u.shape[1:]
-        shape, dtype = (u.shape, np.float32) if marginals else (size, tiles.label_dtype(u.shape[0]))
+        shape, dtype = u.shape, np.float32
+        if not marginals:
+            shape, dtype = size, unaries.label_dtype(u.shape[0])
         nodata: float | None = None
         if seen is not None and marginals:
             nodata = math.nan
         elif seen is not None:
-            dtype = tiles.label_dtype(max(2, u.shape[0]) + 1)  # one number more than labels
+            dtype = unaries.label_dtype(max(2, u.shape[0]) + 1)  # one number more than labels
             nodata = int(np.iinfo(dtype).max)
         with (
             replaced(out) as partial,

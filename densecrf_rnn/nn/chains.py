@@ -110,12 +110,10 @@ class ChainStore:
         fresh = [b for b, number in enumerate(numbers) if number not in self]
         if fresh:
             start = torch.zeros((len(fresh), height, width), dtype=torch.int32)
-            sampling.gibbs_sweep(
-                logits[fresh].cpu(), start, torch.zeros(0, count, count),
-                np.zeros((0, 2), np.int32), seed=self.seed, chains=[numbers[b] for b in fresh],
-                first_sweep=[0] * len(fresh), inverse_temperature=np.ones(1, np.float32),
-                backend="auto",
-            )  # fmt: skip
+            chains = [numbers[b] for b in fresh]
+            sampling.start(
+                logits[fresh].cpu(), start, seed=self.seed, chains=chains, backend="auto"
+            )
             labels[fresh] = start
         for b, number in enumerate(numbers):
             if number not in self:

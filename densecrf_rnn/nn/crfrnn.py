@@ -297,22 +297,15 @@ class CRFRNN(nn.Module):
         return mean_field(
             logits,
             image,
-            self.params,
-            kernel_weights=self.kernel_weights,
-            compatibility=self.compatibility,
             iterations=self.iterations if self.training else self.eval_iterations,
-            kernels=self.kernels,
-            bandwidths=None if self.log_bandwidths is None else self.bandwidths,
             guides=guides,
             mask=mask,
             spacing=spacing,
-            update=self.update,
             tied=self.tied,
             return_all=return_all,
             memory_budget=self.memory_budget,
-            method=self.method,
             storage=self.storage,
-            backend=self.backend,
+            **self._settings(),
         )
 
     def free_energy(
@@ -358,18 +351,24 @@ class CRFRNN(nn.Module):
             refined,
             logits,
             image,
-            self.params,
-            kernel_weights=self.kernel_weights,
-            compatibility=self.compatibility,
-            kernels=self.kernels,
-            bandwidths=None if self.log_bandwidths is None else self.bandwidths,
             guides=guides,
             mask=mask,
             spacing=spacing,
-            update=self.update,
-            method=self.method,
-            backend=self.backend,
+            **self._settings(),
         )
+
+    def _settings(self) -> dict[str, Any]:
+        """What says which CRF this is, for whatever is computed of it."""
+        return {
+            "params": self.params,
+            "kernel_weights": self.kernel_weights,
+            "compatibility": self.compatibility,
+            "kernels": self.kernels,
+            "bandwidths": None if self.log_bandwidths is None else self.bandwidths,
+            "update": self.update,
+            "method": self.method,
+            "backend": self.backend,
+        }
 
     def extra_repr(self) -> str:
         """The settings that print with the module."""

@@ -11,7 +11,7 @@ from .. import _backends, _checks
 from ..neighbourhood import dense_neighbourhood
 from .chains import Chains
 from .functional import autocast_to_float32
-from .sampling import gibbs_sweep, pair_counts
+from .sampling import gibbs_sweep, pair_counts, start
 
 Array = np.ndarray[Any, Any]
 
@@ -373,11 +373,7 @@ class GibbsCRF(nn.Module):
         labels = logits.new_zeros((len(logits), *logits.shape[2:]), dtype=torch.int32)
         if mask is not None:
             labels = labels.where(mask, -1)
-        gibbs_sweep(
-            logits, labels, self.tables[:0], self._vectors()[:0], seed=seed, chains=chains,
-            first_sweep=[0] * len(logits), inverse_temperature=np.ones(1, np.float32),
-            backend=self.backend,
-        )  # fmt: skip
+        start(logits, labels, seed=seed, chains=chains, backend=self.backend)
         return labels
 
     def _checked(self, logits: Tensor, mask: Tensor | None) -> Tensor:

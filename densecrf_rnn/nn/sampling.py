@@ -53,6 +53,18 @@ def gibbs_sweep(
     return torch.from_numpy(changes)
 
 
+def start(
+    logits: Tensor, labels: Tensor, *, seed: int, chains: Sequence[int], backend: str
+) -> None:
+    """Draw labels [B, H, W] int32 from the logits alone, as sweep 0; below 0 they stay."""
+    count = logits.shape[1]
+    gibbs_sweep(
+        logits, labels, logits.new_zeros(0, count, count), np.zeros((0, 2), np.int32), seed=seed,
+        chains=chains, first_sweep=[0] * len(logits), inverse_temperature=np.ones(1, np.float32),
+        backend=backend,
+    )  # fmt: skip
+
+
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def pair_counts(labels: Tensor, num_classes: int, offsets: Array, backend: str) -> Tensor:
     """How often each pair of labels [B, H, W] int32 stands at the ends of an edge, [C, L, L]."""

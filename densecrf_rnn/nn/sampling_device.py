@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..neighbourhood import ends
 from .device import Call
 
 Array = np.ndarray[Any, Any]
@@ -16,17 +17,11 @@ Array = np.ndarray[Any, Any]
 
 def pair_counts(labels: Tensor, num_classes: int, offsets: Array) -> Tensor:
     """How often each pair of labels [B, H, W] stands at the ends of an edge, [C, L, L]."""
-    height, width = labels.shape[1:]
     counts = torch.zeros(
         (len(offsets), num_classes**2), dtype=torch.int64, device=labels.device
     )
-    for table, (down, right) in zip(counts, offsets.tolist(), strict=True):
-        i = labels[
-            :, max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)
-        ]
-        j = labels[
-            :, max(0, down) : height - max(0, -down), max(0, right) : width - max(0, -right)
-        ]
+    for table, offset in zip(counts, offsets, strict=True):
+        i, j = ends(labels, offset)
         both = ((i >= 0) & (j >= 0)).flatten()
         pair = (i.clamp(min=0).long() * num_classes + j.clamp(min=0)).flatten()
         table.scatter_add_(0, pair, both.long())  # whole numbers: the same in any order

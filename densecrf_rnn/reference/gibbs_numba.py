@@ -7,22 +7,14 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from .compiled import compiled
 from .gibbs import weight_scale
 
 Array = np.ndarray[Any, Any]
 
 
-def _compiled(function: Any) -> Any:
-    """The function compiled at its first call, and kept on disk where a folder can be written."""
-    try:
-        return njit(cache=True)(function)
-    except RuntimeError:  # Numba found no such folder
-        return njit(function)
-
-
-@_compiled
+@compiled
 def philox(counter, key):
     """Four random words of a counter [4] and a key [2], in place of the counter; all uint32."""
     c0, c1, c2, c3 = counter[0], counter[1], counter[2], counter[3]
@@ -39,7 +31,7 @@ def philox(counter, key):
     counter[0], counter[1], counter[2], counter[3] = c0, c1, c2, c3
 
 
-@_compiled
+@compiled
 def _exponential(x, cell, bits):
     """exp of a float32 up to 0; `cell` [1] float32 and `bits` its view as uint32 are scratch."""
     magic = np.float32(12583039.0)
@@ -59,7 +51,7 @@ def _exponential(x, cell, bits):
     return p * cell[0]
 
 
-@_compiled
+@compiled
 def _sweep(
     logits, labels, tables, offsets, a, b, m, step, key, chain, number, beta, scale, marginals,
     scratch,
@@ -154,7 +146,7 @@ def sweep(
             )  # fmt: skip
 
 
-@_compiled
+@compiled
 def statistics(labels, offsets, counts):
     """Add to counts [C, L, L] the pairs of labels [B, H, W] at the ends of edges."""
     images, height, width = labels.shape

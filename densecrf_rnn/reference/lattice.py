@@ -7,17 +7,10 @@ Phases carry the same names as in C++: locate, build, splat, blur, slice. Serial
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from .compiled import compiled
 
 Array = np.ndarray[Any, Any]
-
-
-def _compiled(function: Any) -> Any:
-    """The function compiled at its first call, and kept on disk where a folder can be written."""
-    try:
-        return njit(cache=True)(function)
-    except RuntimeError:  # Numba found no such folder
-        return njit(function)
 
 
 def elevation_scale(dims: int, dtype: Any) -> Array:
@@ -31,7 +24,7 @@ def elevation_scale(dims: int, dtype: Any) -> Array:
     return (common / np.sqrt((i + 1) * (i + 2))).astype(dtype)
 
 
-@_compiled
+@compiled
 def _locate(feature, scale, up, down, elevated, delta, rank, quotient, weight):
     """The simplex of one point: quotient and rank of each axis, weight of each corner. [d+1] each
 
@@ -74,7 +67,7 @@ def _locate(feature, scale, up, down, elevated, delta, rank, quotient, weight):
         weight[k] = elevated[d - k] - elevated[d - k + 1]
 
 
-@_compiled
+@compiled
 def _slot(coordinate, coordinates, table):
     """Where the vertex `coordinate` [d+1] is in the hash table, or the free slot for it."""
     h = np.uint64(0)
@@ -95,7 +88,7 @@ def _slot(coordinate, coordinates, table):
     return at
 
 
-@_compiled
+@compiled
 def _grown(coordinates, count, table):
     """A table of twice the size that holds the first `count` vertices, and room for as many."""
     table = np.full(2 * table.size, -1, np.int64)
@@ -106,7 +99,7 @@ def _grown(coordinates, count, table):
     return room, table
 
 
-@_compiled
+@compiled
 def _vertex(coordinate, coordinates, count, table):
     """The vertex at `coordinate`, made if it is new; with it what may have grown."""
     at = _slot(coordinate, coordinates, table)
@@ -120,7 +113,7 @@ def _vertex(coordinate, coordinates, count, table):
     return table[at], coordinates, count, table
 
 
-@_compiled
+@compiled
 def _step(start, axis, sense, coordinate):
     """Write the vertex one step along `axis` from `start`; sense 0 is back, 1 is forth."""
     step = 1 if sense == 1 else -1
@@ -129,7 +122,7 @@ def _step(start, axis, sense, coordinate):
     coordinate[axis] = start[axis] - step * (start.size - 1)
 
 
-@_compiled
+@compiled
 def _build(features, scale, filled, vertex, weight, neighbour):
     points, d = features.shape
     up = features.dtype.type(d + 1)
@@ -166,7 +159,7 @@ def _build(features, scale, filled, vertex, weight, neighbour):
     return count
 
 
-@_compiled
+@compiled
 def _feature_gradient(features, scale, d_weight, out):
     """The chain rule through `_locate`; rounding and ranks are constant inside a simplex."""
     points, d = features.shape
@@ -188,7 +181,7 @@ def _feature_gradient(features, scale, d_weight, out):
             total += elevated[j]
 
 
-@_compiled
+@compiled
 def _splat(vertex, weight, vertices, values):
     """S' values; the last of its [M+1, C] rows stays zero: the missing vertices."""
     out = np.zeros((vertices + 1, values.shape[1]), values.dtype)
@@ -199,7 +192,7 @@ def _splat(vertex, weight, vertices, values):
     return out
 
 
-@_compiled
+@compiled
 def _blur_axes(front, neighbour, reverse):
     """Each axis in turn, first to last or in reverse."""
     corners, vertices = neighbour.shape[:2]
@@ -216,7 +209,7 @@ def _blur_axes(front, neighbour, reverse):
     return front
 
 
-@_compiled
+@compiled
 def _blur(front, neighbour, symmetric, transpose):
     if not symmetric:
         return _blur_axes(front, neighbour, transpose)
@@ -224,7 +217,7 @@ def _blur(front, neighbour, symmetric, transpose):
     return front.dtype.type(0.5) * (forward + _blur_axes(front, neighbour, True))
 
 
-@_compiled
+@compiled
 def _filter(vertex, weight, neighbour, symmetric, transpose, alpha, values, out):
     points, corners = vertex.shape
     front = _splat(vertex, weight, neighbour.shape[1], values)
@@ -238,7 +231,7 @@ def _filter(vertex, weight, neighbour, symmetric, transpose, alpha, values, out)
                 out[p, c] += scaled * front[vertex[p, k], c]
 
 
-@_compiled
+@compiled
 def _filter_weight_gradient(
     vertex, weight, neighbour, symmetric, transpose, alpha, values, cotangent, out
 ):
@@ -256,7 +249,7 @@ def _filter_weight_gradient(
             out[p, k] = alpha[0] * total
 
 
-@_compiled
+@compiled
 def _route(start, between, side, sense, neighbour, half):
     """The product of a walk along the axes where `between` is `side`; 0 if a vertex is missing."""
     at = start
@@ -270,7 +263,7 @@ def _route(start, between, side, sense, neighbour, half):
     return product
 
 
-@_compiled
+@compiled
 def _shares(corner, neighbour, share):
     """What the corners of one pixel [d+1] hear of one another, both ways, in share[a, b >= a].
 
@@ -301,7 +294,7 @@ def _shares(corner, neighbour, share):
             share[a, b] = total
 
 
-@_compiled
+@compiled
 def _self_response(vertex, weight, neighbour, alpha, out):
     """What a pixel receives of its own value, over all pairs of its corners."""
     points, corners = vertex.shape
@@ -315,7 +308,7 @@ def _self_response(vertex, weight, neighbour, alpha, out):
         out[p] = alpha[0] * total
 
 
-@_compiled
+@compiled
 def _self_response_gradient(vertex, weight, neighbour, alpha, cotangent, out):
     points, corners = vertex.shape
     share = np.zeros((corners, corners), weight.dtype)
