@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -70,14 +71,19 @@ def test_interrupted_call_ends_within_a_second_and_the_next_one_works(case, thre
         pytest.skip("torch is not installed")
     code = SETUP.format(threads=threads) + setup + MAIN.format(call=call)
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    killer = threading.Timer(90, child.kill)  # a call that does not notice would run for longer
+    killer.start()
     try:
         assert child.stdout.readline() == "ready\n"
         time.sleep(1.5)  # by now in the middle of it
         sent = time.monotonic()
         child.send_signal(signal.SIGINT)
-        rest, _ = child.communicate(timeout=60)  # a call that does not notice would run for longer
-        assert rest == "interrupted\nworks\n"
-        assert time.monotonic() - sent < 2.0  # one for the interruption, one for the rest
+        # Not to the child's end: leaving an interpreter with torch in it takes most of a second.
+        assert child.stdout.readline() == "interrupted\n"
+        assert time.monotonic() - sent < 1.0
+        rest, _ = child.communicate(timeout=60)
+        assert rest == "works\n"
         assert child.returncode == 0
     finally:
+        killer.cancel()
         child.kill()
