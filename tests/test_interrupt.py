@@ -81,9 +81,9 @@ def test_interrupted_call_ends_within_a_second_and_the_next_one_works(case, thre
         # Not to the child's end: leaving an interpreter with torch in it takes most of a second.
         assert child.stdout.readline() == "interrupted\n"
         assert time.monotonic() - sent < 1.0
-        rest, _ = child.communicate(timeout=60)
+        rest = child.stdout.read()
         assert rest == "works\n"
-        assert child.returncode == 0
+        assert child.wait() == 0
     finally:
         killer.cancel()
         child.kill()
