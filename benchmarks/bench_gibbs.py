@@ -12,7 +12,7 @@ from densecrf_rnn import gibbs
 from densecrf_rnn.neighbourhood import colouring, dense_neighbourhood, sparse_neighbourhood
 from densecrf_rnn.reference import gibbs as reference
 
-SWEEPS = 10
+SWEEPS = 50  # a call: fewer than a decision takes, so what is done once per call is in it
 
 
 @dataclass(frozen=True)

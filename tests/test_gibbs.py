@@ -1,6 +1,7 @@
 """Gibbs sampling of grid CRFs: the definition, the engines' bits, and truth by enumeration."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -246,6 +247,20 @@ def test_any_number_of_threads_gives_the_same_bits(threads, images):
     many = run("cpu", logits, y, tables, offsets, threads, sweeps=2)
     for a, b in zip(one, many, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_sweeps_of_several_python_threads_at_once_are_those_of_one_after_another():
+    if why_unavailable("cpu") is not None:
+        pytest.skip(why_unavailable("cpu"))
+    logits, y, tables, offsets = batch(3, 61, 257, dense_neighbourhood(1), images=4)
+
+    def labels(image):
+        return run("cpu", logits[[image]], y[[image]], tables, offsets, 2, sweeps=20)[0]
+
+    wanted = [labels(image) for image in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for found, alone in zip(pool.map(labels, range(4)), wanted, strict=True):
+            np.testing.assert_array_equal(found, alone)
 
 
 def test_two_engines_agree_on_an_image(both_backends):

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <limits>
 #include <numeric>
+#include <thread>
 #include <vector>
 
 #include "buffer.hpp"
@@ -14,7 +15,8 @@
 namespace dcrf {
 namespace {
 
-constexpr std::int64_t kPixelsPerUnit = 512;  // of one colour: too few, and threads only wait
+constexpr std::int64_t kPixelsPerChunk = 4096;  // when logits are laid out
+constexpr std::int64_t kPixelsPerPart = 128;    // of one colour: too few, and threads only wait
 
 int gibbs_width(int labels) {
   constexpr int kHalf = kGibbsLanes / 2;
@@ -72,6 +74,119 @@ Buffer<float> table_rows(const GibbsBatch& batch, int width) {
   return rows;
 }
 
+// The columns of those, if labels and "nothing" fit into a vector.
+Buffer<float> table_columns(const GibbsBatch& batch, int width, const float* rows) {
+  const int labels = batch.labels, tables = 2 * batch.classes;
+  if (labels >= kGibbsLanes) return nullptr;
+  const std::int64_t size = std::int64_t(tables) * labels * kGibbsLanes;
+  Buffer<float> columns = make_buffer<float>(size);
+  std::fill_n(columns.get(), size, 0.0f);
+  for (int t = 0; t < tables; ++t) {
+    for (int l = 0; l < labels; ++l) {
+      for (int k = 0; k < labels; ++k)
+        columns[(t * labels + l) * kGibbsLanes + k] = rows[(t * (labels + 1) + k) * width + l];
+    }
+  }
+  return columns;
+}
+
+// Some rows of an image. They may be drawn in the next colour once they and all parts within reach
+// of their edges have been drawn in the last one, so threads wait for their neighbours alone.
+struct alignas(64) Part {
+  std::int64_t begin = 0, end = 0;       // rows
+  int first = 0, last = 0;               // parts within reach
+  std::atomic<std::int64_t> colours{0};  // drawn so far, over all sweeps
+  std::atomic<bool> taken{false};        // being drawn
+};
+
+// Two parts next to each other, which one thread goes on with while it can, for its caches hold
+// them. It draws first the one beside the pair that is drawn at the same time, and has that of the
+// other to draw before it could have to wait.
+struct alignas(64) Pair {
+  Part part[2];
+  std::atomic<const void*> owner{nullptr};  // the thread that drew in it last
+};
+
+class Parts {
+ public:
+  // `pairs` 0: one part.
+  Parts(std::int64_t rows, std::int64_t reach, int pairs, std::int64_t colours)
+      : pairs_(std::max(pairs, 1)), colours_(colours) {
+    const int parts = std::max(2 * pairs, 1);
+    count_ = parts;
+    for (int i = 0; i < parts; ++i) {
+      at(i).begin = rows * i / parts;
+      at(i).end = rows * (i + 1) / parts;
+    }
+    for (int i = 0; i < parts; ++i) {
+      Part& part = at(i);
+      while (at(part.first).end <= part.begin - reach) ++part.first;
+      part.last = parts - 1;
+      while (at(part.last).begin >= part.end + reach) --part.last;
+    }
+  }
+
+  int count() const { return count_; }
+
+  // A part that may be drawn, now this thread's. There always is one or will be: that which has the
+  // fewest colours. So any number of threads, one included, gets to the end.
+  Part& take() {
+    static thread_local char me;
+    constexpr int kPatience = 1 << 14;  // before it takes what was another thread's
+    for (int spin = 0;; ++spin) {
+      for (const void* const owner : {(const void*)&me, (const void*)nullptr}) {
+        if (Part* const part = take_from(owner, &me)) return *part;
+      }
+      if (spin >= kPatience) {
+        for (Pair& pair : pairs_) {
+          if (Part* const part = take_from(pair.owner.load(std::memory_order_relaxed), &me))
+            return *part;
+        }
+        std::this_thread::yield();
+      }
+      poll_interrupt();
+    }
+  }
+
+  static void give_back(Part& part) {
+    part.colours.fetch_add(1, std::memory_order_release);
+    part.taken.store(false, std::memory_order_release);
+  }
+
+ private:
+  Part& at(int i) { return pairs_[i / 2].part[i % 2]; }
+
+  Part* take_from(const void* owner, const void* me) {
+    for (std::size_t i = 0; i < pairs_.size(); ++i) {
+      Pair& pair = pairs_[i];
+      if (pair.owner.load(std::memory_order_relaxed) != owner) continue;
+      for (int k = 0; k < 2; ++k) {
+        Part& part = pair.part[(i + k + 1) % 2];
+        if (part.taken.load(std::memory_order_relaxed) || !ready(part)) continue;
+        if (part.taken.exchange(true, std::memory_order_acquire)) continue;
+        if (ready(part)) {
+          pair.owner.store(me, std::memory_order_relaxed);
+          return &part;
+        }
+        part.taken.store(false, std::memory_order_release);
+      }
+    }
+    return nullptr;
+  }
+
+  bool ready(const Part& part) {
+    const std::int64_t drawn = part.colours.load(std::memory_order_acquire);
+    bool all = part.end > part.begin && drawn < colours_;
+    for (int i = part.first; all && i <= part.last; ++i)
+      all = at(i).colours.load(std::memory_order_acquire) >= drawn;
+    return all;
+  }
+
+  std::vector<Pair> pairs_;
+  std::int64_t colours_;
+  int count_;
+};
+
 class Sweeper {
  public:
   Sweeper(const GibbsBatch& batch, std::int32_t* labels, double* marginals, std::int64_t* changes)
@@ -83,6 +198,7 @@ class Sweeper {
         stripes_(stripes(batch)),
         width_(gibbs_width(batch.labels)),
         rows_(table_rows(batch, width_)),
+        columns_(table_columns(batch, width_, rows_.get())),
         steps_(batch.classes) {
     for (int c = 0; c < batch.classes; ++c)
       steps_[c] = batch.offsets[2 * c] * padded_.stride + batch.offsets[2 * c + 1];
@@ -95,7 +211,7 @@ class Sweeper {
     std::vector<Label> padded(padded_.size, Label(batch_.labels));
     const Buffer<float> logits = make_buffer<float>(height * width * width_);
     std::int32_t* const labels = labels_ + image * height * width;
-    const std::int64_t chunk = std::max<std::int64_t>(1, kPixelsPerUnit / width);
+    const std::int64_t chunk = std::max<std::int64_t>(1, kPixelsPerChunk / width);
     parallel_ranges(height, chunk, threads, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t y = begin; y < end; ++y) {
         for (std::int64_t x = 0; x < width; ++x) {
@@ -105,16 +221,7 @@ class Sweeper {
       }
       by_pixels(image, begin * width, end * width, logits.get());
     });
-    for (int sweep = 0; sweep < batch_.sweeps; ++sweep) {
-      std::atomic<std::int64_t> changed{0};
-      for (int colour = 0; colour < batch_.m; ++colour) {
-        const std::int64_t unit = std::max<std::int64_t>(1, kPixelsPerUnit * batch_.m / width);
-        parallel_ranges(height, unit, threads, [&](std::int64_t begin, std::int64_t end) {
-          changed += draw(image, sweep, colour, begin, end, padded.data(), logits.get());
-        });
-      }
-      changes_[image * batch_.sweeps + sweep] = changed;
-    }
+    draw_all(image, threads, padded.data(), logits.get());
     for (std::int64_t y = 0; y < height; ++y) {
       for (std::int64_t x = 0; x < width; ++x) {
         std::int32_t& label = labels[y * width + x];
@@ -124,6 +231,22 @@ class Sweeper {
   }
 
  private:
+  // All colours of all sweeps.
+  void draw_all(std::int64_t image, int threads, Label* padded, const float* logits) const {
+    const std::int64_t most = batch_.height * batch_.width / (batch_.m * 2 * kPixelsPerPart);
+    const std::int64_t pairs = std::min({most, batch_.height / 2, std::int64_t(threads)});
+    const std::int64_t colours = std::int64_t(batch_.sweeps) * batch_.m;
+    Parts parts(batch_.height, padded_.rows, threads > 1 ? int(pairs) : 0, colours);
+    std::vector<std::atomic<std::int64_t>> changed(batch_.sweeps);
+    parallel_for(parts.count() * colours, threads, [&](std::int64_t) {
+      Part& part = parts.take();
+      const std::int64_t sweep = part.colours / batch_.m, colour = part.colours % batch_.m;
+      changed[sweep] += draw(image, int(sweep), int(colour), part.begin, part.end, padded, logits);
+      Parts::give_back(part);
+    });
+    std::copy(changed.begin(), changed.end(), changes_ + image * batch_.sweeps);
+  }
+
   // Logits [L, N] of an image to [N, width], for a range of pixels.
   void by_pixels(std::int64_t image, std::int64_t begin, std::int64_t end, float* out) const {
     constexpr std::int64_t kBlock = 16;  // pixels of one cache line
@@ -149,6 +272,7 @@ class Sweeper {
     std::vector<std::uint32_t> weights(width_);
     GibbsPass pass;
     pass.neighbours = neighbours_;
+    pass.columns = columns_.get();
     pass.logits = logits;
     pass.labels = padded + padded_.at(0);
     pass.stride = padded_.stride;
@@ -172,7 +296,7 @@ class Sweeper {
   Padded padded_;
   std::vector<GibbsStripe> stripes_;
   int width_;
-  Buffer<float> rows_;
+  Buffer<float> rows_, columns_;
   std::vector<std::int64_t> steps_;
   Neighbours neighbours_;
   const GibbsLoops& loops_ = gibbs_loops();

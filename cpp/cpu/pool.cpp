@@ -84,7 +84,9 @@ class Pool {
       ++round_;
     }
     wake_.notify_all();
+    stop = &stop_;  // chunks may wait for one another, so the caller's must hear of failures too
     work();
+    stop = nullptr;
     std::unique_lock<std::mutex> lock(mutex_);
     while (!done_.wait_for(lock, kCheckEvery, [&] { return running_ == 0; })) {
       lock.unlock();

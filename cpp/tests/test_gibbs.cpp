@@ -29,7 +29,7 @@ static void check_sweeps(const GibbsScene& scene) {
 }
 
 TEST(sweeps_are_those_of_a_serial_sweep_in_the_order_of_colours) {
-  for (const int labels : {1, 2, 4, 5, 8, 9, 23, 32, 33, 64, 65, 256})
+  for (const int labels : {1, 2, 3, 4, 5, 6, 7, 8, 9, 23, 32, 33, 64, 65, 256})
     check_sweeps(GibbsScene(2, 5, 7, labels, {0, 1, 1, 0, 1, -1, 1, 1}, 1, 2, 4));
 }
 
@@ -38,7 +38,8 @@ TEST(sweeps_of_odd_images_and_neighbourhoods) {
   check_sweeps(GibbsScene(3, 1, 1, 2, {}, 0, 0, 1));
   check_sweeps(GibbsScene(1, 9, 4, 6, {8, -3, -1, 0}, 0, 1, 2));  // whole rows of one colour
   check_sweeps(GibbsScene(2, 13, 11, 3, {0, 2, 5, 1}, 1, 1, 4));
-  check_sweeps(GibbsScene(1, 67, 150, 2, {0, 1, 1, 0}, 1, 1, 2));  // several units of work
+  check_sweeps(GibbsScene(1, 67, 150, 2, {0, 1, 1, 0}, 1, 1, 2));  // several parts
+  check_sweeps(GibbsScene(1, 67, 150, 3, {20, 3, 1, 0}, 1, 1, 2));  // edges over several of them
 }
 
 TEST(statistics_count_each_edge_once) {

@@ -6,11 +6,24 @@
 #include "../../core/philox.hpp"
 #include "pack.hpp"
 
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
 namespace dcrf::DCRF_ISA {
 
 namespace {
 
-constexpr int kBlock = 8;  // pixels whose random words are made together
+constexpr int kBlock = 16;  // pixels whose random words are made together
+
+constexpr int kWide = kGibbsLanes;  // pixels that are drawn side by side where labels are few
+
+// Whether lanes of a register can be exchanged as lanes of another say, in one step.
+#ifdef __clang__
+constexpr bool kLooksUp = false;
+#else
+constexpr bool kLooksUp = DCRF_PACK_BYTES >= 32;
+#endif
 
 template <int N>
 using Words = Pack<std::uint32_t, N>;
@@ -23,20 +36,41 @@ struct Block {
   std::uint32_t word[kBlock];
 };
 
-// The random words of a block. Written so that compilers see whole vectors.
+using Eight = Words<8>;
+
+// Both halves of the products of words with a number.
+DCRF_INLINE void multiply(const Eight& words, std::uint32_t by, Eight& high, Eight& low) {
+#ifdef __AVX2__
+  // Compilers see no way from a loop to this instruction, which multiplies every second word.
+  const __m256i factor = _mm256_set1_epi64x(by), all = (__m256i)words;
+  const __m256i even = _mm256_mul_epu32(all, factor);
+  const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(all, 32), factor);
+  low = (Eight)_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+  high = (Eight)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+#else
+  for (int i = 0; i < 8; ++i) high[i] = upper_product(by, words[i]);
+  low = words * by;
+#endif
+}
+
+// The random words of a block: random_word of core/philox.hpp. Several vectors side by side, for
+// each is one long chain.
 DCRF_INLINE void add_words(const GibbsPass& pass, Block& block) {
-  std::uint32_t c0[kBlock], c1[kBlock], c2[kBlock], c3[kBlock];
-  for (int i = 0; i < kBlock; ++i) {
-    c0[i] = block.pixel[i];
-    c1[i] = pass.sweep;
-    c2[i] = std::uint32_t(pass.chain);
-    c3[i] = std::uint32_t(pass.chain >> 32);
+  constexpr int kVectors = kBlock / 8;
+  Eight c0[kVectors], c1[kVectors], c2[kVectors], c3[kVectors];
+  for (int i = 0; i < kVectors; ++i) {
+    __builtin_memcpy(&c0[i], block.pixel + 8 * i, sizeof c0[i]);
+    c1[i] = Eight{} + pass.sweep;
+    c2[i] = Eight{} + std::uint32_t(pass.chain);
+    c3[i] = Eight{} + std::uint32_t(pass.chain >> 32);
   }
   std::uint32_t k0 = std::uint32_t(pass.seed), k1 = std::uint32_t(pass.seed >> 32);
   for (int round = 0; round < 10; ++round) {
-    for (int i = 0; i < kBlock; ++i) {
-      const std::uint32_t high0 = upper_product(0xD2511F53u, c0[i]), low0 = 0xD2511F53u * c0[i];
-      const std::uint32_t high1 = upper_product(0xCD9E8D57u, c2[i]), low1 = 0xCD9E8D57u * c2[i];
+    DCRF_UNROLL
+    for (int i = 0; i < kVectors; ++i) {
+      Eight high0, low0, high1, low1;
+      multiply(c0[i], 0xD2511F53u, high0, low0);
+      multiply(c2[i], 0xCD9E8D57u, high1, low1);
       c0[i] = high1 ^ c1[i] ^ k0;
       c1[i] = low1;
       c2[i] = high0 ^ c3[i] ^ k1;
@@ -45,7 +79,7 @@ DCRF_INLINE void add_words(const GibbsPass& pass, Block& block) {
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  for (int i = 0; i < kBlock; ++i) block.word[i] = c0[i];
+  for (int i = 0; i < kVectors; ++i) __builtin_memcpy(block.word + 8 * i, &c0[i], sizeof c0[i]);
 }
 
 // The scores of N * Packs labels of P pixels, from the label `first` on.
@@ -194,7 +228,72 @@ DCRF_INLINE Label draw_in_memory(const GibbsPass& pass, const Block& block, int 
   return Label(drawn);
 }
 
-// Packs 0: any number of labels, and the likeliest label. How many labels changed.
+DCRF_INLINE Pack<float, kWide> look_up(const float* table, const Pack<std::int32_t, kWide>& index) {
+#ifdef __clang__
+  Pack<float, kWide> out{};
+  for (int i = 0; i < kWide; ++i) out[i] = table[index[i]];
+  return out;
+#else
+  return __builtin_shuffle(load<float, kWide>(table), index);
+#endif
+}
+
+// Draws as many pixels as a table's column has entries when L labels and "nothing" fit into a
+// register: a lane holds a pixel, not a label, and an entry of a table is found by exchanging
+// lanes.
+template <int L>
+DCRF_INLINE void draw_across(const GibbsPass& pass, const Block& block, int at, Label* drawn) {
+  using Index = Pack<std::int32_t, kWide>;
+  const Neighbours& of = pass.neighbours;
+  Pack<float, kWide> scores[L], inward[L];
+  DCRF_UNROLL
+  for (int l = 0; l < L; ++l) {
+    Pack<float, kWide> logits{};
+    for (int i = 0; i < kWide; ++i)
+      logits[i] = pass.logits[std::int64_t(block.pixel[at + i]) * of.width + l];
+    scores[l] = logits;
+    inward[l] = Pack<float, kWide>{};
+  }
+  const float* begins = pass.columns;
+  const float* ends = begins + of.classes * L * kWide;
+  for (int c = 0; c < of.classes; ++c, begins += L * kWide, ends += L * kWide) {
+    const std::int64_t step = of.step[c];
+    Index out{}, in{};
+    for (int i = 0; i < kWide; ++i) {
+      out[i] = block.label[at + i][step];
+      in[i] = block.label[at + i][-step];
+    }
+    DCRF_UNROLL
+    for (int l = 0; l < L; ++l) {
+      scores[l] += look_up(begins + l * kWide, out);
+      inward[l] += look_up(ends + l * kWide, in);
+    }
+  }
+  Pack<float, kWide> greatest = scores[0] += inward[0];
+  DCRF_UNROLL
+  for (int l = 1; l < L; ++l) greatest = larger<float, kWide>(greatest, scores[l] += inward[l]);
+  Words<kWide> weights[L], sums[L];
+  DCRF_UNROLL
+  for (int l = 0; l < L; ++l) {
+    weights[l] = weights_of<kWide>(pass, scores[l], greatest);
+    sums[l] = l == 0 ? weights[0] : sums[l - 1] + weights[l];
+  }
+  Words<kWide> where{};
+  for (int i = 0; i < kWide; ++i) where[i] = threshold(block.word[at + i], sums[L - 1][i]);
+  Words<kWide> below{};  // minus one for each label that the word has passed
+  DCRF_UNROLL
+  for (int l = 0; l < L; ++l) below += (Words<kWide>)(sums[l] <= where);
+  for (int i = 0; i < kWide; ++i) drawn[i] = Label(0 - below[i]);
+  if (pass.marginals == nullptr) return;
+  for (int i = 0; i < kWide && at + i < block.count; ++i) {
+    std::uint32_t own[L];
+    for (int l = 0; l < L; ++l) own[l] = weights[l][i];
+    add_marginal(pass, block.pixel[at + i], own, sums[L - 1][i]);
+  }
+}
+
+// Packs 0: any number of labels, and the likeliest label; -L: L labels in draw_across. How many
+// labels changed.
 template <int N, int Packs, int P>
 DCRF_INLINE std::int64_t draw_block(const GibbsPass& pass, Block& block, float* scores,
                                     std::uint32_t* weights) {
@@ -204,7 +303,9 @@ DCRF_INLINE std::int64_t draw_block(const GibbsPass& pass, Block& block, float* 
   }
   add_words(pass, block);
   Label drawn[kBlock];
-  if constexpr (Packs == 0) {
+  if constexpr (Packs < 0) {
+    for (int i = 0; i < block.count; i += kWide) draw_across<-Packs>(pass, block, i, drawn + i);
+  } else if constexpr (Packs == 0) {
     for (int i = 0; i < block.count; ++i)
       drawn[i] = draw_in_memory<N>(pass, block, i, scores, weights);
   } else if (pass.marginals == nullptr) {
@@ -248,6 +349,22 @@ std::int64_t gibbs_rows(const GibbsPass& pass, std::int64_t begin, std::int64_t 
   constexpr int N = kLanes<float>, K = kGibbsLanes / N, kNarrow = kGibbsLanes / 2;
   if (pass.beta == __builtin_inff() || pass.neighbours.width > 4 * kGibbsLanes)
     return draw_rows<kNarrow, 0, 1>(pass, begin, end, scores, weights);
+  if constexpr (kLooksUp) {
+    switch (pass.neighbours.labels) {
+      case 2:
+        return draw_rows<N, -2, 1>(pass, begin, end, scores, weights);
+      case 3:
+        return draw_rows<N, -3, 1>(pass, begin, end, scores, weights);
+      case 4:
+        return draw_rows<N, -4, 1>(pass, begin, end, scores, weights);
+      case 5:
+        return draw_rows<N, -5, 1>(pass, begin, end, scores, weights);
+      case 6:
+        return draw_rows<N, -6, 1>(pass, begin, end, scores, weights);
+      case 7:
+        return draw_rows<N, -7, 1>(pass, begin, end, scores, weights);
+    }
+  }
   switch (pass.neighbours.width / kGibbsLanes) {
     case 0:
       return draw_rows<kNarrow, 1, 4>(pass, begin, end, scores, weights);

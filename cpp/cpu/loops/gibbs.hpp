@@ -14,6 +14,8 @@ struct GibbsStripe {
 // One image, one colour, one sweep, as the loop sees them.
 struct GibbsPass {
   Neighbours neighbours;                 // width: a multiple of kGibbsLanes, as that of the logits
+  const float* columns = nullptr;        // [2 C, L, kGibbsLanes]: of the same tables, the columns,
+                                         // if a column fits
   const float* logits = nullptr;         // [H, W, width]; -infinity beyond the labels
   Label* labels = nullptr;               // of the first pixel, with the margin around
   std::int64_t stride = 0;               // from a row of labels to the next
