@@ -98,6 +98,16 @@ def test_a_table_that_was_made_is_made_again_from_what_is_stored(data, out, caps
     assert all(p.stat().st_mtime_ns == t for p, t in times.items())
 
 
+def test_a_trial_on_some_pictures_leaves_what_is_stored_of_all(data, out, capsys):
+    command("table1", data, out)
+    before = table(out / "table1.md")
+    command("table1", data, out, "--limit", "1")
+    assert "(the first), 1 pictures" in (out / "table1.md").read_text()
+    assert table(out / "table1.md") != before
+    command("table1", data, out)
+    assert table(out / "table1.md") == before
+
+
 def test_numbers_of_table_1_are_those_of_its_models(data, out):
     """Worked out once more, from the checkpoints and the pictures."""
     command("table1", data, out)

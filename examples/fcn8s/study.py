@@ -165,7 +165,8 @@ class Study:
 
     def confusions(self, checkpoint: Path, name: str, iterations=(None,), widths=(), **changes):
         """Of each picture; see `evaluation.confusions`. Stored beside the checkpoint."""
-        path = checkpoint.parent / f"confusions-{name}.npz"
+        part = f"-first-{self.limit}" if self.limit else ""
+        path = checkpoint.parent / f"confusions-{name}{part}.npz"
 
         def make():
             model, _ = load_trained(checkpoint, self.labels, **changes)
