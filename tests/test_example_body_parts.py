@@ -54,16 +54,23 @@ def test_example_learns_and_draws_what_it_learned(needs_packages, tmp_path):
     small = ["--epochs", "1", "--crf-epochs", "1", "--width", "4", "--radius", "2", "--shrink", "2"]
     done = run(tmp_path, *small, "--seeds", "0", "1", "--out", "results")
     assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "results" / "results.json").read_text())
-    assert set(results) == {
-        "CNN alone", "CRF-RNN, end to end", "GibbsCRF, separate", "GibbsCRF, end to end",
-    }  # fmt: skip
-    for measures in results.values():
-        assert [len(v) for v in measures.values()] == [2, 2, 2]
-        assert all(0 <= x <= 100 for values in measures.values() for x in values)
-    for picture in ("parts.png", "tables.png"):
-        assert (tmp_path / "results" / picture).stat().st_size > 1000
-    assert "R-hat" in done.stdout and "+-" in done.stdout
+    for seed in (0, 1):
+        results = json.loads((tmp_path / "results" / f"seed{seed}.json").read_text())["scores"]
+        assert set(results) == {
+            "CNN alone", "CRF-RNN, end to end", "GibbsCRF, separate", "GibbsCRF, end to end",
+        }  # fmt: skip
+        for measures in results.values():
+            assert len(measures) == 3 and all(0 <= x <= 100 for x in measures.values())
+        for picture in ("parts", "tables"):
+            assert (tmp_path / "results" / f"{picture}-seed{seed}.png").stat().st_size > 1000
+    assert "R-hat" in done.stdout
+    table = (tmp_path / "results" / "results.md").read_text()
+    assert table in done.stdout and table.count("±") == 12
+
+    again = run(tmp_path, *small, "--seeds", "0", "1", "--out", "results")  # nothing is left to do
+    assert again.stdout == table + "\n"
+    other = run(tmp_path, *small, "--width", "5", "--out", "results")
+    assert other.returncode == 1 and "another setting" in other.stderr
 
 
 def test_example_says_what_is_missing(needs_packages, tmp_path):

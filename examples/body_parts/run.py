@@ -4,14 +4,16 @@ The experiment of "A Generic CNN-CRF Model for Semantic Segmentation" (2015), se
 
     python examples/body_parts/run.py --data FOLDER --out RESULTS --seeds 0 1 2
 
-FOLDER is laid out as frames.py says. Writes results.json, parts.png (pictures and labels, as the
-paper's figure 1) and tables.png (what was learned: red attracts, blue repels) to RESULTS.
+FOLDER is laid out as frames.py says. Writes results.md to RESULTS, and for each seed its scores,
+pictures and labels (as the paper's figure 1) and what was learned (red attracts, blue repels). What
+is there already is not done again, and seeds may run side by side.
 """
 
 import argparse
 import copy
 import json
 import statistics
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 
 from densecrf_rnn import CRFRNN, CRFParams, GibbsCRF
 from densecrf_rnn.convergence import diagnose
+from densecrf_rnn.files import replaced
 from densecrf_rnn.neighbourhood import sparse_neighbourhood
 from densecrf_rnn.nn import ChainStore
 
@@ -208,27 +211,44 @@ def main():
     if int(max(train.labels.max(), held_out.labels.max())) >= len(names):
         raise SystemExit(f"a frame holds a label beyond the {len(names)} that classes.txt names")
 
-    results: dict[str, dict[str, list[float]]] = {}
-    for seed in options.seeds:
-        print(f"seed {seed}: {len(train)} frames to learn from, {len(held_out)} held out")
-        options.seed = seed
-        found, crf = run(train, held_out, len(names), options)
-        for name, predicted in found.items():
-            for measure, value in scores(predicted, held_out.labels, len(names)).items():
-                results.setdefault(name, {}).setdefault(measure, []).append(value)
-
     options.out.mkdir(parents=True, exist_ok=True)
-    measures = list(next(iter(results.values())))
-    print(f"{'percent':30}" + "".join(f"{measure:>22}" for measure in measures))
-    for name, measures in results.items():
+    for options.seed in options.seeds:
+        path = options.out / f"seed{options.seed}.json"
+        settings = {k: str(v) for k, v in vars(options).items() if k not in ("out", "seeds")}
+        if path.exists():  # of a run that was stopped, or beside this one
+            if json.loads(path.read_text())["settings"] != settings:
+                raise SystemExit(f"{path} is of another setting; give another --out, or remove it")
+            continue
+        print(f"seed {options.seed}: {len(train)} frames to learn from, {len(held_out)} held out")
+        start = time.monotonic()
+        found, crf = run(train, held_out, len(names), options)
+        hours = (time.monotonic() - start) / 3600
+        draw_parts(options.out / f"parts-seed{options.seed}.png", held_out, found, len(names))
+        draw_tables(options.out / f"tables-seed{options.seed}.png", crf, names)
+        each = {k: scores(v, held_out.labels, len(names)) for k, v in found.items()}
+        with replaced(path) as part:
+            part.write_text(json.dumps({"settings": settings, "hours": hours, "scores": each}))
+    report(options.out, options.seeds)
+
+
+def report(folder, seeds):
+    """The table of some seeds that have run, on the screen and as results.md."""
+    runs = [json.loads((folder / f"seed{seed}.json").read_text()) for seed in seeds]
+    methods = runs[0]["scores"]
+    measures = list(next(iter(methods.values())))
+    lines = ["| percent | " + " | ".join(measures) + " |", "|---" * (len(measures) + 1) + "|"]
+    for method in methods:
         cells = []
-        for values in measures.values():
-            mean, half = interval(values)
-            cells.append(f"{mean:.1f}" + ("" if half is None else f" +- {half:.1f}"))
-        print(f"{name:30}" + "".join(f"{cell:>22}" for cell in cells))
-    (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    draw_parts(options.out / "parts.png", held_out, found, len(names))
-    draw_tables(options.out / "tables.png", crf, names)
+        for measure in measures:
+            mean, half = interval([run["scores"][method][measure] for run in runs])
+            cells.append(f"{mean:.1f}" + ("" if half is None else f" ± {half:.1f}"))
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    hours = sum(run["hours"] for run in runs)
+    lines += ["", f"Seeds {', '.join(map(str, seeds))}; {hours:.1f} hours with "
+              f"{torch.get_num_threads()} threads; intervals: 95 %, Student's, over seeds."]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    (folder / "results.md").write_text(text)
 
 
 if __name__ == "__main__":
