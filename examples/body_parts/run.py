@@ -194,7 +194,7 @@ def main():
     parser.add_argument("--data", type=Path, required=True, help="folder of the frames")
     parser.add_argument("--out", type=Path, default=Path("body_parts"), help="of the results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--epochs", type=int, default=20, help="of the CNN alone")
+    parser.add_argument("--epochs", type=int, default=12, help="of the CNN alone")
     parser.add_argument("--crf-epochs", type=int, default=6, help="of each CRF behind it")
     parser.add_argument("--width", type=int, default=16, help="channels of the CNN's first level")
     parser.add_argument("--radius", type=int, default=16, help="longest offset of the GibbsCRF")
