@@ -34,7 +34,14 @@ def scored(study: Study, name: str, seed: int) -> np.ndarray:
         checkpoint = study.row("plain", seed)
         changes = study.untrained(checkpoint)
         return study.confusions(checkpoint, "disconnected", **changes)[:, 0, 0]
-    return study.confusions(study.row(name, seed), "scores")[:, 0, 0]
+    config = study.row_config(name, seed)
+    return after(study, name, seed, config.eval_iterations if config.crf else 0)
+
+
+def after(study: Study, name: str, seed: int, iterations: int | None) -> np.ndarray:
+    """Confusion matrices of a row after some iterations, None for its own, [images, L, L]."""
+    stored = "own" if iterations is None else f"T{iterations}"
+    return study.confusions(study.row(name, seed), stored, iterations=(iterations,))[:, 0, 0]
 
 
 def table1(study: Study, coco: bool = False) -> Path:
@@ -79,30 +86,26 @@ def comparison(study: Study, name: str, published: dict, where: str) -> Path:
 
 def ablations(study: Study) -> Path:
     """Section 7.1: one change at a time, from the same network and for the same steps."""
-    needed = {row for _, *pair, _ in ABLATIONS for row, _ in pair}
-    trained = tuple(sorted(needed - {"initial"}))
+    needed = {each for _, *pair, _ in ABLATIONS for each in pair}
+    trained = tuple(sorted({row for row, _ in needed} - {"initial"}))
     study.announce(trained)
     found = {}
     for seed in study.seeds:
-        for row in sorted(needed):
+        for row, iterations in sorted(needed, key=str):
             if row == "initial":
                 checkpoint = study.base(seed)
                 array = study.confusions(checkpoint, "initial", **study.untrained(checkpoint))
-                pairs = {10: array[:, 0, 0]}
-            elif row == "untied":
-                pairs = {None: study.confusions(study.row(row, seed), "scores")[:, 0, 0]}
+                array = array[:, 0, 0]
             else:
-                array = study.confusions(study.row(row, seed), "T", iterations=(5, 10))
-                pairs = {5: array[:, 0, 0], 10: array[:, 1, 0]}
-            for iterations, array in pairs.items():
-                found.setdefault((row, iterations), []).append(array)
+                array = after(study, row, seed, iterations)
+            found.setdefault((row, iterations), []).append(array)
     rows, dots = [], []
-    for text, after, before, paper in ABLATIONS:
+    for text, changed, unchanged, paper in ABLATIONS:
         pairs = [np.stack([a, b], 1)
-                 for a, b in zip(found[after], found[before], strict=True)]
+                 for a, b in zip(found[changed], found[unchanged], strict=True)]
         gain, half = summary(pairs, lambda c: study.score(c[0]) - study.score(c[1]))
-        rows.append((text, number(study_mean(study, found[before])),
-                     number(study_mean(study, found[after])), interval(gain, half, sign=True),
+        rows.append((text, number(study_mean(study, found[unchanged])),
+                     number(study_mean(study, found[changed])), interval(gain, half, sign=True),
                      number(paper, sign=True)))
         dots.append((text, gain, half, paper))
     if is_first():
