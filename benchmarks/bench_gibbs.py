@@ -58,7 +58,7 @@ def ours(problem, threads):
     return lambda: gibbs.sweep(*inputs, sweeps=SWEEPS, threads=threads)[0]
 
 
-def plain(problem, threads):
+def plain(problem, threads, sweeps=SWEEPS):
     from plain_gibbs import sweep
 
     logits, labels, tables, offsets = problem.inputs()
@@ -66,7 +66,7 @@ def plain(problem, threads):
     sweep(logits, labels.copy(), tables, offsets)  # compiles
 
     def run():
-        for _ in range(SWEEPS):
+        for _ in range(sweeps):
             sweep(logits, labels, tables, offsets)
         return labels
 
@@ -104,17 +104,25 @@ def test_sweep(name):
 
 
 def test_sweep_against_the_reference():
+    pytest.importorskip("numba")
     problem = GridCRF(size=(60, 80), labels=20)
     case = "a Gibbs sweep 60x80, 20 labels, 12 classes"
-    one = Case("ours", one_sweep)
-    outcomes = compare(case, problem, [Case("NumPy reference", by_definition), one],
-                       peer="NumPy reference", runs=3)  # fmt: skip
+    cases = [
+        Case("NumPy reference", by_definition),
+        Case("a plain Numba sweep", one_plain_sweep),
+        Case("ours", one_sweep),
+    ]
+    outcomes = compare(case, problem, cases, peer="NumPy reference", runs=3)
     for outcome in outcomes.values():
         seconds = np.median(outcome.row.milliseconds) / 1e3
         outcome.row.note = f"{60 * 80 / seconds / 1e6:.3f} million sites a second"
     np.testing.assert_array_equal(
         outcomes["ours", 1].value, outcomes["NumPy reference", 1].value
     )
+
+
+def one_plain_sweep(problem, threads):
+    return plain(problem, threads, sweeps=1)
 
 
 def one_sweep(problem, threads):

@@ -101,6 +101,20 @@ def count(name: str, value: Any, at_least: int, below_power: int = 31) -> int:
     return int(value)
 
 
+def ignored(value: Any, labels: int) -> None:
+    """The number of no label."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(
+            f"ignore_index is {_kind(value)}; it must be a whole number that is no label, such as "
+            "-1"
+        )
+    if 0 <= value < labels:
+        raise ValueError(
+            f"ignore_index is {value}, which is one of the {labels} labels; give another, such as "
+            "-1"
+        )
+
+
 def threads(value: int | None, default: int) -> int:
     """A number of threads, or None for the default."""
     return default if value is None else count("threads", value, 1)
@@ -534,7 +548,7 @@ def gibbs_logits(array: Any, *, batched: bool) -> None:
 
 def offsets(value: Any, size: tuple[int, int] | None = None) -> Array:
     """Translation vectors [C, 2], each once and not its opposite; within an image of `size`."""
-    array = value if isinstance(value, np.ndarray) else np.asarray(value)
+    array = _even("offsets", value)
     if array.ndim != 2 or array.shape[1] != 2 or len(array) == 0:
         raise ValueError(
             f"offsets has shape {_shape(array)}; it must be [C, 2], at least one translation "
@@ -592,6 +606,7 @@ def potentials(logits: Any, tables: Any) -> None:
 def labelling(name: str, array: Any, size: tuple[int, ...], labels: int, taken: Any) -> None:
     """Integer labels 0..L-1 of the size of the logits, at least where the mask `taken` is True."""
     layout = "[B, H, W]" if len(size) == 3 else "[H, W]"
+    array_kind(name, array, batched=len(size) == 3)
     if tuple(array.shape) != size:
         raise ValueError(
             f"{name} is {_by(array.shape)} but logits is {_by(size)} ({layout}); they must belong "
@@ -614,7 +629,7 @@ def labelling(name: str, array: Any, size: tuple[int, ...], labels: int, taken: 
 
 def temperatures(value: Any, sweeps: int) -> Array:
     """One for all sweeps or one for each, at least 0, as inverse temperatures [S] float32."""
-    given = np.asarray(value)
+    given = _even("temperature", value)
     if given.dtype.kind not in "fiu":
         raise TypeError(f"temperature is {_kind(value)}; it must be a number, or one for a sweep")
     if given.shape not in ((), (sweeps,)):
@@ -630,6 +645,14 @@ def temperatures(value: Any, sweeps: int) -> Array:
         )
     with np.errstate(divide="ignore"):
         return np.where(given > 1e-30, 1 / given, np.inf).astype(np.float32)
+
+
+def _even(name: str, value: Any) -> Array:
+    """An array of nested sequences whose rows are of one length."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{name} holds rows of several lengths; make them one") from None
 
 
 def _float32(name: str, array: Any, batched: bool) -> None:

@@ -35,7 +35,7 @@ def energy(
         compatibility, which is a penalty.
     offsets : ndarray [C, 2], integer, or a sequence of pairs
         Translation vectors (rows, columns), one for each edge class: none zero, none the opposite
-        of another, all shorter than the image.
+        of another, all shorter than the image and than 2^15 pixels.
     mask : ndarray [H, W] of bool, optional
         False pixels take no part, nor do their edges.
 
@@ -467,6 +467,8 @@ def icm(
     >>> icm(noise, noise.argmax(0), attraction, [(0, 1), (1, 0)]).sum().item()
     0
     """
+    _model(logits, tables, offsets, mask)
+    _checks.labelling("labels", labels, logits.shape[1:], len(logits), mask)
     for _ in range(_checks.count("sweeps", sweeps, 0)):
         labels, changes = sweep(
             logits, labels, tables, offsets, temperature=0, mask=mask, backend=backend,

@@ -124,7 +124,7 @@ def _colouring(offsets: tuple[tuple[int, int], ...]) -> Colouring:
     if not offsets:
         return Colouring(0, 0, 1)
     dy, dx = np.array(offsets, np.int64).T
-    m = 1
+    m = max(_mutual_neighbours(offsets), 2) - 1
     while True:
         m += 1
         b = np.arange(m)
@@ -134,6 +134,21 @@ def _colouring(offsets: tuple[tuple[int, int], ...]) -> Colouring:
             good = ((a * dx + b[:, None] * dy) % m != 0).all(1)
             if good.any():
                 return Colouring(a, int(good.argmax()), m)
+
+
+def _mutual_neighbours(offsets: tuple[tuple[int, int], ...]) -> int:
+    """Of some pixels that are all neighbours of one another, how many: no fewer colours do."""
+    both = {*offsets, *((-y, -x) for y, x in offsets)}
+    # Those that see the first pixel, from its own row downwards, the nearest first.
+    ahead = sorted((v for v in both if v > (0, 0)), key=lambda v: (max(v[0], abs(v[1])), v))
+    found: list[tuple[int, int]] = []
+    for right in (1, -1):
+        chosen = [(0, 0)]
+        for y, x in ahead:
+            if x * right >= 0 and all((y - v, x - u) in both for v, u in chosen[1:]):
+                chosen.append((y, x))
+        found = max(found, chosen, key=len)
+    return len(found)
 
 
 def ends(array: Any, offset: Array) -> tuple[Any, Any]:

@@ -449,7 +449,7 @@ def test_sampled_statistics_are_the_true_ones_within_five_standard_errors(size):
             if s >= 20:
                 chains[chain] += gibbs.statistics(labels, len(logits), OFFSETS) / 200
     interval = five_sigma(chains)
-    assert interval.max() < 0.5
+    assert interval.max() < 0.2
     assert (np.abs(chains.mean(0) - exact) <= interval + 0.01).all()
 
 
@@ -527,6 +527,10 @@ BAD = {
         r"offsets\[1\] is \(1, 1\), as offsets\[0\]; give each once",
     ),
     "far": ({"offsets": [(0, 99999)]}, ValueError, "below 2.15 pixels"),
+    "ragged offsets": ({"offsets": [(0, 1), (1,)]}, ValueError, "offsets holds rows of several"),
+    "ragged temperature": ({"temperature": [1, [2]]}, ValueError, "temperature holds rows of sev"),
+    "label list": ({"labels": LABELS.tolist()}, TypeError, "labels is list; it must be a NumPy"),
+    "no labels": ({"labels": None}, TypeError, "labels is None; it must be a NumPy array"),
     "no offsets": ({"offsets": []}, ValueError, r"offsets has shape \(0,\); it must be \[C, 2\]"),
     "offsets in 3-D": ({"offsets": [(0, 0, 1)]}, ValueError, r"offsets has shape \(1, 3\)"),
     "half an offset": ({"offsets": [(0, 0.5)]}, TypeError, "offsets has dtype float64; .* whole"),
@@ -582,11 +586,21 @@ def test_energy_and_conditional_refuse_what_sweeps_refuse(function):
         function(LOGITS, LABELS, TABLES, [(0, 0)])
 
 
+def test_icm_of_no_sweeps_refuses_what_sweeps_refuse():
+    with pytest.raises(ValueError, match="the label 3"):
+        gibbs.icm(LOGITS, with_entry(LABELS, 3), TABLES, [(0, 1)], sweeps=0)
+
+
 def test_statistics_refuse_labels_that_are_none():
     with pytest.raises(ValueError, match="the label 3"):
         gibbs.statistics(with_entry(LABELS, 3), 3, [(0, 1)])
     with pytest.raises(ValueError, match="labels has 1 axes"):
         gibbs.statistics(LABELS[0], 3, [(0, 1)])
+
+
+@pytest.mark.parametrize("radius", [6, 12, 30])
+def test_a_dense_neighbourhood_of_any_size_has_as_many_colours_as_its_quarter(radius):
+    assert colouring(dense_neighbourhood(radius)).m == (radius + 1) ** 2
 
 
 @pytest.mark.parametrize("radius", [0, 1.5, -2])

@@ -132,7 +132,7 @@ class Parts {
   // fewest colours. So any number of threads, one included, gets to the end.
   Part& take() {
     static thread_local char me;
-    constexpr int kPatience = 1 << 14;  // before it takes what was another thread's
+    constexpr int kPatience = 256;  // before it takes what was another thread's
     for (int spin = 0;; ++spin) {
       for (const void* const owner : {(const void*)&me, (const void*)nullptr}) {
         if (Part* const part = take_from(owner, &me)) return *part;
@@ -235,10 +235,11 @@ class Sweeper {
   void draw_all(std::int64_t image, int threads, Label* padded, const float* logits) const {
     const std::int64_t most = batch_.height * batch_.width / (batch_.m * 2 * kPixelsPerPart);
     const std::int64_t pairs = std::min({most, batch_.height / 2, std::int64_t(threads)});
+    const int parties = int(std::max<std::int64_t>(pairs, 1));  // more would only wait
     const std::int64_t colours = std::int64_t(batch_.sweeps) * batch_.m;
-    Parts parts(batch_.height, padded_.rows, threads > 1 ? int(pairs) : 0, colours);
+    Parts parts(batch_.height, padded_.rows, parties > 1 ? parties : 0, colours);
     std::vector<std::atomic<std::int64_t>> changed(batch_.sweeps);
-    parallel_for(parts.count() * colours, threads, [&](std::int64_t) {
+    parallel_for(parts.count() * colours, parties, [&](std::int64_t) {
       Part& part = parts.take();
       const std::int64_t sweep = part.colours / batch_.m, colour = part.colours % batch_.m;
       changed[sweep] += draw(image, int(sweep), int(colour), part.begin, part.end, padded, logits);

@@ -102,6 +102,7 @@ class ChainStore:
             Numbers and logits that do not go together, or a stored chain of another size or with
             labels that the logits do not have.
         """
+        _checks.array_kind("logits", logits, batched=True)
         logits = autocast_to_float32(logits.detach())
         _checks.gibbs_logits(logits, batched=True)
         numbers = _numbers(index, len(logits))
@@ -144,9 +145,13 @@ class ChainStore:
 
         Raises
         ------
+        TypeError
+            What is given are no chains.
         ValueError
             They are another store's: their seed is not this one's.
         """
+        if not isinstance(chains, Chains):
+            raise TypeError(f"chains is {type(chains).__name__}; it must be Chains, from `chains`")
         if chains.seed != self.seed:
             raise ValueError(
                 f"the chains have seed {chains.seed} but the store {self.seed}; keep chains in the "
@@ -219,11 +224,26 @@ class ChainStore:
             raise
         except Exception as error:  # torch has many for what it did not write
             raise ValueError(wrong) from error
-        if not isinstance(state, dict) or set(state) != {"seed", "sweeps", "labels"}:
+        if not _is_state(state):
             raise ValueError(wrong)
         store = cls(state["seed"])
         store._sweeps, store._labels = state["sweeps"], state["labels"]
         return store
+
+
+def _is_state(state: Any) -> bool:
+    """Whether `ChainStore.save` may have written it."""
+    if not isinstance(state, dict) or set(state) != {"seed", "sweeps", "labels"}:
+        return False
+    sweeps, labels = state["sweeps"], state["labels"]
+    return (
+        isinstance(state["seed"], int)
+        and isinstance(sweeps, dict)
+        and isinstance(labels, dict)
+        and sweeps.keys() == labels.keys()
+        and all(isinstance(n, int) for n in (*sweeps, *sweeps.values()))
+        and all(isinstance(y, Tensor) and y.dim() == 2 for y in labels.values())
+    )
 
 
 def _numbers(index: Any, images: int) -> list[int]:

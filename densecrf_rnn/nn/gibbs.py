@@ -167,7 +167,7 @@ class GibbsCRF(nn.Module):
         logits = self._checked(logits, mask)
         _checks.option("reduction", reduction, ("mean", "sum"))
         sweeps = _checks.count("sweeps", sweeps, 1)
-        taken = self._taken(logits, target, mask, ignore_index)
+        taken = self._taken((len(logits), *logits.shape[2:]), target, mask, ignore_index)
         self._check_chains(chains, logits)
         sample = chains.labels.to(torch.int32).where(taken, -1)
         changes = self._sweep(
@@ -304,7 +304,12 @@ class GibbsCRF(nn.Module):
 
     @torch.no_grad()
     def statistics_gap(
-        self, target: Tensor, chains: Chains, *, ignore_index: int = 255
+        self,
+        target: Tensor,
+        chains: Chains,
+        *,
+        mask: Tensor | None = None,
+        ignore_index: int = 255,
     ) -> Tensor:
         """How far the label pairs of samples are from those of their targets, by edge class.
 
@@ -316,17 +321,31 @@ class GibbsCRF(nn.Module):
         target : Tensor [B, H, W], integer
         chains : Chains
             Of the same images.
-        ignore_index : int
+        mask, ignore_index
+            Those of the loss: which pixels count.
 
         Returns
         -------
         Tensor [C], float64
             Half the sum of the differences between the shares of all L x L pairs: 0..1.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `loss`.
         """
-        _checks.labelling(
-            "target", target, tuple(chains.labels.shape), self.num_classes, target != ignore_index
-        )
-        taken = target != ignore_index
+        _check_kind(chains)
+        size = tuple(chains.labels.shape)
+        _checks.labelling("chains.labels", chains.labels, size, self.num_classes, None)
+        _checks.array_kind("target", target, batched=True)
+        if target.device != chains.labels.device:
+            raise ValueError(
+                f"target is on {target.device} but the chains on {chains.labels.device}; move one"
+            )
+        if mask is not None:
+            _checks.mask(mask, size, batched=True)
+        taken = self._taken(size, target, mask, ignore_index)
+        _checks.offsets(self._vectors(), (size[1], size[2]))
         pairs = [
             self._pairs(y.to(torch.int32).where(taken, -1)).double()
             for y in (chains.labels, target)
@@ -401,17 +420,12 @@ class GibbsCRF(nn.Module):
         return logits
 
     def _taken(
-        self, logits: Tensor, target: Tensor, mask: Tensor | None, ignore_index: int
+        self, size: tuple[int, ...], target: Tensor, mask: Tensor | None, ignore_index: int
     ) -> Tensor:
-        """Which pixels take part, [B, H, W]."""
+        """Which pixels of `size` (B, H, W) take part, [B, H, W]."""
         _checks.array_kind("target", target, batched=True)
-        if 0 <= ignore_index < self.num_classes:
-            raise ValueError(
-                f"ignore_index is {ignore_index}, which is one of the {self.num_classes} labels; "
-                "give another, such as -1"
-            )
+        _checks.ignored(ignore_index, self.num_classes)
         taken = target != ignore_index
-        size = (len(logits), *logits.shape[2:])
         if mask is not None and taken.shape == mask.shape:
             taken = taken & mask
         fits = tuple(target.shape) == size
@@ -419,11 +433,7 @@ class GibbsCRF(nn.Module):
         return taken
 
     def _check_chains(self, chains: Chains, logits: Tensor) -> None:
-        if not isinstance(chains, Chains):
-            raise TypeError(
-                f"chains is {type(chains).__name__}; it must be Chains, from "
-                "ChainStore().chains(index, logits)"
-            )
+        _check_kind(chains)
         size = (len(logits), *logits.shape[2:])
         _checks.labelling("chains.labels", chains.labels, size, self.num_classes, None)
         lengths = {len(chains.index), len(chains.sweeps)}
@@ -434,3 +444,11 @@ class GibbsCRF(nn.Module):
             )
         if max(chains.sweeps, default=0) >= 2**31:
             raise ValueError("a chain has had 2^31 sweeps; begin with a new ChainStore")
+
+
+def _check_kind(chains: Any) -> None:
+    if not isinstance(chains, Chains):
+        raise TypeError(
+            f"chains is {type(chains).__name__}; it must be Chains, from "
+            "ChainStore().chains(index, logits)"
+        )

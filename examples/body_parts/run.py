@@ -6,7 +6,8 @@ The experiment of "A Generic CNN-CRF Model for Semantic Segmentation" (2015), se
 
 FOLDER is laid out as frames.py says. Writes results.md to RESULTS, and for each seed its scores,
 pictures and labels (as the paper's figure 1) and what was learned (red attracts, blue repels). What
-is there already is not done again, and seeds may run side by side.
+is there already is not done again, and seeds may run side by side; the same command with all of
+them then makes one table.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from densecrf_rnn.neighbourhood import sparse_neighbourhood
 from densecrf_rnn.nn import ChainStore
 
 BATCH = 8
-# Of Student's t for 2 degrees of freedom and more: what makes a standard error a 95 % interval.
+# Student's t by the number of seeds: what makes a standard error a 95 % interval.
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
 
 
@@ -212,12 +213,14 @@ def main():
         raise SystemExit(f"a frame holds a label beyond the {len(names)} that classes.txt names")
 
     options.out.mkdir(parents=True, exist_ok=True)
-    for options.seed in options.seeds:
-        path = options.out / f"seed{options.seed}.json"
-        settings = {k: str(v) for k, v in vars(options).items() if k not in ("out", "seeds")}
+    settings = {k: str(v) for k, v in vars(options).items() if k not in ("data", "out", "seeds")}
+    seeds = sorted(set(options.seeds))
+    paths = {seed: options.out / f"seed{seed}.json" for seed in seeds}
+    for path in paths.values():
+        if path.exists() and json.loads(path.read_text())["settings"] != settings:
+            raise SystemExit(f"{path} is of another setting; give another --out, or remove it")
+    for options.seed, path in paths.items():
         if path.exists():  # of a run that was stopped, or beside this one
-            if json.loads(path.read_text())["settings"] != settings:
-                raise SystemExit(f"{path} is of another setting; give another --out, or remove it")
             continue
         print(f"seed {options.seed}: {len(train)} frames to learn from, {len(held_out)} held out")
         start = time.monotonic()
@@ -227,8 +230,11 @@ def main():
         draw_tables(options.out / f"tables-seed{options.seed}.png", crf, names)
         each = {k: scores(v, held_out.labels, len(names)) for k, v in found.items()}
         with replaced(path) as part:
-            part.write_text(json.dumps({"settings": settings, "hours": hours, "scores": each}))
-    report(options.out, options.seeds)
+            part.write_text(json.dumps({
+                "settings": settings, "hours": hours, "threads": torch.get_num_threads(),
+                "scores": each,
+            }))  # fmt: skip
+    report(options.out, seeds)
 
 
 def report(folder, seeds):
@@ -244,11 +250,13 @@ def report(folder, seeds):
             cells.append(f"{mean:.1f}" + ("" if half is None else f" ± {half:.1f}"))
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     hours = sum(run["hours"] for run in runs)
-    lines += ["", f"Seeds {', '.join(map(str, seeds))}; {hours:.1f} hours with "
-              f"{torch.get_num_threads()} threads; intervals: 95 %, Student's, over seeds."]
+    threads = ", ".join(sorted({str(run["threads"]) for run in runs}))
+    lines += ["", f"Seeds {', '.join(map(str, seeds))}; {hours:.1f} hours, CPU threads: {threads}; "
+              "intervals: 95 %, Student's, over seeds."]  # fmt: skip
     text = "\n".join(lines) + "\n"
     print(text)
-    (folder / "results.md").write_text(text)
+    with replaced(folder / "results.md") as part:
+        part.write_text(text)
 
 
 if __name__ == "__main__":
