@@ -9,7 +9,7 @@ def block(channels_in: int, channels_out: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for c in (channels_in, channels_out):
         convolution = nn.Conv2d(c, channels_out, 3, padding=1, bias=False)
-        layers += [convolution, nn.GroupNorm(4, channels_out), nn.ReLU()]
+        layers += [convolution, nn.BatchNorm2d(channels_out), nn.ReLU()]
     return nn.Sequential(*layers)
 
 

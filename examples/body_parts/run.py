@@ -31,7 +31,7 @@ from densecrf_rnn.files import replaced
 from densecrf_rnn.neighbourhood import sparse_neighbourhood
 from densecrf_rnn.nn import ChainStore
 
-BATCH = 8
+BATCH = 4
 # Student's t by the number of seeds: what makes a standard error a 95 % interval.
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
 
@@ -119,6 +119,7 @@ def run(train, held_out, labels, options):
     torch.manual_seed(options.seed)
     network = UNet(labels, options.width)
     cnn = train_network(network, train, options.epochs, NETWORK_LR, "CNN")
+    cnn.eval()  # from here on with the mean and variance of each channel that it has seen so far
     alone = train_network(
         copy.deepcopy(cnn), train, options.crf_epochs, LATER_LR, "CNN, as long as the others"
     )
@@ -195,8 +196,8 @@ def main():
     parser.add_argument("--data", type=Path, required=True, help="folder of the frames")
     parser.add_argument("--out", type=Path, default=Path("body_parts"), help="of the results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--epochs", type=int, default=12, help="of the CNN alone")
-    parser.add_argument("--crf-epochs", type=int, default=6, help="of each CRF behind it")
+    parser.add_argument("--epochs", type=int, default=20, help="of the CNN alone")
+    parser.add_argument("--crf-epochs", type=int, default=8, help="of each CRF behind it")
     parser.add_argument("--width", type=int, default=16, help="channels of the CNN's first level")
     parser.add_argument("--radius", type=int, default=16, help="longest offset of the GibbsCRF")
     parser.add_argument("--table-lr", type=float, default=0.003, help="learning rate of the tables")
