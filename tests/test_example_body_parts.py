@@ -10,34 +10,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "body_parts" / "run.py"
+FOLDER = Path(__file__).parents[1] / "examples" / "body_parts"
+SCRIPT = FOLDER / "run.py"
 
 
-def write_frames(folder, frames=3):
-    """A body of two parts before a wall, 32 x 40."""
-    io = pytest.importorskip("skimage.io")
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for kind in ("depth", "label"):
-            (folder / split / kind).mkdir(parents=True)
-        for i in range(frames):
-            labels = np.zeros((32, 40), np.uint8)
-            row, column = rng.integers(2, (10, 18))
-            labels[row : row + 16, column : column + 8] = 1
-            labels[row : row + 16, column + 8 : column + 16] = 2
-            depth = np.where(labels > 0, 2000, 4000) + rng.integers(0, 50, labels.shape)
-            for kind, picture in (("depth", depth.astype(np.uint16)), ("label", labels)):
-                path = folder / split / kind / f"{i}.png"
-                io.imsave(path, picture, check_contrast=False)
-    (folder / "classes.txt").write_text("0 background\n1 left\n2 right\n")
-
-
-def run(folder, *arguments):
+def script(name, folder, *arguments):
     package = Path(importlib.util.find_spec("densecrf_rnn").origin).parents[1]
     path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "passive"}
-    command = [sys.executable, str(SCRIPT), "--data", str(folder), *arguments]
+    command = [sys.executable, str(FOLDER / name), *arguments]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+
+
+def make_frames(folder, *arguments):
+    return script("make_frames.py", folder, "--train", "3", "--val", "3", "--size", "32", "40",
+                  *arguments)  # fmt: skip
+
+
+def run(folder, *arguments):
+    return script("run.py", folder, "--data", "frames", *arguments)
 
 
 @pytest.fixture
@@ -50,7 +41,7 @@ def needs_packages():
 
 
 def test_example_learns_and_draws_what_it_learned(needs_packages, tmp_path):
-    write_frames(tmp_path)
+    assert make_frames(tmp_path, "--out", "frames").returncode == 0
     small = ["--epochs", "1", "--crf-epochs", "1", "--width", "4", "--radius", "2", "--shrink", "2"]
     done = run(tmp_path, *small, "--seeds", "0", "1", "--out", "results")
     assert done.returncode == 0, done.stderr
@@ -75,8 +66,27 @@ def test_example_learns_and_draws_what_it_learned(needs_packages, tmp_path):
 
 def test_example_says_what_is_missing(needs_packages, tmp_path):
     assert "classes.txt" in run(tmp_path).stderr
-    write_frames(tmp_path)
-    (tmp_path / "val" / "label" / "1.png").unlink()
+    assert make_frames(tmp_path, "--out", "frames").returncode == 0
+    (tmp_path / "frames" / "val" / "label" / "0001.png").unlink()
     done = run(tmp_path)
     assert done.returncode == 1 and "has no labels" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_frames_are_drawn_with_their_labels(needs_packages, tmp_path):
+    from skimage.io import imread
+
+    for out, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        assert make_frames(tmp_path, "--out", out, "--seed", seed).returncode == 0
+    assert "is there already" in make_frames(tmp_path, "--out", "a").stderr
+
+    def pictures(out, kind):
+        return np.stack([imread(path) for path in sorted((tmp_path / out).glob(f"*/{kind}/*.png"))])
+
+    depth, labels = pictures("a", "depth"), pictures("a", "label")
+    np.testing.assert_array_equal(depth, pictures("b", "depth"))
+    assert (depth != pictures("c", "depth")).any()
+    assert depth.dtype == np.uint16 and labels.dtype == np.uint8
+    assert 10 < len(np.unique(labels)) <= 20 and labels.max() < 20
+    read = depth > 0
+    assert depth[read & (labels > 0)].mean() < depth[read & (labels == 0)].mean()  # in front
