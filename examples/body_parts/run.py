@@ -80,7 +80,7 @@ def train_gibbs(network, frames, labels, options, separate):
     def loss_of(index, depth, target):
         logits = network(depth)
         chains = store.chains(index, logits)
-        loss = crf.loss(logits, target, chains)
+        loss = crf.loss(logits, target, chains, sweeps=options.sweeps)
         store.keep(chains)
         return loss
 
@@ -201,6 +201,8 @@ def main():
     parser.add_argument("--width", type=int, default=16, help="channels of the CNN's first level")
     parser.add_argument("--radius", type=int, default=16, help="longest offset of the GibbsCRF")
     parser.add_argument("--table-lr", type=float, default=0.003, help="learning rate of the tables")
+    # A frame's chain moves on once an epoch, and in one sweep it forgets little.
+    parser.add_argument("--sweeps", type=int, default=10, help="of a chain before each step")
     parser.add_argument("--shrink", type=int, default=1, help="take every so many-th row, column")
     parser.add_argument("--most", type=int, default=0, help="take so many frames of each split")
     parser.add_argument("--splits", nargs=2, default=["train", "val"], metavar=("TRAIN", "TEST"))
