@@ -56,7 +56,7 @@ def test_example_learns_and_draws_what_it_learned(needs_packages, tmp_path):
             assert (tmp_path / "results" / f"{picture}-seed{seed}.png").stat().st_size > 1000
     assert "R-hat" in done.stdout
     table = (tmp_path / "results" / "results.md").read_text()
-    assert table in done.stdout and table.count("±") == 12
+    assert table in done.stdout and table.count("±") >= 12
 
     again = run(tmp_path, *small, "--seeds", "0", "1", "--out", "results")  # nothing is left to do
     assert again.stdout == table + "\n"

@@ -147,6 +147,12 @@ def interval(values):
     return statistics.mean(values), T_95.get(len(values), 2.6) * spread
 
 
+def written(values, digits):
+    """Mean and interval, for people."""
+    mean, half = interval(values)
+    return f"{mean:{digits}}" + ("" if half is None else f" ± {half:.1f}")
+
+
 def draw_parts(path, held_out, found, labels):
     """Depth, truth and what each method says, of a few frames."""
     columns = {"depth": held_out.depth[:, 0], "truth": held_out.labels, **found}
@@ -241,7 +247,10 @@ def main():
 
 
 def report(folder, seeds):
-    """The table of some seeds that have run, on the screen and as results.md."""
+    """The table of some seeds that have run, on the screen and as results.md.
+
+    In brackets what is gained on the first method, seed by seed: they began with the same network.
+    """
     runs = [json.loads((folder / f"seed{seed}.json").read_text()) for seed in seeds]
     methods = runs[0]["scores"]
     measures = list(next(iter(methods.values())))
@@ -249,8 +258,12 @@ def report(folder, seeds):
     for method in methods:
         cells = []
         for measure in measures:
-            mean, half = interval([run["scores"][method][measure] for run in runs])
-            cells.append(f"{mean:.1f}" + ("" if half is None else f" ± {half:.1f}"))
+            values = [run["scores"][method][measure] for run in runs]
+            first = [run["scores"][next(iter(methods))][measure] for run in runs]
+            cell = written(values, ".1f")
+            if values != first:
+                cell += f" ({written([a - b for a, b in zip(values, first, strict=True)], '+.1f')})"
+            cells.append(cell)
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     hours = sum(run["hours"] for run in runs)
     threads = ", ".join(sorted({str(run["threads"]) for run in runs}))
