@@ -118,8 +118,8 @@ def mean_field(
     is that of the lattice, which is piecewise linear in the features, normaliser included. Threads:
     torch.get_num_threads().
 
-    The options `update`, `tied` and `return_all` run filter by filter, in three to nine times the
-    time, the most where a kernel is filtered on a grid. The exact method runs on torch alone, on
+    The options `update`, `tied` and `return_all` run filter by filter, in two to seven times the
+    time, the most where a lattice has few vertices. The exact method runs on torch alone, on
     any device, and works each kernel out anew for every message and its gradient; it is what the
     lattice approximates. Memory is O(N).
 
