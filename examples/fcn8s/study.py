@@ -227,15 +227,21 @@ class Study:
         return time.perf_counter() - start
 
     def hours(self, names) -> float:
-        """That the training of some rows took, and of what they start from."""
+        """That the training of some rows took, and of what they start from.
+
+        At the median pace of each run: a machine that slept, or a run that was stopped for a while,
+        would count else.
+        """
         folders = [self.out / f"{name}-seed{seed}" for name in names for seed in self.seeds]
         folders += [self.out / f"base-{n}-seed{seed}" for seed in self.seeds
                     for n in range(1, len(self.recipe.stages) + 1)]
         total = 0.0
         for folder in folders:
             if (folder / "curve.csv").exists():
-                rows = (folder / "curve.csv").read_text().splitlines()
-                total += float(rows[-1].split(",")[-1]) if len(rows) > 1 else 0.0
+                rows = (folder / "curve.csv").read_text().splitlines()[1:]
+                seconds = [float(row.split(",")[-1]) for row in rows]
+                if seconds:
+                    total += len(seconds) * float(np.median(np.diff(seconds, prepend=0.0)))
         return total / 3600
 
 
