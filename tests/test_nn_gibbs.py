@@ -481,7 +481,7 @@ LOSSES = {
     "mask": ({"mask": LABELS[..., 1:] > 0}, ValueError, "mask is 2 x 4 x 4 but"),
     "float mask": ({"mask": LABELS.float()}, TypeError, "mask has dtype float32"),
     "ignored label": ({"ignore_index": 2}, ValueError, "ignore_index is 2, which is one"),
-    "half an index": ({"ignore_index": 1.5}, TypeError, "ignore_index is float; it must be a whole"),
+    "half an index": ({"ignore_index": 1.5}, TypeError, "ignore_index is float; it must"),
     "no index": ({"ignore_index": None}, TypeError, "ignore_index is None"),
     "reduction": ({"reduction": "none"}, ValueError, "reduction is 'none'"),
     "no sweeps": ({"sweeps": 0}, ValueError, "sweeps is 0"),
