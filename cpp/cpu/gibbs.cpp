@@ -109,11 +109,9 @@ struct alignas(64) Pair {
 
 class Parts {
  public:
-  // `pairs` 0: one part.
-  Parts(std::int64_t rows, std::int64_t reach, int pairs, std::int64_t colours)
-      : pairs_(std::max(pairs, 1)), colours_(colours) {
-    const int parts = std::max(2 * pairs, 1);
-    count_ = parts;
+  // One part, or two for each thread.
+  Parts(std::int64_t rows, std::int64_t reach, int parts, std::int64_t colours)
+      : pairs_((parts + 1) / 2), colours_(colours) {
     for (int i = 0; i < parts; ++i) {
       at(i).begin = rows * i / parts;
       at(i).end = rows * (i + 1) / parts;
@@ -126,24 +124,21 @@ class Parts {
     }
   }
 
-  int count() const { return count_; }
-
   // A part that may be drawn, now this thread's. There always is one or will be: that which has the
   // fewest colours. So any number of threads, one included, gets to the end.
   Part& take() {
     static thread_local char me;
     constexpr int kPatience = 256;  // before it takes what was another thread's
     for (int spin = 0;; ++spin) {
-      for (const void* const owner : {(const void*)&me, (const void*)nullptr}) {
-        if (Part* const part = take_from(owner, &me)) return *part;
-      }
-      if (spin >= kPatience) {
+      for (const Owner owner : {kMe, kNobody, kAnybody}) {
+        if (owner == kAnybody && spin < kPatience) continue;
         for (Pair& pair : pairs_) {
-          if (Part* const part = take_from(pair.owner.load(std::memory_order_relaxed), &me))
-            return *part;
+          const void* const found = pair.owner.load(std::memory_order_relaxed);
+          if (owner != kAnybody && found != (owner == kMe ? &me : nullptr)) continue;
+          if (Part* const part = take_from(pair, &me)) return *part;
         }
-        std::this_thread::yield();
       }
+      if (spin >= kPatience) std::this_thread::yield();
       poll_interrupt();
     }
   }
@@ -154,22 +149,21 @@ class Parts {
   }
 
  private:
+  enum Owner { kMe, kNobody, kAnybody };
+
   Part& at(int i) { return pairs_[i / 2].part[i % 2]; }
 
-  Part* take_from(const void* owner, const void* me) {
-    for (std::size_t i = 0; i < pairs_.size(); ++i) {
-      Pair& pair = pairs_[i];
-      if (pair.owner.load(std::memory_order_relaxed) != owner) continue;
-      for (int k = 0; k < 2; ++k) {
-        Part& part = pair.part[(i + k + 1) % 2];
-        if (part.taken.load(std::memory_order_relaxed) || !ready(part)) continue;
-        if (part.taken.exchange(true, std::memory_order_acquire)) continue;
-        if (ready(part)) {
-          pair.owner.store(me, std::memory_order_relaxed);
-          return &part;
-        }
-        part.taken.store(false, std::memory_order_release);
+  Part* take_from(Pair& pair, const void* me) {
+    const std::int64_t number = &pair - pairs_.data();
+    for (int k = 0; k < 2; ++k) {
+      Part& part = pair.part[(number + k + 1) % 2];
+      if (part.taken.load(std::memory_order_relaxed) || !ready(part)) continue;
+      if (part.taken.exchange(true, std::memory_order_acquire)) continue;
+      if (ready(part)) {
+        pair.owner.store(me, std::memory_order_relaxed);
+        return &part;
       }
+      part.taken.store(false, std::memory_order_release);
     }
     return nullptr;
   }
@@ -184,7 +178,6 @@ class Parts {
 
   std::vector<Pair> pairs_;
   std::int64_t colours_;
-  int count_;
 };
 
 class Sweeper {
@@ -236,10 +229,11 @@ class Sweeper {
     const std::int64_t most = batch_.height * batch_.width / (batch_.m * 2 * kPixelsPerPart);
     const std::int64_t pairs = std::min({most, batch_.height / 2, std::int64_t(threads)});
     const int parties = int(std::max<std::int64_t>(pairs, 1));  // more would only wait
+    const int count = parties > 1 ? 2 * parties : 1;
     const std::int64_t colours = std::int64_t(batch_.sweeps) * batch_.m;
-    Parts parts(batch_.height, padded_.rows, parties > 1 ? parties : 0, colours);
+    Parts parts(batch_.height, padded_.rows, count, colours);
     std::vector<std::atomic<std::int64_t>> changed(batch_.sweeps);
-    parallel_for(parts.count() * colours, parties, [&](std::int64_t) {
+    parallel_for(count * colours, parties, [&](std::int64_t) {
       Part& part = parts.take();
       const std::int64_t sweep = part.colours / batch_.m, colour = part.colours % batch_.m;
       changed[sweep] += draw(image, int(sweep), int(colour), part.begin, part.end, padded, logits);

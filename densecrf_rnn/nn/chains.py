@@ -39,6 +39,15 @@ class Chains:
     acceptance: float = float("nan")
 
 
+def check_kind(chains: Any) -> None:
+    """Chains, and nothing else."""
+    if not isinstance(chains, Chains):
+        raise TypeError(
+            f"chains is {type(chains).__name__}; it must be Chains, from "
+            "ChainStore().chains(index, logits)"
+        )
+
+
 class ChainStore:
     """The chains of a training set: all that Gibbs learning keeps between epochs.
 
@@ -150,8 +159,7 @@ class ChainStore:
         ValueError
             They are another store's: their seed is not this one's.
         """
-        if not isinstance(chains, Chains):
-            raise TypeError(f"chains is {type(chains).__name__}; it must be Chains, from `chains`")
+        check_kind(chains)
         if chains.seed != self.seed:
             raise ValueError(
                 f"the chains have seed {chains.seed} but the store {self.seed}; keep chains in the "

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .. import _backends, _checks
 from ..neighbourhood import dense_neighbourhood
-from .chains import Chains
+from .chains import Chains, check_kind
 from .functional import autocast_to_float32
 from .sampling import gibbs_sweep, pair_counts, start
 
@@ -334,7 +334,7 @@ class GibbsCRF(nn.Module):
         TypeError, ValueError
             As `loss`.
         """
-        _check_kind(chains)
+        check_kind(chains)
         size = tuple(chains.labels.shape)
         _checks.labelling("chains.labels", chains.labels, size, self.num_classes, None)
         _checks.array_kind("target", target, batched=True)
@@ -433,7 +433,7 @@ class GibbsCRF(nn.Module):
         return taken
 
     def _check_chains(self, chains: Chains, logits: Tensor) -> None:
-        _check_kind(chains)
+        check_kind(chains)
         size = (len(logits), *logits.shape[2:])
         _checks.labelling("chains.labels", chains.labels, size, self.num_classes, None)
         lengths = {len(chains.index), len(chains.sweeps)}
@@ -444,11 +444,3 @@ class GibbsCRF(nn.Module):
             )
         if max(chains.sweeps, default=0) >= 2**31:
             raise ValueError("a chain has had 2^31 sweeps; begin with a new ChainStore")
-
-
-def _check_kind(chains: Any) -> None:
-    if not isinstance(chains, Chains):
-        raise TypeError(
-            f"chains is {type(chains).__name__}; it must be Chains, from "
-            "ChainStore().chains(index, logits)"
-        )

@@ -22,10 +22,10 @@ PARTS = (
 FOCAL = 142 / 160  # in widths of the picture
 
 
-def direction(down, out, ahead):
+def direction(out, ahead):
     """A unit vector: angles in degrees away from straight down, outwards and to the front."""
     out, ahead = np.deg2rad(out), np.deg2rad(ahead)
-    return np.array([np.sin(out), down * np.cos(out) * np.cos(ahead), -np.sin(ahead) * np.cos(out)])
+    return np.array([np.sin(out), np.cos(out) * np.cos(ahead), -np.sin(ahead) * np.cos(out)])
 
 
 def limb(start, lengths, angles, side):
@@ -33,7 +33,7 @@ def limb(start, lengths, angles, side):
     points, out, ahead = [start], 0.0, 0.0
     for length, (more_out, more_ahead) in zip(lengths, angles, strict=True):
         out, ahead = out + more_out, ahead + more_ahead
-        points.append(points[-1] + length * direction(1, out, ahead) * [side, 1, 1])
+        points.append(points[-1] + length * direction(out, ahead) * [side, 1, 1])
     return points
 
 
