@@ -111,9 +111,9 @@ def test_a_trial_on_some_pictures_leaves_what_is_stored_of_all(data, out, capsys
 def test_numbers_of_table_1_are_those_of_its_models(data, out):
     """Worked out once more, from the checkpoints and the pictures."""
     command("table1", data, out)
-    means = []
+    scores = []
     for name in ("plain", "disconnected", "end-to-end"):
-        values = []
+        scores.append(values := [])
         for seed in (0, 1):
             row = "plain" if name == "disconnected" else name
             checkpoint = out / f"{row}-seed{seed}" / training.LAST
@@ -135,9 +135,15 @@ def test_numbers_of_table_1_are_those_of_its_models(data, out):
                     union[label] += (a | b).sum()
                     present[label] |= a.any()
             values.append(100 * np.mean(hit[present] / union[present]))
-        means.append(np.mean(values))
-    cells = [numbers(row[1])[0] for row in table(out / "table1.md")[2:]]
-    np.testing.assert_allclose(cells, means, atol=0.006)
+    rows = table(out / "table1.md")[2:]
+    np.testing.assert_allclose([numbers(row[1])[0] for row in rows], np.mean(scores, 1), atol=0.006)
+    for column, before in ((2, (0, 0)), (3, (0, 1))):
+        for row, other in zip((1, 2), before, strict=True):
+            first, second = np.subtract(scores[row], scores[other])
+            wanted = (first + second) / 2, 12.7062 * abs(first - second) / 2
+            np.testing.assert_allclose(numbers(rows[row][column]), wanted, atol=0.006)
+    holds = sum(a < b < c for a, b, c in zip(*scores, strict=True))
+    assert f"> plain with {holds} of 2 seeds" in (out / "table1.md").read_text()
 
 
 def test_without_the_search_the_crf_is_the_published_one(data, tmp_path):
@@ -189,7 +195,7 @@ def test_the_papers_recipe_runs_in_stages_from_fcn_32s(data, tmp_path, capsys):
     strides = [training.read_config(tmp_path / f"base-{n}-seed0").stride for n in (1, 2, 3)]
     assert strides == [32, 16, 8]
     assert "bootstrap, over pictures" in (tmp_path / "table1.md").read_text()
-    assert [row[3] for row in table(tmp_path / "table1.md")[2:]] == ["61.3", "63.7", "69.6"]
+    assert [row[4] for row in table(tmp_path / "table1.md")[2:]] == ["61.3", "63.7", "69.6"]
     thirds = [torch.load(tmp_path / f"base-{n}-seed0" / training.LAST, weights_only=True)["model"]
               for n in (1, 2)]
     assert not torch.equal(*(state["fcn.score_fr.weight"] for state in thirds))
