@@ -55,6 +55,10 @@ def table(path):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
+def config_of(folder):
+    return Config(**json.loads((folder / training.ABOUT).read_text())["config"])
+
+
 def numbers(text):
     return [float(x) for x in re.findall(r"[-+]?\d+\.\d+", text)]
 
@@ -71,7 +75,7 @@ def test_a_command_writes_a_table_and_a_figure(data, out, name, rows, capsys):
     header, rule, *body = table(out / f"{name}.md")
     assert len(body) == rows
     text = (out / f"{name}.md").read_text()
-    assert f"`python -m fcn8s {name} --data" in text or "`python -m fcn8s" in text
+    assert f"`python -m fcn8s {name} --data {data} --out {out} --seeds 0 1 --set dataset" in text
     assert "seeds 0, 1" in text and "hours of training" in text and "3 pictures" in text
     assert (out / f"{name}.png").stat().st_size > 5000
     for row in body:
@@ -154,7 +158,7 @@ def test_without_the_search_the_crf_is_the_published_one(data, tmp_path):
 
 def test_rows_start_from_the_same_network_with_the_same_settings_and_steps(data, out):
     command("ablations", data, out)
-    configs = {name: training.read_config(out / f"{name}-seed1") for name in study.ROWS}
+    configs = {name: config_of(out / f"{name}-seed1") for name in study.ROWS}
     reference = configs["end-to-end"]
     for name, config in configs.items():
         changed = {k for k, v in vars(config).items() if v != getattr(reference, k)}
@@ -192,7 +196,7 @@ def test_bands_grow_to_the_whole_picture(data, out):
 def test_the_papers_recipe_runs_in_stages_from_fcn_32s(data, tmp_path, capsys):
     main(["table1", "--recipe", "paper", "--data", str(data), "--out", str(tmp_path), "--set",
           "dataset=camvid", "steps=1", "width=64", "--limit", "1"])
-    strides = [training.read_config(tmp_path / f"base-{n}-seed0").stride for n in (1, 2, 3)]
+    strides = [config_of(tmp_path / f"base-{n}-seed0").stride for n in (1, 2, 3)]
     assert strides == [32, 16, 8]
     assert "bootstrap, over pictures" in (tmp_path / "table1.md").read_text()
     assert [row[4] for row in table(tmp_path / "table1.md")[2:]] == ["61.3", "63.7", "69.6"]
@@ -230,10 +234,7 @@ def test_the_search_finds_the_settings_with_the_best_score(data, tmp_path):
             logits = -(label - torch.arange(11.0)[:, None, None]).abs()
             return logits + 2 * torch.randn(logits.shape, generator=torch.manual_seed(0))
 
-    chosen = evaluation.choose_crf(Noisy(), Config(), pictures, tmp_path / "crf.json")
-    stored = json.loads((tmp_path / "crf.json").read_text())
-    assert stored["chosen"] == chosen
-    scores = stored["tried"]
+    chosen, scores = evaluation.choose_crf(Noisy(), Config(), pictures)
     assert len(scores) == 20 + 12 - 1  # the best of the bandwidths is tried once
     assert max(scores.values()) == scores[json.dumps(chosen)] > min(scores.values())
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from . import datasets, download, evaluation
 from .config import RECIPES, Config, parse_setting
 from .experiments import EXPERIMENTS
 from .study import Study
-from .training import load_trained, train
+from .training import load_trained, read_checkpoint, train
 
 EXAMPLES = """
 Two cores, CamVid, torchvision's MobileNetV2; hours are printed first:
@@ -38,9 +39,11 @@ def parser() -> argparse.ArgumentParser:
         common(one)
         one.add_argument("--seeds", type=int, nargs="+", metavar="N",
                          help="default: as many as the recipe has, from 0")
-        one.add_argument("--set-base", type=setting, nargs="+", default=[], metavar="NAME=VALUE",
+        one.add_argument("--set-base", type=setting, nargs="+", action="extend", default=[],
+                         metavar="NAME=VALUE",
                          help="as --set, in the stages of the network alone")
-        one.add_argument("--set-row", type=setting, nargs="+", default=[], metavar="NAME=VALUE",
+        one.add_argument("--set-row", type=setting, nargs="+", action="extend", default=[],
+                         metavar="NAME=VALUE",
                          help="as --set, in the rows of the table alone")
         one.add_argument("--score-classes", type=int, nargs="+", metavar="N",
                          help="report the mean IU of these classes alone")
@@ -74,7 +77,8 @@ def common(one: argparse.ArgumentParser) -> None:
     one.add_argument("--threads", type=int, help="CPU threads; default torch's own choice")
     one.add_argument("--workers", type=int, default=0, help="processes that read pictures")
     one.add_argument("--tensorboard", action="store_true", help="its curves beside curve.csv")
-    one.add_argument("--set", type=setting, nargs="+", default=[], metavar="NAME=VALUE",
+    one.add_argument("--set", type=setting, nargs="+", action="extend", default=[],
+                     metavar="NAME=VALUE",
                      help="any setting of config.Config in place of the recipe's")
 
 
@@ -88,15 +92,15 @@ def setting(text):
 def main(arguments=None) -> None:
     args = parser().parse_args(arguments)
     try:
-        run(args)
-    except (ValueError, FileNotFoundError, ImportError) as error:
+        run(args, sys.argv[1:] if arguments is None else arguments)
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         raise SystemExit(f"fcn8s: {error}") from error
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
 
-def run(args) -> None:
+def run(args, command) -> None:
     if args.command == "download":
         download.download(args.name, args.data)
         return
@@ -126,7 +130,7 @@ def run(args) -> None:
         base_settings=dict(args.set_base), row_settings=dict(args.set_row), init=args.init,
         score_classes=None if args.score_classes is None else tuple(args.score_classes),
         search=not args.no_search, limit=args.limit, device=device, workers=args.workers,
-        tensorboard=args.tensorboard,
+        tensorboard=args.tensorboard, command=shlex.join(["python", "-m", "fcn8s", *command]),
     )
     options = {"coco": True} if args.command == "table1" and args.recipe == "paper-coco" else {}
     EXPERIMENTS[args.command](study, **options)
@@ -134,12 +138,12 @@ def run(args) -> None:
 
 def evaluate(args) -> None:
     """Print the mean IU of a checkpoint."""
-    state = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
-    name = state["config"]["dataset"]
+    device = local_device(args.device)
+    name = read_checkpoint(args.checkpoint)["config"]["dataset"]
     pictures = datasets.load(name, args.data)[args.part]
     model, _ = load_trained(args.checkpoint, len(pictures.classes))
     wanted = args.iterations or [None]
-    found = evaluation.confusions(model, pictures, wanted, args.device)
+    found = evaluation.confusions(model, pictures, wanted, device)
     for iterations, confusion in zip(wanted, found[:, :, 0].sum(0, dtype="int64"), strict=True):
         text = "" if iterations is None else f" after {iterations} iterations"
         print(f"{pictures.name}: mean IU {100 * mean_iu(confusion, args.score_classes):.2f}{text}")
@@ -147,6 +151,8 @@ def evaluate(args) -> None:
 
 def local_device(device: str) -> str:
     """The GPU of this process, of several that torchrun started."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device is {device}, but torch finds no GPU; give --device cpu")
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)

@@ -5,10 +5,12 @@ which all start from the last stage and differ in what the table is about.
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 Settings = dict[str, Any]
+PAIRS = ("scales", "crop", "window")  # the settings that are two numbers each
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,12 @@ class Config:
     autocast: bool = False
 
     def __post_init__(self) -> None:
+        # JSON and the command line make lists of tuples.
+        for name in PAIRS:
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        for each in fields(self):
+            self._check_kind(each.name, getattr(self, each.name), each.default)
         for name, allowed in (("optimizer", ("sgd", "adamw")), ("schedule", ("fixed", "poly")),
                               ("loss", ("sum", "mean"))):
             if getattr(self, name) not in allowed:
@@ -107,10 +115,24 @@ class Config:
                 "cache stores features of whole pictures from the frozen layers of mobilenetv2; "
                 "take another backbone, scales or crop without it"
             )
-        # JSON and the command line make lists of tuples.
-        for name in ("scales", "crop", "window"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else tuple(value))
+
+    def _check_kind(self, name: str, value: Any, default: Any) -> None:
+        """Refuse what is not of the kind of a setting, which its default tells."""
+        if name in PAIRS:
+            wanted = "two numbers, [A, B]" + (", or null" if default is None else "")
+            right = (value is None and default is None) or (
+                isinstance(value, tuple) and len(value) == 2 and all(map(is_number, value)))
+        elif isinstance(default, bool):
+            wanted, right = "true or false", isinstance(value, bool)
+        elif isinstance(default, int):
+            wanted = "an integer"
+            right = isinstance(value, int) and not isinstance(value, bool)
+        elif isinstance(default, float):
+            wanted, right = "a finite number", is_number(value)
+        else:
+            wanted, right = "a name", isinstance(value, str)
+        if not right:
+            raise ValueError(f"{name} is {value!r}; it must be {wanted}")
 
     def with_(self, **changes: Any) -> "Config":
         """The same with other settings."""
@@ -123,6 +145,11 @@ class Config:
     def json(self) -> str:
         """As text, one setting a line."""
         return json.dumps(asdict(self), indent=1)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a setting is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True)

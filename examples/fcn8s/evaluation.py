@@ -86,18 +86,19 @@ def confusions(model, pictures: Pictures, iterations, device="cpu", widths=()) -
     return out
 
 
-def stored_confusions(path: Path, make) -> np.ndarray:
-    """What `make` returns, from a file if it has been made before."""
+def stored_confusions(path: Path, made_of: str, make) -> np.ndarray:
+    """What `make` returns, from a file if that was made of the same."""
     if path.exists():
         with np.load(path) as stored:
-            return stored["confusions"]
+            if str(stored["made_of"]) == made_of:
+                return stored["confusions"]
     array = make()
     with replaced(path) as part, open(part, "wb") as file:
-        np.savez_compressed(file, confusions=array)
+        np.savez_compressed(file, confusions=array, made_of=made_of)
     return array
 
 
-def choose_crf(fcn, config: Config, pictures: Pictures, path: Path, device="cpu") -> dict:
+def choose_crf(fcn, config: Config, pictures: Pictures, device="cpu", classes=None):
     """The settings with which an untrained CRF behind a network has the best mean IU.
 
     Parameters
@@ -107,17 +108,18 @@ def choose_crf(fcn, config: Config, pictures: Pictures, path: Path, device="cpu"
     config : Config
         Its other settings hold for the head.
     pictures : Pictures
-        To choose on; the first `SEARCH_PICTURES`, evenly spaced.
-    path : Path
-        A JSON file that takes the answer, or has it.
+        To choose on; `SEARCH_PICTURES` of them, evenly spaced.
+    device : str
+    classes : sequence of int, optional
+        Whose mean IU counts; default all.
 
     Returns
     -------
-    dict
+    chosen : dict
         theta_alpha, theta_beta, w_bilateral, w_spatial.
+    tried : dict
+        The mean IU of all that were tried, by their JSON.
     """
-    if path.exists():
-        return json.loads(path.read_text())["chosen"]
     labels = len(pictures.classes)
     indices = np.unique(np.linspace(0, len(pictures) - 1, SEARCH_PICTURES).astype(int))
     fcn.eval().to(device)
@@ -137,7 +139,7 @@ def choose_crf(fcn, config: Config, pictures: Pictures, path: Path, device="cpu"
                 for logits, image, truth in known:
                     found = labels_of(crf(logits, image))
                     total += confusion_matrix(truth, found, labels, IGNORE)
-            scores[key] = mean_iu(total)
+            scores[key] = mean_iu(total, classes)
         return scores[key]
 
     best = dict(START)
@@ -150,7 +152,4 @@ def choose_crf(fcn, config: Config, pictures: Pictures, path: Path, device="cpu"
                 score(candidates[-1])
                 bar.update()
             best = max(candidates, key=score)
-    text = json.dumps({"chosen": best, "tried": scores}, indent=1)
-    with replaced(path) as part:
-        part.write_text(text)
-    return best
+    return best, scores

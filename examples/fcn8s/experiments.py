@@ -33,7 +33,7 @@ def scored(study: Study, name: str, seed: int) -> np.ndarray:
     if name == "disconnected":
         checkpoint = study.row("plain", seed)
         changes = study.untrained(checkpoint)
-        return study.confusions(checkpoint, "disconnected", **changes)[:, 0, 0]
+        return study.confusions(checkpoint, "disconnected", changes=changes)[:, 0, 0]
     config = study.row_config(name, seed)
     return after(study, name, seed, config.eval_iterations if config.crf else 0)
 
@@ -94,7 +94,8 @@ def ablations(study: Study) -> Path:
         for row, iterations in sorted(needed, key=str):
             if row == "initial":
                 checkpoint = study.base(seed)
-                array = study.confusions(checkpoint, "initial", **study.untrained(checkpoint))
+                array = study.confusions(
+                    checkpoint, "initial", changes=study.untrained(checkpoint))
                 array = array[:, 0, 0]
             else:
                 array = after(study, row, seed, iterations)
@@ -145,7 +146,8 @@ def trimap(study: Study) -> Path:
         for seed in study.seeds:
             checkpoint = study.row("plain" if name == "disconnected" else name, seed)
             changes = study.untrained(checkpoint) if name == "disconnected" else {}
-            found.append(study.confusions(checkpoint, f"bands-{name}", widths=WIDTHS, **changes))
+            found.append(study.confusions(
+                checkpoint, f"bands-{name}", widths=WIDTHS, changes=changes))
         points = [summary([array[:, 0, 1 + i] for array in found], study.score)
                   for i in range(len(WIDTHS))]
         series[text] = tuple(zip(*points, strict=True))
@@ -211,8 +213,9 @@ def number(value, sign=False) -> str:
 
 
 def interval(value, half, sign=False) -> str:
-    """A number and half the width of its interval."""
-    return f"{value:+.2f} ± {half:.2f}" if sign else f"{value:.2f} ± {half:.2f}"
+    """A number and half the width of its interval, if it has one."""
+    text = f"{value:+.2f}" if sign else f"{value:.2f}"
+    return text if np.isnan(half) else f"{text} ± {half:.2f}"
 
 
 def write(study: Study, name: str, header, rows, trained, note: str) -> Path:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from densecrf_rnn.files import replaced
 
+from . import digests
 from .augment import GREY, augment, mirror, window
 from .config import Config
 from .datasets import IGNORE, Pictures
@@ -109,7 +110,7 @@ class Features:
     """
 
     def __init__(self, fcn, pictures: Pictures, folder: Path, device, mirrored: bool):
-        made_of = hashlib.sha256(str(([p.name for p, _ in pictures.items], mirrored)).encode())
+        made_of = hashlib.sha256(f"{digests.of_pictures(pictures)} {mirrored}".encode())
         for layer in fcn.lowest():
             for weight in layer.state_dict().values():
                 made_of.update(weight.cpu().numpy().tobytes())

@@ -4,8 +4,7 @@ One folder holds a study: a run in each of its folders, which all tables share. 
 taken from there, so a command that was stopped goes on where it stood when it is given again.
 """
 
-import shlex
-import sys
+import json
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,14 +14,15 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from densecrf_rnn.files import replaced
 from densecrf_rnn.metrics import bootstrap_interval, mean_iu
 
-from . import datasets, evaluation
+from . import datasets, digests, evaluation
 from .config import Config, Recipe
 from .stream import Stream, collate
 from .training import (
-    LAST, build, is_first, load_trained, make_optimizer, read_curve, start_processes, step_loss,
-    train,
+    ABOUT, LAST, build, is_first, load_trained, make_optimizer, read_curve, start_processes,
+    step_loss, train,
 )
 
 # What the rows of all tables train, in addition to the recipe. All start from the same network,
@@ -37,6 +37,10 @@ ROWS = {
     "untied": {"crf": True, "tied": False},
     "relu": {"crf": True, "update": "relu"},
 }
+# Of a study, and not for --set: its seeds, and the rows that have a head.
+OWN = ("seed", "crf", "freeze_fcn")
+# Settings of the head before it learns, that a search does not choose.
+HEAD = ("iterations", "eval_iterations", "theta_gamma", "update", "tied")
 
 
 @dataclass
@@ -61,6 +65,13 @@ class Study:
         Search for the settings of the CRF that rows start with; else they are the recipe's.
     limit : int, optional
         Score so many pictures alone, for trials.
+    command : str
+        What was given, to be written beside the numbers.
+
+    Raises
+    ------
+    ValueError
+        A seed twice, a setting that is the study's own, a class that is not there.
     """
 
     recipe: Recipe
@@ -77,12 +88,33 @@ class Study:
     device: str = "cpu"
     workers: int = 0
     tensorboard: bool = False
+    command: str = ""
 
     def __post_init__(self):
+        self._parts = {}
+        self._check()
         self.out = Path(self.out)
         self.out.mkdir(parents=True, exist_ok=True)
-        self._parts = {}
         start_processes(self.device)
+
+    def _check(self) -> None:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"the seeds are {self.seeds}; give each once")
+        for name in (*self.settings, *self.base_settings, *self.row_settings):
+            if name in OWN:
+                raise ValueError(
+                    f"{name} is not to be set for a table, whose rows differ in it; "
+                    + ("give --seeds" if name == "seed" else "`train` makes a run of any settings")
+                )
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"the limit is {self.limit}; score at least one picture")
+        if self.score_classes is not None:
+            wrong = [c for c in self.score_classes if not 0 <= c < self.labels]
+            if wrong or not self.score_classes:
+                raise ValueError(
+                    f"the classes to score are {self.score_classes}; {self.report.name} has 0 to "
+                    f"{self.labels - 1}"
+                )
 
     # --- settings ---
 
@@ -136,18 +168,31 @@ class Study:
         return Path(checkpoint)
 
     def crf_settings(self, checkpoint: Path) -> dict:
-        """Those with which an untrained CRF serves a trained network best, or the recipe's."""
+        """Those with which an untrained CRF serves a trained network best, or the recipe's.
+
+        What a search found is stored beside the checkpoint.
+        """
+        config = self.row_config("end-to-end", 0)
         if not self.search:
-            config = self.row_config("end-to-end", 0)
             return {name: getattr(config, name) for name in evaluation.START}
         path = checkpoint.parent / "crf.json"
-        if is_first() and not path.exists():
-            model, config = load_trained(checkpoint, self.labels)
-            config = config.with_(eval_iterations=self.row_config("plain", 0).eval_iterations)
-            select = self.parts(self.dataset)["select"]
-            evaluation.choose_crf(model.fcn, config, select, path, self.device)
+        select = self.parts(self.dataset)["select"]
+        head = {name: getattr(config, name) for name in HEAD}
+        made_of = self._made_of(checkpoint, select, [head, self.score_classes, evaluation.SEARCH])
+        known = json.loads(path.read_text()) if path.exists() else {}
+        if known.get("made_of") != made_of and is_first():
+            fcn = load_trained(checkpoint, self.labels)[0].fcn
+            chosen, tried = evaluation.choose_crf(
+                fcn, config, select, self.device, self.score_classes)
+            with replaced(path) as part:
+                part.write_text(json.dumps(
+                    {"chosen": chosen, "tried": tried, "made_of": made_of}, indent=1))
         wait()
-        return evaluation.choose_crf(None, None, (), path)
+        return json.loads(path.read_text())["chosen"]
+
+    def _made_of(self, checkpoint: Path, pictures: datasets.Pictures, settings) -> str:
+        """What a result depends on, as text."""
+        return json.dumps([digests.of_file(checkpoint), digests.of_pictures(pictures), settings])
 
     def row(self, name: str, seed: int) -> Path:
         """The checkpoint of a row."""
@@ -160,22 +205,27 @@ class Study:
     def untrained(self, checkpoint: Path) -> dict:
         """Changes to a checkpoint that put an untrained CRF behind its network."""
         config = self.row_config("end-to-end", 0)
-        return {**self.crf_settings(checkpoint), "crf": True,
-                "eval_iterations": config.eval_iterations}
+        head = {name: getattr(config, name) for name in HEAD}
+        return {**head, **self.crf_settings(checkpoint), "crf": True}
 
-    def confusions(self, checkpoint: Path, name: str, iterations=(None,), widths=(), **changes):
-        """Of each picture; see `evaluation.confusions`. Stored beside the checkpoint."""
+    def confusions(self, checkpoint: Path, name: str, iterations=(None,), widths=(), changes=None):
+        """Of each picture; see `evaluation.confusions`. Stored beside the checkpoint.
+
+        `changes` are to the settings of the checkpoint, see `untrained`.
+        """
+        changes = changes or {}
         part = f"-first-{self.limit}" if self.limit else ""
         path = checkpoint.parent / f"confusions-{name}{part}.npz"
+        made_of = self._made_of(checkpoint, self.report, [iterations, widths, changes])
 
         def make():
             model, _ = load_trained(checkpoint, self.labels, **changes)
             return evaluation.confusions(model, self.report, iterations, self.device, widths)
 
         if is_first():
-            evaluation.stored_confusions(path, make)
+            evaluation.stored_confusions(path, made_of, make)
         wait()
-        return evaluation.stored_confusions(path, None)
+        return evaluation.stored_confusions(path, made_of, make)
 
     def score(self, confusion) -> float:
         """Mean IU in percent of a confusion matrix."""
@@ -184,7 +234,24 @@ class Study:
     # --- how long ---
 
     def announce(self, names) -> None:
-        """Print what is left to do and how long it takes, from a few steps of each kind of run."""
+        """Print what is left to do and how long it takes, from a few steps of each kind of run.
+
+        Raises
+        ------
+        ValueError
+            With these settings two rows of a table are the same.
+        """
+        same = {}
+        for name in names:
+            config = self.row_config(name, 0)
+            other = same.setdefault(config, name)
+            if other != name:
+                theirs = {*ROWS[name], *ROWS[other]}
+                given = [s for s in (*self.settings, *self.row_settings) if s in theirs]
+                raise ValueError(
+                    f"the rows {other!r} and {name!r} of this table are the same with "
+                    f"{', '.join(given)} as given; leave that away"
+                )
         if not is_first():
             return
         todo = []
@@ -226,23 +293,29 @@ class Study:
                 torch.cuda.synchronize()
         return time.perf_counter() - start
 
+    def folders(self, names) -> list[Path]:
+        """Of some rows and of what they start from."""
+        stages = [f"base-{n}" for n in range(1, len(self.recipe.stages) + 1)]
+        return [self.out / f"{name}-seed{seed}" for name in (*names, *stages)
+                for seed in self.seeds]
+
     def hours(self, names) -> float:
         """That the training of some rows took, and of what they start from.
 
         At the median pace of each run: a machine that slept, or a run that was stopped for a while,
         would count else.
         """
-        folders = [self.out / f"{name}-seed{seed}" for name in names for seed in self.seeds]
-        folders += [self.out / f"base-{n}-seed{seed}" for seed in self.seeds
-                    for n in range(1, len(self.recipe.stages) + 1)]
         total = 0.0
-        for folder in folders:
-            if (folder / "curve.csv").exists():
-                rows = (folder / "curve.csv").read_text().splitlines()[1:]
-                seconds = [float(row.split(",")[-1]) for row in rows]
-                if seconds:
-                    total += len(seconds) * float(np.median(np.diff(seconds, prepend=0.0)))
+        for folder in self.folders(names):
+            seconds = [float(row["seconds"]) for row in read_curve(folder)]
+            if seconds:
+                total += len(seconds) * float(np.median(np.diff(seconds, prepend=0.0)))
         return total / 3600
+
+    def machines(self, names) -> list[str]:
+        """On what some rows, and what they start from, were trained."""
+        return sorted({json.loads((folder / ABOUT).read_text())["machine"]
+                       for folder in self.folders(names)})
 
 
 def wait() -> None:
@@ -264,7 +337,7 @@ def summary(per_seed, score) -> tuple[float, float]:
     Notes
     -----
     With several seeds the interval is Student's, over seeds; with one it is the bootstrap's, over
-    pictures.
+    pictures, the wider of its sides, and NaN if there is one picture.
     """
     values = np.array([score(array.sum(0, dtype=np.int64)) for array in per_seed])
     if len(values) > 1:
@@ -272,36 +345,25 @@ def summary(per_seed, score) -> tuple[float, float]:
 
         error = values.std(ddof=1) / np.sqrt(len(values))
         return float(values.mean()), float(error * t.ppf(0.975, len(values) - 1))
+    value = float(values[0])
+    if len(per_seed[0]) == 1:
+        return value, float("nan")
     low, high = bootstrap_interval(per_seed[0], score, resamples=500)
-    return float(values[0]), float((high - low) / 2)
+    return value, float(max(high - value, value - low))
 
 
 def provenance(study: Study, names) -> str:
     """How the numbers of a table came to be, for people."""
-    from importlib.metadata import version
-
-    if study.device == "cpu":
-        machine = " of ".join([f"CPU threads: {torch.get_num_threads()}", *cpu_lines()])
-    else:
-        machine = torch.cuda.get_device_name()
     count = len(study.seeds)
-    interval = f"Student's, over {count} seeds" if count > 1 else "bootstrap, over pictures"
+    interval = (f"Student's, over {count} seeds" if count > 1
+                else "bootstrap, over pictures alone: other seeds differ by more")
     classes = ""
     if study.score_classes is not None:
         names_of = ", ".join(study.report.classes[i] for i in study.score_classes)
         classes = f" Mean IU is that of {names_of}."
     return (
-        f"`{shlex.join(['python', '-m', 'fcn8s', *sys.argv[1:]])}`\n\n"
+        f"`{study.command}`\n\n"
         f"{study.report.name}, {len(study.report)} pictures; seeds "
         f"{', '.join(map(str, study.seeds))}; intervals: 95 %, {interval}.{classes} "
-        f"{study.hours(names):.1f} hours of training on {machine}; torch {version('torch')}."
+        f"{study.hours(names):.1f} hours of training on {'; '.join(study.machines(names))}."
     )
-
-
-def cpu_lines() -> list[str]:
-    """The processor's name, where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []
-    return [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")][:1]

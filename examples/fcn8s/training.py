@@ -19,13 +19,15 @@ from tqdm import tqdm
 from densecrf_rnn import CRFRNN, CRFParams
 from densecrf_rnn.files import replaced
 
-from . import weights
+from . import digests, weights
 from .config import Config
 from .datasets import IGNORE, Pictures
 from .networks import FCNCRF, make_fcn
 from .stream import Features, Stream, batches
 
 LAST = "last.pt"
+ABOUT = "run.json"
+CURVE = "curve.csv"
 
 
 def build(config: Config, labels: int) -> FCNCRF:
@@ -114,7 +116,7 @@ def train(
     pictures : Pictures
         To train on.
     folder : str or Path
-        Takes last.pt (the checkpoint), config.json and curve.csv.
+        Takes last.pt (the checkpoint), run.json (settings and machine) and curve.csv.
     init : str or Path, optional
         Weights to start from; see `weights.load`.
     device : str
@@ -133,19 +135,28 @@ def train(
     -------
     Path
         Of the checkpoint.
+
+    Raises
+    ------
+    ValueError
+        The folder holds a run with other settings, from other weights or on other pictures.
+    FloatingPointError
+        The loss became infinite or NaN.
     """
     rank, world = start_processes(device)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / LAST
+    made_of = {"starting point": None if init is None else digests.of_file(init),
+               "set of pictures": digests.of_pictures(pictures)}
     state = None
     if checkpoint.exists():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        if state["config"] != asdict(config):
-            differing = [k for k, v in asdict(config).items() if state["config"].get(k) != v]
+        state = read_checkpoint(checkpoint)
+        before = {**state["config"], **state["made_of"]}
+        differing = [k for k, v in {**asdict(config), **made_of}.items() if before.get(k) != v]
+        if differing:
             raise ValueError(
                 f"{checkpoint} is of a run with another {', '.join(differing)}; give another "
-                "folder, or remove it"
+                f"folder, or remove {folder}"
             )
         if state["step"] >= config.steps:
             return checkpoint
@@ -156,6 +167,7 @@ def train(
         report = weights.load(model, init)
         if rank == 0:
             tqdm.write(str(report))
+    folder.mkdir(parents=True, exist_ok=True)
     if config.freeze_fcn:
         model.fcn.requires_grad_(False)
     model.to(device)
@@ -184,10 +196,11 @@ def train(
 
     def save(step):
         if rank == 0:
-            save_checkpoint(checkpoint, config, model, optimizer, step)
+            save_checkpoint(checkpoint, config, made_of, model, optimizer, step)
 
     if rank == 0:
-        (folder / "config.json").write_text(config.json() + "\n")
+        about = {"config": asdict(config), "made_of": made_of, "machine": machine(device)}
+        (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
     if first == 0 and (last == 0 or config.steps == 0):
         save(0)
     with Curve(folder, first, tensorboard) if rank == 0 else contextlib.nullcontext() as curve:
@@ -243,14 +256,22 @@ def cut(x, window):
 # --- what is saved -------------------------------------------------------------------------------
 
 
-def save_checkpoint(path: Path, config, model, optimizer, step) -> None:
+def save_checkpoint(path: Path, config, made_of, model, optimizer, step) -> None:
     """All that the next step depends on; a file that is half written never has the name."""
     state = {
-        "step": step, "config": asdict(config), "model": model.state_dict(),
+        "step": step, "config": asdict(config), "made_of": made_of, "model": model.state_dict(),
         "optimizer": optimizer.state_dict(), "random": random_state(),
     }
     with replaced(path) as part:
         torch.save(state, part)
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """What `save_checkpoint` wrote."""
+    state = weights.read_torch(path)
+    if not {"step", "config", "made_of", "model"} <= state.keys():
+        raise ValueError(f"{path} is no checkpoint of these experiments; give a last.pt of a run")
+    return state
 
 
 def random_state():
@@ -273,16 +294,15 @@ class Curve:
     HEAD = ("step", "loss", "lr", "seconds")
 
     def __init__(self, folder: Path, first: int, tensorboard: bool):
-        path = folder / "curve.csv"
-        rows = []
-        if path.exists():
-            with open(path, newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) < first]
+        rows = [row for row in read_curve(folder) if int(row["step"]) < first]
         self.before = float(rows[-1]["seconds"]) if rows else 0.0
-        self.file = open(path, "w", newline="")
+        path = folder / CURVE
+        with replaced(path) as part, open(part, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(self.HEAD)
+            writer.writerows(row.values() for row in rows)
+        self.file = open(path, "a", newline="")
         self.writer = csv.writer(self.file)
-        self.writer.writerow(self.HEAD)
-        self.writer.writerows([row[name] for name in self.HEAD] for row in rows)
         self.board = None
         if tensorboard:
             try:
@@ -295,7 +315,7 @@ class Curve:
 
     def add(self, step, loss, lr):
         seconds = self.before + time.perf_counter() - self.start
-        self.writer.writerow((step, f"{loss:.6g}", f"{lr:.6g}", f"{seconds:.1f}"))
+        self.writer.writerow((step, f"{loss:.6g}", f"{lr:.6g}", f"{seconds:.3f}"))
         self.file.flush()
         if self.board is not None:
             self.board.add_scalar("loss", loss, step)
@@ -312,7 +332,7 @@ class Curve:
 
 def load_trained(checkpoint: str | Path, labels: int, **changes) -> tuple[FCNCRF, Config]:
     """The model of a checkpoint of ours, with other settings of its head if any are given."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state = read_checkpoint(checkpoint)
     config = Config(**state["config"]).with_(**changes)
     model = build(config, labels)
     own = model.state_dict()
@@ -341,12 +361,30 @@ def is_first() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def read_curve(folder: Path) -> np.ndarray:
-    """Steps and losses of a run, [N, 2]."""
-    with open(folder / "curve.csv", newline="") as file:
-        return np.array([(float(r["step"]), float(r["loss"])) for r in csv.DictReader(file)])
+def read_curve(folder: Path) -> list[dict[str, str]]:
+    """Rows of a run's curve; a last one that was not written whole is left out."""
+    path = folder / CURVE
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        text = file.read()
+    whole = text[: text.rfind("\n") + 1]
+    return list(csv.DictReader(whole.splitlines()))
 
 
-def read_config(folder: Path) -> Config:
-    """Of a run."""
-    return Config(**json.loads((folder / "config.json").read_text()))
+def machine(device: str) -> str:
+    """What trains, and with which torch, for people."""
+    if device == "cpu":
+        name = " of ".join([f"CPU threads: {torch.get_num_threads()}", *cpu_lines()])
+    else:
+        name = torch.cuda.get_device_name()
+    return f"{name}; torch {torch.__version__}"
+
+
+def cpu_lines() -> list[str]:
+    """The processor's name, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+    return [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")][:1]

@@ -4,7 +4,8 @@
 because the labels are others, is left and reported.
 """
 
-from dataclasses import dataclass
+import pickle
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def load(model: FCNCRF, path: str | Path) -> Loaded:
         return load_mobilenet(model, path)
     if suffix == ".caffemodel":
         return load_caffe(model, caffemodel.read(path), f"the Caffe model {Path(path).name}")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_torch(path)
     if "model" in state:
         return copy_by_name(model, state["model"], f"the checkpoint {Path(path).name}")
     if "features.0.0.weight" in state:
@@ -69,6 +70,22 @@ def load(model: FCNCRF, path: str | Path) -> Loaded:
     if "features.0.weight" in state:
         return load_torchvision_vgg16(model, state)
     return load_crfasrnn(model, state)
+
+
+def read_torch(path: str | Path) -> dict:
+    """The dictionary in a file of torch, read without running code."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    # What torch raises depends on where it stumbles over a file.
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, IndexError, ValueError,
+            AttributeError, IsADirectoryError) as error:
+        raise ValueError(
+            f"{path} cannot be read as weights ({type(error).__name__}); save a state_dict with "
+            "torch.save, not a whole model"
+        ) from error
+    if not isinstance(state, dict) or not state:
+        raise ValueError(f"{path} holds no state_dict; save one with torch.save")
+    return state
 
 
 def copy_by_name(module, state, source) -> Loaded:
@@ -140,9 +157,7 @@ def load_caffe(model: FCNCRF, layers, source) -> Loaded:
         for part, blob in zip(("weight", "bias"), blobs, strict=False):
             named[f"{name}.{part}"] = blob
     report = _load_fcn(model, named, source)
-    if crf_blobs is not None and model.crf is not None:
-        load_crfasrnn_caffe(model.crf, crf_blobs)
-    return report
+    return _with_crf(report, model, crf_blobs, load_crfasrnn_caffe)
 
 
 def load_crfasrnn(model: FCNCRF, state) -> Loaded:
@@ -151,9 +166,18 @@ def load_crfasrnn(model: FCNCRF, state) -> Loaded:
     for name, value in state.items():
         (crf if name.rsplit(".", 1)[-1] in CRF_NAMES else fcn)[name] = value
     report = _load_fcn(model, fcn, "crfasrnn_pytorch" if crf else "a state_dict")
-    if crf and model.crf is not None:
-        load_crfasrnn_pytorch(model.crf, crf)
-    return report
+    return _with_crf(report, model, crf, load_crfasrnn_pytorch)
+
+
+def _with_crf(report: Loaded, model: FCNCRF, crf, load) -> Loaded:
+    """The head's part: what it takes, what it lacks, or that there is none to take it."""
+    own = () if model.crf is None else tuple(f"crf.{n}" for n, _ in model.crf.named_parameters())
+    if not crf:
+        return replace(report, left=report.left + own)
+    if model.crf is None:
+        return replace(report, unused=(*report.unused, "its CRF, for this model has none"))
+    load(model.crf, crf)
+    return replace(report, loaded=report.loaded + own)
 
 
 def _load_fcn(model, named, source) -> Loaded:
