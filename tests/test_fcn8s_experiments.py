@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ pytest.importorskip("scipy")
 from densecrf_rnn.metrics import mean_iu  # noqa: E402
 from fcn8s import evaluation, experiments, study, training  # noqa: E402
 from fcn8s.__main__ import main  # noqa: E402
-from fcn8s.config import RECIPES, Config  # noqa: E402
+from fcn8s.config import RECIPES, Config, parse_setting  # noqa: E402
 
 SETTINGS = ["dataset=camvid", "steps=2", "batch=1", "window=[16,24]"]
 
@@ -188,6 +189,154 @@ def test_bands_grow_to_the_whole_picture(data, out):
     counts = array.sum((0, 1, 3, 4))
     assert (np.diff(counts[1:].astype(int)) >= 0).all() and counts[-1] <= counts[0]
     assert counts[1] > 0
+
+
+# --- one folder, other questions ------------------------------------------------------------------
+
+
+def test_a_folder_is_refused_to_a_study_that_starts_elsewhere(data, out, tmp_path, capsys):
+    """Other weights, other pictures, other settings: none of them gets the stored numbers."""
+    command("table1", data, out)
+    before = (out / "table1.md").read_text()
+    weights = tmp_path / "weights.pt"
+    torch.save(training.build(Config(dataset="camvid", seed=9), 11).state_dict(), weights)
+    torch.save({"model": torch.load(weights, weights_only=True)}, weights)
+    with pytest.raises(SystemExit, match="another starting point; give another folder, or remove"):
+        command("table1", data, out, "--init", str(weights))
+    other = tmp_path / "data"
+    shutil.copytree(data, other)
+    image = np.asarray(Image.open(other / "train/0.png"))
+    Image.fromarray(255 - image // 2).save(other / "train/0.png")
+    with pytest.raises(SystemExit, match="another set of pictures; give another folder"):
+        command("table1", other, out)
+    with pytest.raises(SystemExit, match="another lr; give another folder, or remove .*base-1"):
+        command("table1", data, out, "--set", "lr=0.5")
+    assert (out / "table1.md").read_text() == before
+
+
+def test_scores_follow_a_run_that_was_made_again(data, tmp_path):
+    """Whether its whole folder was removed, as told, or its checkpoint alone."""
+    settings = ["table1", "--data", str(data), "--out", str(tmp_path), "--seeds", "0", "--set",
+                *SETTINGS, "--no-search"]
+    main(settings)
+    first = table(tmp_path / "table1.md")
+    shutil.rmtree(tmp_path / "base-1-seed0")
+    with pytest.raises(SystemExit, match="plain-seed0/last.pt is of .* another starting point"):
+        main([*settings, "--set-base", "lr=0.5"])
+    for row in ("plain", "end-to-end"):
+        (tmp_path / f"{row}-seed0" / training.LAST).unlink()
+    main([*settings, "--set-base", "lr=0.5"])
+    again = table(tmp_path / "table1.md")
+    fresh = tmp_path / "fresh"
+    main([*settings[:4], str(fresh), *settings[5:], "--set-base", "lr=0.5"])
+    assert again == table(fresh / "table1.md") != first
+
+
+def test_other_pictures_to_report_on_are_scored_anew(data, out, tmp_path):
+    command("table1", data, out)
+    first = table(out / "table1.md")
+    other = tmp_path / "data"
+    shutil.copytree(data, other)
+    labels = np.asarray(Image.open(other / "testannot/0.png"))
+    Image.fromarray(np.roll(labels, 5)).save(other / "testannot/0.png", compress_level=0)
+    command("table1", other, out)
+    assert table(out / "table1.md") != first
+    command("table1", data, out)
+    assert table(out / "table1.md") == first
+
+
+def test_without_the_search_its_numbers_are_not_taken(data, out):
+    command("table1", data, out)
+    searched = table(out / "table1.md")[3]
+    one = study.Study(RECIPES["small"], data, out, seeds=(0,), search=False,
+                      settings=dict(map(parse_setting, SETTINGS)))
+    before = (out / "plain-seed0" / "crf.json").read_text()
+    arrays = experiments.scored(one, "disconnected", 0)
+    changes = {**dict(theta_alpha=160.0, theta_beta=3.0, w_bilateral=5.0, w_spatial=3.0),
+               "crf": True}
+    model, _ = training.load_trained(out / "plain-seed0" / training.LAST, 11, **changes)
+    np.testing.assert_array_equal(
+        arrays, evaluation.confusions(model, one.report, (None,))[:, 0, 0])
+    assert (out / "plain-seed0" / "crf.json").read_text() == before
+    command("table1", data, out)
+    assert table(out / "table1.md")[3] == searched
+
+
+def test_the_search_and_the_table_have_the_same_classes(data, tmp_path, monkeypatch):
+    asked = []
+
+    def choose(fcn, config, pictures, device, classes):
+        asked.append((classes, config.theta_gamma))
+        return dict(evaluation.START), {}
+
+    monkeypatch.setattr(evaluation, "choose_crf", choose)
+    main(["table1", "--data", str(data), "--out", str(tmp_path), "--seeds", "0", "--set", *SETTINGS,
+          "--set-row", "theta_gamma=2", "--score-classes", "0", "2"])
+    assert asked == [((0, 2), 2)] * 2  # of the network that rows start from, and of the first row
+    assert "Mean IU is that of Sky, Pole." in (tmp_path / "table1.md").read_text()
+
+
+@pytest.mark.parametrize("name, more, message", [
+    ("table1", ["--seeds", "0", "0"], r"the seeds are \(0, 0\); give each once"),
+    ("table1", ["--set", "seed=5"], "seed is not to be set for a table.*give --seeds"),
+    ("table1", ["--set-row", "seed=5"], "seed is not to be set"),
+    ("table1", ["--set-base", "crf=true"], "crf is not to be set for a table"),
+    ("table1", ["--score-classes", "0", "99"], r"classes to score are \(0, 99\); .* has 0 to 10"),
+    ("table1", ["--limit", "0"], "the limit is 0; score at least one"),
+    ("ablations", ["--set-row", "compatibility=\"potts\""],
+     "rows 'end-to-end' and 'potts' of this table are the same with compatibility"),
+    ("iterations", ["--set", "iterations=10"], "are the same with iterations as given"),
+    ("table1", ["--device", "cuda"], "--device is cuda, but torch finds no GPU"),
+])
+def test_what_would_spoil_a_table_is_refused_before_it_begins(data, tmp_path, name, more, message):
+    if "cuda" in more and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(SystemExit, match=message):
+        main([name, "--data", str(data), "--out", str(tmp_path / "out"), "--set", *SETTINGS, *more])
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_settings_may_be_given_in_several_places(data, tmp_path):
+    main(["train", "--data", str(data), "--out", str(tmp_path), "--set", *SETTINGS,
+          "--set", "lr=0.25", "--set", "crf=true"])
+    config = config_of(tmp_path)
+    assert (config.lr, config.crf, config.steps) == (0.25, True, 2)
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda p: p.write_bytes(b"PK junk"), "cannot be read as weights"),
+    (lambda p: p.write_bytes(b""), "cannot be read as weights"),
+    (lambda p: torch.save(torch.nn.Linear(2, 2), p), "cannot be read as weights .*state_dict"),
+    (lambda p: torch.save([1, 2], p), "holds no state_dict"),
+    (lambda p: torch.save({}, p), "holds no state_dict"),
+    (lambda p: p.mkdir(), "fcn8s: .*"),
+], ids=["junk", "empty", "model", "list", "nothing", "folder"])
+def test_files_that_are_no_weights_are_refused_in_a_sentence(data, tmp_path, make, message):
+    path = tmp_path / "weights.pth"
+    make(path)
+    for arguments in (["train", "--data", str(data), "--out", str(tmp_path / "out"), "--init",
+                       str(path), "--set", *SETTINGS],
+                      ["evaluate", str(path), "--data", str(data)]):
+        with pytest.raises(SystemExit, match=message):
+            main(arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_state_dict_is_no_checkpoint(data, tmp_path):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.pt")
+    with pytest.raises(SystemExit, match="is no checkpoint of these experiments; give a last.pt"):
+        main(["evaluate", str(tmp_path / "weights.pt"), "--data", str(data)])
+
+
+def test_a_download_without_a_network_says_what_to_do(tmp_path, monkeypatch, capsys):
+    pooch = pytest.importorskip("pooch")
+
+    def fail(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(pooch, "retrieve", fail)
+    with pytest.raises(SystemExit, match="could not be fetched .no network.; get it with a brow"):
+        main(["download", "voc", "--data", str(tmp_path)])
 
 
 # --- the published recipe, thin, in stages --------------------------------------------------------

@@ -315,6 +315,8 @@ def test_published_caffe_model_gives_its_function(tmp_path, old_names):
     torch.testing.assert_close(model.fcn(image), net(image))
     if crf is not None:
         np.testing.assert_allclose(model.crf.compatibility.detach(), crf[2], rtol=1e-6)
+        headless = weights.load(FCNCRF(VGG16FCN(5, width=32)), tmp_path / "fcn.caffemodel")
+        assert "in it but unused: its CRF, for this model has none" in str(headless)
 
 
 def test_vgg_of_the_caffe_model_zoo_fills_fc6_from_its_matrix(tmp_path):
@@ -340,7 +342,10 @@ def test_checkpoint_of_crfasrnn_pytorch_gives_its_function(tmp_path):
               "crfrnn.bilateral_ker_weights": 4 * eye, "crfrnn.compatibility_matrix": eye}
     torch.save(state, tmp_path / "crfasrnn.pth")
     model = FCNCRF(VGG16FCN(5, width=32), CRFRNN(5)).eval()
-    weights.load(model, tmp_path / "crfasrnn.pth")
+    report = weights.load(model, tmp_path / "crfasrnn.pth")
+    assert {"crf.kernel_weights", "crf.compatibility"} < set(report.loaded)
+    headless = weights.load(FCNCRF(VGG16FCN(5, width=32)), tmp_path / "crfasrnn.pth")
+    assert headless.unused == ("its CRF, for this model has none",)
     image = torch.rand(1, 3, 30, 40) * 255
     net.upscore2.bias = torch.nn.Parameter(bias)
     torch.testing.assert_close(model.fcn(image), net(image), rtol=1e-4, atol=1e-4)

@@ -123,6 +123,17 @@ def test_a_finished_run_is_not_run_again_and_another_one_is_refused(pictures, tm
         training.train(TINY.with_(lr=1.0, seed=3), pictures, tmp_path)
 
 
+def test_a_row_of_the_curve_that_was_half_written_is_made_again(pictures, tmp_path):
+    training.train(TINY, pictures, tmp_path / "whole")
+    training.train(TINY, pictures, tmp_path / "parts", stop_at=4)
+    curve = tmp_path / "parts" / training.CURVE
+    text = curve.read_text()
+    curve.write_text(text[: text.rindex(",")])
+    training.train(TINY, pictures, tmp_path / "parts")
+    whole, parts = (losses(tmp_path / name) for name in ("whole", "parts"))
+    assert parts == whole[:3] + whole[4:]  # the row was written, the step is in the checkpoint
+
+
 def test_samples_depend_on_their_number_and_the_seed_alone(pictures):
     config = TINY.with_(scales=(0.5, 2.0), crop=(20, 30))
     stream = Stream(pictures, config)
@@ -286,6 +297,15 @@ def test_curves_go_to_tensorboard_too(pictures, tmp_path):
     ({"batch": 0}, "batch is 0"),
     ({"freeze_fcn": True}, "leaves nothing to train"),
     ({"cache": True, "scales": (0.5, 2)}, "cache stores features of whole pictures"),
+    ({"steps": "abc"}, "steps is 'abc'; it must be an integer"),
+    ({"batch": 2.5}, "batch is 2.5; it must be an integer"),
+    ({"lr": "abc"}, "lr is 'abc'; it must be a finite number"),
+    ({"lr": float("nan")}, "lr is nan; it must be a finite number"),
+    ({"crf": 1}, "crf is 1; it must be true or false"),
+    ({"window": 5}, "window is 5; it must be two numbers, .A, B., or null"),
+    ({"scales": None}, "scales is None; it must be two numbers, .A, B.$"),
+    ({"crop": [1, 2, 3]}, "crop is .1, 2, 3.; it must be two numbers"),
+    ({"dataset": 3}, "dataset is 3; it must be a name"),
 ])
 def test_settings_that_cannot_be_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
