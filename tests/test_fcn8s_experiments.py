@@ -309,8 +309,9 @@ def test_settings_may_be_given_in_several_places(data, tmp_path):
     (lambda p: torch.save(torch.nn.Linear(2, 2), p), "cannot be read as weights .*state_dict"),
     (lambda p: torch.save([1, 2], p), "holds no state_dict"),
     (lambda p: torch.save({}, p), "holds no state_dict"),
+    (lambda p: torch.save({"a": 1, 2: "b"}, p), "is known here .it holds a, 2|no che"),
     (lambda p: p.mkdir(), "fcn8s: .*"),
-], ids=["junk", "empty", "model", "list", "nothing", "folder"])
+], ids=["junk", "empty", "model", "list", "nothing", "other", "folder"])
 def test_files_that_are_no_weights_are_refused_in_a_sentence(data, tmp_path, make, message):
     path = tmp_path / "weights.pth"
     make(path)

@@ -69,7 +69,12 @@ def load(model: FCNCRF, path: str | Path) -> Loaded:
         return load_torchvision_mobilenet(model, state)
     if "features.0.weight" in state:
         return load_torchvision_vgg16(model, state)
-    return load_crfasrnn(model, state)
+    if "conv1_1.weight" in state:
+        return load_crfasrnn(model, state)
+    raise ValueError(
+        f"nothing in {path} is known here (it holds {', '.join(map(str, list(state)[:3]))}, ...); "
+        "give torchvision's VGG-16 or MobileNetV2, a model of crfasrnn_pytorch or a last.pt of ours"
+    )
 
 
 def read_torch(path: str | Path) -> dict:
