@@ -439,3 +439,30 @@ def test_weights_of_another_network_are_refused(tmp_path):
     (tmp_path / "fcn.caffemodel").write_bytes(caffe(caffe_layers(small())))
     with pytest.raises(ValueError, match="make the model with backbone='vgg16'"):
         weights.load(FCNCRF(MobileNetV2FCN(5)), tmp_path / "fcn.caffemodel")
+
+
+# --- windows --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [lambda: MobileNetV2FCN(3), lambda: MobileNetV2FCN(3, 32),
+                                  lambda: VGG16FCN(3, width=64)], ids=["8", "32", "vgg"])
+def test_windows_are_cut_from_the_whole_and_so_are_their_gradients(make):
+    """Also those that touch the border, and of a single pixel."""
+    torch.manual_seed(0)
+    fcn = make().double().eval()
+    for layer in (m for n, m in fcn.named_children() if n.startswith("score")):
+        torch.nn.init.normal_(layer.weight)
+    image = 255 * torch.rand(3, 3, 53, 70, dtype=torch.float64)
+    for rows, columns in ((17, 24), (53, 70), (1, 1)):
+        windows = [(0, 0, rows, columns), (53 - rows, 70 - columns, rows, columns),
+                   (min(9, 53 - rows), min(15, 70 - columns), rows, columns)]
+        whole = torch.stack([x[:, r : r + h, c : c + w] for x, (r, c, h, w)
+                             in zip(fcn(image), windows, strict=True)])
+        found = fcn(image, windows=windows)
+        torch.testing.assert_close(found, whole)
+        cotangent = torch.randn_like(found)
+        learned = [fcn.score_fr.weight, *(p for n, p in fcn.named_parameters()
+                                          if n.startswith("score_pool") and n.endswith("weight"))]
+        for a, b in zip(torch.autograd.grad(found, learned, cotangent),
+                        torch.autograd.grad(whole, learned, cotangent), strict=True):
+            torch.testing.assert_close(a, b)

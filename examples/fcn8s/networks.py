@@ -52,6 +52,12 @@ def crop(maps: torch.Tensor, offset: int, size: torch.Size) -> torch.Tensor:
     return maps[..., offset : offset + size[0], offset : offset + size[1]]
 
 
+def cut(maps: torch.Tensor, windows) -> torch.Tensor:
+    """A window (first row, first column, rows, columns) of each of [B, C, H, W]."""
+    return torch.stack([x[:, r : r + h, c : c + w]
+                        for x, (r, c, h, w) in zip(maps, windows, strict=True)])
+
+
 def start_at_random(layers, gain: float = 2.0) -> None:
     """Weights by which a random network keeps the size of its signal (He et al.); for no `--init`.
 
@@ -108,8 +114,8 @@ class FCN(nn.Module):
         """What the last deconvolution is called."""
         return "upscore" if self.stride == 32 else f"upscore{self.stride}"
 
-    def decode(self, pool3, pool4, fc7, size):
-        """Logits [B, L, *size] of features at stride 8, 16 and 32."""
+    def decode(self, pool3, pool4, fc7, size, windows=None):
+        """Logits [B, L, *size] of features at stride 8, 16 and 32, or of windows of them."""
         score = self.score_fr(fc7)
         if self.stride <= 16:
             skip = self.score_pool4(pool4 * self.scales["pool4"])
@@ -117,7 +123,14 @@ class FCN(nn.Module):
         if self.stride == 8:
             skip = self.score_pool3(pool3 * self.scales["pool3"])
             score = self.fuse(self.upscore_pool4, score, skip, "pool3")
-        return self.enlarge(getattr(self, self.last_name), score, size)
+        last = getattr(self, self.last_name)
+        if windows is None:
+            return self.enlarge(last, score, size)
+        return self.enlarge_windows(last, score, size, windows)
+
+    def enlarge_windows(self, layer, score, size, windows):
+        """The windows of what `enlarge` gives."""
+        return cut(self.enlarge(layer, score, size), windows)
 
 
 class VGG16FCN(FCN):
@@ -156,7 +169,7 @@ class VGG16FCN(FCN):
         # Constants, so not part of the state that is saved.
         self.register_buffer("mean", torch.tensor(CAFFE_MEAN).view(3, 1, 1), persistent=False)
 
-    def forward(self, image):
+    def forward(self, image, windows=None):
         x = image.flip(1) - self.mean  # RGB to BGR
         pools = {}
         for block, count, _ in VGG_BLOCKS:
@@ -166,7 +179,7 @@ class VGG16FCN(FCN):
             pools[block] = x
         x = self.dropout(relu(self.fc6(x)))
         x = self.dropout(relu(self.fc7(x)))
-        return self.decode(pools["conv3"], pools["conv4"], x, image.shape[2:])
+        return self.decode(pools["conv3"], pools["conv4"], x, image.shape[2:], windows)
 
     def fuse(self, layer, score, skip, name):
         up = layer(score)
@@ -252,7 +265,7 @@ class MobileNetV2FCN(FCN):
                     fifth = x
         return fifth, x
 
-    def forward(self, image, lower=None):
+    def forward(self, image, lower=None, windows=None):
         fifth, x = self.lower(image) if lower is None else lower
         pool3 = relu6(self.skip3(fifth))
         first = self.blocks[LAST_FROZEN + 1]
@@ -261,7 +274,7 @@ class MobileNetV2FCN(FCN):
         for block in self.blocks[LAST_FROZEN + 2 :]:
             x = block(x)
         fc7 = self.dropout(relu6(self.conv_last(x)))
-        return self.decode(pool3, pool4, fc7, image.shape[2:])
+        return self.decode(pool3, pool4, fc7, image.shape[2:], windows)
 
     def fuse(self, layer, score, skip, name):
         return self.enlarge(layer, score, skip.shape[2:]) + skip
@@ -270,6 +283,20 @@ class MobileNetV2FCN(FCN):
         # The last row and column are repeated, for an image may reach beyond the last centre.
         up = layer(pad(score, (0, 1, 0, 1), mode="replicate"))
         return crop(up, layer.stride[0] - 1, size)
+
+    def enlarge_windows(self, layer, score, size, windows):
+        # Pixel y lies between features y // s and y // s + 1, so a window asks for few of them; a
+        # whole enlarged picture, and zeros for what it gets no gradient for, would cost more than
+        # the rest of the network.
+        s = layer.stride[0]
+        score = pad(score, (0, 1, 0, 1), mode="replicate")
+        found = []
+        for one, (row, column, rows, columns) in zip(score, windows, strict=True):
+            up = layer(one[None, :, row // s : (row + rows - 1) // s + 2,
+                           column // s : (column + columns - 1) // s + 2])
+            top, left = s - 1 + row % s, s - 1 + column % s
+            found.append(up[..., top : top + rows, left : left + columns])
+        return torch.cat(found)
 
 
 class FCNCRF(nn.Module):
@@ -295,14 +322,11 @@ class FCNCRF(nn.Module):
         windows : list of (first row, first column, rows, columns), optional
             The part of each image that the head works on, all of one size.
         """
-        logits = self.fcn(image) if lower is None else self.fcn(image, lower)
-        if windows is not None:
-            logits, image = (
-                torch.stack([x[:, r : r + h, c : c + w]
-                             for x, (r, c, h, w) in zip(maps, windows, strict=True)])
-                for maps in (logits, image)
-            )
-        return logits if self.crf is None else self.crf(logits, image)
+        stored = () if lower is None else (lower,)
+        logits = self.fcn(image, *stored, windows=windows)
+        if self.crf is None:
+            return logits
+        return self.crf(logits, image if windows is None else cut(image, windows))
 
 
 def make_fcn(backbone: str, labels: int, stride: int = 8, at_once: bool = False, width: int = 1):

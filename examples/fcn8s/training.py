@@ -22,7 +22,7 @@ from densecrf_rnn.files import replaced
 from . import digests, weights
 from .config import Config
 from .datasets import IGNORE, Pictures
-from .networks import FCNCRF, make_fcn
+from .networks import FCNCRF, cut, make_fcn
 from .stream import Features, Stream, batches
 
 LAST = "last.pt"
@@ -240,17 +240,11 @@ def step_loss(model, batch, config: Config, device, world=1):
     if config.window is not None:
         rows, columns = (min(a, b) for a, b in zip(config.window, labels.shape[1:], strict=True))
         windows = [(row, column, rows, columns) for row, column in batch["window"]]
-        labels = torch.stack([cut(x, w) for x, w in zip(labels, windows, strict=True)])
+        labels = cut(labels[:, None], windows)[:, 0]
     kind = torch.device(device).type
     with torch.autocast(kind, torch.bfloat16, enabled=config.autocast):
         logits = model(image, lower, windows)
     return loss_of(logits, labels, config, world)
-
-
-def cut(x, window):
-    """A window (first row, first column, rows, columns) of the last two axes."""
-    row, column, rows, columns = window
-    return x[..., row : row + rows, column : column + columns]
 
 
 # --- what is saved -------------------------------------------------------------------------------
