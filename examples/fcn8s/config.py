@@ -6,7 +6,7 @@ which all start from the last stage and differ in what the table is about.
 
 import json
 import math
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 Settings = dict[str, Any]
@@ -141,10 +141,6 @@ class Config:
             if name not in known:
                 raise ValueError(f"there is no setting {name!r}; there are {', '.join(known)}")
         return replace(self, **changes)
-
-    def json(self) -> str:
-        """As text, one setting a line."""
-        return json.dumps(asdict(self), indent=1)
 
 
 def is_number(value: Any) -> bool:

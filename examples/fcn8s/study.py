@@ -130,6 +130,11 @@ class Study:
         return Config().with_(**{**common, **self.recipe.rows, **self.settings,
                                  **self.row_settings, **ROWS[name]})
 
+    def head(self) -> dict:
+        """Settings of the CRF before it learns, but for those that a search chooses."""
+        config = self.row_config("end-to-end", 0)
+        return {name: getattr(config, name) for name in HEAD}
+
     def parts(self, dataset: str) -> dict:
         """The pictures of a dataset."""
         if dataset not in self._parts:
@@ -177,8 +182,8 @@ class Study:
             return {name: getattr(config, name) for name in evaluation.START}
         path = checkpoint.parent / "crf.json"
         select = self.parts(self.dataset)["select"]
-        head = {name: getattr(config, name) for name in HEAD}
-        made_of = self._made_of(checkpoint, select, [head, self.score_classes, evaluation.SEARCH])
+        made_of = self._made_of(
+            checkpoint, select, [self.head(), self.score_classes, evaluation.SEARCH])
         known = json.loads(path.read_text()) if path.exists() else {}
         if known.get("made_of") != made_of and is_first():
             fcn = load_trained(checkpoint, self.labels)[0].fcn
@@ -204,9 +209,7 @@ class Study:
 
     def untrained(self, checkpoint: Path) -> dict:
         """Changes to a checkpoint that put an untrained CRF behind its network."""
-        config = self.row_config("end-to-end", 0)
-        head = {name: getattr(config, name) for name in HEAD}
-        return {**head, **self.crf_settings(checkpoint), "crf": True}
+        return {**self.head(), **self.crf_settings(checkpoint), "crf": True}
 
     def confusions(self, checkpoint: Path, name: str, iterations=(None,), widths=(), changes=None):
         """Of each picture; see `evaluation.confusions`. Stored beside the checkpoint.
@@ -356,7 +359,7 @@ def provenance(study: Study, names) -> str:
     """How the numbers of a table came to be, for people."""
     count = len(study.seeds)
     interval = (f"Student's, over {count} seeds" if count > 1
-                else "bootstrap, over pictures alone: other seeds differ by more")
+                else "bootstrap, over pictures alone and not over seeds")
     classes = ""
     if study.score_classes is not None:
         names_of = ", ".join(study.report.classes[i] for i in study.score_classes)
