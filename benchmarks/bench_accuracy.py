@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from measure import ROWS, Row
 
-from densecrf_rnn import CRFParams, PermutohedralLattice, grid, kernels, mean_field
+from densecrf_rnn import CRFParams, PermutohedralLattice, kernels, mean_field
+from densecrf_rnn.inference import grid
 from densecrf_rnn.params import QUALITIES
 from densecrf_rnn.reference import dense
 

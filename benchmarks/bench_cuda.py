@@ -12,12 +12,12 @@ from problems import TIGHT, WIDE, Problem
 
 torch = pytest.importorskip("torch")
 
-from densecrf_rnn import CRFRNN, _backends  # noqa: E402
+from densecrf_rnn import CRFRNN, engines  # noqa: E402
 from densecrf_rnn.nn import functional  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
-    _backends.why_unavailable("cuda") is not None,
-    reason=f"no CUDA engine: {_backends.why_unavailable('cuda')}",
+    engines.why_unavailable("cuda") is not None,
+    reason=f"no CUDA engine: {engines.why_unavailable('cuda')}",
 )
 
 PARAMS = {"wide": WIDE, "tight": TIGHT}

@@ -9,7 +9,7 @@ from measure import Case, compare
 from problems import Problem
 
 from densecrf_rnn import gibbs
-from densecrf_rnn.neighbourhood import colouring, dense_neighbourhood, sparse_neighbourhood
+from densecrf_rnn.gibbs.neighbourhood import colouring, dense_neighbourhood, sparse_neighbourhood
 from densecrf_rnn.reference import gibbs as reference
 
 SWEEPS = 50  # a call: fewer than a decision takes, so what is done once per call is in it

@@ -16,7 +16,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pytest  # noqa: E402
 from measure import HEADER, ROWS, cells  # noqa: E402
 
-from densecrf_rnn import _backends, available_backends  # noqa: E402
+from densecrf_rnn import engines, available_backends  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -65,8 +65,8 @@ def _machine() -> dict[str, str]:
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
-        "processor": f"{processor}, {_backends.default_threads()} for this process",
-        "compiler": str(_backends.native_compiler()),
+        "processor": f"{processor}, {engines.default_threads()} for this process",
+        "compiler": str(engines.native_compiler()),
         "python": platform.python_version(),
         "commit": commit or "-",
         **versions,

@@ -8,12 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ._backends import BackendUnavailableError, available_backends
+from .engines import BackendUnavailableError, available_backends
 from .distributed import refine_dask
 from .lattice import PermutohedralLattice
-from .mean_field import mean_field
+from .inference.mean_field import mean_field
 from .params import CRFParams
-from .refine import refine
+from .inference.refine import refine
 from .tiles import refine_tiled
 
 if TYPE_CHECKING:

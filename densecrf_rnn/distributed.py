@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from . import _checks, tiles, unaries
+from ._typing import Array
+from . import checks, tiles, unaries
 from .kernels import Window
 from .params import CRFParams
-
-Array = np.ndarray[Any, Any]
 
 
 def refine_dask(
@@ -84,7 +83,7 @@ def refine_dask(
     >>> bool(np.allclose(q.sum(0).compute(), 1))
     True
     """
-    _checks.flag("labels", labels)
+    checks.flag("labels", labels)
     da = _dask_array()
     given = {"logits": logits, "image": image} | ({} if mask is None else {"mask": mask})
     for name, array in given.items():

@@ -1,15 +1,13 @@
 """The mean-field free energy of a dense CRF: how far marginals are from the distribution."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from . import _backends, _checks
-from .mean_field import Filter, build_kernels, checked, log_softmax
+from ._typing import Array
+from . import engines, checks
+from .inference.mean_field import Filter, build_kernels, checked, log_softmax
 from .params import CRFParams
-
-Array = np.ndarray[Any, Any]
 
 
 def free_energy(
@@ -71,9 +69,9 @@ def free_energy(
     coupling, mask, spacing = checked(
         logits, image, params, kernel_weights, compatibility, mask, spacing
     )
-    _checks.refined(refined, logits, batched=False)
-    threads = _checks.threads(threads, _backends.default_threads())
-    engine = _backends.engine(backend)
+    checks.refined(refined, logits, batched=False)
+    threads = checks.threads(threads, engines.default_threads())
+    engine = engines.engine(backend)
     pixel = None
     if mask is not None:
         pixel = np.flatnonzero(mask).astype(np.int32)
@@ -81,9 +79,9 @@ def free_energy(
             return 0.0
     seen = slice(None) if pixel is None else pixel
     u, v = (array.reshape(len(logits), -1)[:, seen] for array in (logits, refined))  # [L, N]
-    _checks.logits_values(u, batched=False)
-    _checks.logits_values(v, batched=False, name="refined")
-    _checks.image_values(image.reshape(-1, image.shape[-1])[seen], params.theta_beta)
+    checks.logits_values(u, batched=False)
+    checks.logits_values(v, batched=False, name="refined")
+    checks.image_values(image.reshape(-1, image.shape[-1])[seen], params.theta_beta)
     if len(logits) == 1:
         u, v = (np.concatenate([np.zeros_like(x), x]) for x in (u, v))
 

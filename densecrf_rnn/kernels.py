@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _checks
+from ._typing import Array
+from . import checks
 from .params import CRFParams, FeatureOrder
 
-Array = np.ndarray[Any, Any]
 
 # A normaliser n = K 1 below this counts as 0 and its pixel hears nothing. With the self term n is
 # above 0.1. Without it n is the small difference of two numbers near 1 where a pixel has hardly a
@@ -64,7 +64,7 @@ class Kernel:
         thetas = ("theta_position", "theta_guide")
         for name in thetas:
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, _checks.positive_number(name, getattr(self, name)))
+                object.__setattr__(self, name, checks.positive_number(name, getattr(self, name)))
         if self.theta_position is None and self.theta_guide is None:
             raise ValueError(
                 "theta_position and theta_guide are both None; a kernel needs one of them"

@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from . import _backends, _checks
+from ._typing import Array
+from . import engines, checks
 from .params import QUALITIES, Quality
-
-Array = np.ndarray[Any, Any]
 
 
 class PermutohedralLattice:
@@ -72,15 +71,15 @@ class PermutohedralLattice:
         backend: str = "auto",
         threads: int | None = None,
     ) -> None:
-        _checks.features(features)
-        _checks.option("quality", quality, QUALITIES)
-        self._threads = _checks.threads(threads, _backends.default_threads())
+        checks.features(features)
+        checks.option("quality", quality, QUALITIES)
+        self._threads = checks.threads(threads, engines.default_threads())
         self.quality = quality
-        self.backend = _backends.resolve(backend)
+        self.backend = engines.resolve(backend)
         points, dims = features.shape
-        self._plan = _backends.Plan.empty(points, dims, features.dtype, quality)
+        self._plan = engines.Plan.empty(points, dims, features.dtype, quality)
         if not self._engine.build([features], [self._plan], quality, self._threads):
-            _checks.refuse_features(features)
+            checks.refuse_features(features)
 
     @property
     def num_vertices(self) -> int:
@@ -88,8 +87,8 @@ class PermutohedralLattice:
         return self._plan.num_vertices
 
     @property
-    def _engine(self) -> _backends.Engine:
-        return _backends.engine(self.backend)  # looked up, so that a lattice can be pickled
+    def _engine(self) -> engines.Engine:
+        return engines.engine(self.backend)  # looked up, so that a lattice can be pickled
 
     def __getstate__(self) -> dict[str, Any]:
         plan = self._plan  # its links are mostly unused
@@ -100,8 +99,8 @@ class PermutohedralLattice:
         self.__dict__.update(state)
         plan = self._plan
         points, corners = plan.vertex.shape
-        size = _backends.Plan.links_size(points, corners - 1, self.quality)
-        links = _backends.reserve((size,), plan.links.dtype)
+        size = engines.Plan.links_size(points, corners - 1, self.quality)
+        links = engines.reserve((size,), plan.links.dtype)
         links[: len(plan.links)] = plan.links
         self._plan = replace(plan, links=links)
 
@@ -123,8 +122,8 @@ class PermutohedralLattice:
         TypeError, ValueError
             `values` is not an array of the lattice's points and dtype, or is not finite.
         """
-        _checks.values(values, len(self._plan.vertex), self._plan.weight.dtype)
-        _checks.flag("transpose", transpose)
+        checks.values(values, len(self._plan.vertex), self._plan.weight.dtype)
+        checks.flag("transpose", transpose)
         return self._filter(np.ascontiguousarray(values), bool(transpose))
 
     def _filter(self, values: Array, transpose: bool = False) -> Array:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from ._typing import Array
 
 
 # --- counts --------------------------------------------------------------------------------------

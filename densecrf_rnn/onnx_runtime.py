@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from .mean_field import mean_field
+from ._typing import Array
+from .inference.mean_field import mean_field
 from .params import CRFParams
 
-Array = np.ndarray[Any, Any]
 
 DOMAIN = "ai.onnx.contrib"  # where onnxruntime-extensions looks for operators in Python
 OPERATOR = "DenseCRFMeanField"

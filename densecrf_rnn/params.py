@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from . import _checks
+from . import checks
 
 Normalization = Literal["none", "before", "after", "symmetric"]
 FeatureOrder = Literal["xy", "yx"]
@@ -73,14 +73,14 @@ class CRFParams:
 
     def __post_init__(self) -> None:
         for name in ("theta_alpha", "theta_beta", "theta_gamma"):
-            object.__setattr__(self, name, _checks.positive_number(name, getattr(self, name)))
+            object.__setattr__(self, name, checks.positive_number(name, getattr(self, name)))
         for name in ("w_bilateral", "w_spatial"):
-            object.__setattr__(self, name, _checks.weight(name, getattr(self, name)))
-        _checks.option("normalization", self.normalization, NORMALIZATIONS)
-        _checks.flag("self_term", self.self_term)
-        _checks.option("feature_order", self.feature_order, ("xy", "yx"))
-        _checks.option("spatial", self.spatial, ("grid", "lattice"))
-        _checks.option("quality", self.quality, QUALITIES)
+            object.__setattr__(self, name, checks.weight(name, getattr(self, name)))
+        checks.option("normalization", self.normalization, NORMALIZATIONS)
+        checks.flag("self_term", self.self_term)
+        checks.option("feature_order", self.feature_order, ("xy", "yx"))
+        checks.option("spatial", self.spatial, ("grid", "lattice"))
+        checks.option("quality", self.quality, QUALITIES)
 
     def __str__(self) -> str:
         """The parameters that differ from the defaults, as a constructor call."""

@@ -1,12 +1,10 @@
 """What people do to label maps after a CRF, by scikit-image."""
 
-from typing import Any
 
 import numpy as np
 
-from . import _checks
-
-Array = np.ndarray[Any, Any]
+from ._typing import Array
+from . import checks
 
 
 def remove_small(labels: Array, pixels: int) -> Array:
@@ -37,13 +35,13 @@ def remove_small(labels: Array, pixels: int) -> Array:
     >>> remove_small(np.array([[5, 5, 5, 5], [5, 7, 5, 5], [9, 9, 9, 9]]), 2).tolist()
     [[5, 5, 5, 5], [5, 5, 5, 5], [9, 9, 9, 9]]
     """
-    _checks.array_kind("labels", labels, batched=False)
+    checks.array_kind("labels", labels, batched=False)
     if labels.dtype.kind not in "iu" or labels.ndim not in (2, 3):
         raise TypeError(
             f"labels has dtype {labels.dtype} and shape {labels.shape}; it must be [H, W] or "
             "[D, H, W] of integers"
         )
-    pixels = _checks.count("pixels", pixels, 1)
+    pixels = checks.count("pixels", pixels, 1)
     try:
         from skimage import measure, segmentation
     except ModuleNotFoundError as error:

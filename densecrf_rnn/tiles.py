@@ -13,13 +13,14 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from . import _checks, grid
+from ._typing import Array
+from . import checks
+from .inference import grid
 from .kernels import Window
-from .mean_field import infer
+from .inference.mean_field import infer
 from .params import CRFParams
 from .unaries import label_dtype
 
-Array = np.ndarray[Any, Any]
 Halo = int | Sequence[int] | Literal["exact"] | None
 
 # About as many pixels as a core refines in a second, and a multiple of the blocks and chunks in
@@ -148,7 +149,7 @@ def refine_tiled(
     >>> bool(np.allclose(q, refine(logits, image, params, iterations=2), atol=1e-6))
     True
     """
-    _checks.flag("labels", labels)
+    checks.flag("labels", labels)
     parts = refined_tiles(
         logits, image, params, tile=tile, halo=halo, compatibility=compatibility,
         iterations=iterations, mask=mask, spacing=spacing, backend=backend, threads=threads,
@@ -304,7 +305,7 @@ def reach(
     >>> reach(CRFParams(theta_alpha=30), (5000, 5000))
     (120, 104)
     """
-    spacing = _checks.spacing(spacing, len(size))
+    spacing = checks.spacing(spacing, len(size))
     feature = range(1, len(size) + 1)
     if params.feature_order == "xy":
         feature = feature[::-1]
@@ -337,7 +338,7 @@ def halo_of(
     if halo is None:
         return reach(params, size, spacing)
     if isinstance(halo, str):
-        _checks.option("halo", halo, ("exact",))
+        checks.option("halo", halo, ("exact",))
         # A normaliser that acts on what is sent must be right where that comes from: once more.
         messages = iterations + (params.normalization in ("before", "symmetric"))
         return tuple(min(n, messages * r) for n, r in zip(size, reach(params, size, spacing)))
@@ -373,8 +374,8 @@ def _per_axis(name: str, value: Any, axes: int, at_least: int) -> tuple[int, ...
     if isinstance(value, (tuple, list)):
         if len(value) != axes:
             raise ValueError(f"{name} is {value!r}; give one number, or {axes}: one per axis")
-        return tuple(_checks.count(f"{name}[{i}]", v, at_least) for i, v in enumerate(value))
-    return (_checks.count(name, value, at_least),) * axes
+        return tuple(checks.count(f"{name}[{i}]", v, at_least) for i, v in enumerate(value))
+    return (checks.count(name, value, at_least),) * axes
 
 
 def _computable(logits: Array) -> Array:
@@ -403,17 +404,17 @@ def check(
                 f"{name} is {type(array).__name__}; it must be an array: of NumPy, or one that "
                 "slices like it (numpy.memmap, zarr, h5py)"
             )
-    _checks.params(options["params"], CRFParams)
+    checks.params(options["params"], CRFParams)
     # Arrays of the shapes and dtypes that came, which take no memory.
     scores = _stand_in("logits", logits)
     if scores.dtype == np.float16:
         scores = np.broadcast_to(np.float32(0), scores.shape)
     picture = _stand_in("image", image)
-    _checks.logits(scores, batched=False)
-    _checks.image(picture, scores, batched=False)
+    checks.logits(scores, batched=False)
+    checks.image(picture, scores, batched=False)
     size = scores.shape[1:]
     if mask is not None:
-        _checks.mask(_stand_in("mask", mask), size)
+        checks.mask(_stand_in("mask", mask), size)
     # One pixel of no opinion, in the far corner: there is nothing in it to object to but the
     # options, and positions that are too far away to be told apart.
     one = (1,) * len(size)
@@ -447,8 +448,8 @@ def _advise(
     if mask is not None:
         seen = np.asarray(mask[where])
         scores, picture = scores[:, seen], picture[seen]
-    _checks.probabilities(scores, batched=False)
-    _checks.image_range(picture, params.theta_beta)
+    checks.probabilities(scores, batched=False)
+    checks.image_range(picture, params.theta_beta)
 
 
 def _check_out(

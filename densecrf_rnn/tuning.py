@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from . import _checks, metrics
-from .mean_field import Lattices, infer
+from ._typing import Array
+from . import checks, metrics
+from .inference.mean_field import Lattices, infer
 from .params import CRFParams
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
 
-Array = np.ndarray[Any, Any]
 Score = Callable[[Array], float]
 
 # Where a search looks, both ends included; bandwidths in pixels and units of 0..255. All are
@@ -113,16 +113,16 @@ class Task:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _checks.params(self.base, CRFParams)
-        _checks.count("iterations", self.iterations, 1)
+        checks.params(self.base, CRFParams)
+        checks.count("iterations", self.iterations, 1)
         if not self.ranges:
             raise ValueError("ranges is empty; name at least one parameter to search")
         found = {}
         for name, ends in self.ranges.items():
-            _checks.option("a name in ranges", name, tuple(RANGES))
+            checks.option("a name in ranges", name, tuple(RANGES))
             if len(ends) != 2:
                 raise ValueError(f"ranges[{name!r}] is {ends!r}; it must be (low, high)")
-            low, high = (_checks.positive_number(f"ranges[{name!r}]", end) for end in ends)
+            low, high = (checks.positive_number(f"ranges[{name!r}]", end) for end in ends)
             if low > high:
                 raise ValueError(f"ranges[{name!r}] is {low:g} to {high:g}; the lower end is first")
             found[name] = (low, high)
@@ -350,9 +350,9 @@ def tune(
     >>> found = tuning.tune(pair, tuning.Task(iterations=2), trials=3)  # doctest: +SKIP
     >>> found.params  # doctest: +SKIP
     """
-    trials = _checks.count("trials", trials, 1)
-    seed = _checks.count("seed", seed, 0)
-    per_lattice = _checks.count("per_lattice", per_lattice, 1)
+    trials = checks.count("trials", trials, 1)
+    seed = checks.count("seed", seed, 0)
+    per_lattice = checks.count("per_lattice", per_lattice, 1)
     _require_optuna()
     alone = confusions(examples, None, task)
     score_alone = task.score(alone.sum(0))
@@ -417,7 +417,7 @@ def cross_validate(
     ...     pairs, 3, lambda seen, fold: tuning.tune(seen, trials=20))  # doctest: +SKIP
     >>> folds.gain, folds.gain_seen  # doctest: +SKIP
     """
-    folds = _checks.count("folds", folds, 2)
+    folds = checks.count("folds", folds, 2)
     if folds > len(examples):
         raise ValueError(
             f"folds is {folds} but there are {len(examples)} examples; one fold each at most"

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from . import _checks
-
-Array = np.ndarray[Any, Any]
+from ._typing import Array
+from . import checks
 
 
 def logits_from_labels(
@@ -47,11 +46,11 @@ def logits_from_labels(
     array([[0.9, 0.1, 0.5],
            [0.1, 0.9, 0.5]], dtype=float32)
     """
-    _checks.array_kind("labels", labels, batched=False)
+    checks.array_kind("labels", labels, batched=False)
     if labels.dtype.kind not in "iu":
         raise TypeError(f"labels has dtype {labels.dtype}; it must hold integers")
-    num_labels = _checks.count("num_labels", num_labels, 2)
-    confidence = _checks.number("confidence", confidence)
+    num_labels = checks.count("num_labels", num_labels, 2)
+    confidence = checks.number("confidence", confidence)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence:g}; it must lie between 0 and 1")
     known = np.ones(labels.shape, bool) if unsure is None else labels != unsure
@@ -97,8 +96,8 @@ def logits_from_probabilities(probabilities: Array, floor: float = 1e-5) -> Arra
     array([[-11.51, -0.69],
            [ 0.  , -0.7 ]], dtype=float32)
     """
-    _checks.array_kind("probabilities", probabilities, batched=False)
-    floor = _checks.number("floor", floor)
+    checks.array_kind("probabilities", probabilities, batched=False)
+    floor = checks.number("floor", floor)
     if not 0 <= floor < 1:
         raise ValueError(f"floor is {floor:g}; it must be at least 0 and below 1")
     if probabilities.ndim == 0 or 0 in probabilities.shape:
@@ -151,9 +150,9 @@ def softened(logits: Array, temperature: float) -> Array:
     >>> softened(np.array([[4.0], [0.0]]), 2).tolist()
     [[2.0], [0.0]]
     """
-    _checks.array_kind("logits", logits, batched=False)
-    _checks.float_dtype("logits", logits, batched=False)
-    temperature = _checks.positive_number("temperature", temperature)
+    checks.array_kind("logits", logits, batched=False)
+    checks.float_dtype("logits", logits, batched=False)
+    temperature = checks.positive_number("temperature", temperature)
     with np.errstate(over="ignore"):
         return logits / logits.dtype.type(temperature)
 
@@ -181,8 +180,8 @@ def of_classes(logits: Array, classes: Sequence[int]) -> Array:
     >>> of_classes(np.arange(6.0).reshape(3, 2), [0, 2]).tolist()
     [[0.0, 1.0], [4.0, 5.0]]
     """
-    _checks.array_kind("logits", logits, batched=False)
-    chosen = [_checks.count(f"classes[{i}]", label, 0) for i, label in enumerate(classes)]
+    checks.array_kind("logits", logits, batched=False)
+    chosen = [checks.count(f"classes[{i}]", label, 0) for i, label in enumerate(classes)]
     if len(chosen) < 2 or len(set(chosen)) < len(chosen):
         raise ValueError(f"classes is {chosen}; give at least two labels, each once")
     if max(chosen) >= len(logits):

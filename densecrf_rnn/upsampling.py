@@ -1,13 +1,12 @@
 """Maps on a coarse grid onto a finer one, linearly: what stands between most networks and a CRF."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from . import _checks
+from ._typing import Array
+from . import checks
 
-Array = np.ndarray[Any, Any]
 
 # Fine pixels made by one matrix product. A product takes the coarse pixels that they lie between,
 # so longer runs multiply more zeros, and shorter ones call more often.
@@ -53,8 +52,8 @@ def upsample(
     >>> upsample(np.array([[0.0, 2.0]]), [4]).tolist()
     [[0.0, 0.5, 1.5, 2.0]]
     """
-    _checks.array_kind("maps", maps, batched=False)
-    _checks.float_dtype("maps", maps, batched=False)
+    checks.array_kind("maps", maps, batched=False)
+    checks.float_dtype("maps", maps, batched=False)
     crop = size if crop is None else crop
     if not len(size) == len(crop) == maps.ndim - 1 or 0 in maps.shape:
         raise ValueError(

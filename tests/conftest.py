@@ -6,7 +6,7 @@ import hypothesis
 import numpy as np
 import pytest
 
-from densecrf_rnn import _backends
+from densecrf_rnn import engines
 
 # Derandomised, so a failure in CI is a failure everywhere; without a deadline, because the first
 # call of a Numba function compiles it.
@@ -30,7 +30,7 @@ def pytest_generate_tests(metafunc):
 @pytest.fixture
 def backend(request):
     """The name of each engine; skipped, with the engine's own reason, where it cannot run."""
-    reason = _backends.why_unavailable(request.param)
+    reason = engines.why_unavailable(request.param)
     if reason is not None:
         pytest.skip(reason)
     return request.param
@@ -40,7 +40,7 @@ def backend(request):
 def both_backends():
     """For tests that compare the native engine with the Numba reference."""
     for name in ("cpu", "numba"):
-        reason = _backends.why_unavailable(name)
+        reason = engines.why_unavailable(name)
         if reason is not None:
             pytest.skip(reason)
 

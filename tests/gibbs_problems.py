@@ -4,8 +4,8 @@ import itertools
 
 import numpy as np
 
-from densecrf_rnn import _backends
-from densecrf_rnn.neighbourhood import colouring
+from densecrf_rnn import engines
+from densecrf_rnn.gibbs.neighbourhood import colouring
 
 # Small enough to enumerate: 3^9 = 19,683 and 2^10 = 1,024 labellings.
 SMALL = {"3 x 3, L = 3": (3, 3, 3), "2 x 5, L = 2": (2, 2, 5)}
@@ -71,9 +71,9 @@ def run(name, logits, labels, tables, offsets, threads=1, sweeps=1, **options):
     sums = np.zeros((*labels.shape, count))
     changes = np.full((images, len(given["inverse_temperature"])), -1, np.int64)
     labels = labels.astype(np.int32)
-    problem = _backends.GibbsProblem(
+    problem = engines.GibbsProblem(
         logits=logits, labels=labels, tables=tables, offsets=offsets,
         colouring=colouring(offsets), marginals=sums, changes=changes, **given,
     )  # fmt: skip
-    _backends.gibbs_engine(name).gibbs_sweep(problem, threads)
+    engines.gibbs_engine(name).gibbs_sweep(problem, threads)
     return labels, sums, changes

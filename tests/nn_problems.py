@@ -5,7 +5,8 @@ from functools import reduce
 import numpy as np
 import pytest
 
-from densecrf_rnn import CRFParams, PermutohedralLattice, grid, kernels
+from densecrf_rnn import CRFParams, PermutohedralLattice, kernels
+from densecrf_rnn.inference import grid
 
 torch = pytest.importorskip("torch")
 

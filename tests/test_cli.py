@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import densecrf_rnn
-from densecrf_rnn import _backends, samples
+from densecrf_rnn import engines, samples
 from densecrf_rnn.cli import main
 
 needs_pictures = pytest.mark.skipif(
@@ -89,21 +89,21 @@ def test_info_json_holds_the_same(capsys):
     available = [name for name, state in facts["backends"].items() if state["available"]]
     assert available == densecrf_rnn.available_backends()
     assert facts["auto"] == available[0]
-    assert facts["default_threads"] == _backends.default_threads()
-    assert facts["native_isa"] == _backends.native_isa()
+    assert facts["default_threads"] == engines.default_threads()
+    assert facts["native_isa"] == engines.native_isa()
 
 
 def test_info_names_the_instruction_set(capsys):
-    isa = _backends.native_isa()
+    isa = engines.native_isa()
     if isa is None:
-        pytest.skip(_backends.why_unavailable("cpu"))
+        pytest.skip(engines.why_unavailable("cpu"))
     assert main(["info"]) == 0
     assert f"instruction set {isa}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_info_refuses_an_unknown_instruction_set(monkeypatch):
-    if _backends.why_unavailable("cpu") is not None:
-        pytest.skip(_backends.why_unavailable("cpu"))
+    if engines.why_unavailable("cpu") is not None:
+        pytest.skip(engines.why_unavailable("cpu"))
     monkeypatch.setenv("DENSECRF_RNN_ISA", "sse")
     done = run_module("info")
     assert done.returncode == 2 and done.stdout == ""
@@ -112,7 +112,7 @@ def test_info_refuses_an_unknown_instruction_set(monkeypatch):
 
 def test_info_says_what_serves_without_the_native_module(capsys, monkeypatch):
     reasons = {"cpu": "it was not compiled; pip install -e .", "numba": None}
-    monkeypatch.setattr(_backends, "why_unavailable", reasons.get)
+    monkeypatch.setattr(engines.registry, "why_unavailable", reasons.get)
     assert main(["info"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "not available: it was not compiled; pip install -e ." in out
@@ -120,14 +120,14 @@ def test_info_says_what_serves_without_the_native_module(capsys, monkeypatch):
 
 
 def test_info_says_that_nothing_can_run(capsys, monkeypatch):
-    monkeypatch.setattr(_backends, "why_unavailable", lambda name: "broken")
+    monkeypatch.setattr(engines.registry, "why_unavailable", lambda name: "broken")
     assert main(["info"]) == 0
     assert "no backend can run here" in capsys.readouterr().out
 
 
 @needs_pictures
 def test_demo_without_a_backend_exits_with_2(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(_backends, "why_unavailable", lambda name: "broken")
+    monkeypatch.setattr(engines.registry, "why_unavailable", lambda name: "broken")
     assert main(["demo", "--out", str(tmp_path)]) == 2
     assert one_sentence(capsys).startswith("densecrf-rnn demo: no backend can run here")
 

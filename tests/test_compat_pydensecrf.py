@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import densecrf_rnn.compat.pydensecrf as dcrf
-from densecrf_rnn import PermutohedralLattice, _backends, refine
+from densecrf_rnn import PermutohedralLattice, engines, refine
 from densecrf_rnn.compat.pydensecrf import utils
 from densecrf_rnn.energy import free_energy
 from densecrf_rnn.params import CRFParams
@@ -262,11 +262,11 @@ def test_the_old_name_of_unary_from_softmax_clips_nothing():
 @pytest.mark.parametrize("size", [42, 44])
 def test_steps_are_the_iterations_of_inference(monkeypatch, use_numba, size):
     if use_numba:  # an engine that only filters
-        if _backends.why_unavailable("numba") is not None:
+        if engines.why_unavailable("numba") is not None:
             pytest.skip("numba is not installed")
-        engine = _backends.engine("numba")
-        monkeypatch.setattr(_backends, "engine", lambda name: engine)
-        monkeypatch.setattr(_backends, "fused_engine", lambda name: None)
+        engine = engines.engine("numba")
+        monkeypatch.setattr(engines, "engine", lambda name: engine)
+        monkeypatch.setattr(engines, "fused_engine", lambda name: None)
     d = crf_of(size, labels=3)
     Q, tmp1, tmp2 = d.startInference()
     seen = np.asarray(Q)

@@ -10,13 +10,13 @@ torch = pytest.importorskip("torch")
 
 import nn_problems as make  # noqa: E402
 
-from densecrf_rnn import CRFRNN, BackendUnavailableError, CRFParams, _backends  # noqa: E402
+from densecrf_rnn import CRFRNN, BackendUnavailableError, CRFParams, engines  # noqa: E402
 from densecrf_rnn.nn import functional, fused, ops  # noqa: E402
 from densecrf_rnn.nn.tensors import Grid, Kernel, Lattice  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
-    _backends.why_unavailable("cuda") is not None,
-    reason=f"no CUDA engine: {_backends.why_unavailable('cuda')}",
+    engines.why_unavailable("cuda") is not None,
+    reason=f"no CUDA engine: {engines.why_unavailable('cuda')}",
 )
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
@@ -67,8 +67,8 @@ def test_every_option_equals_the_cpu(normalization, self_term, spatial, quality)
 
 
 @pytest.mark.skipif(
-    _backends.why_unavailable("serial") is not None,
-    reason=f"no serial launcher: {_backends.why_unavailable('serial')}",
+    engines.why_unavailable("serial") is not None,
+    reason=f"no serial launcher: {engines.why_unavailable('serial')}",
 )
 @pytest.mark.parametrize("storage", ["float16", "bfloat16"])
 def test_16_bits_are_rounded_as_the_serial_launcher_rounds_them(storage):

@@ -6,9 +6,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from densecrf_rnn import GibbsCRF, _backends  # noqa: E402
+from densecrf_rnn import GibbsCRF, engines  # noqa: E402
 from densecrf_rnn.nn import ChainStore  # noqa: E402
-from densecrf_rnn.neighbourhood import dense_neighbourhood, sparse_neighbourhood  # noqa: E402
+from densecrf_rnn.gibbs.neighbourhood import dense_neighbourhood, sparse_neighbourhood  # noqa: E402
 
 DEVICES = {"serial": "cpu", "cuda": "cuda"}
 CASES = [
@@ -23,7 +23,7 @@ CASES = [
 @pytest.fixture(params=DEVICES)
 def other(request):
     """The name of an engine of whole batches; skipped where it cannot run."""
-    reason = _backends.why_unavailable(request.param)
+    reason = engines.why_unavailable(request.param)
     if reason is not None:
         pytest.skip(reason)
     return request.param
@@ -53,8 +53,8 @@ def everything(crf, logits, target, device):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c[0]} labels, {c[1]} x {c[2]}")
 def test_learning_and_deciding_have_the_bits_of_the_cpu_engine(other, case):
-    if _backends.why_unavailable("cpu") is not None:
-        pytest.skip(_backends.why_unavailable("cpu"))
+    if engines.why_unavailable("cpu") is not None:
+        pytest.skip(engines.why_unavailable("cpu"))
     labels, height, width, offsets = case
     generator = torch.Generator().manual_seed(labels)
     logits = 3 * torch.randn(2, labels, height, width, generator=generator)

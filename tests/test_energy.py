@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from densecrf_rnn import CRFParams, PermutohedralLattice, grid, kernels, mean_field
+from densecrf_rnn import CRFParams, PermutohedralLattice, kernels, mean_field
+from densecrf_rnn.inference import grid
 from densecrf_rnn.energy import free_energy
 from densecrf_rnn.reference import dense
 

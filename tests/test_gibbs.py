@@ -9,9 +9,10 @@ from gibbs_problems import OFFSETS, SMALL, Enumerated, model, run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from densecrf_rnn import convergence, gibbs
-from densecrf_rnn._backends import why_unavailable
-from densecrf_rnn.neighbourhood import colouring, dense_neighbourhood, sparse_neighbourhood
+from densecrf_rnn.gibbs import convergence
+from densecrf_rnn import gibbs
+from densecrf_rnn.engines import why_unavailable
+from densecrf_rnn.gibbs.neighbourhood import colouring, dense_neighbourhood, sparse_neighbourhood
 from densecrf_rnn.reference import gibbs as reference
 
 # --- random numbers ------------------------------------------------------------------------------

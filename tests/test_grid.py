@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from oracles import GRID_TOLERANCE, MEAN_FIELD_TOLERANCE, assert_near, random_problem
 
-from densecrf_rnn import CRFParams, grid, kernels, mean_field
+from densecrf_rnn import CRFParams, kernels, mean_field
+from densecrf_rnn.inference import grid
 from densecrf_rnn.reference import dense
 
 NORMALIZATIONS = ("after", "before", "symmetric", "none")

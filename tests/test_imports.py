@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import densecrf_rnn
-from densecrf_rnn import _backends
+from densecrf_rnn import engines
 
 PACKAGE = Path(densecrf_rnn.__file__).parent
 CPP = PACKAGE.parent / "cpp"
@@ -21,16 +21,15 @@ NATIVE = {"densecrf_rnn._cpu", "densecrf_rnn._cuda"}
 # Lowest first: a module imports from rows above its own, and from its own folder. __init__.py of
 # the package itself gathers the public names, so it may import anything.
 LAYERS = (
-    {"_atomic", "_checks", "metrics"},
+    {"_typing"},
+    {"_atomic", "checks", "metrics"},
     {"params", "unaries", "upsampling", "postprocess"},
     {"kernels"},
-    {"grid", "neighbourhood"},
     {"reference"},
-    {"_backends"},
-    {"lattice"},
-    {"mean_field"},
-    {"refine", "energy", "gibbs", "tiles", "onnx_runtime"},
-    {"samples", "tuning", "distributed", "convergence"},
+    {"engines"},
+    {"lattice", "inference"},
+    {"energy", "tiles", "onnx_runtime", "gibbs"},
+    {"samples", "tuning", "distributed"},
     {"nn"},
     {"files"},
     {"compat", "cli"},
@@ -91,21 +90,19 @@ def of(*units):
     return [path for path in SOURCES if unit(path) in units]
 
 
-LOWEST = of(
-    "_checks", "params", "kernels", "grid", "neighbourhood", "metrics", "unaries", "upsampling"
-)
+LOWEST = of("checks", "params", "kernels", "metrics", "unaries", "upsampling")
 
 
 @pytest.mark.parametrize("path", LOWEST, ids=str)
 def test_the_lowest_modules_import_numpy_alone(path):
     assert outside(path) <= {"numpy"}
-    assert inside(path) <= {"_checks", "params", "kernels", "metrics"}
+    assert inside(path) <= {"_typing", "checks", "params", "kernels", "metrics"}
 
 
 @pytest.mark.parametrize("path", of("reference"), ids=str)
 def test_the_reference_sees_no_engine(path):
     assert outside(path) <= {"numpy", "numba"}
-    assert inside(path) <= {"reference", "params", "kernels"}
+    assert inside(path) <= {"_typing", "reference", "params", "kernels"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=str)
@@ -115,8 +112,8 @@ def test_torch_is_imported_in_nn_alone(path):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=str)
-def test_native_modules_are_reached_through_backends_alone(path):
-    if unit(path) != "_backends":
+def test_native_modules_are_reached_through_engines_alone(path):
+    if unit(path) != "engines":
         assert not imported(path) & NATIVE
 
 
@@ -172,7 +169,7 @@ def test_importing_the_package_imports_numpy_alone():
 
 
 def test_refining_with_the_native_engine_imports_no_torch_and_no_numba():
-    reason = _backends.why_unavailable("cpu")
+    reason = engines.why_unavailable("cpu")
     if reason is not None:
         pytest.skip(reason)
     out = run(REFINE + "print(lattice.backend, 'torch' in sys.modules, 'numba' in sys.modules)")
@@ -205,7 +202,7 @@ def test_the_interface_of_pydensecrf_works_without_torch():
 
 
 def test_refine_works_without_torch_and_numba():
-    reason = _backends.why_unavailable("cpu")
+    reason = engines.why_unavailable("cpu")
     if reason is not None:
         pytest.skip(reason)
     out = run(REFINE + "print(lattice.backend)", "torch", "numba")
@@ -213,7 +210,7 @@ def test_refine_works_without_torch_and_numba():
 
 
 def test_refine_works_without_the_native_module():
-    reason = _backends.why_unavailable("numba")
+    reason = engines.why_unavailable("numba")
     if reason is not None:
         pytest.skip(reason)
     out = run(REFINE + "print(lattice.backend)", "torch", "densecrf_rnn._cpu")
@@ -242,7 +239,7 @@ print(gibbs.sweep(logits, gibbs.start(logits), tables, [(0, 1)], sweeps=3)[0].to
 
 def test_gibbs_sweeps_are_the_same_without_torch_and_without_the_native_module():
     for name in ("cpu", "numba"):
-        reason = _backends.why_unavailable(name)
+        reason = engines.why_unavailable(name)
         if reason is not None:
             pytest.skip(reason)
     native = run(GIBBS, "torch", "numba")

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from densecrf_rnn._backends import why_unavailable
+from densecrf_rnn.engines import why_unavailable
 
 SETUP = """
 import signal

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import densecrf_rnn
-from densecrf_rnn import _backends
+from densecrf_rnn import engines
 
 NAMES = ("baseline", "avx2", "avx512")
-IMPORT = "from densecrf_rnn import CRFParams, _backends, refine, samples"
+IMPORT = "from densecrf_rnn import CRFParams, engines, refine, samples"
 REFINE = f"""
 import sys
 import numpy as np
@@ -25,13 +25,13 @@ results = {{
     for spatial in ("grid", "lattice")
 }}
 np.savez(sys.argv[1], **results)
-print(_backends.native_isa())
+print(engines.native_isa())
 """
 
 GIBBS = """
 import hashlib
 import numpy as np
-from densecrf_rnn import _backends, gibbs
+from densecrf_rnn import engines, gibbs
 from densecrf_rnn.neighbourhood import dense_neighbourhood
 
 rng, offsets, digest = np.random.default_rng(0), dense_neighbourhood(1), hashlib.sha256()
@@ -41,13 +41,13 @@ for labels in (2, 4, 5, 8, 9, 20, 32, 33, 300):
     q = gibbs.marginals(logits, tables, offsets, sweeps=3, burn_in=3, backend="cpu")
     digest.update(q.tobytes())
     digest.update(gibbs.annealed(logits, tables, offsets, sweeps=3, backend="cpu").tobytes())
-print(digest.hexdigest(), _backends.native_isa())
+print(digest.hexdigest(), engines.native_isa())
 """
 
 
 @pytest.fixture(autouse=True)
 def needs_native_module():
-    reason = _backends.why_unavailable("cpu")
+    reason = engines.why_unavailable("cpu")
     if reason is not None:
         pytest.skip(reason)
 
@@ -94,7 +94,7 @@ def test_gibbs_sweeps_have_the_same_bits_on_every_instruction_set():
 
 
 def test_best_instruction_set_is_used_unless_one_is_named():
-    code = f"{IMPORT}; print(_backends.native_isa())"
+    code = f"{IMPORT}; print(engines.native_isa())"
     assert run(code, "").stdout == run(code, "avx512").stdout  # the most that there is
     assert run(code, "").stdout.strip() in NAMES
     assert run(code, "baseline").stdout.strip() == "baseline"

@@ -20,7 +20,7 @@ from oracles import (
     picture,
 )
 
-from densecrf_rnn import BackendUnavailableError, PermutohedralLattice, _backends, kernels
+from densecrf_rnn import BackendUnavailableError, PermutohedralLattice, engines, kernels
 from densecrf_rnn.params import QUALITIES
 from densecrf_rnn.reference import dense
 
@@ -345,7 +345,7 @@ def with_weight(lattice, weight):
 def test_filter_weight_gradient_is_that_of_differences(backend, quality, dims, transpose, seed):
     pytest.importorskip("numba")
     rows, values, cotangent, _ = gradient_problem(quality, dims, seed)
-    lattice, engine = cloud_of(rows, quality, backend), _backends.engine(backend)
+    lattice, engine = cloud_of(rows, quality, backend), engines.engine(backend)
 
     def loss(weight):
         out = np.empty_like(values)
@@ -362,7 +362,7 @@ def test_filter_weight_gradient_is_that_of_differences(backend, quality, dims, t
 def test_filter_has_the_feature_gradient_of_differences(backend, quality, dims, transpose, seed):
     pytest.importorskip("numba")
     rows, values, cotangent, _ = gradient_problem(quality, dims, seed)
-    lattice, engine = cloud_of(rows, quality, backend), _backends.engine(backend)
+    lattice, engine = cloud_of(rows, quality, backend), engines.engine(backend)
 
     def loss(rows):
         return (cloud_of(rows, quality, backend).filter(values, transpose=transpose)
@@ -379,7 +379,7 @@ def test_filter_has_the_feature_gradient_of_differences(backend, quality, dims, 
 def test_self_response_has_the_gradients_of_differences(backend, quality, dims, transpose, seed):
     pytest.importorskip("numba")
     rows, _, _, cotangent = gradient_problem(quality, dims, seed)
-    lattice, engine = cloud_of(rows, quality, backend), _backends.engine(backend)
+    lattice, engine = cloud_of(rows, quality, backend), engines.engine(backend)
 
     def loss_of_weight(weight):
         out = np.empty(len(rows))
@@ -406,7 +406,7 @@ def test_native_gradients_equal_those_of_numba(dtype, dims, channels, quality):
     values, cotangent = rng.normal(size=(2, len(rows), channels)).astype(dtype)
     found = []
     for lattice in pair(rows, quality):
-        engine, plan = _backends.engine(lattice.backend), lattice._plan
+        engine, plan = engines.engine(lattice.backend), lattice._plan
         of_filter, of_diagonal = np.empty_like(plan.weight), np.empty_like(plan.weight)
         of_rows = np.empty_like(rows)
         engine.filter_weight_gradient(plan, values, cotangent, False, of_filter, 2)
@@ -527,15 +527,15 @@ def test_filter_works_in_a_forked_child(backend):
 @pytest.mark.parametrize(("setting", "threads"), [("3", 3), ("5,2", 5)])
 def test_lattice_threads_default_to_omp_num_threads(monkeypatch, setting, threads):
     monkeypatch.setenv("OMP_NUM_THREADS", setting)
-    assert _backends.default_threads() == threads
+    assert engines.default_threads() == threads
 
 
 @pytest.mark.parametrize("setting", ["", "many", "0", "-2"])
 def test_lattice_threads_fall_back_to_the_processors(monkeypatch, setting):
     monkeypatch.setenv("OMP_NUM_THREADS", setting)
-    assert _backends.default_threads() >= 1
+    assert engines.default_threads() >= 1
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert _backends.default_threads() >= 1
+    assert engines.default_threads() >= 1
 
 
 # --- refusals ------------------------------------------------------------------------------------
@@ -651,7 +651,7 @@ def test_copies_hold_what_the_lattice_uses_and_filter_to_the_same_bits(backend, 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere such arrays are the system's matter")
 def test_reserved_memory_may_exceed_the_memory_there_is():
     for _ in range(200):  # 200 TiB do not fit in the address space at once
-        array = _backends.reserve((2**20, 2**17), np.float64)
+        array = engines.reserve((2**20, 2**17), np.float64)
         assert array.shape == (2**20, 2**17) and array.flags.writeable
         array[-1, -1] += 1
         assert array[-1, -1] == 1 and array[12345, 678] == 0
@@ -659,10 +659,10 @@ def test_reserved_memory_may_exceed_the_memory_there_is():
 
 def test_reserved_memory_beyond_the_address_space_is_a_memory_error():
     with pytest.raises(MemoryError):
-        _backends.reserve((2**50,), np.float64)
+        engines.reserve((2**50,), np.float64)
 
 
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (5,), (2, 3, 4), (2**26 + 1,)])
 def test_reserved_memory_is_zeros(shape, dtype):
-    array = _backends.reserve(shape, dtype)
+    array = engines.reserve(shape, dtype)
     assert array.shape == shape and array.dtype == dtype and not array.any()

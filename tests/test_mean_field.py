@@ -18,7 +18,7 @@ from oracles import (
 )
 
 from densecrf_rnn import CRFParams, mean_field, refine, samples
-from densecrf_rnn._backends import why_unavailable
+from densecrf_rnn.engines import why_unavailable
 
 NORMALIZATIONS = ("after", "before", "symmetric", "none")
 SIZES = ((1, 1), (1, 13), (13, 1), (7, 11), (2, 3, 5), (1, 1, 1))

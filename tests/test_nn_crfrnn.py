@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import nn_problems as make  # noqa: E402
-from densecrf_rnn import CRFParams, CRFRNN, _backends  # noqa: E402
-from densecrf_rnn._backends import why_unavailable  # noqa: E402
+from densecrf_rnn import CRFParams, CRFRNN, engines  # noqa: E402
+from densecrf_rnn.engines import why_unavailable  # noqa: E402
 from densecrf_rnn.nn import IMAGENET_MEAN, IMAGENET_STD, crfrnn, functional  # noqa: E402
 
 
@@ -314,8 +314,8 @@ class Counting:
 def test_crfrnn_builds_each_lattice_once_and_those_of_a_batch_in_one_call(
     monkeypatch, iterations, normalization, self_term, spatial
 ):
-    counting = Counting(_backends.engine("auto"))
-    monkeypatch.setattr(_backends, "engine", lambda name: counting)
+    counting = Counting(engines.engine("auto"))
+    monkeypatch.setattr(engines, "engine", lambda name: counting)
     params = CRFParams(normalization=normalization, self_term=self_term, spatial=spatial)
     crf = CRFRNN(3, params=params, iterations=iterations)
     logits, image = problem(6, 7, batch=3)

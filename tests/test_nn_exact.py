@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 import nn_problems as make  # noqa: E402
 import oracles  # noqa: E402
 import densecrf_rnn  # noqa: E402
-from densecrf_rnn import CRFParams, CRFRNN, _backends  # noqa: E402
+from densecrf_rnn import CRFParams, CRFRNN, engines  # noqa: E402
 from densecrf_rnn.nn import exact, functional  # noqa: E402
 from densecrf_rnn.reference import dense  # noqa: E402
 
@@ -351,7 +351,7 @@ def test_exact_layer_equals_the_function_and_says_so():
 
 
 def test_exact_layer_needs_no_engine(monkeypatch):
-    monkeypatch.setattr(_backends, "why_unavailable", lambda name: "it was taken away")
+    monkeypatch.setattr(engines.registry, "why_unavailable", lambda name: "it was taken away")
     logits, image = make.problem(17, 5, 6, dtype=torch.float32)
     assert CRFRNN(3, method="exact")(logits, image).isfinite().all()
 

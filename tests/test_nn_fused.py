@@ -5,7 +5,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from densecrf_rnn import BackendUnavailableError  # noqa: E402
-from densecrf_rnn._backends import why_unavailable  # noqa: E402
+from densecrf_rnn.engines import why_unavailable  # noqa: E402
 from densecrf_rnn.nn import fused, ops  # noqa: E402
 from densecrf_rnn.nn.tensors import NO_GRID, Grid, Kernel, Lattice  # noqa: E402
 

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import nn_problems as make  # noqa: E402
-from densecrf_rnn import CRFRNN, _backends  # noqa: E402
+from densecrf_rnn import CRFRNN, engines  # noqa: E402
 from densecrf_rnn.nn import functional  # noqa: E402
 
 OPERATORS = list(product(make.NORMALIZATIONS, (True, False)))
@@ -97,8 +97,8 @@ def test_gradient_for_no_images_is_empty(backend):
 
 @pytest.mark.parametrize("budget", [1, 2**13, 2**16])
 def test_gradients_do_not_depend_on_the_memory_budget(budget):
-    if _backends.why_unavailable("cpu") is not None:
-        pytest.skip(_backends.why_unavailable("cpu"))
+    if engines.why_unavailable("cpu") is not None:
+        pytest.skip(engines.why_unavailable("cpu"))
     logits, image = make.problem(5, 21, 23, batch=2)
     params = make.small_params(theta_alpha=30, theta_beta=200, theta_gamma=4)
 

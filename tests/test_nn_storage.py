@@ -9,13 +9,13 @@ torch = pytest.importorskip("torch")
 
 import nn_problems as make  # noqa: E402
 
-from densecrf_rnn import CRFRNN, CRFParams, _backends, samples  # noqa: E402
+from densecrf_rnn import CRFRNN, CRFParams, engines, samples  # noqa: E402
 from densecrf_rnn.nn.functional import mean_field  # noqa: E402
 
 ENGINE = "serial"
 pytestmark = pytest.mark.skipif(
-    _backends.why_unavailable(ENGINE) is not None,
-    reason=f"no serial launcher: {_backends.why_unavailable(ENGINE)}",
+    engines.why_unavailable(ENGINE) is not None,
+    reason=f"no serial launcher: {engines.why_unavailable(ENGINE)}",
 )
 
 # The greatest difference of a marginal from float32's on a photograph, measured, times two.
@@ -99,7 +99,7 @@ def test_two_runs_and_any_batch_give_the_same_bits():
 
 
 def test_workspace_shrinks_to_little_more_than_half():
-    native = _backends.device_module(ENGINE, "cpu")
+    native = engines.device_module(ENGINE, "cpu")
     sizes = {}
 
     class Watched:
@@ -112,7 +112,7 @@ def test_workspace_shrinks_to_little_more_than_half():
 
     logits, image = make.problem(0, 20, 20, labels=8, dtype=torch.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_backends, "device_module", lambda *args: Watched())
+        patch.setattr(engines, "device_module", lambda *args: Watched())
         for storage in ("full", "float16"):
             mean_field(logits, image, make.small_params(), backend=ENGINE, storage=storage)
     marginals = 20 * 20 * 8 * 4

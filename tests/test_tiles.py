@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from oracles import Made, noisy_logits, picture, random_problem
 
 import densecrf_rnn
-from densecrf_rnn import BackendUnavailableError, CRFParams, grid, refine, refine_tiled, tiles
+from densecrf_rnn import BackendUnavailableError, CRFParams, refine, refine_tiled, tiles
+from densecrf_rnn.inference import grid
 from densecrf_rnn.kernels import Window
-from densecrf_rnn.mean_field import infer
+from densecrf_rnn.inference.mean_field import infer
 
 SMALL = CRFParams(theta_alpha=2, theta_beta=20, theta_gamma=1.9, w_bilateral=2, w_spatial=1)
 VARIANTS = (

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import densecrf_rnn
-from densecrf_rnn import CRFParams, _backends, metrics, refine, tuning
-from densecrf_rnn.mean_field import infer
+from densecrf_rnn import CRFParams, engines, metrics, refine, tuning
+from densecrf_rnn.inference.mean_field import infer
 from densecrf_rnn.tuning import Task, confusions, cross_validate, tune
 
 optuna = pytest.importorskip("optuna")
@@ -277,7 +277,7 @@ def test_settings_that_fall_behind_are_given_up(tmp_path):
 
 
 def test_one_lattice_serves_several_settings(monkeypatch):
-    engine = type(_backends.engine("auto"))
+    engine = type(engines.engine("auto"))
     built = []
     build = engine.build
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis.extra import numpy as npst
 
 from densecrf_rnn import unaries
-from densecrf_rnn.mean_field import softmax
+from densecrf_rnn.inference.mean_field import softmax
 from densecrf_rnn.postprocess import remove_small
 from densecrf_rnn.upsampling import upsample
 

@@ -1,7 +1,7 @@
 // The Python module densecrf_rnn._cpu: NumPy arrays in, the loops of cpp/cpu underneath, the GIL
 // released. Dtypes and sizes are checked here once more; the rows inside a plan are trusted, for
 // only build() makes them. Typed in densecrf_rnn/_cpu.pyi; reached through
-// densecrf_rnn/_backends.py alone.
+// densecrf_rnn/engines alone.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

@@ -88,7 +88,7 @@ struct KeyLayout {
   }
 };
 
-// What |coordinate| of the plane an engine indexes: as densecrf_rnn/_checks.py.
+// What |coordinate| of the plane an engine indexes: as densecrf_rnn/checks.
 template <typename T>
 constexpr double kMaxElevated = sizeof(T) == 4 ? 1048576.0 : 2147483648.0;
 

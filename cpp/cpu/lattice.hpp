@@ -56,7 +56,7 @@ struct FeatureView {
 
 // Builds a lattice into vertex, weight [N, d+1] and links [links_size]. Wants 1 <= d <= 16 and
 // N (d+1) < 2^31. False: a feature is not finite, or too large for its dtype to index (the same
-// bound as in _checks.indexable); the arrays then mean nothing.
+// bound as in checks.indexable); the arrays then mean nothing.
 template <typename T>
 bool build(const FeatureView<T>& features, Quality quality, std::int32_t* vertex, T* weight,
            std::int32_t* links, int threads);

@@ -3,7 +3,7 @@
 
 namespace dcrf {
 
-// Rows of L labels are padded with zeros to this width (densecrf_rnn/_backends.py: row_width).
+// Rows of L labels are padded with zeros to this width (densecrf_rnn/engines: row_width).
 inline int row_width(int labels) {
   const int step = labels <= 32 ? 4 : 8;
   return (labels + step - 1) / step * step;

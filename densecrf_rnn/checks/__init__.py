@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from .._typing import Array
+
 
 MAX_DIMS = 16
 # The largest lattice coordinate that leaves its dtype enough digits to find the simplex (float32:

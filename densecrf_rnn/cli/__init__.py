@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from .._backends import BackendUnavailableError
+    from ..engines import BackendUnavailableError
 
     try:
         return int(importlib.import_module(f".{args.command}", __name__).run(args))

@@ -13,9 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from .._typing import Array
 from .. import files
 
-Array = np.ndarray[Any, Any]
 
 _COLOURS = ("#9aa5b1", "#1f6fb2", "#d9822b", "#3f8f4f", "#8a4fa3", "#b23a48")  # the first is before
 _INK = "#222222"

@@ -11,12 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .._typing import Array
 from .. import files, unaries
 from ..files.pairs import ARRAYS, PICTURES, VOLUMES
 from ..upsampling import upsample
 from . import UserError, positive
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,6 @@ Draws with matplotlib's figure objects alone, so no global state or display is t
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,11 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
+from .._typing import Array
 from .. import metrics
 from .._atomic import replaced
 from ..samples import CLASS_NAMES, IGNORE, Sample, palette
 
-Array = np.ndarray[Any, Any]
 Kind = tuple[str, tuple[float, float, float], Array]  # name, colour and mask [H, W] of a change
 
 # Everything below is in pixels of the finished picture, which is WIDTH wide.

@@ -12,17 +12,17 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .._typing import Array
 from .. import files
 from ..files.pairs import PICTURES, VOLUMES
 from ..files.record import Record, checksum
 from ..postprocess import remove_small
-from ..refine import refine
+from ..inference.refine import refine
 from ..tiles import likeliest
 from . import UserError
 from ._crf_options import settings
 from ._inputs import Inputs
 
-Array = np.ndarray[Any, Any]
 _SOURCES = ("logits", "image", "mask")
 
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from .. import _backends, metrics, samples
+from .._typing import Array
+from .. import engines, metrics, samples
 from ..params import CRFParams
-from ..refine import refine
+from ..inference.refine import refine
 from . import UserError, positive, progress, require
 
-Array = np.ndarray[Any, Any]
 
 # Among the best of a sweep over bandwidths, weights and normalisations on the seven photographs
 # with ground truth that the demo then scores, so an optimistic figure. The defaults, 160 / 3 / 3,
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     # Torch's idle OpenMP threads spin by default, in the way of the native engine's: training
     # takes three times as long on two busy cores. OpenMP reads this when it is loaded, below.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    backend = _backends.resolve("auto")
+    backend = engines.resolve("auto")
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"cannot make the folder {args.out}: {error.strerror}") from error
 
-    threads = args.threads or _backends.default_threads()
+    threads = args.threads or engines.default_threads()
     print(
         f"Refining class scores of DeepLabv3-MobileNetV2: {ITERATIONS} mean-field iterations,\n"
         f"backend {backend}, {threads} thread{'s' if threads > 1 else ''}, {PARAMS}\n"

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from .._typing import Array
 from .. import files, metrics
 from ..files import arrays, nifti, pairs
 from . import UserError, positive, progress, require
 
-Array = np.ndarray[Any, Any]
 
 WIDTHS = (1, 2, 3, 5, 10, 20)
 RESAMPLES = 1000

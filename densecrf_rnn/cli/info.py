@@ -11,7 +11,7 @@ import textwrap
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from .. import __version__, _backends
+from .. import __version__, engines
 
 _PACKAGES = ("numpy", "torch", "numba", "scikit-image", "matplotlib", "tqdm", "optuna")
 
@@ -29,22 +29,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _facts() -> dict[str, Any]:
-    reasons = {name: _backends.why_unavailable(name) for name in ("cpu", "numba", "cuda")}
+    reasons = {name: engines.registry.why_unavailable(name) for name in ("cpu", "numba", "cuda")}
     return {
         "densecrf_rnn": __version__,
         "python": platform.python_version(),
         "packages": {name: _installed(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "processors": os.cpu_count(),
-        "default_threads": _backends.default_threads(),
+        "default_threads": engines.default_threads(),
         "backends": {
             name: {"available": reason is None, "why_not": reason}
             for name, reason in reasons.items()
         },
         "auto": next((n for n in ("cpu", "numba") if reasons[n] is None), None),
-        "native_compiler": _backends.native_compiler(),
-        "native_isa": _backends.native_isa(),
-        "cuda": _backends.cuda_facts(),
+        "native_compiler": engines.native_compiler(),
+        "native_isa": engines.native_isa(),
+        "cuda": engines.cuda_facts(),
     }
 
 

@@ -20,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, _backends, files
+from .. import __version__, engines, files
 from ..files.record import FolderInUseError, Record
 from . import UserError, positive, progress, require
 from ._crf_options import add_crf_options
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     """Refine what is not done yet; 1 where a file failed."""
     require("refine", "tqdm")
     inputs = Inputs(args)
-    how = {"backend": _backends.resolve(args.backend), **_shares(args, len(inputs.found))}
+    how = {"backend": engines.resolve(args.backend), **_shares(args, len(inputs.found))}
     work = refining(args, inputs, how["workers"], how["threads"])
     if args.dry_run:
         return _show(inputs, work, how)
@@ -151,7 +151,7 @@ def _refine_all(
 
 def _shares(args: argparse.Namespace, count: int) -> dict[str, Any]:
     """Workers, and threads of each: one thread for each of many images wastes least."""
-    processors = _backends.default_threads()
+    processors = engines.default_threads()
     workers = args.workers or min(max(1, processors // (args.threads or 1)), count)
     if args.tile is not None and args.workers is None:
         workers = 1  # the threads share a tile, so that memory is that of one

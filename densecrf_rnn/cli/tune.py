@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from .._typing import Array
 from .. import files, metrics, tuning
 from ..files.pairs import ARRAYS
 from . import UserError, positive, progress, require
 from ._inputs import Inputs, Problem, add_input_options
 from .evaluate import add_scoring_arguments, chosen_labels, make_folder, warn_missing
 
-Array = np.ndarray[Any, Any]
 
 TRIALS = 60
 PASSES = 3

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._typing import Array
+
 if TYPE_CHECKING:
     from ..nn import CRFRNN
 
-Array = np.ndarray[Any, Any]
 
 # What each matrix is called in PyTorch and Keras; also the order of Keras' and of Caffe's lists.
 NAMES = ("spatial_ker_weights", "bilateral_ker_weights", "compatibility_matrix")

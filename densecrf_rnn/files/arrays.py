@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from .._typing import Array
 from .pairs import extension
-
-Array = np.ndarray[Any, Any]
 
 
 def read_array(path: Path | str, key: str | None = None) -> Array:

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from .._typing import Array
 from .arrays import reading, required
-
-Array = np.ndarray[Any, Any]
 
 
 def read_volume(path: Path) -> Array:

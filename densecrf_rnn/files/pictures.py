@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from .._typing import Array
 from .arrays import reading, required
 from .pairs import extension
 
-Array = np.ndarray[Any, Any]
 
 _TIFF = (".tif", ".tiff")
 _GAP = rb"(?:\s|#[^\n]*\n)+"

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from .._typing import Array
 from .. import tiles, unaries
 from ..params import CRFParams
 from .._atomic import replaced
 from .pairs import extension
 from .reading import Kind
 from .windows import GEOTIFF, Source, View, check_kind, created
-
-Array = np.ndarray[Any, Any]
 
 
 def refine_raster(

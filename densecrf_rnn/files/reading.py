@@ -1,10 +1,11 @@
 """Logits, images, label maps and masks from files of any known kind."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from .._typing import Array
 from .. import unaries
 from . import halves, nifti, pictures
 from .arrays import names_of_maps, read_array
@@ -13,7 +14,6 @@ from .pictures import read_palette
 
 __all__ = ["read_image", "read_labels", "read_logits", "read_mask", "read_palette", "read_spacing"]
 
-Array = np.ndarray[Any, Any]
 Kind = Literal["logits", "probabilities"]
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import _checks
+from .._typing import Array
+from .. import checks
 from ..params import CRFParams
 from .._atomic import replaced
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +41,11 @@ class Settings:
     compatibility: Array | None = None
 
     def __post_init__(self) -> None:
-        _checks.params(self.params, CRFParams)
-        _checks.count("iterations", self.iterations, 0)
+        checks.params(self.params, CRFParams)
+        checks.count("iterations", self.iterations, 0)
         if self.compatibility is not None:
-            _checks.array_kind("compatibility", self.compatibility, batched=False)
-            _checks.compatibility(self.compatibility, len(self.compatibility))
+            checks.array_kind("compatibility", self.compatibility, batched=False)
+            checks.compatibility(self.compatibility, len(self.compatibility))
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers, strings, lists and None alone: what JSON can hold."""

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from .._typing import Array
 from ..tiles import Sliceable
 from .arrays import reading, required
 from .pairs import extension
 
-Array = np.ndarray[Any, Any]
 Write = Callable[[tuple[slice, ...], Array], None]
 
 GEOTIFF = (".tif", ".tiff")

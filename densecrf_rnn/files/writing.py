@@ -1,16 +1,15 @@
 """Label maps and marginals into files, each whole or not at all."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from .._typing import Array
 from .. import samples
 from . import halves, nifti, pictures
 from .._atomic import replaced
 from .pairs import VOLUMES, extension
-
-Array = np.ndarray[Any, Any]
 
 
 def write_labels(

@@ -1,13 +1,12 @@
 """Whether Gibbs chains have forgotten where they began: split R-hat, label changes, energies."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from . import _checks, gibbs
-
-Array = np.ndarray[Any, Any]
+from .._typing import Array
+from .. import checks
+from . import sampling
 
 
 def split_r_hat(draws: Array) -> float:
@@ -39,12 +38,12 @@ def split_r_hat(draws: Array) -> float:
     >>> split_r_hat(noise) < 1.01, split_r_hat(noise + np.arange(4)[:, None]) > 1.2
     (True, True)
     """
-    _checks.array_kind("draws", draws, batched=False)
+    checks.array_kind("draws", draws, batched=False)
     if draws.ndim != 2 or draws.shape[0] < 1 or draws.shape[1] < 4:
         raise ValueError(
             f"draws has shape {draws.shape}; it must be [chains, sweeps], of 4 sweeps at least"
         )
-    _checks.parameter("draws", draws)
+    checks.parameter("draws", draws)
     half = draws.shape[1] // 2
     halves = np.concatenate([draws[:, :half], draws[:, -half:]]).astype(np.float64)
     within = halves.var(1, ddof=1).mean()
@@ -74,7 +73,7 @@ class Diagnosis:
 def diagnose(
     logits: Array,
     tables: Array,
-    offsets: gibbs.Offsets,
+    offsets: sampling.Offsets,
     *,
     chains: int = 4,
     sweeps: int = 100,
@@ -112,23 +111,25 @@ def diagnose(
     >>> round(found.acceptance, 1)  # independent pixels: two draws of three
     0.7
     """
-    chains = _checks.count("chains", chains, 2)
-    sweeps = _checks.count("sweeps", sweeps, 4)
-    burn_in = _checks.count("burn_in", burn_in, 0)
-    _checks.gibbs_logits(logits, batched=False)
+    chains = checks.count("chains", chains, 2)
+    sweeps = checks.count("sweeps", sweeps, 4)
+    burn_in = checks.count("burn_in", burn_in, 0)
+    checks.gibbs_logits(logits, batched=False)
     shared = {"seed": seed, "mask": mask, "backend": backend, "threads": threads}
     energies = np.empty((chains, sweeps))
     changed = 0
     pixels = logits[0].size if mask is None else max(1, int(np.count_nonzero(mask)))
     for chain in range(chains):
-        labels = gibbs.start(np.zeros_like(logits), chain=chain, **shared)  # type: ignore[arg-type]
+        labels = sampling.start(
+            np.zeros_like(logits), chain=chain, **shared  # type: ignore[arg-type]
+        )
         for s in range(burn_in + sweeps):
-            labels, changes = gibbs.sweep(
+            labels, changes = sampling.sweep(
                 logits, labels, tables, offsets, chain=chain, first_sweep=1 + s,
                 **shared,  # type: ignore[arg-type]
             )  # fmt: skip
             if s >= burn_in:
-                score = gibbs.energy(logits, labels, tables, offsets, mask=mask)
+                score = sampling.energy(logits, labels, tables, offsets, mask=mask)
                 energies[chain, s - burn_in] = score / pixels
                 changed += int(changes[0])
     acceptance = changed / (chains * sweeps * pixels)

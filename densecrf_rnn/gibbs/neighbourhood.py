@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _checks
-
-Array = np.ndarray[Any, Any]
+from .._typing import Array
+from .. import checks
 
 
 def dense_neighbourhood(radius: int) -> Array:
@@ -40,7 +39,7 @@ def dense_neighbourhood(radius: int) -> Array:
     >>> dense_neighbourhood(1).tolist()
     [[0, 1], [1, 0], [1, -1], [1, 1]]
     """
-    radius = _checks.count("radius", radius, 1, below_power=15)
+    radius = checks.count("radius", radius, 1, below_power=15)
     reach = range(-radius, radius + 1)
     half = [(row, column) for row in reach for column in reach if (row, column) > (0, 0)]
     half.sort(key=lambda v: (v[0] ** 2 + v[1] ** 2, v))
@@ -76,7 +75,7 @@ def sparse_neighbourhood(radius: int) -> Array:
     >>> len(sparse_neighbourhood(1)), len(sparse_neighbourhood(10)), len(dense_neighbourhood(10))
     (4, 16, 220)
     """
-    radius = _checks.count("radius", radius, 1, below_power=15)
+    radius = checks.count("radius", radius, 1, below_power=15)
     directions = dense_neighbourhood(1)
     lengths = 2 ** np.arange(radius.bit_length(), dtype=np.int32)
     return (lengths[:, None, None] * directions).reshape(-1, 2)

@@ -5,16 +5,15 @@ translation vector apart) a table of scores of any sign. Learning it is in `dens
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from . import _backends, _checks
-from .mean_field import softmax
+from .._typing import Array
+from .. import engines, checks
+from ..inference.mean_field import softmax
 from .neighbourhood import colouring, ends
-from .unaries import label_dtype
+from ..unaries import label_dtype
 
-Array = np.ndarray[Any, Any]
 Offsets = Array | Sequence[Sequence[int]]
 
 
@@ -61,7 +60,7 @@ def energy(
     -1.0
     """
     pairs = _model(logits, tables, offsets, mask)
-    _checks.labelling("labels", labels, logits.shape[1:], len(logits), mask)
+    checks.labelling("labels", labels, logits.shape[1:], len(logits), mask)
     taken = np.ones(labels.shape, bool) if mask is None else mask
     safe = np.where(taken, labels, 0)
     chosen = np.take_along_axis(logits, safe[None], 0)[0]
@@ -104,7 +103,7 @@ def conditional(
     [1.0, 0.0]
     """
     pairs = _model(logits, tables, offsets, mask)
-    _checks.labelling("labels", labels, logits.shape[1:], len(logits), mask)
+    checks.labelling("labels", labels, logits.shape[1:], len(logits), mask)
     count = len(logits)
     # Masked neighbours have a label of their own, of which no table knows anything.
     safe = labels if mask is None else np.where(mask, labels, count)
@@ -159,17 +158,17 @@ def statistics(
     >>> statistics(np.array([[0, 0, 1]]), 2, [(0, 1)]).tolist()
     [[[1, 1], [0, 0]]]
     """
-    _checks.array_kind("labels", labels, batched=False)
+    checks.array_kind("labels", labels, batched=False)
     if labels.ndim != 2:
         raise ValueError(f"labels has {labels.ndim} axes; a labelling is [H, W]")
-    num_classes = _checks.count("num_classes", num_classes, 1, below_power=16)
-    pairs = _checks.offsets(offsets, labels.shape)
+    num_classes = checks.count("num_classes", num_classes, 1, below_power=16)
+    pairs = checks.offsets(offsets, labels.shape)
     if mask is not None:
-        _checks.mask(mask, labels.shape)
-    _checks.labelling("labels", labels, labels.shape, num_classes, mask)
+        checks.mask(mask, labels.shape)
+    checks.labelling("labels", labels, labels.shape, num_classes, mask)
     counts = np.zeros((len(pairs), num_classes, num_classes), np.int64)
-    threads = _checks.threads(threads, _backends.default_threads())
-    engine = _backends.gibbs_engine(backend)
+    threads = checks.threads(threads, engines.default_threads())
+    engine = engines.gibbs_engine(backend)
     engine.gibbs_statistics(_for_engine(labels, mask), pairs, counts, threads)
     return counts
 
@@ -239,11 +238,11 @@ def sweep(
     False
     """
     pairs = _model(logits, tables, offsets, mask)
-    _checks.labelling("labels", labels, logits.shape[1:], len(logits), mask)
-    sweeps = _checks.count("sweeps", sweeps, 0)
+    checks.labelling("labels", labels, logits.shape[1:], len(logits), mask)
+    sweeps = checks.count("sweeps", sweeps, 0)
     found, changes = _sweep(
         logits, _for_engine(labels, mask), tables, pairs, sweeps, seed, chain, first_sweep,
-        _checks.temperatures(temperature, sweeps), None, backend, threads,
+        checks.temperatures(temperature, sweeps), None, backend, threads,
     )  # fmt: skip
     return np.where(found < 0, labels, found).astype(labels.dtype), changes
 
@@ -285,12 +284,12 @@ def start(
     >>> start(np.zeros((2, 3, 4), np.float32)).shape
     (3, 4)
     """
-    _checks.gibbs_logits(logits, batched=False)
+    checks.gibbs_logits(logits, batched=False)
     count, size = len(logits), logits.shape[1:]
     if mask is not None:
-        _checks.mask(mask, size)
+        checks.mask(mask, size)
     alone = np.zeros((0, count, count), np.float32)
-    _checks.potentials(logits, np.zeros((1, 1, 1)))
+    checks.potentials(logits, np.zeros((1, 1, 1)))
     found, _ = _sweep(
         logits, _for_engine(np.zeros(size, np.int32), mask), alone, np.zeros((0, 2), np.int32), 1,
         seed, chain, 0, np.ones(1, np.float32), None, backend, threads,
@@ -349,8 +348,8 @@ def marginals(
     True
     """
     pairs = _model(logits, tables, offsets, mask)
-    sweeps = _checks.count("sweeps", sweeps, 1)
-    burn_in = _checks.count("burn_in", burn_in, 0)
+    sweeps = checks.count("sweeps", sweeps, 1)
+    burn_in = checks.count("burn_in", burn_in, 0)
     first = start(logits, seed=seed, chain=chain, mask=mask, backend=backend, threads=threads)
     labels = _for_engine(first, mask)
     sums = np.zeros((1, *logits.shape[1:], len(logits)))
@@ -414,8 +413,8 @@ def annealed(
     >>> energy(logits, labels, repulsion, [(0, 1), (1, 0)])  # a chessboard
     0.0
     """
-    sweeps = _checks.count("sweeps", sweeps, 1)
-    hot, cold = _checks.number("hottest", hottest), _checks.number("coldest", coldest)
+    sweeps = checks.count("sweeps", sweeps, 1)
+    hot, cold = checks.number("hottest", hottest), checks.number("coldest", coldest)
     if not hot >= cold >= 1e-6:
         raise ValueError(
             f"hottest is {hot:g} and coldest {cold:g}; temperatures fall, and stay above 1e-6"
@@ -468,8 +467,8 @@ def icm(
     0
     """
     _model(logits, tables, offsets, mask)
-    _checks.labelling("labels", labels, logits.shape[1:], len(logits), mask)
-    for _ in range(_checks.count("sweeps", sweeps, 0)):
+    checks.labelling("labels", labels, logits.shape[1:], len(logits), mask)
+    for _ in range(checks.count("sweeps", sweeps, 0)):
         labels, changes = sweep(
             logits, labels, tables, offsets, temperature=0, mask=mask, backend=backend,
             threads=threads,
@@ -481,12 +480,12 @@ def icm(
 
 def _model(logits: Array, tables: Array, offsets: Offsets, mask: Array | None) -> Array:
     """Check what makes a model; the offsets as engines take them."""
-    _checks.gibbs_logits(logits, batched=False)
-    pairs = _checks.offsets(offsets, logits.shape[1:])
-    _checks.tables(tables, len(pairs), len(logits))
-    _checks.potentials(logits, tables)
+    checks.gibbs_logits(logits, batched=False)
+    pairs = checks.offsets(offsets, logits.shape[1:])
+    checks.tables(tables, len(pairs), len(logits))
+    checks.potentials(logits, tables)
     if mask is not None:
-        _checks.mask(mask, logits.shape[1:])
+        checks.mask(mask, logits.shape[1:])
     return pairs
 
 
@@ -513,15 +512,15 @@ def _sweep(
     threads: int | None,
 ) -> tuple[Array, Array]:
     """Labels [H, W], below 0 outside the mask, and changes [S]; `sums` is added to."""
-    seed = _checks.count("seed", seed, 0, below_power=64)
-    chain = _checks.count("chain", chain, 0, below_power=64)
-    first_sweep = _checks.count("first_sweep", first_sweep, 0)
+    seed = checks.count("seed", seed, 0, below_power=64)
+    chain = checks.count("chain", chain, 0, below_power=64)
+    first_sweep = checks.count("first_sweep", first_sweep, 0)
     changes = np.empty((1, sweeps), np.int64)
-    problem = _backends.GibbsProblem(
+    problem = engines.GibbsProblem(
         np.ascontiguousarray(logits)[None], labels, np.ascontiguousarray(tables), offsets,
         colouring(offsets), seed, np.array([chain], np.uint64), np.array([first_sweep], np.uint64),
         inverse_temperature, sums, changes,
     )  # fmt: skip
-    threads = _checks.threads(threads, _backends.default_threads())
-    _backends.gibbs_engine(backend).gibbs_sweep(problem, threads)
+    threads = checks.threads(threads, engines.default_threads())
+    engines.gibbs_engine(backend).gibbs_sweep(problem, threads)
     return labels[0], changes[0]

@@ -7,16 +7,16 @@ depends on an image, only on its size.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from .kernels import inverse_mass
-from .params import Normalization
+from .._typing import Array
+from ..engines.contract import GridAxis, GridKernel
+from ..kernels import inverse_mass
+from ..params import Normalization
 
-Array = np.ndarray[Any, Any]
 
 # Cells are this many deviations apart. The error falls with the third power of it, the number of
 # cells in an image rises with the square (docs/accuracy.md).
@@ -27,43 +27,6 @@ _SMALLEST_CELL = 1.5
 _BLOCK = 48
 # What lies further off than this many deviations, below a thousandth of the peak, counts as 0.
 _REACH = 3.8
-
-
-class GridAxis(NamedTuple):
-    """One axis of n pixels."""
-
-    cell: Array  # [n] int32, ascending: the first of the three cells that a pixel touches
-    taps: Array  # [n, 3] float64: its weights on them; they sum to 1
-    band: Array  # [2 r + 1] float64: B, symmetric
-    cells: int  # at least cell.max() + 3
-
-
-@dataclass(frozen=True)
-class GridKernel:
-    """A kernel of a mean field on a grid: message = after * (K - diag(diagonal)) (before * q).
-
-    Of each axis `splat` replaces its taps on the way into the grid and `slice` on the way out of
-    it, so that a normaliser which is a product over the axes costs nothing per pixel.
-    """
-
-    axes: tuple[GridAxis, ...]  # of (H, W) or (D, H, W)
-    splat: tuple[Array, ...]  # [n, 3] float64 per axis
-    slice: tuple[Array, ...]  # [n, 3] float64 per axis
-    pixel: Array | None = None  # [N] int32: where each point lies in the image; None: all, in order
-    before: Array | None = None  # [N]; None is 1
-    after: Array | None = None  # [N]; None is 1
-    diagonal: Array | None = None  # [N]; None is 0
-
-    @property
-    def size(self) -> tuple[int, ...]:
-        """Of the image."""
-        return tuple(len(axis.cell) for axis in self.axes)
-
-    def transposed(self) -> "GridKernel":
-        """The kernel of the adjoint."""
-        return replace(
-            self, splat=self.slice, slice=self.splat, before=self.after, after=self.before
-        )
 
 
 def axis(pixels: int, sigma: float) -> GridAxis:

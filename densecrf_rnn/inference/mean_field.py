@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from . import _backends, _checks, grid, kernels
-from .params import CRFParams
+from .._typing import Array
+from .. import engines, checks, kernels
+from . import grid
+from ..params import CRFParams
 
-Array = np.ndarray[Any, Any]
 # Kernels on lattices of one image, by all that they depend on beside it.
-Lattices = dict[tuple[kernels.Kernel, str, bool, str, str], _backends.LatticeKernel]
+Lattices = dict[tuple[kernels.Kernel, str, bool, str, str], engines.LatticeKernel]
 
 
 def mean_field(
@@ -108,22 +109,22 @@ def infer(
     that are missing are built and added. With `window` the arrays hold that part of an image. Then
     nothing is warned of, for what looks wrong in a tile (a dark corner) may be right in the image.
     """
-    iterations = _checks.count("iterations", iterations, 0)
+    iterations = checks.count("iterations", iterations, 0)
     coupling, mask, spacing = checked(
         logits, image, params, kernel_weights, compatibility, mask, spacing
     )
-    threads = _checks.threads(threads, _backends.default_threads())
-    engine = _backends.engine(backend)
-    fused = _backends.fused_engine(backend)
+    threads = checks.threads(threads, engines.default_threads())
+    engine = engines.engine(backend)
+    fused = engines.fused_engine(backend)
     idle = iterations == 0 or (mask is not None and not mask.any())
     seen = (logits, image) if mask is None else (logits[:, mask], image[mask])
     advise = window is None
     if fused is None or idle:
-        _checks.logits_values(seen[0], batched=False, advise=advise)
-        _checks.image_values(seen[1], params.theta_beta, advise=advise)
+        checks.logits_values(seen[0], batched=False, advise=advise)
+        checks.image_values(seen[1], params.theta_beta, advise=advise)
     elif advise:  # the engine finds what cannot be computed with, and saves a pass over it all
-        _checks.probabilities(seen[0], batched=False)
-        _checks.image_range(seen[1], params.theta_beta)
+        checks.probabilities(seen[0], batched=False)
+        checks.image_range(seen[1], params.theta_beta)
     if idle:
         return _marginals(logits) if marginals else logits.copy()
 
@@ -141,9 +142,9 @@ def infer(
     else:
         refined = np.empty_like(u)
         kept = np.empty((0, 0, 0), u.dtype)  # nothing: there is no backward pass here
-        problem = _backends.Problem(built, u, refined, kept)
+        problem = engines.Problem(built, u, refined, kept)
         if not fused.mean_field([problem], coupling, iterations, marginals, 0, threads):
-            _checks.logits_values(seen[0], batched=False, advise=False)
+            checks.logits_values(seen[0], batched=False, advise=False)
             raise ValueError("logits lie beyond what the engine can compute with")
     if len(logits) == 1:
         refined = refined[1:] if marginals else refined[1:] - refined[:1]
@@ -166,18 +167,18 @@ def checked(
     spacing: Sequence[float] | None,
 ) -> tuple[Array, Array | None, Sequence[float]]:
     """The coupling, the mask (None where it is True everywhere) and the spacing of a problem."""
-    _checks.params(params, CRFParams)
-    _checks.logits(logits, batched=False)
-    _checks.image(image, logits, batched=False)
+    checks.params(params, CRFParams)
+    checks.logits(logits, batched=False)
+    checks.image(image, logits, batched=False)
     size = logits.shape[1:]
     coupling = _coupling(
         params, kernel_weights, compatibility, max(2, len(logits)), math.prod(size), logits.dtype
     )
     if mask is not None:
-        _checks.mask(mask, size)
+        checks.mask(mask, size)
         if mask.all():
             mask = None
-    return coupling, mask, _checks.spacing(spacing, len(size))
+    return coupling, mask, checks.spacing(spacing, len(size))
 
 
 def build_kernels(
@@ -186,11 +187,11 @@ def build_kernels(
     params: CRFParams,
     spacing: Sequence[float],
     dtype: Any,
-    engine: _backends.Engine,
+    engine: engines.Engine,
     threads: int,
     lattices: Lattices | None = None,
     window: kernels.Window | None = None,
-) -> list[_backends.MeanFieldKernel]:
+) -> list[engines.MeanFieldKernel]:
     """The operators N K over all pixels of an image [*S, C], or those of the indices `pixel`.
 
     Those on lattices are taken from `lattices`, or put there.
@@ -214,7 +215,7 @@ def build_kernels(
         plans = _plans(features, image, pixel, params, engine, threads)
         for kernel, plan in zip(missing, plans, strict=True):
             lattices[(kernel, *options)] = _normalized(plan, params, engine, threads)
-    found: list[_backends.MeanFieldKernel] = [
+    found: list[engines.MeanFieldKernel] = [
         lattices[(kernel, *options)] for kernel in on_lattice
     ]
     if params.spatial == "grid":
@@ -231,28 +232,28 @@ def _plans(
     image: Array,
     pixel: Array | None,
     params: CRFParams,
-    engine: _backends.Engine,
+    engine: engines.Engine,
     threads: int,
-) -> list[_backends.Plan]:
+) -> list[engines.Plan]:
     """Lattices of feature rows [N, d], which were made of `image` at the indices `pixel`."""
     for rows in features:
-        _checks.feature_rows(rows)
+        checks.feature_rows(rows)
     plans = [
-        _backends.Plan.empty(len(rows), rows.shape[1], rows.dtype, params.quality)
+        engines.Plan.empty(len(rows), rows.shape[1], rows.dtype, params.quality)
         for rows in features
     ]
     if not engine.build(features, plans, params.quality, threads):
         rows = image.reshape(-1, image.shape[-1])
         if pixel is not None:
             rows = rows[pixel]
-        _checks.image_values(rows, params.theta_beta, advise=False)
-        _checks.refuse_features(*features)
+        checks.image_values(rows, params.theta_beta, advise=False)
+        checks.refuse_features(*features)
     return plans
 
 
 def _normalized(
-    plan: _backends.Plan, params: CRFParams, engine: _backends.Engine, threads: int
-) -> _backends.LatticeKernel:
+    plan: engines.Plan, params: CRFParams, engine: engines.Engine, threads: int
+) -> engines.LatticeKernel:
     """The operator N K of one lattice."""
     points, dtype = len(plan.vertex), plan.weight.dtype
     diagonal = before = after = None
@@ -267,15 +268,15 @@ def _normalized(
             scale = np.sqrt(scale)
         before = scale if params.normalization in ("before", "symmetric") else None
         after = scale if params.normalization in ("after", "symmetric") else None
-    return _backends.LatticeKernel(plan, before, after, diagonal)
+    return engines.LatticeKernel(plan, before, after, diagonal)
 
 
 def iterate(
     logits: Array,
-    built: Sequence[_backends.MeanFieldKernel],
+    built: Sequence[engines.MeanFieldKernel],
     coupling: Array,
     iterations: int,
-    engine: _backends.Engine,
+    engine: engines.Engine,
     threads: int,
 ) -> Array:
     """The iterations themselves, for engines that only filter. [L, N] -> [L, N]"""
@@ -293,7 +294,7 @@ class Filter:
     """A kernel as a function of values [N, L]."""
 
     def __init__(
-        self, kernel: _backends.MeanFieldKernel, engine: _backends.Engine, threads: int
+        self, kernel: engines.MeanFieldKernel, engine: engines.Engine, threads: int
     ) -> None:
         self._kernel, self._engine, self._threads = kernel, engine, threads
 
@@ -301,7 +302,7 @@ class Filter:
         kernel = self._kernel
         if kernel.before is not None:
             values = values * kernel.before[:, None]
-        if isinstance(kernel, grid.GridKernel):
+        if isinstance(kernel, engines.GridKernel):
             out = grid.filtered(kernel, values)
         else:
             out = np.empty_like(values)
@@ -323,22 +324,22 @@ def _coupling(
 ) -> Array:
     """mu W for each kernel: how a message about one label bears on another. [M, L, L]"""
     mu = 1.0 - np.eye(labels) if compatibility is None else compatibility
-    _checks.array_kind("compatibility", mu, batched=False)
-    _checks.compatibility(mu, labels)
+    checks.array_kind("compatibility", mu, batched=False)
+    checks.compatibility(mu, labels)
     if kernel_weights is None:
         given = {"w_bilateral": params.w_bilateral, "w_spatial": params.w_spatial}
         for name, weight in given.items():
-            _checks.weights_fit(name, weight, labels)  # type: ignore[arg-type]
+            checks.weights_fit(name, weight, labels)  # type: ignore[arg-type]
         weights = [np.broadcast_to(weight, labels) for weight in given.values()]
     else:
-        _checks.array_kind("kernel_weights", kernel_weights, batched=False)
-        _checks.kernel_weights(kernel_weights, 2, labels)
+        checks.array_kind("kernel_weights", kernel_weights, batched=False)
+        checks.kernel_weights(kernel_weights, 2, labels)
         weights = list(kernel_weights)
     mu = mu.astype(np.float64)  # whole numbers of few bits would wrap in the product
     coupling = np.stack(
         [mu @ (w if w.ndim == 2 else w * np.eye(labels)) for w in np.asarray(weights, np.float64)]
     )
-    _checks.coupling(coupling, points, np.finfo(dtype).max)
+    checks.coupling(coupling, points, np.finfo(dtype).max)
     return coupling.astype(dtype)
 
 

@@ -1,14 +1,12 @@
 """refine: the offline front door. Saved logits and their image in, better marginals out."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from .._typing import Array
 from .mean_field import infer
-from .params import CRFParams
-
-Array = np.ndarray[Any, Any]
+from ..params import CRFParams
 
 
 def refine(

@@ -1,10 +1,10 @@
 """The torch layer: the only folder that imports torch."""
 
 from . import functional
-from .chains import Chains, ChainStore
+from .gibbs.chains import Chains, ChainStore
 from .crfrnn import CRFRNN
 from .export import export_onnx
-from .gibbs import GibbsCRF
+from .gibbs.crf import GibbsCRF
 from .segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmenter
 
 __all__ = [

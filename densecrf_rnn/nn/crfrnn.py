@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .. import _backends, _checks
+from .. import engines, checks
 from ..kernels import Kernel, from_params
 from ..params import CRFParams, Normalization
 from .functional import (
@@ -126,41 +126,41 @@ class CRFRNN(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        self.num_classes = _checks.count("num_classes", num_classes, 1)
-        self.iterations = _checks.count("iterations", iterations, 0)
-        _checks.flag("tied", tied)
+        self.num_classes = checks.count("num_classes", num_classes, 1)
+        self.iterations = checks.count("iterations", iterations, 0)
+        checks.flag("tied", tied)
         self.tied = tied
         if eval_iterations is None:
             eval_iterations = 10 if tied else iterations
-        self.eval_iterations = _checks.count("eval_iterations", eval_iterations, 0)
+        self.eval_iterations = checks.count("eval_iterations", eval_iterations, 0)
         if not tied and (iterations == 0 or eval_iterations != iterations):
             raise ValueError(
                 f"iterations is {iterations} and eval_iterations {eval_iterations}; iterations "
                 "that are not tied have parameters of their own, so give one number above 0 for "
                 "both"
             )
-        self.memory_budget = _checks.count("memory_budget", memory_budget, 1, below_power=63)
-        _checks.option("kernel_weights", kernel_weights, ("diagonal", "scalar", "full"))
-        _checks.option("compatibility", compatibility, ("learned", "potts"))
-        _checks.option("update", update, ("softmax", "relu"))
+        self.memory_budget = checks.count("memory_budget", memory_budget, 1, below_power=63)
+        checks.option("kernel_weights", kernel_weights, ("diagonal", "scalar", "full"))
+        checks.option("compatibility", compatibility, ("learned", "potts"))
+        checks.option("update", update, ("softmax", "relu"))
         self.update = update
-        _checks.params(params, CRFParams)
+        checks.params(params, CRFParams)
         if normalization is not None:
             params = replace(params, normalization=normalization)
         if self_term is not None:
             params = replace(params, self_term=self_term)
         self.params = params
-        _checks.method(method, backend)
+        checks.method(method, backend)
         if method == "lattice":  # the other needs no engine
-            _backends.resolve(backend)
+            engines.resolve(backend)
         self.method = method
-        _checks.option("storage", storage, ("full", "float16", "bfloat16"))
+        checks.option("storage", storage, ("full", "float16", "bfloat16"))
         self.storage = storage
         self.backend = backend
 
         self.kernels = from_params(params) if kernels is None else tuple(kernels)
-        _checks.kernels(self.kernels, Kernel, None)
-        _checks.flag("trainable_bandwidths", trainable_bandwidths)
+        checks.kernels(self.kernels, Kernel, None)
+        checks.flag("trainable_bandwidths", trainable_bandwidths)
 
         labels = max(2, self.num_classes)
         eye = torch.eye(labels)
@@ -217,7 +217,7 @@ class CRFRNN(nn.Module):
         """
         found = self._learned()
         for name in names:
-            _checks.option("a name to freeze", name, tuple(found))
+            checks.option("a name to freeze", name, tuple(found))
         for name in names or found:
             found[name].requires_grad_(not frozen)
         return self
@@ -247,7 +247,7 @@ class CRFRNN(nn.Module):
         """
         found = self._learned()
         for name in multipliers:
-            _checks.option("a multiplier", name, tuple(found))
+            checks.option("a multiplier", name, tuple(found))
         rates = {**LEARNING_RATES, **multipliers}
         return [
             {"params": [parameter], "lr": lr * rates[name], "name": name}
@@ -288,7 +288,7 @@ class CRFRNN(nn.Module):
         Tensor, shape and dtype of `logits`; with `return_all` a list of them, one per iteration
         """
         logits = autocast_to_float32(logits)
-        _checks.logits(logits, batched=True)
+        checks.logits(logits, batched=True)
         if logits.shape[1] != self.num_classes:
             raise ValueError(
                 f"logits has {logits.shape[1]} labels but this CRFRNN was made for "

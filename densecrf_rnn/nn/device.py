@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import _backends, _checks
+from .. import engines, checks
 from ..params import QUALITIES
 from .tensors import Grid, Kernel, Lattice, is_given
 
@@ -116,7 +116,7 @@ def lattice_build(native: Any, features: Tensor, quality: str, name: str) -> Lat
     call = Call(native, features)
     layout = _key_layout(native, features)
     if layout is None:
-        _checks.refuse_features(*(image.cpu().numpy() for image in features.detach()), name=name)
+        checks.refuse_features(*(image.cpu().numpy() for image in features.detach()), name=name)
     vertex = features.new_empty(images, points, corners, dtype=torch.int32)
     weight = features.new_empty(images, points, corners)
     view = (features.data_ptr(), features.stride(), tuple(features.shape))
@@ -283,7 +283,7 @@ def _model(
         own = addresses(grid_scales, len(logits)) or [call.address(scale) for scale in common]
         tuples.append((None, tables, *own, len(grid_scales) > 0))
     images, labels, points = logits.shape
-    width = _backends.row_width(labels)
+    width = engines.row_width(labels)
     return images, points, labels, width, iterations, call.address(coupling), tuples
 
 
@@ -319,7 +319,7 @@ def _grid_tables(grid: Grid, dtype: torch.dtype, device: torch.device) -> tuple[
 def saved_shape(logits: Tensor, iterations: int, keep: bool, memory_budget: int) -> tuple[int, ...]:
     """Of the marginals that a forward pass keeps: all or, beyond the budget, none."""
     images, labels, points = logits.shape
-    shape = (iterations, images, points, _backends.row_width(labels))
+    shape = (iterations, images, points, engines.row_width(labels))
     size = iterations * images * points * shape[3] * logits.element_size()
     return shape if keep and size <= memory_budget else (0, *shape[1:])
 
@@ -394,7 +394,7 @@ def _refuse_non_finite(logits: Tensor) -> None:
     if logits.is_cuda and torch.cuda.is_current_stream_capturing():
         return
     if not bool(logits.amax(1).isfinite().all()):
-        _checks.logits_values(logits, batched=True)
+        checks.logits_values(logits, batched=True)
 
 
 @_on_its_device

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _checks
+from .. import checks
 from .dispatch import operator
 from .ops import no_second_derivative, nothing_to_keep
 
@@ -198,8 +198,8 @@ def checked(
     An operator, so that a compiled graph looks as well: nothing else here refuses NaN.
     """
     for guide, name in zip(guides, names.split("\n"), strict=True):
-        _checks.image_values(guide, theta_beta, name)
-    _checks.logits_values(logits, batched=True)
+        checks.image_values(guide, theta_beta, name)
+    checks.logits_values(logits, batched=True)
     return logits.clone(memory_format=torch.contiguous_format)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import _backends, _checks
+from .. import engines, checks
 from ..kernels import Kernel, from_params
 from ..params import CRFParams
 from . import exact, fused, operators, transforms
@@ -132,7 +132,7 @@ def mean_field(
     torch.Size([1, 3, 4, 5])
     """
     if transforms.active():
-        _checks.alone("return_all", return_all, "torch.func")
+        checks.alone("return_all", return_all, "torch.func")
         return transforms.opaque(
             mean_field, logits, image, params, kernel_weights=kernel_weights,
             compatibility=compatibility, iterations=iterations, kernels=kernels,
@@ -143,9 +143,9 @@ def mean_field(
     transforms.refuse_tangents(
         logits, image, kernel_weights, compatibility, bandwidths, *(guides or {}).values()
     )
-    iterations = _checks.count("iterations", iterations, 0)
-    memory_budget = _checks.count("memory_budget", memory_budget, 1, below_power=63)
-    _checks.option("update", update, ("softmax", "relu"))
+    iterations = checks.count("iterations", iterations, 0)
+    memory_budget = checks.count("memory_budget", memory_budget, 1, below_power=63)
+    checks.option("update", update, ("softmax", "relu"))
     p = _problem(
         logits, image, params, kernel_weights, compatibility, kernels, bandwidths, guides, mask,
         spacing, iterations, tied, method, backend,
@@ -233,7 +233,7 @@ def free_energy(
     transforms.refuse_tangents(
         *steps, logits, image, kernel_weights, compatibility, bandwidths, *(guides or {}).values()
     )
-    _checks.option("update", update, ("softmax", "relu"))
+    checks.option("update", update, ("softmax", "relu"))
     p = _problem(
         logits, image, params, kernel_weights, compatibility, kernels, bandwidths, guides, mask,
         spacing, 1, True, method, backend,
@@ -243,12 +243,12 @@ def free_energy(
     with _no_autocast(p.given.device.type):
         messages = _messages(p, params, method, backend)
         for step in steps:
-            _checks.refined(step, p.given, batched=True)
-            _checks.same_device(step, p.given, "refined")
+            checks.refined(step, p.given, batched=True)
+            checks.same_device(step, p.given, "refined")
             if mask is not None:
                 step = step.where(mask[:, None], 0.0)
             if not torch.compiler.is_compiling():
-                _checks.logits_values(step.detach(), batched=True, name="refined")
+                checks.logits_values(step.detach(), batched=True, name="refined")
             rows = _label_rows(step)
             of_pixel = fused.free_energy_unfused(rows, p.u, p.couplings[0], messages, update)
             if p.pixels.seen is not None:
@@ -289,8 +289,8 @@ def _problem(
     kernels = from_params(params) if kernels is None else tuple(kernels)
     every_guide = {"image": image, **(guides or {})}
     if mask is not None:
-        _checks.logits(given, batched=True)
-        _checks.mask(mask, (given.shape[0], *given.shape[2:]), batched=True)
+        checks.logits(given, batched=True)
+        checks.mask(mask, (given.shape[0], *given.shape[2:]), batched=True)
         logits = given.where(mask[:, None], 0.0)
     else:
         logits = given
@@ -304,7 +304,7 @@ def _problem(
         gaussians = _gaussians(kernels, bandwidths, logits)
         used = {k.guide for k in kernels if k.theta_guide is not None} | {"image"}
         looked_at = {name: every_guide[name] for name in used}
-        spacing = _checks.spacing(spacing, len(size))
+        spacing = checks.spacing(spacing, len(size))
         pixels = operators.pixels(looked_at, mask, params, spacing, logits.dtype)
         if method == "exact":
             seen = looked_at if mask is None else pixels.guides
@@ -344,8 +344,8 @@ def _label_rows(logits: Tensor) -> Tensor:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _is_fused(backend: str, device: str) -> bool:
-    on_device = _backends.device_module(backend, device) is not None
-    return on_device or _backends.fused_engine(backend) is not None
+    on_device = engines.device_module(backend, device) is not None
+    return on_device or engines.fused_engine(backend) is not None
 
 
 def autocast_to_float32(logits: Tensor) -> Tensor:
@@ -365,36 +365,36 @@ def _check(
     method: Method,
     backend: str,
 ) -> None:
-    _checks.method(method, backend)
-    _checks.params(params, CRFParams)
-    _checks.logits(logits, batched=True)
-    _checks.kernels(kernels, Kernel, guides)
+    checks.method(method, backend)
+    checks.params(params, CRFParams)
+    checks.logits(logits, batched=True)
+    checks.kernels(kernels, Kernel, guides)
     for name, guide in guides.items():
-        _checks.image(guide, logits, batched=True, name=name)
-        _checks.same_device(guide, logits, name)
+        checks.image(guide, logits, batched=True, name=name)
+        checks.same_device(guide, logits, name)
     if mask is not None:
-        _checks.same_device(mask, logits, "mask")
+        checks.same_device(mask, logits, "mask")
     # Values are not known while a graph is traced. Those for the exact method an operator checks.
     if method == "lattice" and not torch.compiler.is_compiling():
-        native = _backends.device_module(backend, logits.device.type)
-        _backends.resolve("auto" if backend == "auto" and native is not None else backend)
+        native = engines.device_module(backend, logits.device.type)
+        engines.resolve("auto" if backend == "auto" and native is not None else backend)
         if mask is None:
-            _checks.image_range(guides["image"].detach(), params.theta_beta)
+            checks.image_range(guides["image"].detach(), params.theta_beta)
         if native is not None or _is_fused(backend, "cpu"):  # that finds what else is wrong
-            _checks.probabilities(logits.detach(), batched=True)
+            checks.probabilities(logits.detach(), batched=True)
         else:
-            _checks.logits_values(logits.detach(), batched=True)
+            checks.logits_values(logits.detach(), batched=True)
 
 
 def _check_storage(storage: Storage, logits: Tensor, plain: bool, backend: str) -> None:
-    _checks.option("storage", storage, ("full", "float16", "bfloat16"))
+    checks.option("storage", storage, ("full", "float16", "bfloat16"))
     if storage == "full":
         return
     if logits.dtype != torch.float32:
         raise TypeError(
             f"storage is {storage!r} but logits {logits.dtype}, which is kept in full; give float32"
         )
-    if _backends.device_module(backend, logits.device.type) is None:
+    if engines.device_module(backend, logits.device.type) is None:
         raise ValueError(
             f"storage is {storage!r}, which the CUDA engine alone has, but logits are on "
             f"{logits.device}; leave storage at 'full', or move them to a GPU"
@@ -412,10 +412,10 @@ def _gaussians(
     """Each kernel with its deviations: its own, or those given."""
     if bandwidths is None:
         return [operators.Gaussian(k, k.theta_position, k.theta_guide) for k in kernels]
-    _checks.array_kind("bandwidths", bandwidths, batched=True)
+    checks.array_kind("bandwidths", bandwidths, batched=True)
     _same_kind("bandwidths", bandwidths, like)
     if not torch.compiler.is_compiling():
-        _checks.bandwidths(bandwidths.detach(), len(kernels))
+        checks.bandwidths(bandwidths.detach(), len(kernels))
     return [
         operators.Gaussian(
             k,
@@ -450,10 +450,10 @@ def _couplings(
     if kernel_weights is None:
         kernel_weights = default_weights(params, labels, kernels).to(eye)
     for name, tensor in (("compatibility", mu), ("kernel_weights", kernel_weights)):
-        _checks.array_kind(name, tensor, batched=True)
+        checks.array_kind(name, tensor, batched=True)
         _same_kind(name, tensor, like)
         if not tied and (name == "kernel_weights" or compatibility is not None):
-            _checks.untied(name, tensor, iterations)
+            checks.untied(name, tensor, iterations)
     if tied:
         return [_coupling(mu, kernel_weights, len(kernels), like)] * max(iterations, 1)
     mus = [mu] * iterations if compatibility is None else list(mu)
@@ -465,8 +465,8 @@ def _couplings(
 def _coupling(mu: Tensor, kernel_weights: Tensor, kernels: int, like: Tensor) -> Tensor:
     """mu W for each kernel: how a message about one label bears on another. [M, L, L]"""
     if not torch.compiler.is_compiling():
-        _checks.compatibility(mu.detach(), max(2, like.shape[1]))
-        _checks.kernel_weights(kernel_weights.detach(), kernels, max(2, like.shape[1]))
+        checks.compatibility(mu.detach(), max(2, like.shape[1]))
+        checks.kernel_weights(kernel_weights.detach(), kernels, max(2, like.shape[1]))
     if kernel_weights.dim() == 3:
         coupling = torch.bmm(mu.expand(len(kernel_weights), -1, -1), kernel_weights)
     else:
@@ -474,7 +474,7 @@ def _coupling(mu: Tensor, kernel_weights: Tensor, kernels: int, like: Tensor) ->
         coupling = mu * weights[:, None, :]  # one weight per column, or one for all
     if not torch.compiler.is_compiling():
         points = like.shape[2:].numel()
-        _checks.coupling(coupling.detach(), points, torch.finfo(like.dtype).max)
+        checks.coupling(coupling.detach(), points, torch.finfo(like.dtype).max)
     return coupling
 
 
@@ -486,7 +486,7 @@ def default_weights(
         kernels = from_params(params)
     given = {"w_bilateral": params.w_bilateral, "w_spatial": params.w_spatial}
     for name, weight in given.items():
-        _checks.weights_fit(name, weight, labels)  # type: ignore[arg-type]
+        checks.weights_fit(name, weight, labels)  # type: ignore[arg-type]
     names = ["w_spatial" if k.theta_guide is None else "w_bilateral" for k in kernels]
     tensors = [torch.tensor(given[name], dtype=torch.float64) for name in names]
     per_label = any(tensor.dim() == 1 for tensor in tensors)

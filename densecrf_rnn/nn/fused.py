@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _backends, _checks
+from .. import engines, checks
 from . import device, grids, ops
 from .dispatch import operator
 from .tensors import Grid, Kernel, Lattice, is_given, rows, scaled_grid
@@ -175,14 +175,14 @@ def mean_field(
     dtype = refined.numpy().dtype
     # Zeros, because what an engine leaves unwritten must be the same each time.
     shape = _saved_shape(logits, iterations, keep, memory_budget, None)
-    saved = torch.from_numpy(_backends.reserve(shape, dtype))
+    saved = torch.from_numpy(engines.reserve(shape, dtype))
     problems = [
-        _backends.Problem(of_image(b), rows(logits[b]), refined[b].numpy(), saved[b].numpy())
+        engines.Problem(of_image(b), rows(logits[b]), refined[b].numpy(), saved[b].numpy())
         for b in range(batch)
     ]
     options = (iterations, False, _share(memory_budget, batch), torch.get_num_threads())
     if not engine.mean_field(problems, rows(coupling), *options):
-        _checks.logits_values(logits, batched=True)
+        checks.logits_values(logits, batched=True)
         raise ValueError("logits lie beyond what the engine can compute with")
     return refined, saved
 
@@ -217,7 +217,7 @@ def _saved_shape(
     if native is not None:
         return device.saved_shape(logits, iterations, keep, memory_budget)
     batch, labels, points = logits.shape
-    return (batch, iterations, points, _backends.row_width(labels)) if keep else (batch, 0, 0, 0)
+    return (batch, iterations, points, engines.row_width(labels)) if keep else (batch, 0, 0, 0)
 
 
 def _share(memory_budget: int, batch: int) -> int:
@@ -235,16 +235,16 @@ def _engine(
     kernels: Sequence[Tensor],
     grid: Grid,
     backend: str,
-) -> tuple[_backends.FusedEngine, Callable[[int], list[_backends.MeanFieldKernel]]]:
+) -> tuple[engines.FusedEngine, Callable[[int], list[engines.MeanFieldKernel]]]:
     """The engine, and what gives it the kernels of an image."""
-    engine = _backends.fused_engine(backend)
+    engine = engines.fused_engine(backend)
     if engine is None:
-        raise _backends.BackendUnavailableError(f"backend {backend!r} has no fused mean field")
+        raise engines.BackendUnavailableError(f"backend {backend!r} has no fused mean field")
     lattices, scales = unflatten(kernels), _grid_scales(kernels)
     bare = None if grid.size is None else grid.kernel(rows(coupling).dtype)
 
-    def of_image(image: int) -> list[_backends.MeanFieldKernel]:
-        found: list[_backends.MeanFieldKernel] = [kernel.of_image(image) for kernel in lattices]
+    def of_image(image: int) -> list[engines.MeanFieldKernel]:
+        found: list[engines.MeanFieldKernel] = [kernel.of_image(image) for kernel in lattices]
         if bare is not None:
             found.append(scaled_grid(bare, scales, image))
         return found
@@ -295,7 +295,7 @@ def mean_field_backward(
     d_logits = logits.new_empty(logits.shape)
     d_coupling = coupling.new_empty(batch, *coupling.shape)
     problems = [
-        _backends.BackwardProblem(
+        engines.BackwardProblem(
             of_image(b),
             rows(logits[b]),
             saved[b].numpy(),
@@ -351,13 +351,13 @@ def _wanted_parts(kernels: Sequence[Tensor], wanted: Sequence[bool]) -> list[Ten
     ]
 
 
-def _kernel_gradient(parts: Sequence[Tensor], image: int) -> _backends.KernelGradient | None:
+def _kernel_gradient(parts: Sequence[Tensor], image: int) -> engines.KernelGradient | None:
     """Where an engine writes the gradient of one kernel of one image."""
     weight, *scales = parts
     if not is_given(weight):
         return None
     places = [scale[image, :, 0].numpy() if is_given(scale) else None for scale in scales]
-    return _backends.KernelGradient(weight[image].numpy(), *places)
+    return engines.KernelGradient(weight[image].numpy(), *places)
 
 
 mean_field_backward.register_autograd(

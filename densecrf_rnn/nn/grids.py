@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import grid
+from ..inference import grid
 from .dispatch import operator
 from .tensors import Grid, rows
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from .. import _checks
+from .. import checks
 
 
 def robust_log_likelihood(
@@ -49,8 +49,8 @@ def robust_log_likelihood(
     >>> round(loss.item(), 4)  # -log(0.55 / 1.05)
     0.6466
     """
-    epsilon = _checks.positive_number("epsilon", epsilon)
-    _checks.option("reduction", reduction, ("mean", "sum", "none"))
+    epsilon = checks.positive_number("epsilon", epsilon)
+    checks.option("reduction", reduction, ("mean", "sum", "none"))
     log_q = -cross_entropy(logits, target.long(), ignore_index=ignore_index, reduction="none")
     counts = target != ignore_index
     # Gradients pass through exp(log q) alone, which is at most 1: no division by a small marginal.

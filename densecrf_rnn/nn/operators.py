@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
-from .. import _checks
+from .. import checks
 from ..kernels import EMPTY_MASS, Kernel
 from ..params import CRFParams
 from . import exact, fused, grids, ops, tensors
@@ -160,7 +160,7 @@ def _lattice(gaussian: Gaussian, p: Pixels, params: CRFParams, backend: str) -> 
     except ValueError:  # no lattice can be built; a guide that is to blame can be named
         if isinstance(gaussian.theta_guide, float):
             guide = p.guides[gaussian.kernel.guide].detach()
-            _checks.image_values(guide, gaussian.theta_guide, gaussian.kernel.guide)
+            checks.image_values(guide, gaussian.theta_guide, gaussian.kernel.guide)
         raise
     lattice = tensors.Lattice(*built)
     none = features.new_empty(0)

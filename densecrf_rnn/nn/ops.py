@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import _backends, _checks
+from .. import engines, checks
 from . import device
 from .dispatch import operator
 from .tensors import Lattice, rows
@@ -18,7 +18,7 @@ from .tensors import Lattice, rows
 
 def device_module(backend: str, like: Tensor) -> Any:
     """The native module for tensors on the device of `like`; None for NumPy's engines."""
-    return _backends.device_module(backend, like.device.type)
+    return engines.device_module(backend, like.device.type)
 
 
 def no_second_derivative(ctx: Any, *gradients: Tensor) -> NoReturn:
@@ -45,24 +45,24 @@ def lattice_build(
     The features may have any strides. The gradient for `weight` passes on to them. NaN and infinity
     are refused as those of `name`.
     """
-    _checks.float_dtype("features", features, batched=True)
+    checks.float_dtype("features", features, batched=True)
     native = device_module(backend, features)
     if native is not None:
         return device.lattice_build(native, features, quality, name)
     images = [image.numpy() for image in features.detach()]
     for image in images:
-        _checks.feature_rows(image)
+        checks.feature_rows(image)
     batch, points, dims = features.shape
-    size = _backends.Plan.links_size(points, dims, quality)
+    size = engines.Plan.links_size(points, dims, quality)
     lattice = Lattice(
         features.new_empty(batch, points, dims + 1, dtype=torch.int32),
         features.new_empty(batch, points, dims + 1),
-        torch.from_numpy(_backends.reserve((batch, size), np.int32)),
+        torch.from_numpy(engines.reserve((batch, size), np.int32)),
     )
     plans = [lattice.plan(b) for b in range(batch)]
-    engine = _backends.engine(backend)
+    engine = engines.engine(backend)
     if not engine.build(images, plans, quality, torch.get_num_threads()):
-        _checks.refuse_features(*images, name=name)
+        checks.refuse_features(*images, name=name)
     return lattice
 
 
@@ -75,7 +75,7 @@ def _(
     if device_module(backend, features) is not None:
         links = (torch.library.get_ctx().new_dynamic_size(),)
     else:
-        links = (batch, _backends.Plan.links_size(points, dims, quality))
+        links = (batch, engines.Plan.links_size(points, dims, quality))
     return (
         features.new_empty(batch, points, dims + 1, dtype=torch.int32),
         features.new_empty(batch, points, dims + 1),
@@ -108,7 +108,7 @@ def lattice_feature_gradient(features: Tensor, d_weight: Tensor, backend: str) -
     native = device_module(backend, features)
     if native is not None:
         return device.feature_gradient(native, features, d_weight)
-    engine = _backends.engine(backend)
+    engine = engines.engine(backend)
     out = features.new_empty(features.shape)
     for b, image in enumerate(features.detach()):
         arrays = (image.numpy(), rows(d_weight[b]), out[b].numpy())
@@ -137,7 +137,7 @@ def lattice_filter(
     native = device_module(backend, values)
     if native is not None:
         return device.lattice_filter(native, values, lattice, transpose)
-    engine = _backends.engine(backend)
+    engine = engines.engine(backend)
     out = torch.empty_like(values, memory_format=torch.contiguous_format)
     for b in range(len(values)):
         args = (rows(values[b]), out[b].numpy(), transpose, torch.get_num_threads())
@@ -208,7 +208,7 @@ def lattice_filter_weight_gradient(
     if native is not None:
         arrays = (values, cotangent, lattice, transpose)
         return over_images(device.filter_weight_gradient(native, *arrays), len(weight))
-    engine = _backends.engine(backend)
+    engine = engines.engine(backend)
     out = weight.new_empty(len(values), *weight.shape[1:])
     for b in range(len(values)):
         args = (lattice.plan(b), rows(values[b]), rows(cotangent[b]), transpose)
@@ -249,7 +249,7 @@ def lattice_self_response(vertex: Tensor, weight: Tensor, links: Tensor, backend
     native = device_module(backend, weight)
     if native is not None:
         return device.self_response(native, lattice, None)
-    engine = _backends.engine(backend)
+    engine = engines.engine(backend)
     out = weight.new_empty(weight.shape[:2])
     for b in range(len(out)):
         engine.self_response(lattice.plan(b), out[b].numpy(), torch.get_num_threads())
@@ -284,7 +284,7 @@ def lattice_self_response_gradient(
     native = device_module(backend, weight)
     if native is not None:
         return device.self_response(native, lattice, cotangent)
-    engine = _backends.engine(backend)
+    engine = engines.engine(backend)
     out = weight.new_empty(weight.shape)
     for b in range(len(out)):
         arrays = (rows(cotangent[b]), out[b].numpy())

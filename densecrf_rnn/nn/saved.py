@@ -2,12 +2,10 @@
 
 import pickle
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
-Array = np.ndarray[Any, Any]
+from .._typing import Array
 
 
 def load_arrays(path: Path) -> dict[str, Array]:

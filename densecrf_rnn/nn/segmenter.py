@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from .. import _checks
+from .. import checks
 from .crfrnn import CRFRNN
 
 # The statistics that ImageNet backbones are normalised with (RGB, fractions of 255).
@@ -55,13 +55,13 @@ class Segmenter(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.crf = crf
-        self.scale = _checks.positive_number("scale", scale)
+        self.scale = checks.positive_number("scale", scale)
         if pick is not None and not callable(pick):
             raise TypeError(f"pick is {type(pick).__name__}; it must be a function of the outputs")
         self.pick = pick
         # Known from the arguments, so not part of the state that is saved.
         for name, given in (("mean", mean), ("std", std)):
-            numbers = _checks.weight(name, given)
+            numbers = checks.weight(name, given)
             if name == "std" and not torch.tensor(numbers).gt(0).all():
                 raise ValueError(f"std is {given!r}; it must be above 0")
             self.register_buffer(name, torch.tensor(numbers).reshape(-1), persistent=False)

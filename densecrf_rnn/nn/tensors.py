@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .. import _backends, grid
+from .. import engines
+from ..inference import grid
 
 
 def rows(tensor: Tensor) -> Any:
@@ -16,7 +17,7 @@ def rows(tensor: Tensor) -> Any:
 
 
 class Lattice(NamedTuple):
-    """Lattices of B point sets; see `_backends.Plan`.
+    """Lattices of B point sets; see `engines.Plan`.
 
     `links` is as long as the worst case and written only as far as needed, so the shapes do not
     depend on the data and untouched memory is never resident.
@@ -26,10 +27,10 @@ class Lattice(NamedTuple):
     weight: Tensor  # [B, N, D+1]
     links: Tensor  # [B, links_size] int32; on a device [size], of all images
 
-    def plan(self, image: int) -> _backends.Plan:
+    def plan(self, image: int) -> engines.Plan:
         """The lattice of one image, as an engine takes it. A lattice of one serves all images."""
         b = image if len(self.vertex) > 1 else 0
-        return _backends.Plan(*(rows(tensor[b]) for tensor in self))
+        return engines.Plan(*(rows(tensor[b]) for tensor in self))
 
 
 class Kernel(NamedTuple):
@@ -43,10 +44,10 @@ class Kernel(NamedTuple):
     after: Tensor
     diagonal: Tensor
 
-    def of_image(self, image: int) -> _backends.LatticeKernel:
+    def of_image(self, image: int) -> engines.LatticeKernel:
         """The kernel of one image, as an engine takes it."""
         scales = (_of_image(s, image) for s in (self.before, self.after, self.diagonal))
-        return _backends.LatticeKernel(self.lattice.plan(image), *scales)
+        return engines.LatticeKernel(self.lattice.plan(image), *scales)
 
 
 def _of_image(scale: Tensor, image: int) -> Any:
@@ -67,7 +68,7 @@ class Grid(NamedTuple):
     normalization: str  # this and self_term: as in CRFParams
     self_term: bool
 
-    def kernel(self, dtype: Any) -> _backends.GridKernel:
+    def kernel(self, dtype: Any) -> engines.GridKernel:
         """The kernel as an engine takes it, with scales of a NumPy dtype."""
         assert self.size is not None and self.deviation is not None
         key = (tuple(self.size), tuple(self.deviation), self.normalization, self.self_term, dtype)
@@ -78,15 +79,15 @@ class Grid(NamedTuple):
 @lru_cache(maxsize=32)
 def _grid_kernel(
     size: Sequence[int], deviation: Sequence[float], normalization: Any, self_term: bool, dtype: Any
-) -> _backends.GridKernel:
+) -> engines.GridKernel:
     """A few numbers for each row and column; kept, as small calls would take longer to make it."""
     axes = [grid.axis(n, sigma) for n, sigma in zip(size, deviation, strict=True)]
     return grid.normalized(axes, normalization, self_term, dtype)
 
 
 def scaled_grid(
-    bare: _backends.GridKernel, scales: Sequence[Tensor], image: int
-) -> _backends.GridKernel:
+    bare: engines.GridKernel, scales: Sequence[Tensor], image: int
+) -> engines.GridKernel:
     """The grid kernel of one image: with scales as those of a `Kernel`, if there are any."""
     if not scales:
         return bare

@@ -5,19 +5,18 @@ Begins where a search (`densecrf_rnn.tuning`) ended, and hands back what `refine
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from .. import _checks
+from .._typing import Array
+from .. import checks
 from ..params import CRFParams
 from ..tuning import Example, Task, optional
 from .crfrnn import CRFRNN
 
-Array = np.ndarray[Any, Any]
 
 LEARNING_RATE = 0.05
 # Adam moves a parameter by about its learning rate a step. Weights are around 3, compatibilities
@@ -97,9 +96,9 @@ def learn(
     >>> learned.losses[-1] < learned.losses[0]
     True
     """
-    passes = _checks.count("passes", passes, 1)
-    learning_rate = _checks.positive_number("learning_rate", learning_rate)
-    generator = torch.Generator().manual_seed(_checks.count("seed", seed, 0))
+    passes = checks.count("passes", passes, 1)
+    learning_rate = checks.positive_number("learning_rate", learning_rate)
+    generator = torch.Generator().manual_seed(checks.count("seed", seed, 0))
     if len(examples) == 0:
         raise ValueError("examples is empty; give at least one image with logits and truth")
     if task.threads is not None:

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._typing import Array
 from ..kernels import inverse_mass
-
-Array = np.ndarray[Any, Any]
 
 
 def gaussian_kernel(features: Array) -> Array:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from .._typing import Array
+
 Pixel = tuple[int, int]
 
 

@@ -4,14 +4,12 @@ The arithmetic of gibbs.py step by step, so the same bits. Serial on purpose.
 """
 
 import math
-from typing import Any
 
 import numpy as np
 
+from .._typing import Array
 from .compiled import compiled
 from .gibbs import weight_scale
-
-Array = np.ndarray[Any, Any]
 
 
 @compiled
@@ -127,7 +125,7 @@ def sweep(
     marginals: Array | None,
     changes: Array,
 ) -> None:
-    """Sweep a batch of images; shapes as in `_backends.GibbsProblem`."""
+    """Sweep a batch of images; shapes as in `engines.GibbsProblem`."""
     count = logits.shape[1]
     key = np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32)
     cell = np.zeros(1, np.float32)

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .._typing import Array
 from .compiled import compiled
-
-Array = np.ndarray[Any, Any]
 
 
 def elevation_scale(dims: int, dtype: Any) -> Array:

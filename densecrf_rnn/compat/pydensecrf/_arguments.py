@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ... import _checks
-
-Array = np.ndarray[Any, Any]
+from ..._typing import Array
+from ... import checks
 
 
 class DtypeError(TypeError, ValueError):
@@ -86,7 +85,7 @@ def deviations(name: str, given: Any, count: int, *, fewer: bool = False) -> tup
         )
     if not (0 < len(given) <= count if fewer else len(given) == count):
         raise ValueError(f"{name} has {len(given)} numbers; give {count}")
-    return tuple(_checks.positive_number(f"{name}[{i}]", value) for i, value in enumerate(given))
+    return tuple(checks.positive_number(f"{name}[{i}]", value) for i, value in enumerate(given))
 
 
 def compatibility(given: Any, labels: int) -> Array:
@@ -96,7 +95,7 @@ def compatibility(given: Any, labels: int) -> Array:
     symmetric part counts.
     """
     if isinstance(given, Number):
-        return np.eye(labels, dtype=np.float32) * np.float32(-_checks.number("compat", given))
+        return np.eye(labels, dtype=np.float32) * np.float32(-checks.number("compat", given))
     array = finite("compat", buffer("compat", given))
     if array.shape not in ((labels,), (labels, labels)):
         raise ValueError(

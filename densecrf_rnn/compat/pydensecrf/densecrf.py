@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from ... import _backends, _checks
+from ..._typing import Array
+from ... import engines, checks
 from ...kernels import inverse_mass
-from ...mean_field import Filter, iterate, softmax
+from ...inference.mean_field import Filter, iterate, softmax
 from . import _arguments
 
-Array = np.ndarray[Any, Any]
 
 _FUSED_KERNELS = 8  # that the engine takes in one call
 # pydensecrf locates points four at a time and fills the last group up with points at the origin,
@@ -135,11 +135,11 @@ class DenseCRF:
     """
 
     def __init__(self, nvar: int, nlabels: int) -> None:
-        self._nvar = _checks.count("nvar", nvar, 1)
-        self._nlabels = _checks.count("nlabels", nlabels, 1)
+        self._nvar = checks.count("nvar", nvar, 1)
+        self._nlabels = checks.count("nlabels", nlabels, 1)
         self._points = self._nvar + (self._nvar % _GROUP > 0)  # of the lattices
         self._logits: Array | None = None  # [L, N]
-        self._kernels: list[_backends.LatticeKernel] = []
+        self._kernels: list[engines.LatticeKernel] = []
         self._couplings: list[Array] = []  # [L, L] each
 
     def setUnary(self, u: Unary) -> None:
@@ -207,33 +207,33 @@ class DenseCRF:
         _choice("kernel", kernel, KernelType)
         how = _choice("normalization", normalization, NormalizationType)
         coupling = _arguments.compatibility(compat, self._nlabels)
-        _checks.coupling(coupling[None], self._nvar, float(np.finfo(np.float32).max))
+        checks.coupling(coupling[None], self._nvar, float(np.finfo(np.float32).max))
         rows = np.zeros((self._points, len(given)), np.float32)
         rows[: self._nvar] = given.T
         self._kernels.append(self._kernel(rows, NormalizationType(how)))
         self._couplings.append(coupling)
 
-    def _kernel(self, rows: Array, how: NormalizationType) -> _backends.LatticeKernel:
+    def _kernel(self, rows: Array, how: NormalizationType) -> engines.LatticeKernel:
         """The lattice of features [points, D], normalised; what fills it up takes no part."""
-        _checks.features(rows)
-        engine, threads = _backends.engine("auto"), _backends.default_threads()
-        plan = _backends.Plan.empty(len(rows), rows.shape[1], rows.dtype, "standard")
+        checks.features(rows)
+        engine, threads = engines.engine("auto"), engines.default_threads()
+        plan = engines.Plan.empty(len(rows), rows.shape[1], rows.dtype, "standard")
         if not engine.build([rows], [plan], "standard", threads):
-            _checks.refuse_features(rows)
+            checks.refuse_features(rows)
         seen = np.ones(self._points, np.float32)
         seen[self._nvar :] = 0
         before = None if self._points == self._nvar else seen
         if how == NO_NORMALIZATION:
-            return _backends.LatticeKernel(plan, before)
+            return engines.LatticeKernel(plan, before)
         mass = np.empty((self._points, 1), np.float32)
         engine.filter(plan, seen[:, None], mass, False, threads)
         scale = seen * inverse_mass(mass[:, 0])
         if how == NORMALIZE_AFTER:
-            return _backends.LatticeKernel(plan, before, scale)
+            return engines.LatticeKernel(plan, before, scale)
         if how == NORMALIZE_BEFORE:
-            return _backends.LatticeKernel(plan, scale)
+            return engines.LatticeKernel(plan, scale)
         scale = np.sqrt(scale)
-        return _backends.LatticeKernel(plan, scale, scale)
+        return engines.LatticeKernel(plan, scale, scale)
 
     def inference(self, niter: int) -> Array:
         """Marginals after so many mean-field iterations.
@@ -254,21 +254,21 @@ class DenseCRF:
         BackendUnavailableError
             No engine can run here; the message says why.
         """
-        niter = _checks.count("niter", niter, 0)
+        niter = checks.count("niter", niter, 0)
         u = np.zeros((self._nlabels, self._points), np.float32)
         if self._logits is not None:
             u[:, : self._nvar] = self._logits
         if niter == 0 or not self._kernels:
             return softmax(u[:, : self._nvar], axis=0)
-        couplings, threads = np.stack(self._couplings), _backends.default_threads()
-        fused = _backends.fused_engine("auto")
+        couplings, threads = np.stack(self._couplings), engines.default_threads()
+        fused = engines.fused_engine("auto")
         if fused is None or len(self._kernels) > _FUSED_KERNELS:
-            engine = _backends.engine("auto")
+            engine = engines.engine("auto")
             refined = iterate(u, self._kernels, couplings, niter, engine, threads)
             q = softmax(refined, axis=0)
         else:
             q = np.empty_like(u)
-            problem = _backends.Problem(self._kernels, u, q, np.empty((0, 0, 0), u.dtype))
+            problem = engines.Problem(self._kernels, u, q, np.empty((0, 0, 0), u.dtype))
             if not fused.mean_field([problem], couplings, niter, True, 0, threads):
                 raise ValueError("u lies beyond what the engine can compute with")
         return np.ascontiguousarray(q[:, : self._nvar])
@@ -341,7 +341,7 @@ class DenseCRF:
 
     def _pairwise(self, q: Array) -> Array:
         """The energy of each label in the field of all others, from [L, N] to [L, N]."""
-        engine, threads = _backends.engine("auto"), _backends.default_threads()
+        engine, threads = engines.engine("auto"), engines.default_threads()
         rows = np.zeros((self._points, self._nlabels), np.float32)
         rows[: self._nvar] = q.T
         found = np.zeros_like(q)
@@ -378,7 +378,7 @@ class DenseCRF2D(DenseCRF):
     """
 
     def __init__(self, w: int, h: int, nlabels: int) -> None:
-        self._size = (_checks.count("h", h, 1), _checks.count("w", w, 1))
+        self._size = (checks.count("h", h, 1), checks.count("w", w, 1))
         super().__init__(self._size[0] * self._size[1], nlabels)
 
     def addPairwiseGaussian(

@@ -2,14 +2,12 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from ... import _checks
+from ..._typing import Array
+from ... import checks
 from . import _arguments
-
-Array = np.ndarray[Any, Any]
 
 
 def unary_from_labels(
@@ -43,8 +41,8 @@ def unary_from_labels(
     >>> np.exp(-unary_from_labels(np.array([0, 1, 2]), 2, gt_prob=0.75)).round(2).tolist()
     [[0.5, 0.75, 0.25], [0.5, 0.25, 0.75]]
     """
-    n_labels = _checks.count("n_labels", n_labels, 2)
-    gt_prob = _checks.number("gt_prob", gt_prob)
+    n_labels = checks.count("n_labels", n_labels, 2)
+    gt_prob = checks.number("gt_prob", gt_prob)
     if not 0 < gt_prob < 1:
         raise ValueError(f"gt_prob is {gt_prob:g}; it must lie between 0 and 1, both left out")
     if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
@@ -120,12 +118,12 @@ def unary_from_softmax(
         )
     labels = sm.shape[0]
     if scale is not None:
-        scale = _checks.number("scale", scale)
+        scale = checks.number("scale", scale)
         if not 0 < scale <= 1:
             raise ValueError(f"scale is {scale:g}; it must lie above 0 and be at most 1")
         sm = scale * sm + (1 - scale) * (np.ones(sm.shape) / labels)
     if clip is not None:
-        sm = np.clip(sm, _checks.number("clip", clip), 1.0)
+        sm = np.clip(sm, checks.number("clip", clip), 1.0)
     with np.errstate(divide="ignore"):  # 0 rules a label out
         return -np.log(sm).reshape(labels, -1).astype(np.float32)
 
@@ -167,7 +165,7 @@ def create_pairwise_gaussian(sdims: float | Sequence[float], shape: Sequence[int
     >>> create_pairwise_gaussian((2, 1), (2, 2)).tolist()
     [[0.0, 0.0, 0.5, 0.5], [0.0, 1.0, 0.0, 1.0]]
     """
-    size = [_checks.count(f"shape[{i}]", n, 1) for i, n in enumerate(shape)]
+    size = [checks.count(f"shape[{i}]", n, 1) for i, n in enumerate(shape)]
     positions = _positions(size)
     _divide(positions, _arguments.deviations("sdims", sdims, len(size)))
     return positions.reshape(len(size), -1)

@@ -10,10 +10,10 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from .. import _checks
-from .._atomic import replaced
+from ... import checks
+from ..._atomic import replaced
 from . import sampling
-from .functional import autocast_to_float32
+from ..functional import autocast_to_float32
 
 
 @dataclass
@@ -80,7 +80,7 @@ class ChainStore:
     """
 
     def __init__(self, seed: int = 0) -> None:
-        self.seed = _checks.count("seed", seed, 0, below_power=64)
+        self.seed = checks.count("seed", seed, 0, below_power=64)
         self._labels: dict[int, Tensor] = {}
         self._sweeps: dict[int, int] = {}
         self._unshared: set[int] = set()  # kept since the last `synchronize`
@@ -111,9 +111,9 @@ class ChainStore:
             Numbers and logits that do not go together, or a stored chain of another size or with
             labels that the logits do not have.
         """
-        _checks.array_kind("logits", logits, batched=True)
+        checks.array_kind("logits", logits, batched=True)
         logits = autocast_to_float32(logits.detach())
-        _checks.gibbs_logits(logits, batched=True)
+        checks.gibbs_logits(logits, batched=True)
         numbers = _numbers(index, len(logits))
         images, count, height, width = logits.shape
         labels = torch.zeros((images, height, width), dtype=torch.int32)
@@ -266,7 +266,7 @@ def _numbers(index: Any, images: int) -> list[int]:
             f"index holds {len(given)} numbers but logits {images} images; give the number of each "
             "in the data set"
         )
-    numbers = [_checks.count(f"index[{i}]", n, 0, below_power=63) for i, n in enumerate(given)]
+    numbers = [checks.count(f"index[{i}]", n, 0, below_power=63) for i, n in enumerate(given)]
     if len(set(numbers)) != len(numbers):
         raise ValueError("index names an image twice; a batch holds an image once")
     return numbers

@@ -7,13 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import _backends, _checks
-from ..neighbourhood import dense_neighbourhood
+from ..._typing import Array
+from ... import engines, checks
+from ...gibbs.neighbourhood import dense_neighbourhood
 from .chains import Chains, check_kind
-from .functional import autocast_to_float32
+from ..functional import autocast_to_float32
 from .sampling import gibbs_sweep, pair_counts, start
-
-Array = np.ndarray[Any, Any]
 
 
 class GibbsCRF(nn.Module):
@@ -81,12 +80,12 @@ class GibbsCRF(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        self.num_classes = _checks.count("num_classes", num_classes, 1, below_power=16)
-        given = dense_neighbourhood(2) if offsets is None else _checks.offsets(offsets)
-        self.sweeps = _checks.count("sweeps", sweeps, 1)
-        self.burn_in = _checks.count("burn_in", burn_in, 0)
+        self.num_classes = checks.count("num_classes", num_classes, 1, below_power=16)
+        given = dense_neighbourhood(2) if offsets is None else checks.offsets(offsets)
+        self.sweeps = checks.count("sweeps", sweeps, 1)
+        self.burn_in = checks.count("burn_in", burn_in, 0)
         if backend != "cuda":  # which is asked when a tensor is there
-            _backends.resolve(backend)
+            engines.resolve(backend)
         self.backend = backend
         self.register_buffer("offsets", torch.from_numpy(given))
         self.tables = nn.Parameter(torch.zeros(len(given), self.num_classes, self.num_classes))
@@ -165,8 +164,8 @@ class GibbsCRF(nn.Module):
         [Kirillov15] algorithm 1, as a loss to be minimised.
         """
         logits = self._checked(logits, mask)
-        _checks.option("reduction", reduction, ("mean", "sum"))
-        sweeps = _checks.count("sweeps", sweeps, 1)
+        checks.option("reduction", reduction, ("mean", "sum"))
+        sweeps = checks.count("sweeps", sweeps, 1)
         taken = self._taken((len(logits), *logits.shape[2:]), target, mask, ignore_index)
         self._check_chains(chains, logits)
         sample = chains.labels.to(torch.int32).where(taken, -1)
@@ -210,7 +209,7 @@ class GibbsCRF(nn.Module):
         logits = self._checked(logits, mask)
         chains = list(range(len(logits)))
         labels = self._start(logits, mask, seed, chains)
-        sweeps = _checks.count("sweeps", sweeps, 0)
+        sweeps = checks.count("sweeps", sweeps, 0)
         self._sweep(logits, labels, np.ones(sweeps, np.float32), seed, chains, [1] * len(chains))
         return labels.clamp(min=0).long()
 
@@ -242,8 +241,8 @@ class GibbsCRF(nn.Module):
             For pixels outside the mask, the softmax of their logits.
         """
         logits = self._checked(logits, mask)
-        sweeps = _checks.count("sweeps", self.sweeps if sweeps is None else sweeps, 1)
-        burn_in = _checks.count("burn_in", self.burn_in if burn_in is None else burn_in, 0)
+        sweeps = checks.count("sweeps", self.sweeps if sweeps is None else sweeps, 1)
+        burn_in = checks.count("burn_in", self.burn_in if burn_in is None else burn_in, 0)
         chains = [0] * len(logits)
         labels = self._start(logits, mask, seed, chains)
         images, count, height, width = logits.shape
@@ -283,14 +282,14 @@ class GibbsCRF(nn.Module):
         Tensor [B, H, W] of int64
             For pixels outside the mask, the label of the greatest logit.
         """
-        _checks.option("method", method, ("marginals", "annealed", "icm"))
+        checks.option("method", method, ("marginals", "annealed", "icm"))
         if method == "marginals":
             return self.marginals(logits, sweeps, burn_in, seed=seed, mask=mask).argmax(1)
         logits = self._checked(logits, mask)
         chains = [0] * len(logits)
         likeliest = logits.argmax(1)
         if method == "annealed":
-            sweeps = _checks.count("sweeps", self.sweeps if sweeps is None else sweeps, 1)
+            sweeps = checks.count("sweeps", self.sweeps if sweeps is None else sweeps, 1)
             labels = self._start(logits, mask, seed, chains)
             cooling = (1 / np.geomspace(1, 0.05, sweeps)).astype(np.float32)
             self._sweep(logits, labels, cooling, seed, chains, [1] * len(logits))
@@ -336,16 +335,16 @@ class GibbsCRF(nn.Module):
         """
         check_kind(chains)
         size = tuple(chains.labels.shape)
-        _checks.labelling("chains.labels", chains.labels, size, self.num_classes, None)
-        _checks.array_kind("target", target, batched=True)
+        checks.labelling("chains.labels", chains.labels, size, self.num_classes, None)
+        checks.array_kind("target", target, batched=True)
         if target.device != chains.labels.device:
             raise ValueError(
                 f"target is on {target.device} but the chains on {chains.labels.device}; move one"
             )
         if mask is not None:
-            _checks.mask(mask, size, batched=True)
+            checks.mask(mask, size, batched=True)
         taken = self._taken(size, target, mask, ignore_index)
-        _checks.offsets(self._vectors(), (size[1], size[2]))
+        checks.offsets(self._vectors(), (size[1], size[2]))
         pairs = [
             self._pairs(y.to(torch.int32).where(taken, -1)).double()
             for y in (chains.labels, target)
@@ -388,7 +387,7 @@ class GibbsCRF(nn.Module):
         self, logits: Tensor, mask: Tensor | None, seed: int, chains: Sequence[int]
     ) -> Tensor:
         """A draw from the logits alone, as sweep 0. [B, H, W] int32, below 0 outside the mask"""
-        seed = _checks.count("seed", seed, 0, below_power=64)
+        seed = checks.count("seed", seed, 0, below_power=64)
         labels = logits.new_zeros((len(logits), *logits.shape[2:]), dtype=torch.int32)
         if mask is not None:
             labels = labels.where(mask, -1)
@@ -399,43 +398,43 @@ class GibbsCRF(nn.Module):
         """Logits in float32, if they and the mask suit this CRF."""
         logits = autocast_to_float32(logits)
         seen = logits.detach() if isinstance(logits, Tensor) else logits
-        _checks.gibbs_logits(seen, batched=True)
+        checks.gibbs_logits(seen, batched=True)
         if logits.shape[1] != self.num_classes:
             raise ValueError(
                 f"logits has {logits.shape[1]} labels but this GibbsCRF was made for "
                 f"{self.num_classes}; make it with num_classes={logits.shape[1]}"
             )
-        _checks.offsets(self._vectors(), (logits.shape[2], logits.shape[3]))
+        checks.offsets(self._vectors(), (logits.shape[2], logits.shape[3]))
         if self.tables.dtype != torch.float32 or self.tables.device != logits.device:
             raise TypeError(
                 f"tables are {self.tables.dtype} on {self.tables.device} but logits "
                 f"{logits.dtype} on {logits.device}; labels are drawn in float32 where both are "
                 f"(crf.float().to({str(logits.device)!r}))"
             )
-        _checks.parameter("tables", self.tables.detach())
+        checks.parameter("tables", self.tables.detach())
         if len(logits):
-            _checks.potentials(logits.detach(), self.tables.detach())
+            checks.potentials(logits.detach(), self.tables.detach())
         if mask is not None:
-            _checks.mask(mask, (len(logits), *logits.shape[2:]), batched=True)
+            checks.mask(mask, (len(logits), *logits.shape[2:]), batched=True)
         return logits
 
     def _taken(
         self, size: tuple[int, ...], target: Tensor, mask: Tensor | None, ignore_index: int
     ) -> Tensor:
         """Which pixels of `size` (B, H, W) take part, [B, H, W]."""
-        _checks.array_kind("target", target, batched=True)
-        _checks.ignored(ignore_index, self.num_classes)
+        checks.array_kind("target", target, batched=True)
+        checks.ignored(ignore_index, self.num_classes)
         taken = target != ignore_index
         if mask is not None and taken.shape == mask.shape:
             taken = taken & mask
         fits = tuple(target.shape) == size
-        _checks.labelling("target", target, size, self.num_classes, taken if fits else None)
+        checks.labelling("target", target, size, self.num_classes, taken if fits else None)
         return taken
 
     def _check_chains(self, chains: Chains, logits: Tensor) -> None:
         check_kind(chains)
         size = (len(logits), *logits.shape[2:])
-        _checks.labelling("chains.labels", chains.labels, size, self.num_classes, None)
+        checks.labelling("chains.labels", chains.labels, size, self.num_classes, None)
         lengths = {len(chains.index), len(chains.sweeps)}
         if lengths != {len(logits)} or chains.labels.device != logits.device:
             raise ValueError(

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..neighbourhood import ends
-from .device import Call
-
-Array = np.ndarray[Any, Any]
+from ..._typing import Array
+from ...gibbs.neighbourhood import ends
+from ..device import Call
 
 
 def pair_counts(labels: Tensor, num_classes: int, offsets: Array) -> Tensor:

@@ -1,18 +1,17 @@
 """Gibbs sweeps and pair statistics of tensors: by the NumPy engines, or where the tensors are."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .. import _backends
-from ..neighbourhood import colouring
-from . import ops, sampling_device
-from .tensors import rows
-
-Array = np.ndarray[Any, Any]
+from ..._typing import Array
+from ... import engines
+from ...gibbs.neighbourhood import colouring
+from .. import ops
+from . import device as sampling_device
+from ..tensors import rows
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -44,12 +43,12 @@ def gibbs_sweep(
             inverse_temperature, sums,
         )  # fmt: skip
     changes = np.empty((len(labels), len(inverse_temperature)), np.int64)
-    problem = _backends.GibbsProblem(
+    problem = engines.GibbsProblem(
         rows(logits), labels.numpy(), rows(tables), offsets, colours, seed,
         np.array(chains, np.uint64), np.array(first_sweep, np.uint64), inverse_temperature,
         None if sums is None else sums.numpy(), changes,
     )  # fmt: skip
-    _backends.gibbs_engine(backend).gibbs_sweep(problem, torch.get_num_threads())
+    engines.gibbs_engine(backend).gibbs_sweep(problem, torch.get_num_threads())
     return torch.from_numpy(changes)
 
 
@@ -71,6 +70,6 @@ def pair_counts(labels: Tensor, num_classes: int, offsets: Array, backend: str) 
     if ops.device_module(backend, labels) is not None:
         return sampling_device.pair_counts(labels, num_classes, offsets)
     counts = np.zeros((len(offsets), num_classes, num_classes), np.int64)
-    engine = _backends.gibbs_engine(backend)
+    engine = engines.gibbs_engine(backend)
     engine.gibbs_statistics(rows(labels), offsets, counts, torch.get_num_threads())
     return torch.from_numpy(counts)

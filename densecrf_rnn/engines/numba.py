@@ -1,0 +1,108 @@
+"""The Numba reference lattice as an engine."""
+
+import importlib
+import math
+from collections.abc import Sequence
+
+
+from .._typing import Array
+from .. import checks
+from ..params import QUALITIES
+from .contract import Plan
+from .gibbs import GibbsProblem
+
+
+class Numba:
+    """The reference lattice as an engine; serial, so it takes no notice of `threads`.
+
+    Numba does not check bounds, so shapes are checked here, as the native module does itself.
+    """
+
+    def __init__(self) -> None:
+        self._module = importlib.import_module("densecrf_rnn.reference.lattice")
+        self._gibbs = importlib.import_module("densecrf_rnn.reference.gibbs_numba")
+
+    def build(
+        self, features: Sequence[Array], plans: Sequence[Plan], quality: str, threads: int
+    ) -> bool:
+        for rows, plan in zip(features, plans, strict=True):
+            points, dims = rows.shape
+            _fits("plan", plan.vertex, (points, dims + 1))
+            _fits("plan", plan.weight, (points, dims + 1))
+            _fits("links", plan.links, (Plan.links_size(points, dims, quality),))
+            if not checks.indexable(rows):
+                return False
+            plan.links[:2] = 0, QUALITIES.index(quality)
+            arrays = (plan.vertex, plan.weight, plan.links[2:])
+            plan.links[0] = self._module.build(rows, *arrays, filled=quality == "filled")
+        return True
+
+    def links_used(self, plan: Plan) -> int:
+        return 2 + 2 * plan.vertex.shape[1] * plan.num_vertices
+
+    @staticmethod
+    def _arrays(plan: Plan) -> tuple[Array, Array, Array]:
+        """vertex, weight and neighbour [d+1, M, 2]."""
+        shape = (plan.vertex.shape[1], plan.num_vertices, 2)
+        neighbour = plan.links[2 : 2 + math.prod(shape)].reshape(shape)
+        return plan.vertex, plan.weight, neighbour
+
+    @staticmethod
+    def _symmetric(plan: Plan) -> bool:
+        return QUALITIES[plan.links[1]] != "standard"
+
+    def filter(
+        self, plan: Plan, values: Array, out: Array, transpose: bool, threads: int
+    ) -> None:
+        _fits("values", values, (len(plan.vertex), out.shape[1]))
+        _fits("out", out, values.shape)
+        options = {"symmetric": self._symmetric(plan), "transpose": transpose}
+        self._module.filter(*self._arrays(plan), values, out, **options)
+
+    def filter_weight_gradient(
+        self, plan: Plan, values: Array, cotangent: Array, transpose: bool, out: Array, threads: int
+    ) -> None:
+        _fits("values", values, (len(plan.vertex), cotangent.shape[1]))
+        _fits("cotangent", cotangent, values.shape)
+        _fits("out", out, plan.weight.shape)
+        options = {"symmetric": self._symmetric(plan), "transpose": transpose}
+        arrays = (*self._arrays(plan), values, cotangent, out)
+        self._module.filter_weight_gradient(*arrays, **options)
+
+    def feature_gradient(
+        self, features: Array, d_weight: Array, out: Array, threads: int
+    ) -> None:
+        _fits("d_weight", d_weight, (len(features), features.shape[1] + 1))
+        _fits("out", out, features.shape)
+        self._module.feature_gradient(features, d_weight, out)
+
+    def self_response(self, plan: Plan, out: Array, threads: int) -> None:
+        _fits("out", out, plan.vertex.shape[:1])
+        self._module.self_response(*self._arrays(plan), out)
+
+    def self_response_gradient(
+        self, plan: Plan, cotangent: Array, out: Array, threads: int
+    ) -> None:
+        _fits("cotangent", cotangent, plan.vertex.shape[:1])
+        _fits("out", out, plan.weight.shape)
+        self._module.self_response_gradient(*self._arrays(plan), cotangent, out)
+
+    def gibbs_sweep(self, problem: GibbsProblem, threads: int) -> None:
+        p = problem
+        images, count, height, width = p.logits.shape
+        _fits("labels", p.labels, (images, height, width))
+        _fits("tables", p.tables, (len(p.offsets), count, count))
+        self._gibbs.sweep(
+            p.logits, p.labels, p.tables, p.offsets, p.colouring, p.seed, p.chains,
+            p.first_sweep, p.inverse_temperature, p.marginals, p.changes,
+        )  # fmt: skip
+
+    def gibbs_statistics(
+        self, labels: Array, offsets: Array, counts: Array, threads: int
+    ) -> None:
+        self._gibbs.statistics(labels, offsets, counts)
+
+
+def _fits(name: str, array: Array, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape} where {shape} is needed")

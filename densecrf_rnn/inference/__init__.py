@@ -1,0 +1,1 @@
+"""Mean-field inference on NumPy arrays: of one image in memory, and of images in parts."""
