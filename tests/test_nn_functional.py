@@ -8,8 +8,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import nn_problems as make  # noqa: E402
-from densecrf_rnn import CRFParams, mean_field as numpy_mean_field  # noqa: E402
-from densecrf_rnn.nn import functional  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+
+from densecrf_rnn import CRFParams, kernels, mean_field as numpy_mean_field  # noqa: E402
+from densecrf_rnn.nn import functional, operators  # noqa: E402
 from densecrf_rnn.reference import dense  # noqa: E402
 
 OPERATORS = list(product(make.NORMALIZATIONS, (True, False)))
@@ -95,6 +97,37 @@ def test_mean_field_ruled_out_labels_stay_ruled_out():
     refined = functional.mean_field(logits, image, make.small_params())
     assert torch.equal(refined == -torch.inf, logits == -torch.inf)
     assert not refined.isnan().any()
+
+
+class Divisors(TorchDispatchMode):
+    """Collects what tensors are divided by."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket is torch.ops.aten.div:
+            self.found.append(args[1])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("theta", [0.7, 3.0, 13.0, 160.0, 1 / 3])
+def test_features_are_numpys_to_the_last_bit(dtype, theta):
+    _, image = make.problem(0, 11, 13, dtype=dtype)
+    params, spacing = make.small_params(), (1.5, 0.75)
+    kernel = kernels.Kernel(theta, 2 * theta)
+    pixels = operators.pixels({"image": image}, None, params, spacing, dtype)
+    array = make.numpy_image(image[0])
+    positions = kernels.positions((11, 13), "xy", spacing, array.dtype.type)
+    with Divisors() as divisors:
+        found = operators.Gaussian(kernel, theta, 2 * theta).features(pixels)
+    np.testing.assert_array_equal(found[0].numpy(), kernel.features(positions, array))
+    # On CUDA a division by a Python number would be rounded differently.
+    assert len(divisors.found) == 2
+    for divisor in divisors.found:
+        assert isinstance(divisor, torch.Tensor) and divisor.device == image.device
 
 
 # --- gradients -----------------------------------------------------------------------------------

@@ -81,9 +81,10 @@ class Gaussian:
         """Features [B, N, D]; [1, N, D] for all images if the kernel does not see them."""
         parts = []
         if self.theta_position is not None:
-            parts.append((p.positions / self.theta_position)[None])  # [1, S, N]
+            parts.append(_divided(p.positions, self.theta_position)[None])  # [1, S, N]
         if self.theta_guide is not None:
-            parts.append(p.guides[self.kernel.guide] / self.theta_guide)  # [B, C, N]
+            guide = p.guides[self.kernel.guide]
+            parts.append(_divided(guide, self.theta_guide))  # [B, C, N]
             parts[0] = parts[0].expand(parts[-1].shape[0], -1, -1)
         features = torch.cat(parts, dim=1).mT if len(parts) > 1 else parts[0].mT
         return features if p.seen is None else _seen_features(features, p.seen)
@@ -92,6 +93,15 @@ class Gaussian:
     def name(self) -> str:
         """What an error about the features' values is about."""
         return "features" if self.theta_guide is None else self.kernel.guide
+
+
+def _divided(tensor: Tensor, theta: Theta) -> Tensor:
+    """Divide by a bandwidth, with the same rounding on every device.
+
+    On CUDA torch divides by a Python number (and by a tensor on the CPU) as a product with the
+    rounded reciprocal. `new_full` fills on the device, so nothing is copied there or waited for.
+    """
+    return tensor / (theta if isinstance(theta, Tensor) else tensor.new_full((), theta))
 
 
 def _seen_features(features: Tensor, seen: Tensor) -> Tensor:

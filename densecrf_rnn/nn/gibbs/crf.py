@@ -251,7 +251,8 @@ class GibbsCRF(nn.Module):
         one = np.ones(burn_in + sweeps, np.float32)
         self._sweep(logits, labels, one[:burn_in], seed, chains, [1] * images)
         self._sweep(logits, labels, one[burn_in:], seed, chains, [1 + burn_in] * images, sums)
-        q = (sums / sweeps).movedim(-1, 1).float()
+        # By a tensor: on CUDA, division by a Python number multiplies by its rounded reciprocal.
+        q = (sums / sums.new_full((), sweeps)).movedim(-1, 1).float()
         return q if mask is None else q.where(mask[:, None], logits.softmax(1))
 
     @torch.no_grad()
