@@ -48,7 +48,7 @@ LOGITS = {
     "booleans": (np.zeros((3, 5, 7), bool), TypeError, "logits has dtype bool; .*astype"),
     "a list": ([[[0.0]]], TypeError, "logits is list; it must be a NumPy array .*asarray"),
     "None": (None, TypeError, "logits is None; it must be a NumPy array"),
-    "NaN": (logits(fill=np.nan), ValueError, r"logits contains NaN \(15 entries\); .*look"),
+    "NaN": (logits(fill=np.nan), ValueError, r"logits contains NaN \(15 entries\); .*check"),
     "infinity": (logits(fill=np.inf), ValueError, r"logits contains \+infinity; to fix a label"),
     "all ruled out": (logits(fill=-np.inf), ValueError, "logits .* at 5 pixels; leave at"),
 }
@@ -133,11 +133,11 @@ OPTIONS = {
     "iterations negative": (
         {"iterations": -1}, ValueError, "iterations is -1; it must be at least 0"),
     "iterations float": (
-        {"iterations": 5.0}, TypeError, "iterations is float; it must be a whole number"),
+        {"iterations": 5.0}, TypeError, "iterations is float; it must be an integer"),
     "iterations bool": (
-        {"iterations": True}, TypeError, "iterations is True; it must be a whole number"),
+        {"iterations": True}, TypeError, "iterations is True; it must be an integer"),
     "iterations None": (
-        {"iterations": None}, TypeError, "iterations is None; it must be a whole number"),
+        {"iterations": None}, TypeError, "iterations is None; it must be an integer"),
     "mask dtype": (
         {"mask": np.ones((5, 7), np.uint8)}, TypeError, "mask has dtype uint8; .*mask > 0"),
     "mask size": (
@@ -151,7 +151,7 @@ OPTIONS = {
     "spacing length": (
         {"spacing": (1, 1, 1)}, ValueError, "spacing is .* it must hold 2 numbers"),
     "spacing zero": (
-        {"spacing": (1, 0)}, ValueError, r"spacing\[1\] is 0; .*above 0"),
+        {"spacing": (1, 0)}, ValueError, r"spacing\[1\] is 0; .*positive"),
     "spacing NaN": (
         {"spacing": (np.nan, 1)}, ValueError, r"spacing\[0\] is nan; it must be finite"),
     "spacing words": (
@@ -163,7 +163,7 @@ OPTIONS = {
     "threads zero": (
         {"threads": 0}, ValueError, "threads is 0; it must be at least 1"),
     "threads float": (
-        {"threads": 2.0}, TypeError, "threads is float; it must be a whole number"),
+        {"threads": 2.0}, TypeError, "threads is float; it must be an integer"),
 }  # fmt: skip
 
 
@@ -239,8 +239,8 @@ def test_tensors_are_refused_with_the_way_to_numpy(function):
 # --- CRFParams -----------------------------------------------------------------------------------
 
 THETA = [
-    (0, ValueError, "is 0; a bandwidth must be above 0 .*weight to 0"),
-    (-3.0, ValueError, "is -3; a bandwidth must be above 0"),
+    (0, ValueError, "is 0; a bandwidth must be positive .*weight to 0"),
+    (-3.0, ValueError, "is -3; a bandwidth must be positive"),
     (float("nan"), ValueError, "is nan; it must be finite"),
     (float("inf"), ValueError, "is inf; it must be finite"),
     ("80", TypeError, "is '80'; it must be a number"),

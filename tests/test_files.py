@@ -579,7 +579,7 @@ def test_settings_come_back_from_json_to_the_last_bit(tmp_path, params, iteratio
         ('{"params": {"theta_beta": 0}}', "theta_beta is 0"),
         ('{"params": []}', "params must be a mapping"),
         ('{"iterations": -1}', "iterations is -1"),
-        ('{"iterations": 2.5}', "whole number"),
+        ('{"iterations": 2.5}', "integer"),
         ('{"compatibility": [[0, 1]]}', r"\(1, 2\)"),
         ('{"compatibility": [[0], [1, 2]]}', "lists of L numbers"),
         ('{"compatibility": [[NaN]]}', "NaN"),

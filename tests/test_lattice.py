@@ -596,8 +596,8 @@ def test_filter_refuses_a_transpose_that_is_not_bool(backend, transpose):
     [
         (0, ValueError, "threads is 0; it must be at least 1"),
         (-1, ValueError, "threads is -1; it must be at least 1"),
-        (1.5, TypeError, "threads is float; it must be a whole number"),
-        (True, TypeError, "threads is True; it must be a whole number"),
+        (1.5, TypeError, "threads is float; it must be an integer"),
+        (True, TypeError, "threads is True; it must be an integer"),
     ],
 )
 def test_lattice_refuses_threads(threads, error, message):

@@ -270,7 +270,7 @@ def test_crfrnn_rejects_fewer_than_one_class(value):
 
 @pytest.mark.parametrize("value", [3.0, True, "3", None])
 def test_crfrnn_rejects_num_classes_that_is_no_whole_number(value):
-    with pytest.raises(TypeError, match="num_classes is .*whole number"):
+    with pytest.raises(TypeError, match="num_classes is .*integer"):
         CRFRNN(value)
 
 
@@ -278,7 +278,7 @@ def test_crfrnn_rejects_num_classes_that_is_no_whole_number(value):
 def test_crfrnn_rejects_iterations_that_are_no_count(name):
     with pytest.raises(ValueError, match=f"{name} is -1; it must be at least 0"):
         CRFRNN(LABELS, **{name: -1})
-    with pytest.raises(TypeError, match=f"{name} is float; it must be a whole number"):
+    with pytest.raises(TypeError, match=f"{name} is float; it must be an integer"):
         CRFRNN(LABELS, **{name: 2.5})
 
 

@@ -402,7 +402,7 @@ def test_the_robust_loss_passes_gradcheck_where_marginals_are_tiny():
     ({"kernels": [kernels.Custom(1.0, "depth")]}, "guide 'depth', which is not given; pass guides"),
     ({"update": "sigmoid"}, "update is 'sigmoid'; choose from"),
     ({"bandwidths": torch.ones(3, 2)}, r"bandwidths has shape .*must be \[2, 2\]"),
-    ({"bandwidths": -torch.ones(2, 2)}, "bandwidths holds -1; deviations must be above 0"),
+    ({"bandwidths": -torch.ones(2, 2)}, "bandwidths holds -1; they must be positive"),
     ({"tied": False, "kernel_weights": torch.ones(3, 2)}, "5 iterations that are not tied"),
 ])
 def test_options_out_of_range_are_refused(given, match):

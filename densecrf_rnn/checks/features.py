@@ -1,0 +1,98 @@
+"""Checks of feature rows [N, D] and of the values that a lattice filters."""
+
+import math
+from typing import Any, NoReturn
+
+import numpy as np
+
+from .._typing import Array
+from . import arrays, wording
+from .values import finite
+
+# The largest lattice coordinate that each dtype resolves finely enough to find the simplex: float32
+# has steps of 1/16 just below 2^20, and quotients below 2^31 fit the integer keys.
+_MAX_ELEVATED = {"float32": 2.0**20, "float64": 2.0**31}
+
+
+def features(array: Any) -> None:
+    """Check that `array` is [N, D] of float32 or float64, 1 <= D <= MAX_DIMS; not its values."""
+    arrays.array_kind("features", array, batched=False)
+    if len(array.shape) != 2:
+        raise ValueError(
+            f"features has shape {wording.shape(array)}; it must be [N, D], one row per point"
+        )
+    dims = array.shape[1]
+    if not 1 <= dims <= arrays.MAX_DIMS:
+        raise ValueError(f"features has {dims} columns; a lattice takes 1 to {arrays.MAX_DIMS}")
+    arrays.float_dtype("features", array, batched=False)
+    feature_rows(array)
+
+
+def feature_rows(array: Any) -> None:
+    """Check that int32 can number all simplex corners of feature rows [N, D]."""
+    points, dims = array.shape
+    if points * (dims + 1) >= 2**31:
+        raise ValueError(
+            f"features has {points} rows of {dims}; a lattice takes fewer than "
+            f"{2**31 // (dims + 1)} such rows, so cut the input into tiles"
+        )
+
+
+def indexable(array: Any) -> bool:
+    """Return whether feature rows [N, D] are finite and small enough for lattice coordinates."""
+    reach = _reach(array)
+    limit = _MAX_ELEVATED[wording.dtype(array)]
+    return bool(np.isfinite(reach).all()) and _elevated(reach) <= limit
+
+
+def refuse_features(*arrays: Any, name: str = "features") -> NoReturn:
+    """Raise the ValueError for feature rows, [N, D] each, that an engine could not index.
+
+    `name` is the argument that NaN or infinity are attributed to.
+    """
+    for array in arrays:
+        if not np.isfinite(_reach(array)).all():
+            wording.raise_non_finite(name, array)
+    array = max(arrays, key=lambda a: _elevated(_reach(a)))
+    excess = _elevated(_reach(array)) / _MAX_ELEVATED[wording.dtype(array)]
+    way_out = "use larger bandwidths (theta)"
+    if wording.dtype(array) == "float32":
+        way_out += " or float64 input"
+    raise ValueError(
+        f"features reach {_reach(array).max():g} bandwidths from the origin, {excess:.3g} times "
+        f"what {wording.dtype(array)} can index as lattice coordinates; {way_out}"
+    )
+
+
+def values(array: Any, points: int, dtype: Any) -> None:
+    """Check that `array` is finite, [N, C] with N = `points`, and of the lattice's dtype."""
+    arrays.array_kind("values", array, batched=False)
+    if len(array.shape) != 2 or array.shape[0] != points:
+        raise ValueError(
+            f"values has shape {wording.shape(array)}; it must be [N, C] with N = {points}, one "
+            "row per point of the lattice"
+        )
+    if array.dtype != dtype:
+        raise TypeError(
+            f"values has dtype {wording.dtype(array)} but the lattice was built from {dtype} "
+            f"features; pass values.astype('{dtype}')"
+        )
+    if array.size and not finite(array):
+        wording.raise_non_finite("values", array)
+
+
+def _reach(array: Any) -> Array:
+    """Return the maximum magnitude of each column, NaN if the column has one. [D] float64."""
+    points, dims = array.shape
+    if points == 0:
+        return np.zeros(dims)
+    # Column by column: NumPy's reduction of [N, D] over N is ten times slower for small D.
+    columns = [array[:, d] for d in range(dims)]
+    return np.array([max(-float(c.min()), float(c.max())) for c in columns])
+
+
+def _elevated(reach: Array) -> float:
+    """Return an upper bound on the lattice coordinates of features of magnitude `reach` [D]."""
+    dims = len(reach)
+    i = np.arange(1, dims + 1)
+    return float((reach * i * math.sqrt(2 / 3) * (dims + 1) / np.sqrt(i * (i + 1))).sum())

@@ -1,0 +1,42 @@
+"""Phrases that the error messages of this folder share."""
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+
+def shape(array: Any) -> str:
+    """Return the shape of an array or tensor as NumPy prints it: "(2, 3)"."""
+    return str(tuple(map(int, array.shape)))
+
+
+def size(lengths: Sequence[int]) -> str:
+    """Return lengths as "2 x 3"; a single one as "[2]"."""
+    return f"[{lengths[0]}]" if len(lengths) == 1 else " x ".join(map(str, lengths))
+
+
+def dtype(array: Any) -> str:
+    """Return the name of a dtype of NumPy or torch, without "torch."."""
+    return str(array.dtype).removeprefix("torch.")
+
+
+def kind(value: Any) -> str:
+    """Return the type of an argument, or the value itself if that says more."""
+    return f"{value!r}" if isinstance(value, (str, bool, type(None))) else type(value).__name__
+
+
+def nan(name: str, array: Any) -> str | None:
+    """Return the message for an array that contains NaN, or None if it contains none."""
+    bad = int((array != array).sum())
+    if not bad:
+        return None
+    return (
+        f"{name} contains NaN ({bad} entr{'y' if bad == 1 else 'ies'}); every entry must be a "
+        "number, so check the computation that produced it"
+    )
+
+
+def raise_non_finite(name: str, array: Any) -> NoReturn:
+    """Raise the ValueError for an array that contains NaN or infinity."""
+    raise ValueError(
+        nan(name, array) or f"{name} contains infinity; every entry must be finite"
+    )
