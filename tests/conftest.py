@@ -1,23 +1,28 @@
 """Fixtures that every test shares: engines, dtypes, and the data that is not in the repository."""
 
+import importlib
 from pathlib import Path
 
-import hypothesis
 import numpy as np
 import pytest
 
 from densecrf_rnn import engines
 
-# Derandomised, so a failure in CI is a failure everywhere; without a deadline, because the first
-# call of a Numba function compiles it.
-hypothesis.settings.register_profile(
-    "densecrf_rnn",
-    deadline=None,
-    derandomize=True,
-    max_examples=30,
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
-)
-hypothesis.settings.load_profile("densecrf_rnn")
+try:
+    hypothesis = importlib.import_module("hypothesis")
+except ImportError:  # benchmarks/gpu_day.py runs tests that do without it
+    pass
+else:
+    # Derandomised, so a failure in CI is a failure everywhere; without a deadline, because the
+    # first call of a Numba function compiles it.
+    hypothesis.settings.register_profile(
+        "densecrf_rnn",
+        deadline=None,
+        derandomize=True,
+        max_examples=30,
+        suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+    )
+    hypothesis.settings.load_profile("densecrf_rnn")
 
 
 def pytest_generate_tests(metafunc):
