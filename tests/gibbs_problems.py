@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from densecrf_rnn import engines
+from densecrf_rnn.engines.gibbs import GibbsProblem, gibbs_engine
 from densecrf_rnn.gibbs.neighbourhood import colouring
 
 # Small enough to enumerate: 3^9 = 19,683 and 2^10 = 1,024 labellings.
@@ -71,9 +71,9 @@ def run(name, logits, labels, tables, offsets, threads=1, sweeps=1, **options):
     sums = np.zeros((*labels.shape, count))
     changes = np.full((images, len(given["inverse_temperature"])), -1, np.int64)
     labels = labels.astype(np.int32)
-    problem = engines.GibbsProblem(
+    problem = GibbsProblem(
         logits=logits, labels=labels, tables=tables, offsets=offsets,
         colouring=colouring(offsets), marginals=sums, changes=changes, **given,
     )  # fmt: skip
-    engines.gibbs_engine(name).gibbs_sweep(problem, threads)
+    gibbs_engine(name).sweep(problem, threads)
     return labels, sums, changes

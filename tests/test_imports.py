@@ -131,6 +131,48 @@ def test_imports_go_downward_only(path):
         assert ranks[other] < ranks[unit(path)], f"{path} imports {other}"
 
 
+# --- the party wall ---
+# Gibbs sampling is a library of its own: nothing dense may import it, so that either can be read
+# and changed without the other.
+
+GIBBS_ROOMS = ("gibbs", "nn.gibbs", "reference.gibbs", "reference.gibbs_numba", "engines.gibbs")
+
+
+def is_gibbs(module):
+    """Whether a module, named from the package on ("nn.gibbs.crf"), belongs to Gibbs sampling."""
+    return any(module == room or module.startswith(f"{room}.") for room in GIBBS_ROOMS)
+
+
+def modules(path):
+    """Modules of the package that a source file imports, named from the package on."""
+    found = set()
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] != "densecrf_rnn":
+            continue
+        # `from .a import b`: a.b is a module, or b is a name that a defines.
+        while len(parts) > 1:
+            where = PACKAGE.joinpath(*parts[1:])
+            if where.is_dir() or where.with_suffix(".py").is_file():
+                found.add(".".join(parts[1:]))
+                break
+            parts.pop()
+    return found
+
+
+def test_every_file_named_after_gibbs_is_behind_the_party_wall():
+    named = {".".join(p.with_suffix("").parts) for p in SOURCES if "gibbs" in str(p)}
+    assert len(named) > len(GIBBS_ROOMS)
+    assert all(map(is_gibbs, named))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_nothing_dense_imports_gibbs(path):
+    module = ".".join(path.with_suffix("").parts)
+    if path.name != "__init__.py" and unit(path) not in ("cli", "compat") and not is_gibbs(module):
+        assert not [name for name in modules(path) if is_gibbs(name)]
+
+
 # --- the cost of an import -----------------------------------------------------------------------
 
 

@@ -17,7 +17,6 @@ from .contract import (
     reserve,
     row_width,
 )
-from .gibbs import GibbsEngine, GibbsProblem
 from .registry import (
     available_backends,
     cuda_facts,
@@ -25,7 +24,6 @@ from .registry import (
     device_module,
     engine,
     fused_engine,
-    gibbs_engine,
     native_compiler,
     native_isa,
     resolve,
@@ -37,8 +35,6 @@ __all__ = [
     "BackwardProblem",
     "Engine",
     "FusedEngine",
-    "GibbsEngine",
-    "GibbsProblem",
     "GridAxis",
     "GridKernel",
     "KernelGradient",
@@ -52,7 +48,6 @@ __all__ = [
     "device_module",
     "engine",
     "fused_engine",
-    "gibbs_engine",
     "native_compiler",
     "native_isa",
     "reserve",

@@ -1,36 +1,103 @@
-"""What an engine that samples grid CRFs is: the plain data it works on, and its operations."""
+"""Engines that sample grid CRFs: their input, their operations and the adapter of each backend."""
 
+import importlib
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
-
 from .._typing import Array
+from . import registry
 
 
 @dataclass(frozen=True)
 class GibbsProblem:
-    """Sweeps of a batch of grid CRFs that share tables and edge classes."""
+    """Sweeps of a batch of grid CRFs that share tables and edge classes.
+
+    Raises
+    ------
+    ValueError
+        Labels or tables do not have the shape that logits and offsets imply.
+    """
 
     logits: Array  # [B, L, H, W] float32
-    labels: Array  # [B, H, W] int32, written; below 0: the pixel takes no part
+    labels: Array  # [B, H, W] int32, updated in place; negative outside the mask
     tables: Array  # [C, L, L] float32
     offsets: Array  # [C, 2] int32, rows and columns
-    colouring: tuple[int, int, int]  # a pixel's colour is (a column + b row) mod m
+    colouring: tuple[int, int, int]  # (a, b, m): a pixel's colour is (a column + b row) mod m
     seed: int  # below 2^64
-    chains: Array  # [B] uint64; with seed, sweep and pixel they make the random numbers
-    first_sweep: Array  # [B] uint64, the number of the first sweep of each
-    inverse_temperature: Array  # [S] float32, of each sweep; infinity: the likeliest label
-    marginals: Array | None  # [B, H, W, L] float64, the conditionals drawn from are added
-    changes: Array  # [B, S] int64, written: how many labels changed
+    chains: Array  # [B] uint64; the random numbers depend on seed, chain, sweep and pixel
+    first_sweep: Array  # [B] uint64, number of the first sweep of each chain
+    inverse_temperature: Array  # [S] float32, one per sweep; infinity takes the argmax
+    marginals: Array | None  # [B, H, W, L] float64; each conditional is added to it
+    changes: Array  # [B, S] int64, output: number of labels that each sweep changed
+
+    def __post_init__(self) -> None:
+        images, count, height, width = self.logits.shape
+        for name, array, shape in (
+            ("labels", self.labels, (images, height, width)),
+            ("tables", self.tables, (len(self.offsets), count, count)),
+        ):
+            if array.shape != shape:
+                raise ValueError(f"{name} has shape {array.shape} where {shape} is needed")
 
 
 class GibbsEngine(Protocol):
-    """A backend that samples grid CRFs; any two of them give the same bits."""
+    """A backend that samples grid CRFs; the results of all backends are bit-identical."""
 
-    def gibbs_sweep(self, problem: GibbsProblem, threads: int) -> None:
-        """Draw every pixel once in each sweep, colour by colour."""
+    def sweep(self, problem: GibbsProblem, threads: int) -> None:
+        """Draw every pixel once in each sweep, one colour after another."""
 
-    def gibbs_statistics(
-        self, labels: Array, offsets: Array, counts: Array, threads: int
-    ) -> None:
-        """Add to counts [C, L, L] int64 the pairs of labels [B, H, W] at the ends of edges."""
+    def statistics(self, labels: Array, offsets: Array, counts: Array, threads: int) -> None:
+        """Add the label pairs of all edges of labels [B, H, W] to counts [C, L, L] int64."""
+
+
+class _Native:
+    def __init__(self) -> None:
+        self._module = importlib.import_module("densecrf_rnn._cpu")
+
+    def sweep(self, problem: GibbsProblem, threads: int) -> None:
+        p = problem
+        self._module.gibbs_sweep(
+            p.logits, p.labels, p.tables, p.offsets, tuple(p.colouring), p.seed, p.chains,
+            p.first_sweep, p.inverse_temperature, p.marginals, p.changes, threads,
+        )  # fmt: skip
+
+    def statistics(self, labels: Array, offsets: Array, counts: Array, threads: int) -> None:
+        self._module.gibbs_statistics(labels, offsets, counts, threads)
+
+
+class _Numba:
+    """The Numba reference; it runs serially and ignores `threads`."""
+
+    def __init__(self) -> None:
+        self._module = importlib.import_module("densecrf_rnn.reference.gibbs_numba")
+
+    def sweep(self, problem: GibbsProblem, threads: int) -> None:
+        p = problem
+        self._module.sweep(
+            p.logits, p.labels, p.tables, p.offsets, p.colouring, p.seed, p.chains,
+            p.first_sweep, p.inverse_temperature, p.marginals, p.changes,
+        )  # fmt: skip
+
+    def statistics(self, labels: Array, offsets: Array, counts: Array, threads: int) -> None:
+        self._module.statistics(labels, offsets, counts)
+
+
+_ADAPTERS: dict[str, type[GibbsEngine]] = {"cpu": _Native, "numba": _Numba}
+
+
+def gibbs_engine(name: str) -> GibbsEngine:
+    """Return the Gibbs engine of backend `name`; "auto" takes the preferred one that can run.
+
+    Raises
+    ------
+    BackendUnavailableError
+        The backend cannot run here or does not work on NumPy arrays.
+    """
+    registry.engine(name)  # raises where the backend cannot run
+    return _load(registry.resolve(name))
+
+
+@cache
+def _load(name: str) -> GibbsEngine:
+    return _ADAPTERS[name]()

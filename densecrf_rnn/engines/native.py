@@ -16,7 +16,6 @@ from .contract import (
     Plan,
     Problem,
 )
-from .gibbs import GibbsProblem
 
 
 class NativeCpu:
@@ -95,18 +94,6 @@ class NativeCpu:
             arrays = (p.logits, p.saved, p.d_refined, p.d_logits, p.d_coupling)
             tuples.append((_kernels(p.kernels), *arrays, wanted))
         self._module.mean_field_backward(tuples, coupling, iterations, memory_budget, threads)
-
-    def gibbs_sweep(self, problem: GibbsProblem, threads: int) -> None:
-        p = problem
-        self._module.gibbs_sweep(
-            p.logits, p.labels, p.tables, p.offsets, tuple(p.colouring), p.seed, p.chains,
-            p.first_sweep, p.inverse_temperature, p.marginals, p.changes, threads,
-        )  # fmt: skip
-
-    def gibbs_statistics(
-        self, labels: Array, offsets: Array, counts: Array, threads: int
-    ) -> None:
-        self._module.gibbs_statistics(labels, offsets, counts, threads)
 
 
 def _kernels(kernels: Sequence[MeanFieldKernel]) -> list[tuple[Any, ...]]:

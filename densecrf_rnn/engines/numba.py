@@ -9,7 +9,6 @@ from .._typing import Array
 from .. import checks
 from ..params import QUALITIES
 from .contract import Plan
-from .gibbs import GibbsProblem
 
 
 class Numba:
@@ -20,7 +19,6 @@ class Numba:
 
     def __init__(self) -> None:
         self._module = importlib.import_module("densecrf_rnn.reference.lattice")
-        self._gibbs = importlib.import_module("densecrf_rnn.reference.gibbs_numba")
 
     def build(
         self, features: Sequence[Array], plans: Sequence[Plan], quality: str, threads: int
@@ -86,21 +84,6 @@ class Numba:
         _fits("cotangent", cotangent, plan.vertex.shape[:1])
         _fits("out", out, plan.weight.shape)
         self._module.self_response_gradient(*self._arrays(plan), cotangent, out)
-
-    def gibbs_sweep(self, problem: GibbsProblem, threads: int) -> None:
-        p = problem
-        images, count, height, width = p.logits.shape
-        _fits("labels", p.labels, (images, height, width))
-        _fits("tables", p.tables, (len(p.offsets), count, count))
-        self._gibbs.sweep(
-            p.logits, p.labels, p.tables, p.offsets, p.colouring, p.seed, p.chains,
-            p.first_sweep, p.inverse_temperature, p.marginals, p.changes,
-        )  # fmt: skip
-
-    def gibbs_statistics(
-        self, labels: Array, offsets: Array, counts: Array, threads: int
-    ) -> None:
-        self._gibbs.statistics(labels, offsets, counts)
 
 
 def _fits(name: str, array: Array, shape: tuple[int, ...]) -> None:

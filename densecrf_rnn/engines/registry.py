@@ -7,7 +7,6 @@ import sys
 from typing import Any
 
 from .contract import BackendUnavailableError, Engine, FusedEngine
-from .gibbs import GibbsEngine
 from .native import NativeCpu
 from .numba import Numba
 
@@ -110,12 +109,6 @@ def fused_engine(name: str) -> FusedEngine | None:
     """The engine `name`, if it runs whole mean fields; else None."""
     found: Any = engine(name)
     return found if hasattr(found, "mean_field") else None
-
-
-def gibbs_engine(name: str) -> GibbsEngine:
-    """The engine `name`, which samples too."""
-    found: Any = engine(name)
-    return found
 
 
 def device_module(name: str, device: str) -> Any:

@@ -7,6 +7,7 @@ import numpy as np
 from .._typing import Array
 from .. import checks
 from . import sampling
+from .checks import check_logits
 
 
 def split_r_hat(draws: Array) -> float:
@@ -114,7 +115,7 @@ def diagnose(
     chains = checks.count("chains", chains, 2)
     sweeps = checks.count("sweeps", sweeps, 4)
     burn_in = checks.count("burn_in", burn_in, 0)
-    checks.gibbs_logits(logits, batched=False)
+    check_logits(logits, batched=False)
     shared = {"seed": seed, "mask": mask, "backend": backend, "threads": threads}
     energies = np.empty((chains, sweeps))
     changed = 0

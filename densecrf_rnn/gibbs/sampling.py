@@ -9,8 +9,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from .._typing import Array
-from .. import engines, checks
+from .. import checks
+from ..engines import default_threads
+from ..engines.gibbs import GibbsProblem, gibbs_engine
 from ..inference.mean_field import softmax
+from .checks import (
+    check_labelling,
+    check_logits,
+    check_offsets,
+    check_potentials,
+    check_tables,
+    inverse_temperatures,
+)
 from .neighbourhood import colouring, ends
 from ..unaries import label_dtype
 
@@ -60,7 +70,7 @@ def energy(
     -1.0
     """
     pairs = _model(logits, tables, offsets, mask)
-    checks.labelling("labels", labels, logits.shape[1:], len(logits), mask)
+    check_labelling("labels", labels, logits.shape[1:], len(logits), mask)
     taken = np.ones(labels.shape, bool) if mask is None else mask
     safe = np.where(taken, labels, 0)
     chosen = np.take_along_axis(logits, safe[None], 0)[0]
@@ -103,7 +113,7 @@ def conditional(
     [1.0, 0.0]
     """
     pairs = _model(logits, tables, offsets, mask)
-    checks.labelling("labels", labels, logits.shape[1:], len(logits), mask)
+    check_labelling("labels", labels, logits.shape[1:], len(logits), mask)
     count = len(logits)
     # Masked neighbours have a label of their own, of which no table knows anything.
     safe = labels if mask is None else np.where(mask, labels, count)
@@ -162,14 +172,14 @@ def statistics(
     if labels.ndim != 2:
         raise ValueError(f"labels has {labels.ndim} axes; a labelling is [H, W]")
     num_classes = checks.count("num_classes", num_classes, 1, below_power=16)
-    pairs = checks.offsets(offsets, labels.shape)
+    pairs = check_offsets(offsets, labels.shape)
     if mask is not None:
         checks.mask(mask, labels.shape)
-    checks.labelling("labels", labels, labels.shape, num_classes, mask)
+    check_labelling("labels", labels, labels.shape, num_classes, mask)
     counts = np.zeros((len(pairs), num_classes, num_classes), np.int64)
-    threads = checks.threads(threads, engines.default_threads())
-    engine = engines.gibbs_engine(backend)
-    engine.gibbs_statistics(_for_engine(labels, mask), pairs, counts, threads)
+    threads = checks.threads(threads, default_threads())
+    engine = gibbs_engine(backend)
+    engine.statistics(_for_engine(labels, mask), pairs, counts, threads)
     return counts
 
 
@@ -238,11 +248,11 @@ def sweep(
     False
     """
     pairs = _model(logits, tables, offsets, mask)
-    checks.labelling("labels", labels, logits.shape[1:], len(logits), mask)
+    check_labelling("labels", labels, logits.shape[1:], len(logits), mask)
     sweeps = checks.count("sweeps", sweeps, 0)
     found, changes = _sweep(
         logits, _for_engine(labels, mask), tables, pairs, sweeps, seed, chain, first_sweep,
-        checks.temperatures(temperature, sweeps), None, backend, threads,
+        inverse_temperatures(temperature, sweeps), None, backend, threads,
     )  # fmt: skip
     return np.where(found < 0, labels, found).astype(labels.dtype), changes
 
@@ -284,12 +294,12 @@ def start(
     >>> start(np.zeros((2, 3, 4), np.float32)).shape
     (3, 4)
     """
-    checks.gibbs_logits(logits, batched=False)
+    check_logits(logits, batched=False)
     count, size = len(logits), logits.shape[1:]
     if mask is not None:
         checks.mask(mask, size)
     alone = np.zeros((0, count, count), np.float32)
-    checks.potentials(logits, np.zeros((1, 1, 1)))
+    check_potentials(logits, np.zeros((1, 1, 1)))
     found, _ = _sweep(
         logits, _for_engine(np.zeros(size, np.int32), mask), alone, np.zeros((0, 2), np.int32), 1,
         seed, chain, 0, np.ones(1, np.float32), None, backend, threads,
@@ -467,7 +477,7 @@ def icm(
     0
     """
     _model(logits, tables, offsets, mask)
-    checks.labelling("labels", labels, logits.shape[1:], len(logits), mask)
+    check_labelling("labels", labels, logits.shape[1:], len(logits), mask)
     for _ in range(checks.count("sweeps", sweeps, 0)):
         labels, changes = sweep(
             logits, labels, tables, offsets, temperature=0, mask=mask, backend=backend,
@@ -480,10 +490,10 @@ def icm(
 
 def _model(logits: Array, tables: Array, offsets: Offsets, mask: Array | None) -> Array:
     """Check what makes a model; the offsets as engines take them."""
-    checks.gibbs_logits(logits, batched=False)
-    pairs = checks.offsets(offsets, logits.shape[1:])
-    checks.tables(tables, len(pairs), len(logits))
-    checks.potentials(logits, tables)
+    check_logits(logits, batched=False)
+    pairs = check_offsets(offsets, logits.shape[1:])
+    check_tables(tables, len(pairs), len(logits))
+    check_potentials(logits, tables)
     if mask is not None:
         checks.mask(mask, logits.shape[1:])
     return pairs
@@ -516,11 +526,11 @@ def _sweep(
     chain = checks.count("chain", chain, 0, below_power=64)
     first_sweep = checks.count("first_sweep", first_sweep, 0)
     changes = np.empty((1, sweeps), np.int64)
-    problem = engines.GibbsProblem(
+    problem = GibbsProblem(
         np.ascontiguousarray(logits)[None], labels, np.ascontiguousarray(tables), offsets,
         colouring(offsets), seed, np.array([chain], np.uint64), np.array([first_sweep], np.uint64),
         inverse_temperature, sums, changes,
     )  # fmt: skip
-    threads = checks.threads(threads, engines.default_threads())
-    engines.gibbs_engine(backend).gibbs_sweep(problem, threads)
+    threads = checks.threads(threads, default_threads())
+    gibbs_engine(backend).sweep(problem, threads)
     return labels[0], changes[0]

@@ -125,7 +125,7 @@ def sweep(
     marginals: Array | None,
     changes: Array,
 ) -> None:
-    """Sweep a batch of images; shapes as in `engines.GibbsProblem`."""
+    """Sweep a batch of images; shapes as in `engines.gibbs.GibbsProblem`."""
     count = logits.shape[1]
     key = np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32)
     cell = np.zeros(1, np.float32)

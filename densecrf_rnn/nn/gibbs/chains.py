@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ... import checks
 from ..._atomic import replaced
+from ...gibbs.checks import check_logits
 from . import sampling
 from ..functional import autocast_to_float32
 
@@ -113,7 +114,7 @@ class ChainStore:
         """
         checks.array_kind("logits", logits, batched=True)
         logits = autocast_to_float32(logits.detach())
-        checks.gibbs_logits(logits, batched=True)
+        check_logits(logits, batched=True)
         numbers = _numbers(index, len(logits))
         images, count, height, width = logits.shape
         labels = torch.zeros((images, height, width), dtype=torch.int32)

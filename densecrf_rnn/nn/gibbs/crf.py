@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..._typing import Array
 from ... import engines, checks
+from ...gibbs.checks import check_labelling, check_logits, check_offsets, check_potentials
 from ...gibbs.neighbourhood import dense_neighbourhood
 from .chains import Chains, check_kind
 from ..functional import autocast_to_float32
@@ -81,7 +82,7 @@ class GibbsCRF(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = checks.count("num_classes", num_classes, 1, below_power=16)
-        given = dense_neighbourhood(2) if offsets is None else checks.offsets(offsets)
+        given = dense_neighbourhood(2) if offsets is None else check_offsets(offsets)
         self.sweeps = checks.count("sweeps", sweeps, 1)
         self.burn_in = checks.count("burn_in", burn_in, 0)
         if backend != "cuda":  # which is asked when a tensor is there
@@ -336,7 +337,7 @@ class GibbsCRF(nn.Module):
         """
         check_kind(chains)
         size = tuple(chains.labels.shape)
-        checks.labelling("chains.labels", chains.labels, size, self.num_classes, None)
+        check_labelling("chains.labels", chains.labels, size, self.num_classes, None)
         checks.array_kind("target", target, batched=True)
         if target.device != chains.labels.device:
             raise ValueError(
@@ -345,7 +346,7 @@ class GibbsCRF(nn.Module):
         if mask is not None:
             checks.mask(mask, size, batched=True)
         taken = self._taken(size, target, mask, ignore_index)
-        checks.offsets(self._vectors(), (size[1], size[2]))
+        check_offsets(self._vectors(), (size[1], size[2]))
         pairs = [
             self._pairs(y.to(torch.int32).where(taken, -1)).double()
             for y in (chains.labels, target)
@@ -399,13 +400,13 @@ class GibbsCRF(nn.Module):
         """Logits in float32, if they and the mask suit this CRF."""
         logits = autocast_to_float32(logits)
         seen = logits.detach() if isinstance(logits, Tensor) else logits
-        checks.gibbs_logits(seen, batched=True)
+        check_logits(seen, batched=True)
         if logits.shape[1] != self.num_classes:
             raise ValueError(
                 f"logits has {logits.shape[1]} labels but this GibbsCRF was made for "
                 f"{self.num_classes}; make it with num_classes={logits.shape[1]}"
             )
-        checks.offsets(self._vectors(), (logits.shape[2], logits.shape[3]))
+        check_offsets(self._vectors(), (logits.shape[2], logits.shape[3]))
         if self.tables.dtype != torch.float32 or self.tables.device != logits.device:
             raise TypeError(
                 f"tables are {self.tables.dtype} on {self.tables.device} but logits "
@@ -414,7 +415,7 @@ class GibbsCRF(nn.Module):
             )
         checks.parameter("tables", self.tables.detach())
         if len(logits):
-            checks.potentials(logits.detach(), self.tables.detach())
+            check_potentials(logits.detach(), self.tables.detach())
         if mask is not None:
             checks.mask(mask, (len(logits), *logits.shape[2:]), batched=True)
         return logits
@@ -429,13 +430,13 @@ class GibbsCRF(nn.Module):
         if mask is not None and taken.shape == mask.shape:
             taken = taken & mask
         fits = tuple(target.shape) == size
-        checks.labelling("target", target, size, self.num_classes, taken if fits else None)
+        check_labelling("target", target, size, self.num_classes, taken if fits else None)
         return taken
 
     def _check_chains(self, chains: Chains, logits: Tensor) -> None:
         check_kind(chains)
         size = (len(logits), *logits.shape[2:])
-        checks.labelling("chains.labels", chains.labels, size, self.num_classes, None)
+        check_labelling("chains.labels", chains.labels, size, self.num_classes, None)
         lengths = {len(chains.index), len(chains.sweeps)}
         if lengths != {len(logits)} or chains.labels.device != logits.device:
             raise ValueError(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..._typing import Array
-from ... import engines
+from ...engines.gibbs import GibbsProblem, gibbs_engine
 from ...gibbs.neighbourhood import colouring
 from .. import ops
 from . import device as sampling_device
@@ -43,12 +43,12 @@ def gibbs_sweep(
             inverse_temperature, sums,
         )  # fmt: skip
     changes = np.empty((len(labels), len(inverse_temperature)), np.int64)
-    problem = engines.GibbsProblem(
+    problem = GibbsProblem(
         rows(logits), labels.numpy(), rows(tables), offsets, colours, seed,
         np.array(chains, np.uint64), np.array(first_sweep, np.uint64), inverse_temperature,
         None if sums is None else sums.numpy(), changes,
     )  # fmt: skip
-    engines.gibbs_engine(backend).gibbs_sweep(problem, torch.get_num_threads())
+    gibbs_engine(backend).sweep(problem, torch.get_num_threads())
     return torch.from_numpy(changes)
 
 
@@ -70,6 +70,6 @@ def pair_counts(labels: Tensor, num_classes: int, offsets: Array, backend: str) 
     if ops.device_module(backend, labels) is not None:
         return sampling_device.pair_counts(labels, num_classes, offsets)
     counts = np.zeros((len(offsets), num_classes, num_classes), np.int64)
-    engine = engines.gibbs_engine(backend)
-    engine.gibbs_statistics(rows(labels), offsets, counts, torch.get_num_threads())
+    engine = gibbs_engine(backend)
+    engine.statistics(rows(labels), offsets, counts, torch.get_num_threads())
     return torch.from_numpy(counts)
