@@ -517,7 +517,7 @@ BAD = {
     ),
     "offset outside": (
         {"offsets": [(-4, 0)]}, ValueError,
-        r"offsets\[0\] is \(-4, 0\) but the image is 4 x 5 \(H, W\), where it joins no two pixels",
+        r"offsets\[0\] is \(-4, 0\) but the image is 4 x 5 \(H, W\), so that it joins no two",
     ),
     "opposite": (
         {"offsets": [(0, 1), (1, 0), (0, -1)], "tables": several(3)}, ValueError,
