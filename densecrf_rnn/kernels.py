@@ -15,10 +15,64 @@ from . import checks
 from .params import CRFParams, FeatureOrder
 
 
-# A normaliser n = K 1 below this counts as 0 and its pixel hears nothing. With the self term n is
-# above 0.1. Without it n is the small difference of two numbers near 1 where a pixel has hardly a
-# neighbour; dividing by less would let float32's rounding through.
+# A pixel whose mass n = K 1 is at most this gets the scale 0 instead of a power of 1 / n. With the
+# self term n exceeds 0.1. Without it, n of an isolated pixel is the difference of two numbers near
+# 1, so a smaller mass is mostly float32 rounding error.
 EMPTY_MASS = 1e-2
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """How a normalization scales a kernel K: diag(after) K diag(before), from the mass n = K 1.
+
+    Parameters
+    ----------
+    scales_input, scales_output : bool
+        Whether `before` (values before filtering) and `after` (filtered values) are scales.
+    power : float
+        The scales are n ** -power.
+    """
+
+    scales_input: bool
+    scales_output: bool
+    power: float = 1.0
+
+    @property
+    def needs_mass(self) -> bool:
+        """False if K is used as it is."""
+        return self.scales_input or self.scales_output
+
+    def scales(self, mass: Any, xp: Any = np) -> tuple[Any, Any]:
+        """Compute `before` and `after` from the mass; None stands for a scale of 1.
+
+        Parameters
+        ----------
+        mass : array or tensor
+            K 1, without the diagonal of K if the self term is removed.
+        xp : module
+            `numpy` or `torch`, whichever `mass` belongs to. The gradient is 0, not NaN, where the
+            mass counts as 0.
+        """
+        present = mass > EMPTY_MASS
+        scale = xp.reciprocal(xp.where(present, mass, 1.0))
+        if self.power != 1.0:
+            scale = scale**self.power
+        scale = xp.where(present, scale, 0.0)
+        return (scale if self.scales_input else None), (scale if self.scales_output else None)
+
+
+_NORMALIZERS = {
+    "none": Normalizer(False, False),
+    "before": Normalizer(True, False),
+    "after": Normalizer(False, True),
+    "symmetric": Normalizer(True, True, 0.5),
+}
+
+
+def normalizer(normalization: str) -> Normalizer:
+    """Return the normaliser of a normalization's name; raise ValueError if there is none."""
+    checks.option("normalization", normalization, tuple(_NORMALIZERS))
+    return _NORMALIZERS[normalization]
 
 
 class Window(NamedTuple):
@@ -147,8 +201,3 @@ def positions(
     ]
     along = list(np.meshgrid(*axes, indexing="ij", sparse=True))
     return along[::-1] if order == "xy" else along
-
-
-def inverse_mass(mass: Array) -> Array:
-    """1 / n, and 0 where n counts as 0."""
-    return np.divide(1.0, mass, out=np.zeros_like(mass), where=mass > EMPTY_MASS)

@@ -2,15 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from . import checks
 
-Normalization = Literal["none", "before", "after", "symmetric"]
+Normalization = Literal["after", "before", "symmetric", "none"]
 FeatureOrder = Literal["xy", "yx"]
 SpatialFilter = Literal["grid", "lattice"]
 Quality = Literal["standard", "symmetric", "filled"]
 Weight = float | tuple[float, ...]
+
+NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
+FEATURE_ORDERS: tuple[FeatureOrder, ...] = get_args(FeatureOrder)
+SPATIAL_FILTERS: tuple[SpatialFilter, ...] = get_args(SpatialFilter)
+QUALITIES: tuple[Quality, ...] = get_args(Quality)  # native engines number them in this order
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,8 @@ class CRFParams:
             object.__setattr__(self, name, checks.weight(name, getattr(self, name)))
         checks.option("normalization", self.normalization, NORMALIZATIONS)
         checks.flag("self_term", self.self_term)
-        checks.option("feature_order", self.feature_order, ("xy", "yx"))
-        checks.option("spatial", self.spatial, ("grid", "lattice"))
+        checks.option("feature_order", self.feature_order, FEATURE_ORDERS)
+        checks.option("spatial", self.spatial, SPATIAL_FILTERS)
         checks.option("quality", self.quality, QUALITIES)
 
     def __str__(self) -> str:
@@ -113,8 +118,3 @@ class CRFParams:
                 f"{', '.join(names)}"
             )
         return cls(**values)
-
-
-# In the order in which native engines number them.
-QUALITIES: tuple[Quality, ...] = ("standard", "symmetric", "filled")
-NORMALIZATIONS: tuple[Normalization, ...] = ("after", "before", "symmetric", "none")

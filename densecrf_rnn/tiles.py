@@ -16,7 +16,7 @@ import numpy as np
 from ._typing import Array
 from . import checks
 from .inference import grid
-from .kernels import Window
+from .kernels import Window, normalizer
 from .inference.mean_field import infer
 from .params import CRFParams
 from .unaries import label_dtype
@@ -339,8 +339,8 @@ def halo_of(
         return reach(params, size, spacing)
     if isinstance(halo, str):
         checks.option("halo", halo, ("exact",))
-        # A normaliser that acts on what is sent must be right where that comes from: once more.
-        messages = iterations + (params.normalization in ("before", "symmetric"))
+        # The mass of the pixels that send must be right too if it scales what they send.
+        messages = iterations + normalizer(params.normalization).scales_input
         return tuple(min(n, messages * r) for n, r in zip(size, reach(params, size, spacing)))
     return _per_axis("halo", halo, len(size), 0)
 

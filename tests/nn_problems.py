@@ -7,10 +7,11 @@ import pytest
 
 from densecrf_rnn import CRFParams, PermutohedralLattice, kernels
 from densecrf_rnn.inference import grid
+from densecrf_rnn.params import NORMALIZATIONS  # noqa: F401
+from densecrf_rnn.reference import dense
 
 torch = pytest.importorskip("torch")
 
-NORMALIZATIONS = ("after", "before", "symmetric", "none")
 FORMS = ("scalar", "diagonal", "full")
 # Every spatial filter, and every quality of the lattice.
 FILTERS = (("grid", "standard"), ("lattice", "standard"), ("grid", "symmetric"),
@@ -72,18 +73,9 @@ def kernel_matrices(image, params, backend):
     if params.spatial == "grid":
         axes = [grid.matrix(grid.axis(n, params.theta_gamma)) for n in image.shape[1:]]
         matrices[1] = reduce(np.kron, axes)
-    return [normalize(kernel, params) for kernel in matrices]
-
-
-def normalize(kernel, params):
-    """N K from K, straight from the definition."""
-    if not params.self_term:
-        kernel = kernel - np.diag(np.diag(kernel))
-    inverse = kernels.inverse_mass(kernel.sum(1))
-    left = {"after": inverse, "symmetric": np.sqrt(inverse)}.get(params.normalization)
-    right = {"before": inverse, "symmetric": np.sqrt(inverse)}.get(params.normalization)
-    kernel = kernel if left is None else left[:, None] * kernel
-    return kernel if right is None else kernel * right[None, :]
+    return [
+        dense.normalized(kernel, params.normalization, params.self_term) for kernel in matrices
+    ]
 
 
 def plain_mean_field(logits, matrices, kernel_weights, compatibility, iterations):

@@ -13,6 +13,7 @@ import nn_problems as make  # noqa: E402
 from densecrf_rnn import CRFRNN, BackendUnavailableError, CRFParams, engines  # noqa: E402
 from densecrf_rnn.nn import functional, fused, ops  # noqa: E402
 from densecrf_rnn.nn.tensors import Grid, Kernel, Lattice  # noqa: E402
+from densecrf_rnn.params import QUALITIES  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     engines.why_unavailable("cuda") is not None,
@@ -95,7 +96,7 @@ def test_one_logit_and_no_images_work():
     assert crf.cuda()(logits[:0].cuda(), image[:0].cuda()).shape == (0, 1, 6, 7)
 
 
-@pytest.mark.parametrize("quality", ["standard", "symmetric", "filled"])
+@pytest.mark.parametrize("quality", QUALITIES)
 def test_a_photograph_of_full_size_equals_the_cpu(quality):
     logits, image = make.problem(4, 240, 250, labels=21, dtype=torch.float32)
     image = image.round()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from densecrf_rnn import CRFParams, PermutohedralLattice, kernels, mean_field
 from densecrf_rnn.inference import grid
 from densecrf_rnn.energy import free_energy
+from densecrf_rnn.params import NORMALIZATIONS, SPATIAL_FILTERS
 from densecrf_rnn.reference import dense
 
 # Bandwidths of a few pixels, weights with which iterations in parallel still descend.
@@ -19,7 +20,6 @@ WEAK = CRFParams(
     theta_alpha=4, theta_beta=60, theta_gamma=1.5, w_bilateral=0.4, w_spatial=0.3,
     self_term=False,
 )  # fmt: skip
-NORMALIZATIONS = ("after", "before", "symmetric", "none")
 
 
 def problem(seed, *size, labels=3, channels=2):
@@ -39,16 +39,7 @@ def operators(image, params):
     if params.spatial == "grid":
         axes = [grid.matrix(grid.axis(n, params.theta_gamma)) for n in size]
         found[1] = reduce(np.kron, axes)
-    return [normalized(kernel, params) for kernel in found]
-
-
-def normalized(kernel, params):
-    if not params.self_term:
-        kernel = kernel - np.diag(np.diag(kernel))
-    inverse = kernels.inverse_mass(kernel.sum(1))
-    left = {"after": inverse, "symmetric": np.sqrt(inverse)}.get(params.normalization, 1.0)
-    right = {"before": inverse, "symmetric": np.sqrt(inverse)}.get(params.normalization, 1.0)
-    return np.broadcast_to(left, len(kernel))[:, None] * kernel * right
+    return [dense.normalized(kernel, params.normalization, params.self_term) for kernel in found]
 
 
 def pair_costs(matrices, weights, mu):
@@ -80,7 +71,7 @@ def kl_divergence(refined, energy, labellings):
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize("spatial", ["grid", "lattice"])
+@pytest.mark.parametrize("spatial", SPATIAL_FILTERS)
 @pytest.mark.parametrize("size, labels", [((2, 3), 3), ((1, 7), 2), ((2, 2, 2), 2), ((1, 1), 4)])
 def test_free_energy_is_the_divergence_less_the_log_partition_sum(
     backend, normalization, spatial, size, labels

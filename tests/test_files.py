@@ -21,6 +21,7 @@ from hypothesis.extra import numpy as npst
 from densecrf_rnn import CRFParams, files, samples
 from densecrf_rnn.files import halves
 from densecrf_rnn.files.record import FolderInUseError, Record, checksum
+from densecrf_rnn.params import NORMALIZATIONS, QUALITIES
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(3, 6, 7)).astype(np.float32)
@@ -553,8 +554,8 @@ weights = st.one_of(
 params = st.builds(
     CRFParams, theta_alpha=st.floats(1e-3, 1e3), theta_beta=st.floats(1e-3, 1e3),
     w_bilateral=weights, w_spatial=weights, self_term=st.booleans(),
-    normalization=st.sampled_from(["none", "before", "after", "symmetric"]),
-    quality=st.sampled_from(["standard", "symmetric", "filled"]),
+    normalization=st.sampled_from(NORMALIZATIONS),
+    quality=st.sampled_from(QUALITIES),
 )  # fmt: skip
 
 

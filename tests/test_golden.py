@@ -11,6 +11,7 @@ import pytest
 from oracles import softmax
 
 from densecrf_rnn import CRFParams, PermutohedralLattice, mean_field, refine, samples
+from densecrf_rnn.params import SPATIAL_FILTERS
 from densecrf_rnn.reference import dense
 
 PICTURES = Path(__file__).parent / "data" / "pydensecrf"
@@ -137,7 +138,7 @@ def test_refine_equals_the_marginals_of_pydensecrf_at_full_size(marginals, backe
 
 @pytest.mark.parametrize("case", SMALL)
 @pytest.mark.parametrize("which", range(3), ids=[f"T{t}" for t in ITERATIONS])
-@pytest.mark.parametrize("spatial", ["grid", "lattice"])
+@pytest.mark.parametrize("spatial", SPATIAL_FILTERS)
 def test_refine_is_near_the_exact_marginals(marginals, backend, spatial, case, which):
     q = refined_case(marginals, case, ITERATIONS[which], backend, np.float32, spatial)
     exact = marginals[f"{case}.Q_exact"][which].astype(np.float64)

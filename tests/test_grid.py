@@ -10,11 +10,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from oracles import GRID_TOLERANCE, MEAN_FIELD_TOLERANCE, assert_near, random_problem
 
-from densecrf_rnn import CRFParams, kernels, mean_field
+from densecrf_rnn import CRFParams, mean_field
 from densecrf_rnn.inference import grid
+from densecrf_rnn.params import NORMALIZATIONS
 from densecrf_rnn.reference import dense
 
-NORMALIZATIONS = ("after", "before", "symmetric", "none")
 # From far below a pixel to far beyond the image: theta_gamma and spacing reach 1e-6..1e9 each.
 SIGMAS = (1e-15, 0.3, 1.0, 1.87, 1.88, 3.0, 7.3, 50.0, 1e4, 1e15)
 AXES = given(
@@ -117,16 +117,7 @@ def definition(axes, normalization, self_term, pixel):
     matrix = reduce(np.kron, map(grid.matrix, axes))
     if pixel is not None:
         matrix = matrix[np.ix_(pixel, pixel)]
-    if not self_term:
-        np.fill_diagonal(matrix, 0)
-    inverse = kernels.inverse_mass(matrix.sum(1))
-    root = np.sqrt(inverse)
-    return {
-        "after": inverse[:, None] * matrix,
-        "before": matrix * inverse,
-        "symmetric": root[:, None] * matrix * root,
-        "none": matrix,
-    }[normalization]
+    return dense.normalized(matrix, normalization, self_term)
 
 
 def applied(kernel, values):

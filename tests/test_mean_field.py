@@ -19,8 +19,8 @@ from oracles import (
 
 from densecrf_rnn import CRFParams, mean_field, refine, samples
 from densecrf_rnn.engines import why_unavailable
+from densecrf_rnn.params import FEATURE_ORDERS, NORMALIZATIONS, SPATIAL_FILTERS
 
-NORMALIZATIONS = ("after", "before", "symmetric", "none")
 SIZES = ((1, 1), (1, 13), (13, 1), (7, 11), (2, 3, 5), (1, 1, 1))
 SOFT = CRFParams(theta_alpha=8, theta_beta=20, theta_gamma=2, w_bilateral=2, w_spatial=1)
 # (spatial, quality): every kind of kernel that an engine runs.
@@ -129,7 +129,7 @@ def test_potts_is_the_default_compatibility(backend):
 
 @pytest.mark.usefixtures("both_backends")
 @pytest.mark.parametrize("size", [(11, 13), (4, 5, 6)], ids=["2-D", "3-D"])
-@pytest.mark.parametrize("order", ["xy", "yx"])
+@pytest.mark.parametrize("order", FEATURE_ORDERS)
 @pytest.mark.parametrize("self_term", [True, False])
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize(("spatial", "quality"), KINDS)
@@ -221,7 +221,7 @@ def assert_near_exact(case, logits, image, params, backend, **options):
     assert labels <= allowed_labels and rms <= allowed_rms
 
 
-@pytest.fixture(params=["grid", "lattice"])
+@pytest.fixture(params=SPATIAL_FILTERS)
 def spatial(request):
     return request.param
 

@@ -13,6 +13,7 @@ import nn_problems as make  # noqa: E402
 from densecrf_rnn import CRFParams, CRFRNN, engines  # noqa: E402
 from densecrf_rnn.engines import why_unavailable  # noqa: E402
 from densecrf_rnn.nn import IMAGENET_MEAN, IMAGENET_STD, crfrnn, functional  # noqa: E402
+from densecrf_rnn.params import SPATIAL_FILTERS  # noqa: E402
 
 
 def problem(*size, **options):
@@ -281,7 +282,7 @@ def test_crfrnn_compiles_into_one_graph(self_term):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("spatial", ["grid", "lattice"])
+@pytest.mark.parametrize("spatial", SPATIAL_FILTERS)
 def test_crfrnn_compiled_for_one_size_and_for_all_gives_the_same(spatial):
     crf = CRFRNN(3, params=make.small_params(spatial=spatial))
     torch._dynamo.reset()
@@ -310,7 +311,7 @@ class Counting:
 
 @pytest.mark.parametrize("normalization, self_term", [("after", True), ("symmetric", False)])
 @pytest.mark.parametrize("iterations", [0, 1, 7])
-@pytest.mark.parametrize("spatial", ["grid", "lattice"])
+@pytest.mark.parametrize("spatial", SPATIAL_FILTERS)
 def test_crfrnn_builds_each_lattice_once_and_those_of_a_batch_in_one_call(
     monkeypatch, iterations, normalization, self_term, spatial
 ):

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from densecrf_rnn import CRFParams, kernels, mean_field as numpy_mean_field  # noqa: E402
 from densecrf_rnn.nn import functional, operators  # noqa: E402
+from densecrf_rnn.params import FEATURE_ORDERS, SPATIAL_FILTERS  # noqa: E402
 from densecrf_rnn.reference import dense  # noqa: E402
 
 OPERATORS = list(product(make.NORMALIZATIONS, (True, False)))
@@ -21,10 +22,10 @@ OPERATORS = list(product(make.NORMALIZATIONS, (True, False)))
 
 
 @pytest.mark.parametrize("normalization, self_term", OPERATORS)
-@pytest.mark.parametrize("order", ["xy", "yx"])
+@pytest.mark.parametrize("order", FEATURE_ORDERS)
 @pytest.mark.parametrize("size", [(5, 7), (3, 4, 5)])
 @pytest.mark.parametrize("labels", [1, 2, 5])
-@pytest.mark.parametrize("spatial", ["grid", "lattice"])
+@pytest.mark.parametrize("spatial", SPATIAL_FILTERS)
 def test_mean_field_equals_numpy(normalization, self_term, order, size, labels, spatial):
     params = make.small_params(
         normalization=normalization, self_term=self_term, feature_order=order, spatial=spatial

@@ -8,6 +8,7 @@ from densecrf_rnn import BackendUnavailableError  # noqa: E402
 from densecrf_rnn.engines import why_unavailable  # noqa: E402
 from densecrf_rnn.nn import fused, ops  # noqa: E402
 from densecrf_rnn.nn.tensors import NO_GRID, Grid, Kernel, Lattice  # noqa: E402
+from densecrf_rnn.params import QUALITIES  # noqa: E402
 
 BUDGET = (2**30, "full")  # nothing worked out again, nothing rounded
 FLAT = Grid([4, 5], [2.5, 1.5], "symmetric", False)
@@ -90,7 +91,7 @@ def test_mean_field_backward_passes_opcheck(fused_backend, batch, wanted):
 # --- values and gradients ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("quality", ["standard", "symmetric", "filled"])
+@pytest.mark.parametrize("quality", QUALITIES)
 @pytest.mark.parametrize("grid", [FLAT, NO_GRID])
 @pytest.mark.parametrize("batch", [0, 1, 3])
 @pytest.mark.parametrize("labels", [1, 2, 3, 4, 25])

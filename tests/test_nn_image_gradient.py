@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 import nn_problems as make  # noqa: E402
 from densecrf_rnn import CRFRNN, engines  # noqa: E402
 from densecrf_rnn.nn import functional  # noqa: E402
+from densecrf_rnn.params import FEATURE_ORDERS, SPATIAL_FILTERS  # noqa: E402
 
 OPERATORS = list(product(make.NORMALIZATIONS, (True, False)))
 
@@ -46,7 +47,7 @@ def test_gradient_for_the_image_equals_finite_differences(
     assert torch.autograd.gradcheck(refined, given, fast_mode=True)
 
 
-@pytest.mark.parametrize("order", ["xy", "yx"])
+@pytest.mark.parametrize("order", FEATURE_ORDERS)
 @pytest.mark.parametrize("labels", [1, 4])
 @pytest.mark.parametrize("size, channels", [((2, 3, 2), 1), ((1, 5), 3), ((7, 1), 4)])
 def test_gradient_for_any_image_equals_finite_differences(backend, size, channels, labels, order):
@@ -77,7 +78,7 @@ def test_gradient_for_the_image_is_the_same_on_every_backend(
     torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance * wanted.abs().max())
 
 
-@pytest.mark.parametrize("spatial", ["grid", "lattice"])
+@pytest.mark.parametrize("spatial", SPATIAL_FILTERS)
 def test_gradient_for_a_batch_of_images_equals_one_by_one(backend, spatial):
     logits, image = make.problem(3, 6, 7, batch=3)
     params = make.small_params(spatial=spatial)

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 
 from densecrf_rnn import PermutohedralLattice  # noqa: E402
 from densecrf_rnn.nn import grids, ops  # noqa: E402
-from densecrf_rnn.params import QUALITIES  # noqa: E402
+from densecrf_rnn.params import NORMALIZATIONS, QUALITIES  # noqa: E402
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -214,7 +214,7 @@ def test_weight_gradients_refuse_to_be_differentiated_again(backend):
 
 @pytest.mark.parametrize("transpose", [False, True])
 @pytest.mark.parametrize("self_term", [False, True])
-@pytest.mark.parametrize("normalization", ["after", "before", "symmetric", "none"])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_grid_filter_passes_gradcheck_and_its_adjoint_is_the_transposed(
     normalization, self_term, transpose
 ):

@@ -13,6 +13,7 @@ from densecrf_rnn import CRFRNN, CRFParams, kernels, mean_field as numpy_mean_fi
 from densecrf_rnn.nn import functional  # noqa: E402
 from densecrf_rnn.nn.crfrnn import BANDWIDTH_RANGE, LEARNING_RATES  # noqa: E402
 from densecrf_rnn.nn.losses import robust_log_likelihood  # noqa: E402
+from densecrf_rnn.params import SPATIAL_FILTERS  # noqa: E402
 from densecrf_rnn.reference import dense  # noqa: E402
 
 SIZES = {"2-D": (4, 5), "3-D": (2, 3, 3)}
@@ -207,7 +208,7 @@ def test_kernels_in_another_order_with_their_weights_give_the_same():
 # --- masks ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spatial", ["grid", "lattice"])
+@pytest.mark.parametrize("spatial", SPATIAL_FILTERS)
 @pytest.mark.parametrize("normalization", make.NORMALIZATIONS)
 @pytest.mark.parametrize("self_term", [True, False])
 def test_masked_pixels_take_no_part_as_in_numpy(backend, normalization, self_term, spatial):

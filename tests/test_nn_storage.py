@@ -11,6 +11,7 @@ import nn_problems as make  # noqa: E402
 
 from densecrf_rnn import CRFRNN, CRFParams, engines, samples  # noqa: E402
 from densecrf_rnn.nn.functional import mean_field  # noqa: E402
+from densecrf_rnn.params import NORMALIZATIONS  # noqa: E402
 
 ENGINE = "serial"
 pytestmark = pytest.mark.skipif(
@@ -45,7 +46,7 @@ def test_marginals_of_a_photograph_stay_near_those_of_float32(params, storage):
 @pytest.mark.parametrize("labels", [1, 2, 5, 9])
 @pytest.mark.parametrize("spatial", ["grid", "lattice"])
 @pytest.mark.parametrize("quality", ["standard", "symmetric"])
-@pytest.mark.parametrize("normalization", ["after", "before", "symmetric", "none"])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_every_kind_of_kernel_stays_near_float32(labels, spatial, quality, normalization):
     logits, image = make.problem(1, 9, 7, batch=2, labels=labels, dtype=torch.float32)
     params = CRFParams(3, 60, 2, 0.5, 0.3, normalization=normalization, spatial=spatial,

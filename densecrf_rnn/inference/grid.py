@@ -14,7 +14,7 @@ import numpy as np
 
 from .._typing import Array
 from ..engines.contract import GridAxis, GridKernel
-from ..kernels import inverse_mass
+from ..kernels import normalizer
 from ..params import Normalization
 
 
@@ -167,33 +167,25 @@ def normalized(
     GridKernel
     """
     taps = tuple(axis.taps for axis in axes)
-    into, out = normalization in ("before", "symmetric"), normalization in ("after", "symmetric")
-    power = 0.5 if normalization == "symmetric" else 1.0
-    if self_term and (pixel is None or normalization == "none"):
+    how = normalizer(normalization)
+    if self_term and (pixel is None or not how.needs_mass):
         # The normaliser is a product over the axes.
-        scaled = tuple(axis.taps / _mass(axis)[:, None] ** power for axis in axes)
-        return GridKernel(tuple(axes), scaled if into else taps, scaled if out else taps, pixel)
+        scaled = tuple(axis.taps / _mass(axis)[:, None] ** how.power for axis in axes)
+        splat, slice_ = (scaled if s else taps for s in (how.scales_input, how.scales_output))
+        return GridKernel(tuple(axes), splat, slice_, pixel)
 
     points: Any = slice(None) if pixel is None else pixel
     diagonal = None if self_term else _product([_diagonal(axis) for axis in axes])[points]
-    scale = None
-    if normalization != "none":
+    before = after = None
+    if how.needs_mass:
         if pixel is None:
             mass = _product([_mass(axis) for axis in axes])
         else:
             raw = GridKernel(tuple(axes), taps, taps, pixel)
             mass = filtered(raw, np.ones((len(pixel), 1)))[:, 0]
-        scale = inverse_mass(mass if diagonal is None else mass - diagonal) ** power
-        scale = scale.astype(dtype)
-    return GridKernel(
-        tuple(axes),
-        taps,
-        taps,
-        pixel,
-        before=scale if into else None,
-        after=scale if out else None,
-        diagonal=None if diagonal is None else diagonal.astype(dtype),
-    )
+        before, after = how.scales(mass if diagonal is None else mass - diagonal)
+    in_dtype = (None if x is None else x.astype(dtype) for x in (before, after, diagonal))
+    return GridKernel(tuple(axes), taps, taps, pixel, *in_dtype)
 
 
 def _product(factors: Sequence[Array]) -> Array:

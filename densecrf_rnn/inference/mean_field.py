@@ -260,14 +260,13 @@ def _normalized(
     if not params.self_term:
         diagonal = np.empty(points, dtype)
         engine.self_response(plan, diagonal, threads)
-    if params.normalization != "none":
+    normalizer = kernels.normalizer(params.normalization)
+    if normalizer.needs_mass:
         mass = np.empty((points, 1), dtype)
         engine.filter(plan, np.ones((points, 1), dtype), mass, False, threads)
-        scale = kernels.inverse_mass(mass[:, 0] if diagonal is None else mass[:, 0] - diagonal)
-        if params.normalization == "symmetric":
-            scale = np.sqrt(scale)
-        before = scale if params.normalization in ("before", "symmetric") else None
-        after = scale if params.normalization in ("after", "symmetric") else None
+        before, after = normalizer.scales(
+            mass[:, 0] if diagonal is None else mass[:, 0] - diagonal
+        )
     return engines.LatticeKernel(plan, before, after, diagonal)
 
 

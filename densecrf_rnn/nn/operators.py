@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..kernels import EMPTY_MASS, Kernel
+from ..kernels import Kernel, normalizer
 from ..params import CRFParams
 from . import exact, fused, grids, ops, tensors
 from .dispatch import is_traced
@@ -192,18 +192,14 @@ def _scales(
     `ones` [B, N, 1] are 1 at the pixels that take part; if that is not all, the scales are 0 at the
     others.
     """
-    before = after = ones.new_empty(0)
-    if params.normalization != "none":
-        mass = operator(ones)  # [B, N, 1]
-        # An infinite mass gives 0, and a gradient of 0 where 1 / 0 would give one of NaN.
-        mass = mass.where(mass > EMPTY_MASS, torch.inf)
-        scale = mass.rsqrt() if params.normalization == "symmetric" else mass.reciprocal()
-        before = scale if params.normalization in ("before", "symmetric") else before
-        after = scale if params.normalization in ("after", "symmetric") else after
+    before = after = None
+    normalize = normalizer(params.normalization)
+    if normalize.needs_mass:
+        before, after = normalize.scales(operator(ones), torch)  # [B, N, 1]
     if masked:
-        before = ones * before if tensors.is_given(before) else ones
-        after = ones * after if tensors.is_given(after) else ones
-    return before, after
+        before, after = (ones if scale is None else ones * scale for scale in (before, after))
+    none = ones.new_empty(0)
+    return none if before is None else before, none if after is None else after
 
 
 # --- Gaussians themselves ------------------------------------------------------------------------

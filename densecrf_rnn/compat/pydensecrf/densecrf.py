@@ -7,7 +7,7 @@ import numpy as np
 
 from ..._typing import Array
 from ... import engines, checks
-from ...kernels import inverse_mass
+from ...kernels import normalizer
 from ...inference.mean_field import Filter, iterate, softmax
 from . import _arguments
 
@@ -42,6 +42,13 @@ NO_NORMALIZATION = NormalizationType.NO_NORMALIZATION
 NORMALIZE_BEFORE = NormalizationType.NORMALIZE_BEFORE
 NORMALIZE_AFTER = NormalizationType.NORMALIZE_AFTER
 NORMALIZE_SYMMETRIC = NormalizationType.NORMALIZE_SYMMETRIC
+
+_NORMALIZATIONS = {
+    NO_NORMALIZATION: "none",
+    NORMALIZE_BEFORE: "before",
+    NORMALIZE_AFTER: "after",
+    NORMALIZE_SYMMETRIC: "symmetric",
+}
 
 
 class Unary:
@@ -214,26 +221,23 @@ class DenseCRF:
         self._couplings.append(coupling)
 
     def _kernel(self, rows: Array, how: NormalizationType) -> engines.LatticeKernel:
-        """The lattice of features [points, D], normalised; what fills it up takes no part."""
+        """Build the normalised lattice of features [points, D]; padding points send nothing."""
         checks.features(rows)
         engine, threads = engines.engine("auto"), engines.default_threads()
         plan = engines.Plan.empty(len(rows), rows.shape[1], rows.dtype, "standard")
         if not engine.build([rows], [plan], "standard", threads):
             checks.refuse_features(rows)
-        seen = np.ones(self._points, np.float32)
-        seen[self._nvar :] = 0
-        before = None if self._points == self._nvar else seen
-        if how == NO_NORMALIZATION:
-            return engines.LatticeKernel(plan, before)
-        mass = np.empty((self._points, 1), np.float32)
-        engine.filter(plan, seen[:, None], mass, False, threads)
-        scale = seen * inverse_mass(mass[:, 0])
-        if how == NORMALIZE_AFTER:
-            return engines.LatticeKernel(plan, before, scale)
-        if how == NORMALIZE_BEFORE:
-            return engines.LatticeKernel(plan, scale)
-        scale = np.sqrt(scale)
-        return engines.LatticeKernel(plan, scale, scale)
+        sends = np.ones(self._points, np.float32)
+        sends[self._nvar :] = 0
+        before = after = None
+        normalize = normalizer(_NORMALIZATIONS.get(how, how.name))
+        if normalize.needs_mass:
+            mass = np.empty((self._points, 1), np.float32)
+            engine.filter(plan, sends[:, None], mass, False, threads)
+            before, after = normalize.scales(mass[:, 0])
+        if self._points > self._nvar:
+            before = sends if before is None else before * sends
+        return engines.LatticeKernel(plan, before, after)
 
     def inference(self, niter: int) -> Array:
         """Marginals after so many mean-field iterations.
