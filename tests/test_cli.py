@@ -116,7 +116,7 @@ def test_info_says_what_serves_without_the_native_module(capsys, monkeypatch):
     assert main(["info"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "not available: it was not compiled; pip install -e ." in out
-    assert "takes numba, which serves in place of cpu" in out
+    assert "takes numba, which replaces cpu" in out
 
 
 def test_info_says_that_nothing_can_run(capsys, monkeypatch):

@@ -100,7 +100,7 @@ def test_the_table_shows_percent_and_the_gain(folders, capsys):
     assert row(out, "gain over before") == [round(100 * (after - before), 1)]
     low, high = found["predictions"][1]["gain_interval"]
     assert 0 < low <= after - before <= high
-    assert "before" in out and "after" in out and "within so many pixels" in out
+    assert "before" in out and "after" in out and "within N pixels" in out
 
 
 def test_intervals_are_those_of_the_seed(folders):
@@ -116,7 +116,7 @@ def test_intervals_are_those_of_the_seed(folders):
 
 def test_one_image_is_said_to_have_no_interval(folders, capsys):
     assert evaluate(folders, str(folders / "before/a.npy"), str(folders / "truth/a.npy")) == 0
-    assert "One image says nothing of others" in capsys.readouterr().out
+    assert "with one image they have no width" in capsys.readouterr().out
 
 
 def test_logits_and_marginals_are_scored_by_their_greatest(folders):
@@ -231,7 +231,8 @@ def test_the_mean_is_over_the_labels_asked_for(folders, capsys):
     assert by_name["predictions"][0]["mean_iu"] == pytest.approx(want)
     assert by_name["mean_over"] == [1, 2, 4]
     out = capsys.readouterr().out
-    assert "mean IU over 3 labels" in out and "Not in the truth, so not in the mean: boat" in out
+    assert "mean IU over 3 labels" in out
+    assert "Not in the truth, so excluded from the mean: boat" in out
     assert "tree" in out and "boat  " not in out  # rows are for what occurs
 
 
@@ -241,7 +242,7 @@ def test_what_has_no_partner_is_counted_and_said(folders, capsys):
     found = facts(folders, "before", "after", "truth")
     assert found["images"] == 1 and found["truth_without_prediction"] == 1
     out, err = capsys.readouterr()
-    assert "1 true label maps have no prediction and do not count" in out
+    assert "1 label maps of the truth have no prediction and are not scored" in out
     assert "left out: " in err and "b.npy" in err
 
 
@@ -292,9 +293,9 @@ def test_plots_are_drawn_for_each_prediction(folders):
         (["before", "truth", "--labels", "2"], r"truth holds labels 0\.\.3; they must lie in"),
         (["before", "truth", "--classes", "no.txt"], "no.txt: No such file"),
         (["before", "truth", "--mean-over", "7"], "--mean-over names '7'; the 4 labels are 0, 1"),
-        (["before", "truth", "--names", "a,b"], "--names has 2 for 1 predictions; one each"),
-        (["before", "after", "truth", "--names", "a,a"], "two predictions have one name"),
-        (["before", "truth", "--labels", "99999"], "99999 labels are more than the 2000 that can"),
+        (["before", "truth", "--names", "a,b"], "--names has 2 for 1 predictions; give one each"),
+        (["before", "after", "truth", "--names", "a,a"], "two predictions have the same name"),
+        (["before", "truth", "--labels", "99999"], "99999 labels are more than the maximum"),
         (["before", "truth", "--seed", "-1"], "--seed is -1; it must be at least 0"),
         (["before", "truth", "--json", "no/out.json"], "there is no folder no"),
     ],
@@ -307,8 +308,8 @@ def test_what_cannot_be_is_one_sentence(arguments, message, folders, capsys):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ("", "must hold a name on each line"),
-        ("a\n\nb\n", "must hold a name on each line"),
+        ("", "must hold one name per line"),
+        ("a\n\nb\n", "must hold one name per line"),
         ("a\nb\na\n", "names 'a' twice"),
         ("a\nb\n", r"they must lie in 0\.\.1"),
     ],

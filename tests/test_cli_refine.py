@@ -1,6 +1,7 @@
 """`densecrf-rnn refine`: what it writes, how it resumes, and every way in which a file can fail."""
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import importlib.util
@@ -23,7 +24,7 @@ import pytest
 
 import densecrf_rnn
 from densecrf_rnn import CRFParams, files, refine
-from densecrf_rnn.cli import _inputs, _parallel, _refining, main
+from densecrf_rnn.cli import _parallel, _refining, _types, main
 from densecrf_rnn.files.record import Record
 
 for _module in ("tqdm", "PIL", "tifffile", "skimage"):
@@ -342,7 +343,8 @@ def test_volumes_that_store_x_first_are_turned_round(volume, capsys):
     np.save(folder / "scan.npy", logits)
     assert call(folder, logits="scan.npy", images="scan.nii.gz") == 1
     (line,) = errors(capsys)
-    assert "9 x 8 x 5 but the image is 5 x 8 x 9; --axes xyz" in line
+    assert "9 x 8 x 5 but the image is 5 x 8 x 9; if array files" in line
+    assert line.endswith("hold [x, y, z], add --axes xyz")
     assert call(folder, "--axes", "xyz", logits="scan.npy", images="scan.nii.gz") == 0
     np.testing.assert_array_equal(labels_of(folder, "scan", ".nii.gz"), expected)
 
@@ -439,7 +441,8 @@ def test_the_record_says_what_was_made_of_what_and_how(folder):
     assert record["backend"] == densecrf_rnn.available_backends()[0]
     (options,) = record["options"].values()
     assert options["iterations"] == 4
-    assert CRFParams.from_dict(options["params"]) == START
+    params = {field.name: options[field.name] for field in dataclasses.fields(CRFParams)}
+    assert CRFParams.from_dict(params) == START
     entry = record["files"]["a"]
     digest = hashlib.sha256((folder / "logits" / "a.npy").read_bytes()).hexdigest()
     assert entry["inputs"]["logits"]["sha256"] == digest
@@ -553,7 +556,7 @@ def truncated_image(folder):
 
 def other_size(folder):
     np.save(folder / "logits" / "b.npy", problem(1, size=(9, 12))[0])
-    return "b.npy: logits are 9 x 12 but the image is 17 x 23; resize one, or enlarge .*--upsample"
+    return "b.npy: logits are 9 x 12 but the image is 17 x 23; resize one of .*--upsample"
 
 
 def turned(folder):
@@ -645,7 +648,7 @@ def test_a_wrong_key_is_named_with_those_there_are(folder, capsys):
 
 def two_of_one_stem(folder):
     np.savez(folder / "logits" / "a.npz", problem(0)[0])
-    return [], "a.npy and .*a.npz have one stem; name a pattern"
+    return [], "a.npy and .*a.npz have the same stem; .* give a pattern"
 
 
 def nothing_there(folder):
@@ -656,7 +659,7 @@ def nothing_there(folder):
 def no_pairs(folder):
     for path in list((folder / "images").iterdir()):
         path.rename(path.with_stem(path.stem + "_rgb"))
-    return [], "'a' there, 'a_rgb' here; a suffix"
+    return [], "'a' has no partner, but 'a_rgb' exists; try --image-suffix _rgb"
 
 
 def out_is_a_file(folder):
@@ -673,7 +676,7 @@ def out_holds_the_images(folder):
 
 
 def out_holds_the_logits(folder):
-    return ["-o", str(folder / "images" / ".." / "logits")], "logits, where outputs would be taken"
+    return ["-o", str(folder / "images" / ".." / "logits")], "logits, where the next run would"
 
 
 def bad_params(folder):
@@ -690,7 +693,7 @@ def labels_without_a_number(folder):
 
 
 def covers_alone(folder):
-    return ["--covers", "20,30"], "--covers says what --upsample enlarges to"
+    return ["--covers", "20,30"], "--covers needs --upsample"
 
 
 @pytest.mark.parametrize(
@@ -742,9 +745,9 @@ def test_options_that_no_file_goes_with_fail_by_file(folder, capsys, options, wo
 @pytest.mark.parametrize(
     "logits, image, options, words",
     [
-        ((17, 23, 4), (17, 23, 3), [], "logits.npy: logits are 23 x 4 .*--labels-last reads"),
+        ((17, 23, 4), (17, 23, 3), [], "logits.npy: logits are 23 x 4 .*add --labels-last"),
         ((4, 17, 23), (17, 23, 3), ["--labels-last"], "leave --labels-last out"),
-        ((4, 17, 23), (3, 17, 23), [], "the image is 3 x 17; .*move its channels to the end"),
+        ((4, 17, 23), (3, 17, 23), [], "the image is 3 x 17; .*save it with its channels last"),
         ((4, 17, 23), (23, 17, 3), [], "exchange rows and columns"),
         ((4, 17, 23), (17, 23, 20), [], "image.npy: image has 20 channels"),
     ],
@@ -770,14 +773,15 @@ def test_coarse_logits_that_may_have_their_labels_last_are_pointed_at(folder, ca
         np.save(folder / "coarse.npy", np.zeros(shape, np.float32))
         assert call(folder, "--upsample", "corners", *options, "--iterations", "0",
                     logits="coarse.npy", images="image.png") == 0  # fmt: skip
-        assert any("--labels-last reads it" in line for line in errors(capsys)) == warned
+        assert any("add --labels-last" in line for line in errors(capsys)) == warned
 
 
 def test_label_maps_with_other_labels_are_refused(folder, capsys):
     np.save(folder / "l.npy", np.full(SIZE, 7))
     assert call(folder, "--kind", "labels", "--num-labels", "4",
                 logits="l.npy", images="images/a.png") == 1  # fmt: skip
-    assert "holds the label 7, which is none of those to keep (--unsure 7" in errors(capsys)[0]
+    (line,) = errors(capsys)
+    assert "holds the label 7, which is not one of those to keep; add --unsure 7" in line
 
 
 def test_infinite_coarse_logits_are_refused_before_they_spread(folder, capsys):
@@ -796,13 +800,13 @@ def test_a_masked_nan_does_not_hide_the_units_of_the_image(folder, capsys):
     np.save(folder / "mask.npy", mask)
     assert call(folder, "--mask", str(folder / "mask.npy"), logits="logits/a.npy",
                 images="image.npy") == 0  # fmt: skip
-    assert "goes beyond 0..255" in errors(capsys)[0]
+    assert "exceeds 0..255" in errors(capsys)[0]
 
 
 def test_a_file_with_two_warnings_counts_once(folder, capsys):
     np.save(folder / "image.npy", np.zeros(SIZE, complex))  # its least and its greatest value
     assert call(folder, logits="logits/a.npy", images="image.npy") == 1
-    assert not any("files in all" in line for line in errors(capsys))
+    assert not any("files had this warning" in line for line in errors(capsys))
 
 
 def test_an_image_beyond_8_bits_asks_for_theta_beta_once(folder, capsys):
@@ -811,8 +815,9 @@ def test_an_image_beyond_8_bits_asks_for_theta_beta_once(folder, capsys):
         write_image(folder / "images" / f"{stem}.png", problem(0)[1][..., 0].astype(np.uint16) * 99)
     assert call(folder) == 0
     first, total = errors(capsys)
-    assert "goes beyond 0..255, for which theta_beta is left at 5; give --theta-beta" in first
-    assert total.startswith("3 files in all had this warning")
+    assert "exceeds 0..255, the range that the default theta_beta of 5 is meant for" in first
+    assert "give --theta-beta" in first
+    assert total.startswith("3 files had this warning")
     assert call(folder, "--theta-beta", "900") == 0
     assert errors(capsys) == []
 
@@ -851,7 +856,7 @@ def test_a_full_disk_stops_the_run_and_the_next_goes_on(folder, capsys, monkeypa
     monkeypatch.setattr(files.pictures, "write_label_png", half)
     assert call(folder, "--workers", "1") == 2
     (line,) = errors(capsys)
-    assert "No space left on device; what is finished stays, and the same command goes on" in line
+    assert "No space left on device; finished files are kept, and the same command resumes" in line
     assert "/.part-" not in line
     assert len(list((folder / "out").glob("*.png"))) == 1
     assert not list((folder / "out").glob(".part-*"))
@@ -988,6 +993,6 @@ def test_stopping_early_begins_nothing_else():
     assert len(seen) <= 4
 
 
-@pytest.mark.parametrize("text, expected", [("0,8-10", [0, 8, 9, 10]), ("5-6,1", [5, 6, 1])])
+@pytest.mark.parametrize("text, expected", [("0,8-10", (0, 8, 9, 10)), ("5-6,1", (5, 6, 1))])
 def test_lists_of_classes_are_read(text, expected):
-    assert _inputs.classes(text) == expected
+    assert _types.labels(text) == expected

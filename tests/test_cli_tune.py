@@ -135,8 +135,8 @@ def test_the_command_it_prints_repeats_options_to_the_last_digit(data, capsys):
 def test_folds_say_how_much_survives(data, capsys):
     assert tune("--folds", "3", "--trials", "2") == 0
     out = capsys.readouterr().out
-    assert "3 searches, each without a part of the images" in out
-    assert "on those it did not" in out and "fold 3, setting 1" in out
+    assert "3 searches, each on a part of the images: gain" in out
+    assert "on those held out" in out and "fold 3, setting 1" in out
     assert "of the gain survives" in out
 
 
@@ -147,7 +147,7 @@ def test_a_crf_that_does_not_help_is_said_not_to(data, capsys):
         write(data, example)
     assert tune() == 0
     out = capsys.readouterr().out
-    assert "No setting beat the network alone: leave these logits as they are." in out
+    assert "No setting beats the network alone: do not refine these logits." in out
 
 
 def test_the_mean_is_over_the_labels_asked_for(data, capsys):
@@ -217,7 +217,7 @@ def test_what_lacks_truth_is_left_out_and_said(data, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--folds", "1"], "--folds is 1; it takes at least 2"),
+        (["--folds", "1"], "--folds is 1; it must be at least 2"),
         (["--folds", "9"], "folds is 9 but there are 3 examples"),
         (["--out", "no/params.json"], "--out no/params.json: there is no folder no"),
         (["--study", "truth"], "--study truth is a folder; name a file"),
@@ -242,7 +242,7 @@ def test_ranges_that_are_none_exit_with_2(words, data):
 def test_a_compatibility_to_begin_with_is_refused(data, capsys):
     files.write_settings("start.json", files.Settings(compatibility=np.ones((2, 2))))
     assert tune("--params", "start.json") == 2
-    assert "has a compatibility, which the search does not heed" in one_sentence(capsys)
+    assert "has a compatibility, which the search does not use" in one_sentence(capsys)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
-"""The command line, `densecrf-rnn COMMAND`: finds the command and words its errors.
+"""The command line, `densecrf-rnn COMMAND`: select the command and print its errors.
 
 Each command is a module of this folder with `add_arguments(parser)` and `run(args)`. A module is
 imported when its command is called, and imports torch or matplotlib only inside `run`, so that
-help costs nothing and needs no extra.
+`--help` is fast and needs no optional package.
 """
 
 import argparse
@@ -11,19 +11,20 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 _COMMANDS = {
-    "demo": "refine the sample photographs, draw what changed, train a head on them",
+    "demo": "refine the sample photographs, draw the changed pixels, and train a CRF-RNN on them",
     "refine": "refine a folder of saved logits with their images",
-    "evaluate": "score label maps against the truth, several side by side",
-    "tune": "search for the parameters that score best on some images with ground truth",
-    "info": "show versions and which engines can run here",
+    "evaluate": "score label maps or logits against the ground truth, several side by side",
+    "tune": "search for the CRF parameters that score best on images with ground truth",
+    "info": "show versions and the engines that can run here",
 }
 
 
 class UserError(Exception):
-    """What the user can put right; printed as one sentence, without a traceback."""
+    """An error that the user can correct; printed as one sentence, without a traceback."""
 
 
 def require(command: str, *modules: str, extra: str = "cli") -> None:
@@ -31,20 +32,23 @@ def require(command: str, *modules: str, extra: str = "cli") -> None:
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"{command} needs {' and '.join(missing)}, not installed here; "
+            f"{command} needs {' and '.join(missing)}, which is not installed; "
             f"pip install 'densecrf-rnn[{extra}]'"
         )
 
 
-def positive(text: str) -> int:
-    """An argument that is a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+def make_folder(folder: Path, option: str) -> None:
+    """Create a folder for results, named by `option`, with its parents."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise UserError(f"{option} {folder} is a file; name a folder") from error
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
 
 
 def progress(**options: Any) -> Any:
-    """A progress bar on stderr that leaves no trace, and is absent where there is no terminal."""
+    """Create a progress bar on stderr; it shows nothing if that is no terminal, and is erased."""
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     return tqdm(**options, disable=None, leave=False)
@@ -56,17 +60,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str, optional
-        Arguments without the program's name; default ``sys.argv[1:]``.
+        Arguments without the name of the program; default ``sys.argv[1:]``.
 
     Returns
     -------
     int
-        Exit status: 0, 1 where a file of several failed, 2 for a user's error, 130 after Ctrl-C.
+        Exit status: 0 for success, 1 if a file of several failed, 2 for an error of the user, 130
+        after Ctrl-C.
 
     Raises
     ------
     SystemExit
-        argparse's: status 0 after --help and --version, 2 for arguments it cannot read.
+        By argparse: status 0 after --help and --version, 2 for invalid arguments.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser(arguments)
@@ -79,13 +84,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\ndensecrf-rnn {args.command}: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader went away, as in `densecrf-rnn info | head -1`
+    except BrokenPipeError:  # the reader has ended, as in `densecrf-rnn info | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
 def _run(args: argparse.Namespace) -> int:
     from ..engines import BackendUnavailableError
+    from ._remedies import in_options
 
     try:
         return int(importlib.import_module(f".{args.command}", __name__).run(args))
@@ -95,12 +101,12 @@ def _run(args: argparse.Namespace) -> int:
         problem = str(error)
     except OSError as error:
         problem = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    print(f"densecrf-rnn {args.command}: {problem}", file=sys.stderr)
+    print(f"densecrf-rnn {args.command}: {in_options(problem)}", file=sys.stderr)
     return 2
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser; only the commands that `arguments` name are imported."""
+    """Build the parser; import only the commands that occur in `arguments`."""
     from .. import __version__
 
     parser = argparse.ArgumentParser(
@@ -115,4 +121,5 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         )
         if name in arguments:
             importlib.import_module(f".{name}", __name__).add_arguments(command)
+            command.set_defaults(parser=command)  # `_options` asks it for the defaults
     return parser

@@ -1,6 +1,6 @@
-"""Charts of scores, and of what a search found.
+"""Charts of scores and of searches.
 
-Draws with matplotlib's figure objects alone, so no global state or display is touched.
+Uses matplotlib's figure objects only, so neither its global state nor a display is needed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,20 +17,21 @@ from .._typing import Array
 from .. import files
 
 
-_COLOURS = ("#9aa5b1", "#1f6fb2", "#d9822b", "#3f8f4f", "#8a4fa3", "#b23a48")  # the first is before
+# The first is used for the prediction before the CRF.
+_COLOURS = ("#9aa5b1", "#1f6fb2", "#d9822b", "#3f8f4f", "#8a4fa3", "#b23a48")
 _INK = "#222222"
 _DPI = 150
-_NUMBERS = 24  # labels up to which a confusion matrix has its numbers written in it
+_MAX_WITH_NUMBERS = 24  # labels up to which numbers are written into a confusion matrix
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG, under another name until it is complete."""
+    """Write a PNG, under a temporary name until it is complete."""
     with files.replaced(path) as partial:
-        figure.savefig(partial, format="png", dpi=_DPI)
+        figure.savefig(partial, format="png", dpi="figure")
 
 
 def class_bars(classes: Sequence[str], columns: Mapping[str, Sequence[float | None]]) -> Figure:
-    """IU of each class, a bar per prediction."""
+    """Draw the IU of each class, a bar per prediction."""
     figure, axes = _figure(6.4, 0.9 + 0.16 * len(classes) * (1 + len(columns)))
     height = 0.8 / len(columns)
     for index, (name, values) in enumerate(columns.items()):
@@ -46,7 +47,7 @@ def class_bars(classes: Sequence[str], columns: Mapping[str, Sequence[float | No
 
 
 def trimap_curve(widths: Sequence[int], columns: Mapping[str, Sequence[float | None]]) -> Figure:
-    """Mean IU against the width of the band along true borders."""
+    """Draw the mean IU over the width of the band along true borders."""
     figure, axes = _figure(6.4, 4.0)
     for index, (name, values) in enumerate(columns.items()):
         known = [np.nan if value is None else 100 * value for value in values]
@@ -59,13 +60,13 @@ def trimap_curve(widths: Sequence[int], columns: Mapping[str, Sequence[float | N
 
 
 def confusion(classes: Sequence[str], matrix: Array, name: str) -> Figure:
-    """Where the pixels of each true class went, in percent of its pixels."""
+    """Draw a confusion matrix, in percent of the pixels of each true class."""
     side = 1.6 + 0.3 * len(classes)
     figure, axes = _figure(side + 0.6, side)
     pixels = matrix.sum(1, keepdims=True)
     percent = np.divide(100.0 * matrix, pixels, out=np.zeros(matrix.shape), where=pixels > 0)
     axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
-    if len(classes) <= _NUMBERS:
+    if len(classes) <= _MAX_WITH_NUMBERS:
         for (row, column), value in np.ndenumerate(percent):
             if value >= 0.5:
                 colour = "white" if value > 60 else _INK
@@ -86,13 +87,16 @@ def search(
     importances: Mapping[str, float],
     alone: float,
 ) -> Figure:
-    """What a search found: which parameters matter, and the scores over each of them.
+    """Draw the importance of each parameter, and the scores of a search over its values.
 
     Parameters
     ----------
-    tried : values by parameter name, one per setting
-    scores : one per setting
-    importances : shares by parameter name; may be empty
+    tried : mapping of str to sequence of float
+        Values of each parameter, one per setting.
+    scores : sequence of float
+        One per setting.
+    importances : mapping of str to float
+        Share of each parameter; may be empty.
     alone : float
         Score of the logits without a CRF.
     """
@@ -103,9 +107,10 @@ def search(
     names = list(tried)
     first.barh(names, [100 * importances.get(name, 0.0) for name in names], color=_colour(1))
     first.invert_yaxis()
-    first.set_xlabel("importance, %" if importances else "too few settings to tell")
+    first.set_xlabel("importance, %" if importances else "importance: too few settings")
     best = int(np.argmax(scores))
-    floor = min(alone, float(np.median(scores)))  # the worst settings would squeeze the others
+    # The axis leaves out the worst settings, which would compress the scale.
+    floor = min(alone, float(np.median(scores)))
     top = max(alone, max(scores))
     margin = 0.08 * (top - floor) or 0.01
     for axes, (name, values) in zip(rest, tried.items(), strict=True):

@@ -1,66 +1,81 @@
-"""Options for what a CRF computes, shared by the commands that run one."""
+"""Options of the CRF and of the engine that computes it, shared by the commands that run one."""
 
 import argparse
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import get_args
 
 from .. import tuning
-from ..files import Settings, read_settings
-from ..files.arrays import read_array
-from ..params import NORMALIZATIONS, QUALITIES, CRFParams
-from . import UserError
+from ..files import Settings, read_array, read_settings
+from ..params import CRFParams, FeatureOrder, Normalization, Quality, SpatialFilter
+from . import UserError, _types
 
-# Where a search begins too (README, "Choosing parameters"). CRFParams' own defaults are the
-# paper's, for training with the network.
+# The first setting that a search tries too (README, "Choosing parameters"). The defaults of
+# CRFParams are the paper's, for training with the network.
 START = Settings(tuning.START)
+# Meaning of the parameters that a search can find.
+MEANING = {
+    "theta_alpha": "standard deviation of the appearance kernel in position, in pixels",
+    "theta_beta": "standard deviation of the appearance kernel in intensity, in the image's units "
+    "(0..255 for 8 bits)",
+    "theta_gamma": "standard deviation of the smoothness kernel, in pixels",
+    "w_bilateral": "weight of the appearance kernel",
+    "w_spatial": "weight of the smoothness kernel",
+}
 
 
 def add_crf_options(parser: argparse.ArgumentParser) -> None:
     """Declare an option for each field of CRFParams, the iterations and the compatibility."""
-    group = parser.add_argument_group("the CRF")
+    group = parser.add_argument_group("CRF")
     group.add_argument(
         "--params", type=Path, metavar="FILE",
-        help="settings in JSON, as `tune` writes them; the options below go before them",
+        help="settings in JSON, as written by `tune`; command-line options override the file",
     )  # fmt: skip
-    for name, unit in (
-        ("alpha", "pixels: reach of the appearance kernel"),
-        ("beta", "intensity units of the image, 0..255 for 8 bits: what counts as alike"),
-        ("gamma", "pixels: reach of the smoothness kernel"),
-    ):
+    for name, meaning in MEANING.items():
+        each = name.startswith("w_")
         group.add_argument(
-            f"--theta-{name}", type=float, metavar="X",
-            help=f"{unit} (default: {getattr(START.params, f'theta_{name}'):g})",
-        )  # fmt: skip
-    for name in ("bilateral", "spatial"):
-        group.add_argument(
-            f"--w-{name}", type=numbers, metavar="X[,X...]",
-            help="weight of that kernel, one or one per label (default: "
-            f"{getattr(START.params, f'w_{name}'):g})",
+            f"--{name.replace('_', '-')}", type=_types.weights if each else float,
+            metavar="X[,X...]" if each else "X",
+            help=f"{meaning}{', one for all labels or one per label' if each else ''} "
+            f"(default: {getattr(START.params, name):g})",
         )  # fmt: skip
     group.add_argument(
-        "--iterations", type=int, metavar="N", help=f"default: {START.iterations}"
-    )
+        "--iterations", type=int, metavar="N",
+        help=f"mean-field updates (default: {START.iterations})",
+    )  # fmt: skip
     group.add_argument(
         "--compatibility", type=Path, metavar="FILE",
-        help="array file with the penalty [L, L] of a label (row) beside another (default: Potts)",
+        help="array file [L, L]: penalty for a label (row) next to another (column) (default: "
+        "Potts, 1 for different labels)",
     )  # fmt: skip
-    choices = {
-        "normalization": NORMALIZATIONS,
-        "feature-order": ("xy", "yx"),
-        "spatial": ("grid", "lattice"),
-        "quality": QUALITIES,
-    }
-    for option, words in choices.items():
-        default = getattr(START.params, option.replace("-", "_"))
-        group.add_argument(f"--{option}", choices=words, help=f"default: {default}")
+    for name, choices, meaning in (
+        ("normalization", Normalization, "normalise before or after filtering, or both halves"),
+        ("feature_order", FeatureOrder, "order of the position features; affects the lattice only"),
+        ("spatial", SpatialFilter, "filter the smoothness kernel on a regular grid or a lattice"),
+        ("quality", Quality, "accuracy of the lattice (docs/accuracy.md)"),
+    ):
+        group.add_argument(
+            f"--{name.replace('_', '-')}", choices=get_args(choices),
+            help=f"{meaning} (default: {getattr(START.params, name)})",
+        )  # fmt: skip
     group.add_argument(
-        "--no-self-term", dest="self_term", action="store_false", default=None,
-        help="pixels send no message to themselves",
+        "--self-term", action=argparse.BooleanOptionalAction, default=None,
+        help="include the diagonal term (i = j): pixels send messages to themselves (default: "
+        "they do)",
+    )  # fmt: skip
+
+
+def add_engine_options(group: argparse._ActionsContainer, threads: str) -> None:
+    """Declare --threads, with the help text `threads`, and --backend."""
+    group.add_argument("--threads", type=_types.positive, metavar="N", help=threads)
+    group.add_argument(
+        "--backend", choices=("auto", "cpu", "numba"), default="auto",
+        help="engine; `densecrf-rnn info` lists those that can run here (default: %(default)s)",
     )  # fmt: skip
 
 
 def settings(args: argparse.Namespace) -> Settings:
-    """What `--params` and the options say; a UserError where they cannot be."""
+    """Return the settings of `--params`, overridden by the options; raise UserError if invalid."""
     try:
         base = START if args.params is None else read_settings(args.params)
         names = [field.name for field in fields(CRFParams)]
@@ -72,12 +87,3 @@ def settings(args: argparse.Namespace) -> Settings:
         return Settings(replace(base.params, **given), iterations, mu)
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from error
-
-
-def numbers(text: str) -> float | tuple[float, ...]:
-    """One number, or several between commas."""
-    try:
-        found = tuple(float(word) for word in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number or numbers between commas")
-    return found[0] if len(found) == 1 else found

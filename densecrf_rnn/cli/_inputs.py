@@ -1,13 +1,12 @@
-"""From files to what a CRF starts from: logits, image, mask and spacing, by the options for them.
+"""From files to the inputs of a CRF: logits, image, mask and spacing, and the options for them.
 
 Shared by the commands that read folders of saved logits.
 """
 
 import argparse
-import re
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -15,12 +14,12 @@ from .._typing import Array
 from .. import files, unaries
 from ..files.pairs import ARRAYS, PICTURES, VOLUMES
 from ..upsampling import upsample
-from . import UserError, positive
+from . import UserError, _types
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What `refine` takes, for one stem."""
+    """Inputs of `refine` for one image (file stem)."""
 
     logits: Array  # [L, *S]
     image: Array  # [*S, C]
@@ -29,144 +28,152 @@ class Problem:
 
 
 def add_input_options(parser: argparse.ArgumentParser) -> None:
-    """Declare where the files are and what they hold."""
+    """Declare the options that name the input files and describe their content."""
     parser.add_argument(
         "logits", metavar="LOGITS",
-        help="folder, 'pattern' or file: .npy .npz .pt .safetensors .h5 .zarr .nii, label pictures",
+        help=f"folder, quoted pattern or file of logits: arrays ({' '.join(ARRAYS)}), NIfTI, TIFF "
+        "with a page per label; or label maps, also as other image files",
     )  # fmt: skip
     parser.add_argument(
         "images", metavar="IMAGES",
-        help="folder, 'pattern' or file with an image of each stem: pictures, .nii, arrays",
+        help="folder, quoted pattern or file of the images, one for each file of LOGITS, of the "
+        f"same stem (name without extension): {' '.join((*PICTURES, *VOLUMES))} or arrays",
     )  # fmt: skip
-    group = parser.add_argument_group("what the files hold")
+    group = parser.add_argument_group("content of the input files")
     group.add_argument(
         "--kind", choices=("logits", "probabilities", "labels"),
-        help="what LOGITS holds (default: labels in pictures but TIFF, logits in all else)",
+        help="content of LOGITS (default: labels for image files other than TIFF, else logits)",
     )  # fmt: skip
-    group.add_argument("--key", metavar="NAME", help="array to take from a file of several")
-    group.add_argument("--image-key", metavar="NAME", help="the same for IMAGES")
     group.add_argument(
-        "--labels-last", action="store_true", help="arrays are [H, W, L], not [L, H, W]"
+        "--key", metavar="NAME", help="array to read if a LOGITS file holds several"
     )
     group.add_argument(
+        "--image-key", metavar="NAME", help="array to read if a IMAGES file holds several"
+    )
+    group.add_argument(
+        "--labels-last", action="store_true",
+        help="array files of LOGITS are [H, W, L] or [D, H, W, L] (default: L first)",
+    )  # fmt: skip
+    group.add_argument(
         "--axes", choices=("zyx", "xyz"), default="zyx",
-        help="order of a volume's axes in array files (default: %(default)s, as NIfTI is read)",
+        help="order of a volume's spatial axes in array files (default: %(default)s, that is "
+        "[D, H, W], the order in which NIfTI files are read)",
     )  # fmt: skip
     group.add_argument(
         "--upsample", choices=("corners", "centers"),
-        help="enlarge coarse logits linearly: centres of corner pixels meet, or outer edges do",
+        help="enlarge low-resolution logits by linear interpolation: corners as with "
+        "align_corners=True, centers as with align_corners=False",
     )  # fmt: skip
     group.add_argument(
-        "--covers", type=sizes, metavar="H,W",
-        help="with --upsample: what the logits cover, the image's size and padding after it",
+        "--covers", type=_types.size, metavar="H,W",
+        help="with --upsample: size of the padded network input, whose top-left corner is the "
+        "image (default: the size of the image)",
     )  # fmt: skip
     group.add_argument(
-        "--mask", metavar="MASKS", help="folder, 'pattern' or file of masks; 0 takes no part"
-    )
+        "--mask", metavar="MASKS",
+        help="folder, quoted pattern or file of masks; pixels where the mask is 0 are excluded",
+    )  # fmt: skip
     group.add_argument(
-        "--spacing", type=spacings, metavar="X,X[,X]",
-        help="pixel size along each axis, in the unit of theta (default: the NIfTI header's, or 1)",
+        "--spacing", type=_types.spacing, metavar="X,X[,X]",
+        help="pixel size along each axis, [D,]H,W, in the unit of --theta-alpha and --theta-gamma "
+        "(default: from the NIfTI header, else 1)",
     )  # fmt: skip
     for name in ("logits", "image", "mask"):
         group.add_argument(
             f"--{name}-suffix", default="", metavar="TEXT",
-            help=f"how names of {name} files end after the stem",
+            help=f"text between stem and extension in the names of {name} files, such as _0000",
         )  # fmt: skip
-    group = parser.add_argument_group("how far they are trusted")
+    group = parser.add_argument_group("confidence of the input")
     group.add_argument(
         "--temperature", type=float, default=1.0, metavar="T",
-        help="divide logits by T; above 1 for a network that is too sure (default: 1)",
+        help="divide the logits by T: above 1 for an overconfident network (default: 1)",
     )  # fmt: skip
     group.add_argument(
-        "--classes", type=classes, metavar="N,N-N,...", help="labels to keep; others are ruled out"
-    )
+        "--classes", type=_types.labels, metavar="N,N-N,...",
+        help="labels to keep; the others are excluded",
+    )  # fmt: skip
     group.add_argument(
-        "--num-labels", type=positive, metavar="L", help="of label maps: their labels are 0..L-1"
-    )
+        "--num-labels", type=_types.positive, metavar="L",
+        help="label maps: number of labels, which are 0..L-1",
+    )  # fmt: skip
     group.add_argument(
         "--confidence", type=float, default=0.7, metavar="P",
-        help="of label maps: probability that a label is right (default: %(default)s)",
+        help="label maps: probability that a label is right (default: %(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--unsure", type=int, metavar="N", help="of label maps: the value that says `not known`"
+        "--unsure", type=int, metavar="N", help="label maps: value that means unknown, such as 255"
     )
 
 
 class Inputs:
-    """The files that belong together, and how they are read.
+    """The matching input files, and how they are read.
 
     Parameters
     ----------
     args : argparse.Namespace
-        Of `add_input_options`.
+        Parsed options of `add_input_options`.
+
+    Attributes
+    ----------
+    found : list of files.Match
+    missing : list of str
+        A sentence for each file of LOGITS without an image or a mask.
 
     Raises
     ------
     UserError
-        Nothing to be found there, or options that contradict each other.
+        No files match, or options contradict each other.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
         if args.covers is not None and args.upsample is None:
-            raise UserError("--covers says what --upsample enlarges to; give both")
-        sources = [args.logits, args.images]
-        suffixes = [args.logits_suffix, args.image_suffix]
-        if args.mask is not None:
-            sources.append(args.mask)
-            suffixes.append(args.mask_suffix)
-        try:
-            self.found, self.missing = files.pair(*sources, suffixes=suffixes)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+            raise UserError("--covers needs --upsample, which enlarges the logits to that size")
+        sources = {"logits": args.logits, "image": args.images, "mask": args.mask}
+        names = [name for name, source in sources.items() if source is not None]
+        self.found, self.missing = paired(args, *names, **sources)
         kinds = {self._kind(match) for match in self.found}
         if "labels" in kinds and args.num_labels is None and args.classes is None:
             raise UserError(
-                "label maps do not say how many labels there are; give --num-labels L, or --classes"
+                "label maps do not contain the number of labels; give --num-labels L, or --classes"
             )
 
-    def options(self) -> dict[str, Any]:
-        """All that bears on what `read` returns beside the files, as JSON can hold it."""
-        names = (
-            "kind", "key", "image_key", "labels_last", "axes", "upsample", "covers", "spacing",
-            "temperature", "classes", "num_labels", "confidence", "unsure",
-        )  # fmt: skip
-        return {name: getattr(self._args, name) for name in names}
-
     def label_names(self, labels: int) -> Array:
-        """The label that each row of the logits stands for. [L]"""
+        """Return the label of each channel of the logits. [L]"""
         chosen = self._args.classes
         return np.arange(labels) if chosen is None else np.asarray(chosen)
 
     def palette(self, match: files.Match) -> Array | None:
-        """The colours that go with the labels of a file, where it has colours."""
+        """Return the palette of a label map, or None for other inputs."""
         return files.read_palette(match.paths[0]) if self._kind(match) == "labels" else None
 
     def read(self, match: files.Match) -> Problem:
-        """The problem of one stem.
+        """Read the files of one stem.
 
         Raises
         ------
         OSError, ImportError, TypeError, ValueError
-            What is the matter with one of its files, which the message names.
+            A file cannot be read or used; the message names it.
         """
         args = self._args
-        logits = self._turned(match, 0, self._logits(match), first=1)
+        logits = self._zyx(match, 0, self._logits(match), first=1)
         axes = logits.ndim - 1
         image = files.read_image(match.paths[1], key=args.image_key, axes=axes)
-        image = self._turned(match, 1, image, first=0)
+        image = self._zyx(match, 1, image, first=0)
         if image.ndim != axes + 1:
+            layout = "[H, W, C]" if image.ndim == 3 else "a volume [D, H, W, C]"
             raise ValueError(
-                f"{match.paths[1]}: an image of {image.ndim - 1} axes and channels, but the logits "
-                f"have {axes}"
+                f"{match.paths[1]}: image is {layout} of shape {image.shape}; logits were read as "
+                f"{'[L, H, W]' if axes == 2 else '[L, D, H, W]'} of shape {logits.shape}"
+                f"{self._batch_hint(match, logits)}"
             )
         mask = None
         if args.mask is not None:
-            mask = self._turned(match, 2, files.read_mask(match.paths[2]), first=0)
+            mask = self._zyx(match, 2, files.read_mask(match.paths[2]), first=0)
         spacing = args.spacing
         if spacing is None and axes == 3:
             spacing = files.read_spacing(match.paths[1])
-        logits = self._sized(logits, image)
+        logits = self._resized(match, logits, image)
         if args.temperature != 1:
             logits = unaries.softened(logits, args.temperature)
         return Problem(logits, image, mask, spacing)
@@ -187,108 +194,122 @@ class Inputs:
             return logits if args.classes is None else unaries.of_classes(logits, args.classes)
         labels = files.read_labels(path, key=args.key)
         names = self.label_names(args.num_labels)
-        order = np.argsort(names)
-        ranks = order[np.searchsorted(names, labels, sorter=order).clip(max=len(names) - 1)]
-        known = np.ones(labels.shape, bool) if args.unsure is None else labels != args.unsure
-        foreign = labels[known & (names[ranks] != labels)]
-        if foreign.size:
+        unknown = np.zeros(labels.shape, bool) if args.unsure is None else labels == args.unsure
+        channels, foreign = channels_of(labels, names, unknown)
+        if foreign is not None:
             raise ValueError(
-                f"{path}: holds the label {foreign[0]}, which is none of those to keep (--unsure "
-                f"{foreign[0]} makes it mean: not known)"
+                f"{path}: holds the label {foreign}, which is not one of those to keep; add "
+                f"--unsure {foreign} if it means unknown"
             )
-        ranks[~known] = -1
-        return unaries.logits_from_labels(ranks, len(names), args.confidence, unsure=-1)
+        return unaries.logits_from_labels(channels, len(names), args.confidence, unsure=-1)
 
-    def _turned(self, match: files.Match, source: int, array: Array, first: int) -> Array:
-        """A volume of an array file that stores x, y, z, as z, y, x; axes from `first` on."""
+    def _zyx(self, match: files.Match, source: int, array: Array, first: int) -> Array:
+        """Reverse the spatial axes, which begin at `first`, of a volume that --axes calls xyz."""
         stored = files.extension(match.paths[source]) in ARRAYS
         axes = array.ndim - first - (source == 1)
         if self._args.axes == "zyx" or not stored or axes != 3:
             return array
         return np.ascontiguousarray(np.swapaxes(array, first, first + 2))
 
-    def _sized(self, logits: Array, image: Array) -> Array:
-        """The logits on the grid of the image."""
+    def _resized(self, match: files.Match, logits: Array, image: Array) -> Array:
+        """Return logits of the size of the image, enlarged if --upsample is given."""
         args, found, size = self._args, logits.shape[1:], image.shape[:-1]
-        if args.upsample is None or (found == size and args.covers is None):
-            if found == size:
-                return logits
-            way_out = self._way_out(logits, image)
-            raise ValueError(f"logits are {_by(found)} but the image is {_by(size)}; {way_out}")
+        if found == size and (args.upsample is None or args.covers is None):
+            return logits
+        if args.upsample is None:
+            hint = self._size_hint(match, logits, image)
+            raise ValueError(f"logits are {_by(found)} but the image is {_by(size)}; {hint}")
         covers = size if args.covers is None else args.covers
         if len(covers) != len(size) or any(c < s for c, s in zip(covers, size)):
             raise ValueError(
-                f"--covers is {_by(covers)} but the image is {_by(size)}; the logits must cover it"
+                f"--covers is {_by(covers)} but the image is {_by(size)}; it must be at least as "
+                "large"
             )
         if any(f > c for f, c in zip(found, covers)):
             raise ValueError(
-                f"logits are {_by(found)}, larger than the {_by(covers)} that they cover; "
-                "--upsample enlarges only"
+                f"logits are {_by(found)}, larger than {_by(covers)}, the size that they cover; "
+                "--upsample only enlarges"
             )
         if not np.isfinite(logits).all():
             raise ValueError("logits contain NaN or infinity, so they cannot be interpolated")
-        if not args.labels_last and _uneven(found, covers) > 1.5 > 1.2 > _uneven(
+        if not args.labels_last and _anisotropy(found, covers) > 1.5 > 1.2 > _anisotropy(
             logits.shape[:-1], covers
         ):
             warnings.warn(
-                f"enlarges {_by(found)} to {_by(covers)}, more along one axis than the other; if "
-                "the file holds [H, W, L], --labels-last reads it",
+                f"--upsample enlarges {_by(found)} to {_by(covers)}, by different factors along "
+                "the axes; if the file holds [H, W, L], add --labels-last",
                 UserWarning,
                 stacklevel=2,
             )
         return upsample(logits, covers, align_corners=args.upsample == "corners", crop=size)
 
-    def _way_out(self, logits: Array, image: Array) -> str:
-        """What may be wrong where sizes differ."""
+    def _size_hint(self, match: files.Match, logits: Array, image: Array) -> str:
+        """Say what may be wrong if logits and image differ in size."""
         found, size = logits.shape[1:], image.shape[:-1]
+        volumes = logits.shape == image.shape and len(logits) > 4  # or these are [C, H, W]
+        if volumes and (hint := self._batch_hint(match, logits)):
+            return hint.removeprefix("; ")
         if self._args.labels_last and (*found[1:], len(logits)) == size:
             return "leave --labels-last out"
         if not self._args.labels_last and logits.shape[:-1] == size:
-            return "--labels-last reads [H, W, L]"
+            return "if the file holds [H, W, L], add --labels-last"
         if image.shape[1:] == found:
-            return "an image array is [H, W, C], so move its channels to the end"
+            return "an image array must be [H, W, C]: save it with its channels last"
         if found == size[::-1]:
             if len(size) == 3:
-                return "--axes xyz reads array files that store x, y, z"
-            return "exchange rows and columns of one"
-        return "resize one, or enlarge coarse logits by --upsample {corners,centers}"
+                return "if array files hold [x, y, z], add --axes xyz"
+            return "exchange rows and columns of one of them"
+        return "resize one of them, or enlarge coarse logits by --upsample {corners,centers}"
+
+    def _batch_hint(self, match: files.Match, logits: Array) -> str:
+        """Say if the file holds four axes, of which the first was taken for a batch of one."""
+        path = match.paths[0]
+        if logits.ndim != 3 or files.extension(path) not in ARRAYS or self._args.labels_last:
+            return ""
+        if files.read_array(path, self._args.key).ndim != 4:
+            return ""
+        return (
+            "; the array of four axes was read as a batch of one, [1, L, H, W]; for a volume of "
+            "one logit save [1, 1, D, H, W], or the image as NIfTI"
+        )
 
 
-def sizes(text: str) -> tuple[int, ...]:
-    """Two or three whole numbers between commas."""
-    found = text.split(",")
-    if len(found) not in (2, 3) or not all(n.isdecimal() and int(n) for n in found):
-        raise argparse.ArgumentTypeError(f"{text!r} is not H,W or D,H,W")
-    return tuple(map(int, found))
+def paired(args: argparse.Namespace, *names: str, **sources: str) -> files.Pairs:
+    """Return the files of `sources`, by name, that match; `--NAME-suffix` says how names end.
 
-
-def spacings(text: str) -> tuple[float, ...]:
-    """Two or three numbers between commas."""
+    Raises
+    ------
+    UserError
+        No files match.
+    """
     try:
-        found = tuple(map(float, text.split(",")))
-    except ValueError:
-        found = ()
-    if len(found) not in (2, 3):
-        raise argparse.ArgumentTypeError(f"{text!r} is not two or three numbers between commas")
-    return found
+        return files.pair(
+            *(sources[name] for name in names),
+            suffixes=[getattr(args, f"{name}_suffix") for name in names],
+            suffix_options=[f"--{name}-suffix" for name in names],
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
-def classes(text: str) -> list[int]:
-    """Labels and ranges of labels between commas: "0,8-12"."""
-    found: list[int] = []
-    for word in text.split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
-        if match is None:
-            raise argparse.ArgumentTypeError(f"{text!r} is no list of labels such as 0,8-12,15")
-        first, last = int(match[1]), int(match[2] or match[1])
-        found += range(first, last + 1)
-    if len(found) < 2 or len(set(found)) < len(found):
-        raise argparse.ArgumentTypeError(f"{text!r} must name at least two labels, each once")
-    return found
+def channels_of(labels: Array, names: Array, unknown: Array) -> tuple[Array, int | None]:
+    """Replace each label by its position in `names`, and by -1 where `unknown` is True.
+
+    Returns
+    -------
+    ndarray of int, shape of `labels`
+    int or None
+        A label that `names` lacks, if there is one.
+    """
+    order = np.argsort(names)
+    channels = order[np.searchsorted(names, labels, sorter=order).clip(max=len(names) - 1)]
+    foreign = labels[~unknown & (names[channels] != labels)]
+    channels[unknown] = -1
+    return channels, foreign[0] if foreign.size else None
 
 
-def _uneven(coarse: tuple[int, ...], fine: tuple[int, ...]) -> float:
-    """How much more one axis is enlarged than another."""
+def _anisotropy(coarse: tuple[int, ...], fine: tuple[int, ...]) -> float:
+    """Return the ratio of the largest to the smallest enlargement factor of the axes."""
     factors = [f / max(1, c) for c, f in zip(coarse, fine, strict=True)]
     return max(factors) / min(factors)
 

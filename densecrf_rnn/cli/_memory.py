@@ -1,16 +1,16 @@
-"""Memory that stays with the process."""
+"""Keep freed memory in the process."""
 
 import ctypes
 
-# Of glibc's malloc.h.
+# Option numbers of mallopt, from glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 
 
 def keep_memory(most: int) -> None:
-    """Let freed memory serve the next file, up to blocks of `most` bytes; on glibc alone.
+    """Reuse freed blocks of up to `most` bytes for the next file; has an effect with glibc only.
 
-    By default each of several threads gives arrays as large as logits back to the kernel, which
-    clears the same pages again for the next file: a tenth of all the time.
+    By default, threads return arrays as large as logits to the operating system, which clears the
+    same pages again for the next file: a tenth of the run time.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""Work on many files at once, in threads: the engine and the readers release the GIL."""
+"""Process many files at once in threads: the engine and the readers release the GIL."""
 
 import os
 from collections.abc import Callable, Generator, Iterable
@@ -13,11 +13,11 @@ Result = TypeVar("Result")
 def finished(
     work: Callable[[Item], Result], items: Iterable[Item], threads: int
 ) -> Generator[tuple[Item, Result | Exception], None, None]:
-    """Each item with what `work` returned for it, or raised, in the order in which they finish.
+    """Yield each item with the result or the exception of `work`, in the order of completion.
 
-    As many items are begun as there are threads, so memory does not grow with their number. If the
-    caller stops, or Ctrl-C comes, what was begun is finished and nothing else is begun. A second
-    Ctrl-C ends the process at once.
+    At most `threads` items are started at once, so memory does not grow with their number. If the
+    caller stops, or after Ctrl-C, items that were started are finished and no others are started.
+    A second Ctrl-C ends the process at once.
 
     Examples
     --------
@@ -26,11 +26,11 @@ def finished(
     """
     pool = ThreadPoolExecutor(threads)
     running: dict[Future[Result], Item] = {}
-    # Ctrl-C leaves this queue as it was; what Python builds of conditions it can leave unlocked.
+    # A SimpleQueue survives Ctrl-C; queues built on conditions may be left with a broken lock.
     done: SimpleQueue[Future[Result]] = SimpleQueue()
 
     def next_one() -> tuple[Item, Result | Exception]:
-        """Wait for one, and take it out."""
+        """Wait until an item is finished, and remove it from those that are running."""
         future = done.get()
         item, error = running.pop(future), future.exception()
         if error is None:
@@ -51,5 +51,5 @@ def finished(
     finally:
         try:
             pool.shutdown()
-        except KeyboardInterrupt:  # Python itself would wait for the threads once more
+        except KeyboardInterrupt:  # at its exit Python would wait for the threads again
             os._exit(130)

@@ -1,6 +1,6 @@
-"""What `densecrf-rnn refine` does with one file: is it done, read it, refine it, write it, note it.
+"""The work of `densecrf-rnn refine` on one file: skip it if done, else read, refine, write, record.
 
-Safe to call from several threads; the engine is entered by as many as there are workers.
+Thread-safe; at most as many files are refined at once as there are workers.
 """
 
 import argparse
@@ -22,26 +22,29 @@ from ..tiles import likeliest
 from . import UserError
 from ._crf_options import settings
 from ._inputs import Inputs
+from ._options import recorded
 
 _SOURCES = ("logits", "image", "mask")
 
 
 class Refining:
-    """The command's work on one file, by its options.
+    """The work of the command on one file.
 
     Parameters
     ----------
     args : argparse.Namespace
-        Of the command.
+        Parsed options of the command.
     inputs : Inputs
     workers, threads : int
-        How many files are refined at once, on how many threads each.
+        Number of files refined at once, and of threads for each.
 
     Raises
     ------
     UserError
-        Options that cannot be, or outputs that would replace inputs.
+        Options contradict each other, or outputs would replace inputs.
     """
+
+    default_dtype: Literal["float16", "float32"] = "float16"
 
     def __init__(
         self, args: argparse.Namespace, inputs: Inputs, workers: int, threads: int
@@ -49,6 +52,7 @@ class Refining:
         self._args, self._inputs = args, inputs
         self.settings = settings(args)
         self._threads = threads
+        self._dtype: Literal["float16", "float32"] = args.dtype or self.default_dtype
         self._engine = threading.BoundedSemaphore(workers)
         self._units_given = args.theta_beta is not None or args.params is not None
         read = {os.path.realpath(path) for match in inputs.found for path in match.paths}
@@ -62,18 +66,24 @@ class Refining:
                 continue
             if any(match.stem.endswith(suffix) for match in inputs.found):
                 raise UserError(
-                    f"--out is {source}, where outputs would be taken for inputs the next time; "
-                    "choose another folder"
+                    f"--out is {source}, where the next run would take outputs for inputs; choose "
+                    "another folder"
                 )
 
     def options(self) -> dict[str, Any]:
-        """All that bears on what is written beside the files that are read."""
-        names = ("write", "dtype", "remove_small")
-        outputs = {name: getattr(self._args, name) for name in names}
-        return {**self.settings.to_dict(), **self._inputs.options(), **outputs}
+        """Return all options that affect what is written, with the defaults filled in."""
+        mu = self.settings.compatibility
+        return {
+            **recorded(self._args), **self.settings.params.to_dict(),
+            "iterations": self.settings.iterations, "dtype": self._dtype,
+            "compatibility": None if mu is None else mu.tolist(),
+        }  # fmt: skip
 
     def outputs(self, match: files.Match, axes: int | None = None) -> list[Path]:
-        """What is written of a stem: of 2 or 3 axes, or all that may be."""
+        """Return the output paths of one stem.
+
+        `axes` is 2 or 3; None returns every path that may be written.
+        """
         return [
             self._args.out / f"{match.stem}{end}"
             for what in ("labels", "marginals")
@@ -82,7 +92,7 @@ class Refining:
         ]
 
     def __call__(self, match: files.Match, record: Record) -> Literal["refined", "as before"]:
-        """Refine one stem, unless the record says that it is done."""
+        """Refine one stem, unless it is done according to the record."""
         inputs = {name: (path, checksum(path)) for name, path in zip(_SOURCES, match.paths)}
         if record.is_done(match.stem, {name: found for name, (_, found) in inputs.items()}):
             return "as before"
@@ -91,9 +101,9 @@ class Refining:
         return "refined"
 
     def _refined(self, match: files.Match) -> tuple[list[Path], tuple[int, ...]]:
-        """Read, refine and write; what was written, and of which shape the logits were."""
+        """Read, refine and write one stem; return the outputs and the shape of the logits."""
         problem = self._inputs.read(match)
-        self._look_at_units(problem.image)
+        self._check_units(problem.image)
         with self._engine:
             q = refine(
                 problem.logits, problem.image, self.settings.params,
@@ -131,17 +141,18 @@ class Refining:
                 like=image if files.extension(image) in VOLUMES else None,
             )  # fmt: skip
         if self._args.write != "labels":
-            files.write_marginals(outputs.pop(0), q, dtype=self._args.dtype, classes=names)
+            files.write_marginals(outputs.pop(0), q, dtype=self._dtype, classes=names)
 
-    def _look_at_units(self, image: Array) -> None:
-        """Warn where nobody chose theta_beta for an image that is not of 8 bits."""
+    def _check_units(self, image: Array) -> None:
+        """Warn if theta_beta has its default although the image exceeds 0..255."""
         if self._units_given or image.dtype == np.uint8:
             return
-        low, high = (float(of.reduce(image, axis=None)) for of in (np.fmin, np.fmax))  # masked: NaN
+        low, high = (float(of.reduce(image, axis=None)) for of in (np.fmin, np.fmax))  # ignore NaN
         if high > 255 or low < 0:
             warnings.warn(
-                f"the image ({image.dtype}) goes beyond 0..255, for which theta_beta is left at "
-                f"{self.settings.params.theta_beta:g}; give --theta-beta in the image's units",
+                f"image ({image.dtype}) exceeds 0..255, the range that the default theta_beta of "
+                f"{self.settings.params.theta_beta:g} is meant for; give --theta-beta in the "
+                "image's units",
                 UserWarning,
                 stacklevel=2,
             )

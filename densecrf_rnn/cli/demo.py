@@ -1,7 +1,7 @@
-"""`densecrf-rnn demo`: what the CRF does, seen on the photographs that the package ships.
+"""`densecrf-rnn demo`: show the effect of the CRF on the photographs that the package contains.
 
 Refines saved logits, scores and draws the result, then trains a CRF-RNN head for some seconds.
-Drawing is in `_pictures`, training in `nn.sample_fit`.
+`_panels` draws the images.
 """
 
 import argparse
@@ -19,57 +19,43 @@ from .._typing import Array
 from .. import engines, metrics, samples
 from ..params import CRFParams
 from ..inference.refine import refine
-from . import UserError, positive, progress, require
+from . import UserError, _types, make_folder, progress, require
 
 
-# Among the best of a sweep over bandwidths, weights and normalisations on the seven photographs
-# with ground truth that the demo then scores, so an optimistic figure. The defaults, 160 / 3 / 3,
-# are meant for training with the network and cost these pictures points; tune on your own.
+# Among the best of a search over bandwidths, weights and normalisations on the seven photographs
+# with ground truth that the demo then scores, so the gain shown is optimistic. The defaults of
+# CRFParams are meant for training with the network and score lower here.
 PARAMS = CRFParams(theta_alpha=30, theta_beta=5, w_bilateral=3)
 ITERATIONS = 5
-STEPS = 105  # fifteen passes; about 10 s on two cores, and the loss has levelled off
+STEPS = 105  # fifteen passes: about 10 s on two cores; the loss hardly falls after that
 _LABELS = len(samples.CLASS_NAMES)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
+    """Declare the options of the command."""
     parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("densecrf-demo"),
-        metavar="FOLDER",
-        help="where the pictures go (default: %(default)s)",
-    )
-    parser.add_argument("--no-train", action="store_true", help="leave out the training")
+        "--out", type=Path, default=Path("densecrf-demo"), metavar="FOLDER",
+        help="output folder for the images (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--no-train", action="store_true", help="do not train")
     parser.add_argument(
-        "--steps",
-        type=positive,
-        default=STEPS,
-        metavar="N",
+        "--steps", type=_types.positive, default=STEPS, metavar="N",
         help="training steps, one photograph each (default: %(default)s)",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--threads",
-        type=positive,
-        metavar="N",
-        help="at most this many threads (default: one per processor)",
-    )
+        "--threads", type=_types.positive, metavar="N",
+        help="maximum number of threads (default: one per processor)",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
-    """Refine, draw and train; print the figures."""
+    """Refine, draw and train; print the scores."""
     require("demo", "skimage", "matplotlib", "tqdm")
-    # Torch's idle OpenMP threads spin by default, in the way of the native engine's: training
-    # takes three times as long on two busy cores. OpenMP reads this when it is loaded, below.
+    # By default, torch's idle OpenMP threads spin and compete with those of the native engine:
+    # training takes three times as long on two cores. OpenMP reads this when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     backend = engines.resolve("auto")
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise UserError(f"--out {args.out} is a file; name a folder") from error
-    except OSError as error:
-        raise UserError(f"cannot make the folder {args.out}: {error.strerror}") from error
-
+    make_folder(args.out, "--out")
     threads = args.threads or engines.default_threads()
     print(
         f"Refining class scores of DeepLabv3-MobileNetV2: {ITERATIONS} mean-field iterations,\n"
@@ -79,15 +65,15 @@ def run(args: argparse.Namespace) -> int:
     if not args.no_train:
         _train(pairs, args.steps, args.threads)
     print(
-        f"Pictures: {args.out}{'/' if args.out.name else ''}*.png. "
-        'Next, your own network: README, section "Use".'
+        f"Images: {args.out}{'/' if args.out.name else ''}*.png. "
+        'To use your own network, see README, section "Use".'
     )
     return 0
 
 
 def _refine_all(out: Path, threads: int | None) -> list[samples.Sample]:
-    """Refine, score and draw every sample; those with ground truth are returned."""
-    from . import _pictures
+    """Refine, score and draw every sample; return those with ground truth."""
+    from . import _panels
 
     pairs = []
     total = np.zeros((2, _LABELS, _LABELS), np.int64)  # before, after
@@ -102,7 +88,7 @@ def _refine_all(out: Path, threads: int | None) -> list[samples.Sample]:
             )
             milliseconds = 1000 * (time.perf_counter() - start)
             before, after = sample.logits.argmax(0), q.argmax(0)
-            figure = _pictures.draw(sample, before, after)
+            figure = _panels.draw(sample, before, after)
             _write(figure, out / f"{name}.png")
 
             height, width = before.shape
@@ -118,19 +104,19 @@ def _refine_all(out: Path, threads: int | None) -> list[samples.Sample]:
                 total += scores
                 line += _row(scores)
             bar.write(line)
-            sys.stdout.flush()  # a pipe would hold the lines back to the end
+            sys.stdout.flush()  # a pipe would buffer the lines until the end
             bar.update()
     print(f"{f'all {len(pairs)} pairs':<34}{_row(total)}")
     gain = 100 * (metrics.mean_iu(total[1]) - metrics.mean_iu(total[0]))
     print(
         f"\nMean IU {gain:+.1f} points, with parameters chosen on these photographs. The ground\n"
-        "truth stores void borders as background, which costs both columns.\n"
+        "truth stores void borders as background, which lowers both columns.\n"
     )
     return pairs
 
 
 def _row(confusions: Sequence[Array] | Array) -> str:
-    """Mean IU and accuracy, before -> after, in percent."""
+    """Return mean IU and accuracy, before -> after, in percent."""
     before, after = confusions
     return "   ".join(
         f"{100 * score(before):4.1f} -> {100 * score(after):4.1f}"
@@ -139,17 +125,17 @@ def _row(confusions: Sequence[Array] | Array) -> str:
 
 
 def _write(figure: Any, path: Path) -> None:
-    from . import _pictures
+    from ._charts import save
 
     try:
-        _pictures.save(figure, path)
+        save(figure, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _train(pairs: Sequence[samples.Sample], steps: int, threads: int | None) -> None:
     if importlib.util.find_spec("torch") is None:
-        print("Training is left out: it needs torch; pip install 'densecrf-rnn[torch]'.\n")
+        print("Training is skipped: it needs torch; pip install 'densecrf-rnn[torch]'.\n")
         return
     from ..nn import sample_fit
 
@@ -171,7 +157,7 @@ def _train(pairs: Sequence[samples.Sample], steps: int, threads: int | None) -> 
     for name, fit in zip(("network alone", "head before training", "head after training"), fits):
         print(f"{name:<22}{fit.loss:6.3f} {100 * fit.mean_iu:12.1f}")
     print(
-        f"\nThat took {seconds:.0f} s. The loss is the cross-entropy over all pairs. Before "
-        "training the head is\nright more often than the network, but too sure where it is wrong. "
-        "These are the pictures\nit was trained on, so expect less on others.\n"
+        f"\nTraining took {seconds:.0f} s. The loss is the cross-entropy over all pairs. Before "
+        "training, the head is\nright more often than the network, but overconfident where it is "
+        "wrong. The scores are those of\nthe training images; expect lower ones on others.\n"
     )

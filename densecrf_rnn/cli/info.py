@@ -1,6 +1,6 @@
-"""`densecrf-rnn info`: versions, processors, and which engines can run here.
+"""`densecrf-rnn info`: show versions, processors, and the engines that can run here.
 
-Reads installed versions from metadata, so a broken or heavy torch is not loaded to be named.
+Reads versions from the metadata of installed packages, so that torch is not imported.
 """
 
 import argparse
@@ -17,8 +17,8 @@ _PACKAGES = ("numpy", "torch", "numba", "scikit-image", "matplotlib", "tqdm", "o
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
-    parser.add_argument("--json", action="store_true", help="print the same as JSON")
+    """Declare the options of the command."""
+    parser.add_argument("--json", action="store_true", help="print as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -95,13 +95,13 @@ def _auto(facts: dict[str, Any]) -> str:
         return "none: no backend can run here"
     on_gpu = ", and cuda for tensors on a GPU" if facts["backends"]["cuda"]["available"] else ""
     if facts["auto"] == "numba":
-        served = "takes numba, which serves in place of cpu: the same results, on one thread"
+        served = "takes numba, which replaces cpu: the same results, on one thread"
         return served + on_gpu
     return f"takes {facts['auto']}{on_gpu}"
 
 
 def _entry(name: str, value: object) -> str:
-    """A name and its value, with long values folded under their own start."""
+    """Format a name and its value; the lines of a long value are aligned."""
     folded = textwrap.wrap(
         str(value), 80, break_long_words=False, break_on_hyphens=False
     )

@@ -1,7 +1,7 @@
-"""`densecrf-rnn refine`: a folder of saved logits and their images into label maps or marginals.
+"""`densecrf-rnn refine`: refine a folder of saved logits into label maps or marginals.
 
-What becomes of one file is in `_refining`, in tiles in `_tiling`; how files are found and read in
-`_inputs`, what is kept of a run in `files.record`.
+`_refining` does the work on one file, `_tiling` in tiles; `_inputs` finds and reads the files;
+`_options` says which options a result depends on, and `files.record` keeps them.
 """
 
 import argparse
@@ -22,66 +22,63 @@ from typing import Any
 
 from .. import __version__, engines, files
 from ..files.record import FolderInUseError, Record
-from . import UserError, positive, progress, require
-from ._crf_options import add_crf_options
+from . import UserError, _types, make_folder, progress, require
+from ._crf_options import add_crf_options, add_engine_options
 from ._inputs import Inputs, add_input_options
 from ._memory import keep_memory
+from ._options import difference
 from ._parallel import finished
 from ._refining import Refining
+from ._remedies import in_options
 from ._tiling import add_tile_options, refining
 
 RECORD = "refine"  # refine.json in the output folder
-# Files in hand beside those in the engine: one is read and one written meanwhile.
+# Files in memory besides those in the engine: one that is being read and one being written.
 _AHEAD = 2
-# Larger arrays, as of volumes, go back to the kernel.
+# Larger freed arrays, such as those of volumes, are returned to the operating system.
 _LARGEST_KEPT = 2**27
-# What would stop every other file as well.
+# Errors that every other file would meet as well.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-_PACKAGES = ("numpy", "pillow", "tifffile", "nibabel", "h5py", "zarr", "safetensors", "torch")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add_input_options(parser)
     add_crf_options(parser)
-    group = parser.add_argument_group("what is written")
+    group = parser.add_argument_group("output")
     group.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="FOLDER", help="made if it is not there"
-    )
+        "-o", "--out", type=Path, required=True, metavar="FOLDER",
+        help="output folder, created if needed",
+    )  # fmt: skip
     group.add_argument(
         "--write", choices=("labels", "marginals", "both"), default="labels",
-        help="label maps (.png; of volumes .nii.gz where the image is NIfTI, else .npy), "
-        "marginals (.npz), or both (default: %(default)s)",
+        help="label maps (.png; for volumes .nii.gz if the image is NIfTI, else .npy), marginals "
+        "(.npz), or both (default: %(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--dtype", choices=("float16", "float32"), default="float16",
-        help="of marginals (default: %(default)s)",
+        "--dtype", choices=("float16", "float32"),
+        help="dtype of the marginals (default: float16, with --tile float32)",
     )  # fmt: skip
     group.add_argument(
-        "--remove-small", type=positive, metavar="N",
-        help="afterwards, give connected regions of fewer than N pixels to their neighbours",
+        "--remove-small", type=_types.positive, metavar="N",
+        help="after refining, merge connected regions of fewer than N pixels into their neighbours",
     )  # fmt: skip
     add_tile_options(parser)
-    group = parser.add_argument_group("how it runs")
+    group = parser.add_argument_group("execution")
     group.add_argument(
-        "--workers", type=positive, metavar="N",
+        "--workers", type=_types.positive, metavar="N",
         help=f"images refined at once; {_AHEAD} more are in memory (default: one per processor)",
     )  # fmt: skip
+    add_engine_options(
+        group, "threads for each image (default: the processors, divided among the workers)"
+    )
     group.add_argument(
-        "--threads", type=positive, metavar="N",
-        help="threads for each image (default: the processors, shared between the workers)",
-    )  # fmt: skip
-    group.add_argument(
-        "--backend", choices=("auto", "cpu", "numba"), default="auto",
-        help="engine; `densecrf-rnn info` says which can run (default: %(default)s)",
-    )  # fmt: skip
-    group.add_argument(
-        "--dry-run", action="store_true", help="say what would be done, and write nothing"
+        "--dry-run", action="store_true", help="list the files that would be refined; write nothing"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Refine what is not done yet; 1 where a file failed."""
+    """Refine the files that are not done yet; return 1 if a file failed."""
     require("refine", "tqdm")
     inputs = Inputs(args)
     how = {"backend": engines.resolve(args.backend), **_shares(args, len(inputs.found))}
@@ -90,6 +87,9 @@ def run(args: argparse.Namespace) -> int:
         return _show(inputs, work, how)
 
     record = _open_record(args.out, work.options())
+    for count, options in record.outdated(match.stem for match in inputs.found):
+        files_are = "1 file is" if count == 1 else f"{count} files are"
+        print(f"{files_are} done again: {difference(options, record.options)}", flush=True)
     counts: Counter[str] = Counter()
     failed: dict[str, str] = {}
     start, begin = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         _refine_all(inputs, work, record, how["workers"] + _AHEAD, counts, failed)
     except BaseException as error:
-        with contextlib.suppress(OSError):  # what stopped the run may stop this; the lines remain
+        with contextlib.suppress(OSError):  # the cause may stop this too; the journal remains
             close(str(error) or type(error).__name__)
         raise
     return _report(args.out, close(None), counts, failed, inputs.missing)
@@ -122,7 +122,7 @@ def _refine_all(
     counts: Counter[str],
     failed: dict[str, str],
 ) -> None:
-    """Refine every file, counting; what is wrong with one of them stops no other."""
+    """Refine every file and count the outcomes; a file that fails does not stop the others."""
     current = threading.local()
 
     def work(match: files.Match) -> str:
@@ -139,32 +139,30 @@ def _refine_all(
             if not isinstance(outcome, Exception):
                 counts[outcome] += 1
                 continue
-            if isinstance(outcome, ImportError):  # it would be the same for all
+            if isinstance(outcome, ImportError):  # every other file would fail too
                 raise UserError(str(outcome)) from outcome
             reason = failed[match.stem] = _reason(match, outcome)
             counts["failed"] += 1
             if isinstance(outcome, OSError) and outcome.errno in _NO_ROOM:
                 raise UserError(
-                    f"{reason}; what is finished stays, and the same command goes on from there"
+                    f"{reason}; finished files are kept, and the same command resumes after them"
                 ) from outcome
 
 
 def _shares(args: argparse.Namespace, count: int) -> dict[str, Any]:
-    """Workers, and threads of each: one thread for each of many images wastes least."""
+    """Return the numbers of workers and of threads for each.
+
+    One thread for each of many images is the most efficient.
+    """
     processors = engines.default_threads()
     workers = args.workers or min(max(1, processors // (args.threads or 1)), count)
     if args.tile is not None and args.workers is None:
-        workers = 1  # the threads share a tile, so that memory is that of one
+        workers = 1  # all threads work on one tile, so only one tile is in memory
     return {"workers": workers, "threads": args.threads or max(1, processors // workers)}
 
 
 def _open_record(out: Path, options: dict[str, Any]) -> Record:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise UserError(f"--out {out} is a file; name a folder") from error
-    except OSError as error:
-        raise UserError(f"cannot make the folder {out}: {error.strerror}") from error
+    make_folder(out, "--out")
     try:
         return Record(out, RECORD, options)
     except (FolderInUseError, ValueError) as error:
@@ -175,31 +173,29 @@ def _open_record(out: Path, options: dict[str, Any]) -> Record:
 
 @contextlib.contextmanager
 def _each_warning_once(show: Any, current: threading.local) -> Iterator[None]:
-    """Show the first of equal warnings with its file, and at the end how many files had it."""
+    """Print each distinct warning once, with its file, and at the end how many files had it."""
     stems: dict[str, set[str]] = {}
 
     def note(message: Any, *_: Any, **__: Any) -> None:
-        text, stem = str(message), getattr(current, "stem", "")
+        text, stem = in_options(str(message)), getattr(current, "stem", "")
         if text not in stems:
             show(f"densecrf-rnn refine: warning: {stem}: {text}")
         stems.setdefault(text, set()).add(stem)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        # rasterio's word for a plain TIFF, which has nothing to be kept
+        # rasterio warns of plain TIFFs, which have no georeference to keep
         warnings.filterwarnings("ignore", "Dataset has no geotransform")
         warnings.showwarning = note
         yield
     for text, files_with_it in stems.items():
         if len(files_with_it) > 1:
-            show(
-                f"densecrf-rnn refine: {len(files_with_it)} files in all had this warning: {text}"
-            )
+            show(f"densecrf-rnn refine: {len(files_with_it)} files had this warning: {text}")
 
 
 def _reason(match: files.Match, error: Exception) -> str:
-    """One line that names a file."""
-    text = str(error)
+    """Describe an error in one line that names a file."""
+    text = in_options(str(error))
     if isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {error.strerror}"
     elif isinstance(error, MemoryError):
@@ -207,25 +203,25 @@ def _reason(match: files.Match, error: Exception) -> str:
     elif not isinstance(error, (OSError, TypeError, ValueError)):
         text = f"{type(error).__name__}: {text}"
     named = getattr(error, "filename", None) or any(str(path) in text for path in match.paths)
-    about = {"image": 1, "mask": 2}.get(text.split(" ")[0], 0)  # how `refine` names its arguments
+    about = {"image": 1, "mask": 2}.get(text.split(" ")[0], 0)  # messages of `refine` begin so
     return " ".join((text if named else f"{match.paths[about]}: {text}").split())
 
 
 def _show(inputs: Inputs, refining: Refining, how: dict[str, Any]) -> int:
-    """The dry run."""
+    """Print what a run would do."""
     there = 0
     for match in inputs.found:
         outputs = refining.outputs(match)
         present = all(path.is_file() for path in outputs)
         there += present
         line = f"{' + '.join(map(str, match.paths))} -> {', '.join(map(str, outputs))}"
-        print(line + (" (is there)" if present else ""))
+        print(line + (" (exists)" if present else ""))
     for sentence in inputs.missing:
         print(f"left out: {sentence}")
     settings = refining.settings
     print(
-        f"{len(inputs.found)} to refine, {there} of them there already (kept if made the same way "
-        f"from the same files), {len(inputs.missing)} left out; {settings.params}, "
+        f"{len(inputs.found)} to refine, of which {there} have outputs (kept if made from the same "
+        f"files with the same options), {len(inputs.missing)} left out; {settings.params}, "
         f"{settings.iterations} iterations, {how['workers']} at once, {how['threads']} threads "
         f"each, backend {how['backend']}. Nothing was written."
     )
@@ -248,8 +244,9 @@ def _report(
 
 
 def _versions() -> dict[str, str]:
+    """Return the versions of Python and of the installed packages that files may need."""
     found = {"python": platform.python_version()}
-    for name in _PACKAGES:
+    for name in ("numpy", *files.PACKAGES):
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found

@@ -1,4 +1,4 @@
-"""Which files belong together: those of one stem."""
+"""Pair files from several places by their stem (name without suffix and extension)."""
 
 import glob
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ class Match(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """What `pair` found, and a sentence for each file of the first source without a partner."""
+    """Matching files, and a sentence for each file of the first source without a partner."""
 
     found: list[Match]
     missing: list[str]
 
 
 def extension(path: Path | str) -> str:
-    """How the name ends, in lower case: ".png", ".nii.gz"; "" where there is no extension.
+    """Return the extension in lower case: ".png", ".nii.gz"; "" if there is none.
 
     Examples
     --------
@@ -38,7 +38,7 @@ def extension(path: Path | str) -> str:
 
 
 def stem(path: Path | str, suffix: str = "") -> str:
-    """The name without its extension, and without `suffix` before that.
+    """Return the name without its extension, and without `suffix` before the extension.
 
     Examples
     --------
@@ -49,19 +49,23 @@ def stem(path: Path | str, suffix: str = "") -> str:
     return path.name[: len(path.name) - len(extension(path))].removesuffix(suffix)
 
 
-def pair(*sources: Path | str, suffixes: Sequence[str] = ()) -> Pairs:
-    """Files of equal stem from two or more places, in alphabetical order.
+def pair(
+    *sources: Path | str, suffixes: Sequence[str] = (), suffix_options: Sequence[str] = ()
+) -> Pairs:
+    """Pair files of equal stem from two or more places, in alphabetical order.
 
     Parameters
     ----------
     *sources : path
-        Each a folder, whose files with a known extension count (not those of folders below it; a
-        folder NAME.zarr is a file), a pattern such as ``"logits/*.npz"``, or one file. If all are
-        single files they belong together whatever their names. The first decides what is looked
-        for: files of others that match none of its own are passed over.
+        Each a folder, whose files with a known extension are used (not those in its subfolders;
+        a folder NAME.zarr is a file), a pattern such as ``"logits/*.npz"``, or one file. If all
+        are single files they are paired whatever their names. Files are looked for by the stems of
+        the first source; files of the others with another stem are ignored.
     suffixes : sequence of str, one per source, optional
-        What names end with before the extension, beside their stem: ``("", "_0000")``. Files of a
-        folder that do not end so are passed over.
+        Text between stem and extension in the names, such as ``("", "_0000")``. Files of a folder
+        without it are ignored.
+    suffix_options : sequence of str, one per source, optional
+        Names of the command-line options that set `suffixes`, for messages.
 
     Returns
     -------
@@ -71,9 +75,9 @@ def pair(*sources: Path | str, suffixes: Sequence[str] = ()) -> Pairs:
     Raises
     ------
     FileNotFoundError
-        A source is not there.
+        A source does not exist.
     ValueError
-        A source holds no file of a known extension, or two of one stem; or no two files match.
+        A source has no file of a known extension, or two of one stem; or no two files match.
 
     Examples
     --------
@@ -103,13 +107,26 @@ def pair(*sources: Path | str, suffixes: Sequence[str] = ()) -> Pairs:
         else:
             pairs.found.append(Match(name, (path, *(p for p in partners if p is not None))))
     if not pairs.found:
-        shown = sorted(next(files for files in others if min(first) not in files))
+        options = suffix_options or [f"suffixes[{i}] =" for i in range(len(sources))]
+        number = next(i for i, files in enumerate(others) if min(first) not in files)
+        hint = _suffix_hint(min(first), sorted(others[number]), options[0], options[number + 1])
         raise ValueError(
             f"no file of {sources[0]} has the stem of one in "
-            f"{' and '.join(map(str, sources[1:]))}: {min(first)!r} there, {shown[0]!r} here; "
-            "a suffix may have to be left out"
+            f"{' and '.join(map(str, sources[1:]))}: {hint}"
         )
     return pairs
+
+
+def _suffix_hint(stem: str, others: Sequence[str], own_option: str, their_option: str) -> str:
+    """Suggest a suffix if `stem` and one of the `others` differ by an ending such as _0000."""
+    for other in others:
+        short, long = sorted((stem, other), key=len)
+        suffix = long.removeprefix(short)
+        if suffix and not suffix[0].isalnum() and long.startswith(short):
+            option = own_option if long == stem else their_option
+            sign = "=" if suffix.startswith("-") else " "  # else it would be taken for an option
+            return f"{stem!r} has no partner, but {other!r} exists; try {option}{sign}{suffix}"
+    return f"{stem!r} there, {others[0]!r} here; matching files must have equal stems"
 
 
 def _is_file(path: Path) -> bool:
@@ -117,7 +134,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _by_stem(source: Path | str, suffix: str) -> dict[str, Path]:
-    """The files of a source."""
+    """Return the files of a source by their stem."""
     folder = Path(source)
     if _is_file(folder):
         candidates = [folder]
@@ -136,11 +153,11 @@ def _by_stem(source: Path | str, suffix: str) -> dict[str, Path]:
         name = stem(path, suffix)
         if name in found:
             raise ValueError(
-                f"{found[name]} and {path} have one stem; name a pattern such as "
-                f"'{path.parent / '*'}{extension(path)}' in place of the folder"
+                f"{found[name]} and {path} have the same stem; instead of the folder give a "
+                f"pattern such as '{path.parent / '*'}{extension(path)}'"
             )
         found[name] = path
     if not found:
         ending = f" that end in {suffix!r}" if suffix else ""
-        raise ValueError(f"{source} holds no files{ending} of a known kind: {' '.join(EXTENSIONS)}")
+        raise ValueError(f"{source} has no files{ending} of a known kind: {' '.join(EXTENSIONS)}")
     return found

@@ -1,8 +1,8 @@
-"""What a run did, file by file, kept so that a killed run goes on where it was.
+"""The record of a run, file by file, from which a run that was interrupted is resumed.
 
-While a run works, a line per finished file is appended to NAME.jsonl; at its end all is gathered in
-NAME.json. A file counts as done if its outputs are there, of the size that they had, and its inputs
-and options are the same.
+During a run, one line per finished file is appended to NAME.jsonl; at the end everything is
+gathered in NAME.json. A file counts as done if its outputs exist with their recorded sizes and its
+inputs and all options are unchanged.
 """
 
 import errno
@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,13 @@ _BLOCK = 1 << 20
 
 
 class FolderInUseError(Exception):
-    """Another run is writing into the folder."""
+    """Raised if another run is writing into the folder."""
 
 
 def checksum(path: Path | str) -> str:
-    """SHA-256 of a file's bytes in hexadecimal, as `sha256sum` prints it.
+    """Return the SHA-256 of a file in hexadecimal, as `sha256sum` prints it.
 
-    Of a folder (.zarr): of the names and checksums of all files in it.
+    For a folder (.zarr), hash the names and checksums of all files in it.
 
     Examples
     --------
@@ -53,27 +54,29 @@ class Record:
     Parameters
     ----------
     folder : path
-        Where outputs and record are; it exists.
+        Existing folder of the outputs and the record.
     name : str
-        Of the record: NAME.json, and NAME.jsonl while a run works.
-    options : mapping
-        All that bears on the outputs beside the input files, as JSON can hold it.
+        Name of the record: NAME.json, and NAME.jsonl during a run.
+    options : mapping of str to value
+        All options that affect the outputs. A value is stored as JSON; a path by the checksum of
+        what it names.
 
     Raises
     ------
     FolderInUseError
-        Another run has the folder.
+        Another run is writing into the folder.
     OSError
         The folder cannot be written to.
     ValueError
-        NAME.json is there but is no such record.
+        NAME.json exists but is not such a record.
     """
 
     def __init__(self, folder: Path, name: str, options: Mapping[str, Any]) -> None:
         self._folder = folder
         self.path, self._journal_path = folder / f"{name}.json", folder / f"{name}.jsonl"
-        self._options = json.loads(json.dumps(options))  # as they come back from a file
-        self._digest = _digest(self._options)
+        # as JSON returns them, to compare with those of an earlier run
+        self.options: dict[str, Any] = json.loads(json.dumps(options, default=_plain))
+        self._digest = _digest(self.options)
         self._lock = threading.Lock()
         self._held = os.open(folder, os.O_RDONLY)
         try:
@@ -81,15 +84,16 @@ class Record:
             remove_leftovers(folder)
             self._all_options, self._files = self._earlier()
             self._journal = open(self._journal_path, "ab", buffering=0)
-            if self._journal.tell():  # a line that a killed run left half written ends here
+            if self._journal.tell():  # end a line that a killed run wrote in part
                 self._journal.write(b"\n")
-            self._append({"options": {self._digest: self._options}})
+            self._append({"options": {self._digest: self.options}})
         except BaseException:
             os.close(self._held)
             raise
 
     def is_done(self, stem: str, inputs: Mapping[str, str]) -> bool:
-        """Whether the outputs are there, made with these options of inputs with these checksums."""
+        """Return whether the outputs exist, made with these options from inputs of these checksums.
+        """
         entry = self._files.get(stem)
         return (
             entry is not None
@@ -98,6 +102,12 @@ class Record:
             and all(self._size(name) == size for name, size in entry["outputs"].items())
         )
 
+    def outdated(self, stems: Iterable[str]) -> list[tuple[int, dict[str, Any]]]:
+        """Return the options of earlier runs that differ from these, and how many stems had them.
+        """
+        used = Counter(self._files[stem]["options"] for stem in stems if stem in self._files)
+        return [(n, self._all_options.get(d, {})) for d, n in used.items() if d != self._digest]
+
     def add(
         self,
         stem: str,
@@ -105,14 +115,16 @@ class Record:
         outputs: Sequence[str],
         **more: Any,
     ) -> None:
-        """Note a finished file; from any thread.
+        """Record a finished file. Thread-safe.
 
         Parameters
         ----------
         stem : str
         inputs : mapping of str to (path, checksum)
-        outputs : names of files in the folder
-        **more : what else is worth knowing
+        outputs : sequence of str
+            Names of files in the folder.
+        **more
+            Further entries to store.
         """
         entry = {
             "inputs": {n: {"path": str(p), "sha256": c} for n, (p, c) in inputs.items()},
@@ -125,9 +137,9 @@ class Record:
             self._append({"files": {stem: entry}})
 
     def close(self, **run: Any) -> None:
-        """Gather everything in NAME.json, with what there is to say of the run."""
+        """Write NAME.json with all files, and the facts `run` about this run; end the journal."""
         used = {entry["options"] for entry in self._files.values()} | {self._digest}
-        self._all_options[self._digest] = self._options
+        self._all_options[self._digest] = self.options
         whole = {
             **run,
             "options": {d: options for d, options in self._all_options.items() if d in used},
@@ -142,18 +154,18 @@ class Record:
             os.close(self._held)
 
     def _append(self, part: Mapping[str, Any]) -> None:
-        """A line, handed to the kernel at once: that outlives the process."""
+        """Append a line, unbuffered, so that it survives a killed process."""
         line = (json.dumps(part) + "\n").encode()
         if self._journal.write(line) != len(line):
             raise OSError(errno.ENOSPC, "no room for a line", str(self._journal_path))
 
     def _size(self, output: str) -> int | None:
-        """In bytes; 0 of a folder, such as a .zarr; None of what is not there."""
+        """Return the size in bytes: 0 for a folder, such as a .zarr; None if there is nothing."""
         path = self._folder / output
         return path.stat().st_size if path.is_file() else 0 if path.is_dir() else None
 
     def _earlier(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Options by digest and files by stem that earlier runs noted."""
+        """Return the options by digest and the files by stem that earlier runs recorded."""
         options: dict[str, Any] = {}
         files: dict[str, Any] = {}
         for part in [*self._gathered(), *self._noted()]:
@@ -169,7 +181,8 @@ class Record:
             return [{name: dict(whole[name]) for name in ("options", "files")}]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{self.path}: no record of an earlier run; move it away, or choose another folder"
+                f"{self.path} is not the record of an earlier run; move it away, or choose another "
+                "folder"
             ) from error
 
     def _noted(self) -> list[Any]:
@@ -179,19 +192,23 @@ class Record:
         for line in self._journal_path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 parts.append(json.loads(line))
-            except ValueError:  # cut short when its process was killed
+            except ValueError:  # a killed process wrote part of the line
                 continue
         return parts
 
 
 def _hold(folder: int, name: Path) -> None:
-    """Keep other runs out until the process ends or closes the folder."""
+    """Lock the folder until the process ends or closes it."""
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise FolderInUseError(f"another run is writing into {name}; wait for it") from error
-    except OSError:  # a file system without locks: then it is up to the user
+    except OSError:  # the file system has no locks: nothing can be checked
         pass
+
+
+def _plain(path: Path) -> str:
+    return checksum(path) if path.exists() else str(path)
 
 
 def _digest(options: Any) -> str:

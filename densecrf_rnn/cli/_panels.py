@@ -1,10 +1,9 @@
-"""The demo's pictures: a photograph, its labels before and after, and what the CRF changed.
+"""The images of the demo: a photograph, its labels before and after the CRF, and the changes.
 
-Draws with matplotlib's figure objects alone, so no global state or display is touched.
+Uses matplotlib's figure objects only, so neither its global state nor a display is needed.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,30 +14,29 @@ from matplotlib.patheffects import Normal, Stroke
 
 from .._typing import Array
 from .. import metrics
-from .._atomic import replaced
 from ..samples import CLASS_NAMES, IGNORE, Sample, palette
 
 Kind = tuple[str, tuple[float, float, float], Array]  # name, colour and mask [H, W] of a change
 
-# Everything below is in pixels of the finished picture, which is WIDTH wide.
+# All lengths are in pixels of the finished image, which is WIDTH wide.
 WIDTH = 2000
 _DPI = 200
 _MARGIN = 30
 _GAP = 24  # between panels
-_HEADER = 74  # the picture's title
+_HEADER = 74  # height of the title
 _TITLE = 42  # above each row of panels
 _LEGEND = 84
-_ZOOM = 2  # of the close-ups
+_ZOOM = 2  # magnification of the close-ups
 
 _FIXED = (0.10, 0.72, 0.30)
 _BROKEN = (0.90, 0.16, 0.18)
-_OTHER = (0.98, 0.76, 0.18)  # changed, and neither right before nor after, or nobody knows
+_OTHER = (0.98, 0.76, 0.18)  # changed, and wrong both before and after, or without ground truth
 _INK = "#222222"
 _FAINT = "#666666"
 
 
 def draw(sample: Sample, before: Array, after: Array) -> Figure:
-    """A figure of two rows: whole photographs, and under them the difference and close-ups.
+    """Draw two rows: whole photographs, and below them the difference and close-ups.
 
     Parameters
     ----------
@@ -105,15 +103,9 @@ def draw(sample: Sample, before: Array, after: Array) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG, under another name until it is complete."""
-    with replaced(path) as partial:
-        figure.savefig(partial, format="png", dpi=_DPI)
-
-
 def _headline(sample: Sample, before: Array, after: Array) -> str:
     if sample.truth is None:
-        return f"{sample.name}: labels of the network, and after the CRF"
+        return f"{sample.name}: labels of the network and after the CRF"
     wrong, left = (
         1 - metrics.pixel_accuracy(_confusion(sample, labels)) for labels in (before, after)
     )
@@ -132,7 +124,7 @@ def _mean_iu(sample: Sample, labels: Array, name: str) -> str:
 
 
 def _kinds(sample: Sample, before: Array, after: Array) -> list[Kind]:
-    """The kinds of change that the ground truth, if there is one, tells apart."""
+    """Return the kinds of change, which the ground truth, if given, distinguishes."""
     changed = before != after
     if sample.truth is None:
         return [("changed", _OTHER, changed)]
@@ -147,7 +139,7 @@ def _kinds(sample: Sample, before: Array, after: Array) -> list[Kind]:
 
 
 def _busiest_window(changed: Array) -> tuple[int, int, int, int]:
-    """Top, left, rows and columns of the close-up that holds most changed pixels."""
+    """Return top, left, rows and columns of the close-up with the most changed pixels."""
     height, width = changed.shape
     rows, cols = max(1, height // _ZOOM), max(1, width // _ZOOM)
     sums = np.pad(changed.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
@@ -157,19 +149,19 @@ def _busiest_window(changed: Array) -> tuple[int, int, int, int]:
 
 
 def _grey(image: Array) -> Array:
-    """Luma of an RGB image as RGB, floats in 0..1."""
+    """Return the luma of an RGB image as an RGB image of floats in 0..1."""
     luma = image @ np.array([0.299, 0.587, 0.114]) / 255
     return np.repeat(luma[..., None], 3, axis=2)
 
 
 def _labels(axes: Axes, image: Array, labels: Array, line: float) -> None:
-    """The photograph with its objects tinted and outlined, its background grey and paler."""
+    """Draw the photograph with tinted and outlined objects on a pale grey background."""
     grey = _grey(image)
     tinted = 0.12 * image / 255 + 0.3 * grey + 0.58 * palette()[labels] / 255
     axes.imshow(np.where((labels > 0)[..., None], tinted, 0.25 + 0.7 * grey))
     for label in np.unique(labels[labels > 0]):
         inside = (labels == label).astype(float)
-        if inside.min() < 1:  # a class that fills the picture has no outline
+        if inside.min() < 1:  # a class that fills the image has no outline
             lines = axes.contour(inside, [0.5], colors="white", linewidths=line)
             lines.set_path_effects([Stroke(linewidth=2 * line, foreground="black"), Normal()])
 
@@ -182,11 +174,11 @@ def _difference(axes: Axes, image: Array, kinds: Sequence[Kind]) -> None:
 
 
 def _frame(axes: Axes, window: tuple[int, int, int, int]) -> None:
-    """A rectangle around the close-up."""
+    """Draw a rectangle around the close-up."""
     top, left, rows, cols = window
     box = Rectangle((left - 0.5, top - 0.5), cols, rows, fill=False, edgecolor="white", lw=0.7)
     box.set_path_effects([Stroke(linewidth=1.5, foreground="black"), Normal()])
-    box.set_clip_on(False)  # it may lie on the edge of the panel
+    box.set_clip_on(False)  # it may touch the edge of the panel
     axes.add_patch(box)
 
 
@@ -201,7 +193,7 @@ def _legend(
     kinds: Sequence[Kind],
     middle: float,
 ) -> None:
-    """Classes that occur, then the kinds of change with their pixel counts."""
+    """Draw the legend: classes that occur, then the kinds of change with their pixel counts."""
     occurring = np.unique(np.concatenate([np.unique(labels) for labels in maps]))
     colours = palette() / 255
     handles = [

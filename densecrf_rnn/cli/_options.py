@@ -1,0 +1,81 @@
+"""The options that a command records, to decide whether an earlier result is the same work.
+
+Every option counts unless `UNRECORDED` names it: an option that is added to a parser and forgotten
+here is recorded, so that a result made with another value of it is never taken for this one.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from typing import Any
+
+# By command: the options that do not change what is written for a file, or are recorded otherwise.
+UNRECORDED = {
+    "refine": {
+        "logits", "images", "mask",  # recorded as input files, by their checksums
+        "logits_suffix", "image_suffix", "mask_suffix",  # only choose the input files
+        "params",  # recorded as the values of the CRF's options
+        "out", "workers", "threads", "backend", "dry_run",
+    },
+    "tune": {
+        "params", "iterations", "mean_over", "seed",  # recorded by `tuning`, as are the ranges
+        "theta_alpha", "theta_beta", "theta_gamma", "w_bilateral", "w_spatial",
+        "trials", "folds",  # a study may be continued with more trials, and holds each fold
+        "gradient", "passes",  # come after the search
+        "out", "study", "plots", "threads", "backend",
+    },
+}  # fmt: skip
+_INTERNAL = {"command", "parser"}  # entries of the namespace that are no options
+_SHOWN = 60  # characters of a value in a message
+
+
+def recorded(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the values of all options that bear on the results of `args.command`."""
+    left_out = UNRECORDED[args.command] | _INTERNAL
+    return {name: value for name, value in vars(args).items() if name not in left_out}
+
+
+def given(args: argparse.Namespace) -> set[str]:
+    """Return the names of the options whose value is not the parser's default."""
+    default = args.parser.get_default
+    return {n for n, value in vars(args).items() if n not in _INTERNAL and value != default(n)}
+
+
+def option(name: str) -> str:
+    """Return how an option is spelled on the command line.
+
+    Examples
+    --------
+    >>> option("labels_last")
+    '--labels-last'
+    """
+    return f"--{name.replace('_', '-')}"
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Say which recorded options differ.
+
+    Examples
+    --------
+    >>> difference({"temperature": 1.0, "key": None}, {"temperature": 2.5, "key": "a"})
+    '--temperature was 1, is 2.5; --key was not given, is "a"'
+    >>> difference({"temperature": 1.0}, {"temperature": 1.0, "key": None})
+    'their record is of another form: it lacks --key'
+    """
+    lacking, unknown = (sorted(a.keys() - b.keys()) for a, b in ((new, old), (old, new)))
+    if lacking:
+        return f"their record is of another form: it lacks {', '.join(map(option, lacking))}"
+    if unknown:
+        return f"their record is of another form: it holds {', '.join(map(option, unknown))}"
+    return "; ".join(
+        f"{option(name)} was {_shown(old[name])}, is {_shown(value)}"
+        for name, value in new.items()
+        if value != old[name]
+    )
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "not given"
+    text = f"{value:g}" if isinstance(value, float) else json.dumps(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

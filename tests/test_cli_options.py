@@ -1,0 +1,209 @@
+"""Every option is recorded and used, or is one of the exceptions: none can be forgotten."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+from oracles import noisy_logits, picture
+
+from densecrf_rnn import files
+from densecrf_rnn.cli import _crf_options, _options, _parser, _tiling, main, refine, tune
+from densecrf_rnn.cli._inputs import Inputs
+
+pytest.importorskip("tqdm", reason="the commands need the extra cli")
+REFINE = ["refine", "logits", "images", "-o", "out", "--iterations", "1"]
+TUNE = ["tune", "logits", "images", "truth", "--trials", "1", "--iterations", "1"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Two problems as .npy files, with label maps as ground truth; the working folder."""
+    for name in ("logits", "images", "truth"):
+        (tmp_path / name).mkdir()
+    for seed, stem in enumerate("ab"):
+        image = picture(14, 18, channels=3, seed=seed).astype(np.uint8)
+        logits = noisy_logits(3, image, np.float32, seed)
+        np.save(tmp_path / "logits" / stem, logits)
+        np.save(tmp_path / "images" / stem, image)
+        np.save(tmp_path / "truth" / stem, logits.argmax(0))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("densecrf_rnn.cli.refine.keep_memory", lambda most: None)
+    return tmp_path
+
+
+def options_of(command):
+    """Names of all options and positional arguments of a command."""
+    args = _parser(command).parse_args(command)
+    return set(vars(args)) - _options._INTERNAL
+
+
+def with_made_up_option(monkeypatch, module):
+    """Add --made-up to a command, as somebody who forgets all the rest would."""
+    declare = module.add_arguments
+
+    def declare_more(parser):
+        declare(parser)
+        parser.add_argument("--made-up", type=float, default=0.5)
+
+    monkeypatch.setattr(module, "add_arguments", declare_more)
+
+
+# --- refine --------------------------------------------------------------------------------------
+
+
+def test_a_new_option_makes_files_done_again(folder, capsys, monkeypatch):
+    assert main(REFINE) == 0
+    with_made_up_option(monkeypatch, refine)
+    for value, reason in (
+        ("0.5", "their record is of another form: it lacks --made-up"),
+        ("2", "--made-up was 0.5, is 2"),
+    ):
+        capsys.readouterr()
+        assert main([*REFINE, "--made-up", value]) == 0
+        first, last = capsys.readouterr().out.splitlines()
+        assert first == f"2 files are done again: {reason}"
+        assert last.startswith("2 refined")
+    assert main([*REFINE, "--made-up", "2"]) == 0
+    assert capsys.readouterr().out.startswith("0 refined")
+
+
+def test_a_record_without_the_names_of_today_means_done_again(folder, capsys):
+    """A record as version 0.1.0 wrote it."""
+    assert main(REFINE) == 0
+    path = folder / "out" / "refine.json"
+    record = json.loads(path.read_text())
+    for options in record["options"].values():
+        options["params"] = {"theta_alpha": options.pop("theta_alpha")}
+    path.write_text(json.dumps(record))
+    for entry in record["files"].values():
+        entry["options"] = "0123456789abcdef"
+    record["options"] = {"0123456789abcdef": next(iter(record["options"].values()))}
+    path.write_text(json.dumps(record))
+    capsys.readouterr()
+    assert main(REFINE) == 0
+    out = capsys.readouterr().out
+    assert "done again: their record is of another form: it lacks --theta-alpha" in out
+    assert "2 refined" in out
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (["--temperature", "2"], "--temperature was 1, is 2"),
+        (["--theta-beta", "7", "--no-self-term"], "--theta-beta was 5, is 7; --self-term was true"),
+        (["--classes", "0,2"], "--classes was not given, is [0, 2]"),
+        (["--tile", "8"], '--tile was not given, is 8; --dtype was "float16", is "float32"'),
+    ],
+)
+def test_the_options_that_differ_are_named(folder, capsys, given, reason):
+    assert main(REFINE) == 0
+    capsys.readouterr()
+    assert main([*REFINE, *given]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("2 files are done again: ")
+    for part in reason.split("; "):
+        assert part in first
+
+
+def test_options_that_do_not_bear_on_the_result_leave_files_alone(folder, capsys):
+    assert main(REFINE) == 0
+    capsys.readouterr()
+    assert main([*REFINE, "--workers", "1", "--threads", "1", "--backend", "auto"]) == 0
+    assert capsys.readouterr().out.startswith("0 refined")
+
+
+def test_a_file_that_an_option_names_is_recorded_by_what_it_holds(folder, capsys):
+    files.write_settings("a.json", files.Settings(_crf_options.START.params, 1))
+    np.save("mu.npy", 1 - np.eye(3))
+    command = [*REFINE, "--params", "a.json", "--compatibility", "mu.npy"]
+    assert main(command) == 0
+    files.write_settings("b.json", files.Settings(_crf_options.START.params, 4))
+    capsys.readouterr()
+    assert main([*command, "--params", "b.json"]) == 0  # --iterations overrides what differs
+    assert capsys.readouterr().out.startswith("0 refined")
+    np.save("mu.npy", 2 - 2 * np.eye(3))
+    assert main(command) == 0
+    assert "--compatibility was [[0.0, 1.0" in capsys.readouterr().out
+
+
+class Spy(argparse.Namespace):
+    """Parsed options that note which of them are read."""
+
+    def __getattribute__(self, name):
+        if name != "__dict__" and name in self.__dict__:
+            read.add(name)
+        return super().__getattribute__(name)
+
+
+read: set[str] = set()
+
+
+def options_read(*commands):
+    """Names of the options that the code reads when it runs these commands."""
+    read.clear()
+    for command in commands:
+        parsed = _parser(command).parse_args(command)
+        args = Spy(**vars(parsed))
+        assert refine.run(args) == 0
+    return set(read)
+
+
+def test_every_option_of_refine_is_recorded_or_an_exception(folder):
+    args = _parser(REFINE).parse_args(REFINE)
+    kept = refine.refining(args, Inputs(args), 1, 1).options().keys()
+    assert kept | _options.UNRECORDED["refine"] == options_of(REFINE)
+    assert not kept & _options.UNRECORDED["refine"]
+
+
+def test_every_option_of_refine_is_used(folder):
+    np.save("labels.npy", np.zeros((14, 18), np.uint8))
+    labels = ["refine", "labels.npy", "images/a.npy", "-o", "out", "--kind", "labels",
+              "--num-labels", "2", "--upsample", "corners"]  # fmt: skip
+    assert options_read(REFINE, labels) >= options_of(REFINE) - _tiling._TILED_ONLY
+
+
+def test_every_option_is_used_in_tiles_or_rejected_by_name(folder):
+    tiled = [*REFINE, "--tile", "8"]
+    recorded = options_of(REFINE) - _options.UNRECORDED["refine"]
+    assert _tiling.HEEDED <= recorded
+    assert options_read(tiled) >= _tiling.HEEDED
+    for name in recorded - _tiling.HEEDED:
+        args = _parser(tiled).parse_args(tiled)
+        inputs = Inputs(args)
+        setattr(args, name, "a value that is no default")
+        with pytest.raises(refine.UserError, match=f"{_options.option(name)} needs whole files"):
+            refine.refining(args, inputs, 1, 1)
+
+
+def test_a_new_option_is_rejected_in_tiles_until_they_use_it(folder, capsys, monkeypatch):
+    with_made_up_option(monkeypatch, refine)
+    assert main([*REFINE, "--tile", "8"]) == 0
+    assert main([*REFINE, "--tile", "8", "--made-up", "2"]) == 2
+    assert "--made-up needs whole files; leave it or --tile out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [REFINE, TUNE], ids=["refine", "tune"])
+def test_options_are_spelled_as_their_names_say(command):
+    """Messages name an option by its attribute; each must be an option of the parser."""
+    parsed = _parser(command).parse_args(command)
+    help_text = parsed.parser.format_help()
+    for name in options_of(command):
+        assert _options.option(name) in help_text or name.upper() in help_text
+
+
+# --- tune ----------------------------------------------------------------------------------------
+
+
+def test_every_option_of_tune_is_part_of_the_study_or_an_exception():
+    args = _parser(TUNE).parse_args(TUNE)
+    assert set(tune._facts(args)) | _options.UNRECORDED["tune"] == options_of(TUNE)
+
+
+def test_a_study_is_not_continued_with_a_new_option(folder, capsys, monkeypatch):
+    pytest.importorskip("optuna")
+    command = [*TUNE, "--study", "study.db"]
+    assert main(command) == 0
+    with_made_up_option(monkeypatch, tune)
+    assert main(command) == 2
+    assert "with other made_up: None, now 0.5" in capsys.readouterr().err
