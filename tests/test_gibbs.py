@@ -108,25 +108,29 @@ def small_case(case):
 
 
 @given(CASES)
-def test_energy_is_its_definition(case):
+def test_the_score_is_its_definition(case):
     logits, tables, y, mask = small_case(case)
     wild = y if mask is None else np.where(mask, y, -7)  # outside the mask anything may stand
-    found = gibbs.energy(logits, wild, tables, OFFSETS, mask=mask)
+    found = gibbs.score(logits, wild, tables, OFFSETS, mask=mask)
     assert found == pytest.approx(reference.energy(logits, y, tables, OFFSETS, mask), abs=1e-4)
 
 
+def test_energy_is_an_alias_of_score():
+    assert gibbs.energy is gibbs.score
+
+
 @given(CASES)
-def test_energy_is_linear_in_the_statistics(case):
+def test_the_score_is_linear_in_the_statistics(case):
     logits, tables, y, mask = small_case(case)
     counts = gibbs.statistics(y, len(logits), OFFSETS, mask=mask)
     np.testing.assert_array_equal(counts, reference.statistics(y, len(logits), OFFSETS, mask))
     pairwise = float((counts * tables.astype(np.float64)).sum())
     nothing = np.zeros_like(logits)
-    assert gibbs.energy(nothing, y, tables, OFFSETS, mask=mask) == pytest.approx(pairwise)
+    assert gibbs.score(nothing, y, tables, OFFSETS, mask=mask) == pytest.approx(pairwise)
 
 
 @given(CASES)
-def test_conditional_is_the_ratio_of_energies(case):
+def test_conditional_is_the_ratio_of_scores(case):
     logits, tables, y, mask = small_case(case)
     p = gibbs.conditional(logits, y, tables, OFFSETS, mask=mask)
     pixel = (1, 2)
@@ -357,7 +361,7 @@ def test_extreme_scores_are_drawn_without_overflow(backend):
             logits, np.zeros((4, 4), int), tables, OFFSETS, backend=backend, sweeps=3
         )
     likeliest = gibbs.icm(logits, found, tables, OFFSETS, backend=backend)
-    assert gibbs.energy(logits, likeliest, tables, OFFSETS) >= gibbs.energy(
+    assert gibbs.score(logits, likeliest, tables, OFFSETS) >= gibbs.score(
         logits, found, tables, OFFSETS
     )
 
@@ -579,8 +583,8 @@ def test_bad_input_is_refused_in_one_sentence(case):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("function", [gibbs.energy, gibbs.conditional])
-def test_energy_and_conditional_refuse_what_sweeps_refuse(function):
+@pytest.mark.parametrize("function", [gibbs.score, gibbs.conditional])
+def test_score_and_conditional_refuse_what_sweeps_refuse(function):
     with pytest.raises(ValueError, match="the label 3"):
         function(LOGITS, with_entry(LABELS, 3), TABLES, [(0, 1)])
     with pytest.raises(ValueError, match="joins a pixel to itself"):

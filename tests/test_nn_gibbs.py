@@ -59,7 +59,7 @@ def test_value_is_the_score_of_the_sample_less_that_of_the_target(backend):
     tables = crf.tables.detach().numpy()
     arrays = logits.detach().numpy()
     scores = [
-        sum(gibbs.energy(x, y.numpy(), tables, OFFSETS) for x, y in zip(arrays, labels.int()))
+        sum(gibbs.score(x, y.numpy(), tables, OFFSETS) for x, y in zip(arrays, labels.int()))
         for labels in (chains.labels, target)
     ]
     assert loss.item() == pytest.approx((scores[0] - scores[1]) / target.numel(), abs=1e-5)

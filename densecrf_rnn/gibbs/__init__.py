@@ -1,8 +1,13 @@
-"""Gibbs sampling of a grid CRF with arbitrary pairwise tables, on NumPy arrays."""
+"""Gibbs sampling of a grid CRF with arbitrary pairwise tables, on NumPy arrays.
+
+Learning its tables is in `densecrf_rnn.nn`, see `GibbsCRF`.
+"""
 
 from .convergence import diagnose
+from .model import conditional, energy, score, statistics
 from .neighbourhood import colouring, dense_neighbourhood, sparse_neighbourhood
-from .sampling import annealed, conditional, energy, icm, marginals, start, statistics, sweep
+from .schedules import annealed, icm, marginals
+from .sweeps import start, sweep
 
 __all__ = [
     "annealed",
@@ -13,6 +18,7 @@ __all__ = [
     "energy",
     "icm",
     "marginals",
+    "score",
     "sparse_neighbourhood",
     "start",
     "statistics",

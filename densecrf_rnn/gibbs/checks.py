@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import checks
 from ..checks import array_kind, wording
 from ..checks.values import extremes, finite
 from .._typing import Array
@@ -17,6 +18,26 @@ OFFSET_BITS = 15  # so that the product of an offset and a colour's coefficient 
 PIXEL_BITS = 31  # pixels of one image are numbered by int32
 MAX_SCORE = 1e30  # bound on a pixel's score, so that no sum overflows float32
 MIN_TEMPERATURE = 1e-30  # a temperature up to this counts as 0: its reciprocal overflows float32
+
+
+def check_model(logits: Array, tables: Array, offsets: Any, mask: Array | None) -> Array:
+    """Check the NumPy arguments of one grid CRF; return its offsets as an int32 array [C, 2]."""
+    check_logits(logits, batched=False)
+    vectors = check_offsets(offsets, logits.shape[1:])
+    check_tables(tables, len(vectors), len(logits))
+    check_potentials(logits, tables)
+    if mask is not None:
+        checks.mask(mask, logits.shape[1:])
+    return vectors
+
+
+def check_labelled_model(
+    logits: Array, labels: Array, tables: Array, offsets: Any, mask: Array | None
+) -> Array:
+    """Check the same and a labelling."""
+    vectors = check_model(logits, tables, offsets, mask)
+    check_labelling("labels", labels, logits.shape[1:], len(logits), mask)
+    return vectors
 
 
 def check_logits(array: Any, *, batched: bool) -> None:

@@ -1,29 +1,33 @@
-"""Whether Gibbs chains have forgotten where they began: split R-hat, label changes, energies."""
+"""Convergence of Gibbs chains: split R-hat of their scores, and how often draws change a label."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from .._typing import Array
 from .. import checks
-from . import sampling
-from .checks import check_logits
+from .._typing import Array
+from .checks import check_model
+from .model import Offsets, score
+from .sweeps import Chain
+
+MIN_DRAWS = 4  # so that each half of a chain has a variance
 
 
 def split_r_hat(draws: Array) -> float:
-    """How much further chains are apart than each is wide: near 1 when they have converged.
+    """Return the split R-hat of some chains: near 1 when they have converged.
 
     Parameters
     ----------
     draws : ndarray [chains, sweeps], floating point, finite, at least 4 sweeps
-        One number of each chain after each sweep, such as its energy.
+        One number of each chain after each sweep, such as its score.
 
     Returns
     -------
     float
-        The root of the ratio of two estimates of the variance, from all chains together and from
-        within each, where every chain counts as two, its first half and its second. 1 where
-        nothing varies; infinity where chains stand still at different numbers.
+        Square root of pooled variance over within-chain variance, where the two halves of a chain
+        count as two chains. 1 if all draws are equal; infinity if each chain is constant and they
+        differ.
 
     Raises
     ------
@@ -31,7 +35,7 @@ def split_r_hat(draws: Array) -> float:
 
     Notes
     -----
-    [Gelman13] section 11.4. Above 1.01 or so the chains want more sweeps, or a longer burn-in.
+    [Gelman13] section 11.4. Above about 1.01 the chains need more sweeps or a longer burn-in.
 
     Examples
     --------
@@ -40,9 +44,10 @@ def split_r_hat(draws: Array) -> float:
     (True, True)
     """
     checks.array_kind("draws", draws, batched=False)
-    if draws.ndim != 2 or draws.shape[0] < 1 or draws.shape[1] < 4:
+    if draws.ndim != 2 or draws.shape[0] < 1 or draws.shape[1] < MIN_DRAWS:
         raise ValueError(
-            f"draws has shape {draws.shape}; it must be [chains, sweeps], of 4 sweeps at least"
+            f"draws has shape {draws.shape}; it must be [chains, sweeps], with at least "
+            f"{MIN_DRAWS} sweeps"
         )
     checks.parameter("draws", draws)
     half = draws.shape[1] // 2
@@ -56,14 +61,14 @@ def split_r_hat(draws: Array) -> float:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What chains on one image did after their burn-in."""
+    """Measurements of several chains on one image after their burn-in."""
 
-    energies: Array  # [chains, sweeps], score per pixel that takes part
-    r_hat: float  # of the energies
-    acceptance: float  # share of draws that changed the label; near 0, a chain is stuck
+    energies: Array  # [chains, sweeps], score per pixel inside the mask
+    r_hat: float  # split R-hat of those scores
+    acceptance: float  # fraction of draws that changed the label; near 0, a chain is stuck
 
     def __str__(self) -> str:
-        """One line for a log."""
+        """Return one line for a log."""
         chains, sweeps = self.energies.shape
         return (
             f"{chains} chains of {sweeps} sweeps: R-hat {self.r_hat:.3f}, "
@@ -74,7 +79,7 @@ class Diagnosis:
 def diagnose(
     logits: Array,
     tables: Array,
-    offsets: sampling.Offsets,
+    offsets: Offsets,
     *,
     chains: int = 4,
     sweeps: int = 100,
@@ -84,16 +89,18 @@ def diagnose(
     backend: str = "auto",
     threads: int | None = None,
 ) -> Diagnosis:
-    """Run some chains on one image from starts far apart and compare them.
+    """Run several chains on one image from dispersed starts and compare them.
 
     Parameters
     ----------
     logits, tables, offsets, mask
-        As for `gibbs.energy`.
+        As for `gibbs.score`.
     chains : int, at least 2
-        They begin at labels drawn without regard to logits: further apart than the model is wide.
-    sweeps, burn_in : int
-        Sweeps of each that are looked at, at least 4, and before those.
+        They start at uniformly random labels, which are more dispersed than the model's samples.
+    sweeps : int, at least 4
+        Number of measured sweeps of each chain.
+    burn_in : int, at least 0
+        Number of sweeps before those.
     seed, backend, threads
         As for `gibbs.sweep`.
 
@@ -113,25 +120,21 @@ def diagnose(
     0.7
     """
     chains = checks.count("chains", chains, 2)
-    sweeps = checks.count("sweeps", sweeps, 4)
+    sweeps = checks.count("sweeps", sweeps, MIN_DRAWS)
     burn_in = checks.count("burn_in", burn_in, 0)
-    check_logits(logits, batched=False)
-    shared = {"seed": seed, "mask": mask, "backend": backend, "threads": threads}
-    energies = np.empty((chains, sweeps))
+    vectors = check_model(logits, tables, offsets, mask)
+    scores = np.empty((chains, sweeps))
     changed = 0
     pixels = logits[0].size if mask is None else max(1, int(np.count_nonzero(mask)))
-    for chain in range(chains):
-        labels = sampling.start(
-            np.zeros_like(logits), chain=chain, **shared  # type: ignore[arg-type]
-        )
-        for s in range(burn_in + sweeps):
-            labels, changes = sampling.sweep(
-                logits, labels, tables, offsets, chain=chain, first_sweep=1 + s,
-                **shared,  # type: ignore[arg-type]
-            )  # fmt: skip
-            if s >= burn_in:
-                score = sampling.energy(logits, labels, tables, offsets, mask=mask)
-                energies[chain, s - burn_in] = score / pixels
-                changed += int(changes[0])
-    acceptance = changed / (chains * sweeps * pixels)
-    return Diagnosis(energies, split_r_hat(energies), acceptance)
+    one = np.ones(1, np.float32)
+    for number in range(chains):
+        options: dict[str, Any] = {
+            "seed": seed, "chain": number, "backend": backend, "threads": threads,
+        }  # fmt: skip
+        labels = Chain.drawn(np.zeros_like(logits), mask, **options).labels[0]
+        chain = Chain(logits, tables, vectors, labels, None, first_sweep=1, **options)
+        chain.draw(np.ones(burn_in, np.float32))
+        for s in range(sweeps):
+            changed += int(chain.draw(one)[0])
+            scores[number, s] = score(logits, chain.labels[0], tables, vectors, mask=mask) / pixels
+    return Diagnosis(scores, split_r_hat(scores), changed / (chains * sweeps * pixels))

@@ -1,7 +1,7 @@
-"""Which pixels of a grid are neighbours: edge classes as translation vectors, and their colouring.
+"""Edge classes of a grid as translation vectors, and colourings of its pixels.
 
-An edge class holds all pairs of pixels that are one vector (rows, columns) apart. A colouring says
-which pixels may be sampled side by side. Knows no labels and no image.
+An edge class holds all pairs of pixels that are one vector (rows, columns) apart. Pixels of one
+colour are not neighbours, so they may be sampled in parallel.
 """
 
 from functools import lru_cache
@@ -11,10 +11,11 @@ import numpy as np
 
 from .._typing import Array
 from .. import checks
+from .checks import OFFSET_BITS
 
 
 def dense_neighbourhood(radius: int) -> Array:
-    """Every vector of at most `radius` rows and columns, one of each opposite pair.
+    """List every vector of at most `radius` rows and columns, one of each opposite pair.
 
     Parameters
     ----------
@@ -23,12 +24,12 @@ def dense_neighbourhood(radius: int) -> Array:
     Returns
     -------
     ndarray [C, 2] of int32
-        C = 2 radius (radius + 1) translation vectors (rows, columns), the nearest first.
+        C = 2 radius (radius + 1) translation vectors (rows, columns), the shortest first.
 
     Raises
     ------
     TypeError, ValueError
-        `radius` is not a whole number above 0.
+        `radius` is not a positive integer.
 
     Notes
     -----
@@ -39,63 +40,65 @@ def dense_neighbourhood(radius: int) -> Array:
     >>> dense_neighbourhood(1).tolist()
     [[0, 1], [1, 0], [1, -1], [1, 1]]
     """
-    radius = checks.count("radius", radius, 1, below_power=15)
-    reach = range(-radius, radius + 1)
-    half = [(row, column) for row in reach for column in reach if (row, column) > (0, 0)]
+    radius = checks.count("radius", radius, 1, below_power=OFFSET_BITS)
+    steps = range(-radius, radius + 1)
+    half = [(row, column) for row in steps for column in steps if (row, column) > (0, 0)]
     half.sort(key=lambda v: (v[0] ** 2 + v[1] ** 2, v))
     return np.array(half, np.int32)
 
 
 def sparse_neighbourhood(radius: int) -> Array:
-    """The eight directions at distances 1, 2, 4, ... up to `radius`, one of each opposite pair.
+    """List the eight directions at distances 1, 2, 4, ..., one of each opposite pair.
 
     Parameters
     ----------
     radius : int, at least 1
-        The longest distance, along rows and columns.
+        The maximum distance, along rows and columns.
 
     Returns
     -------
     ndarray [C, 2] of int32
-        C = 4 (1 + floor(log2 radius)) translation vectors (rows, columns), the nearest first.
+        C = 4 (1 + floor(log2 radius)) translation vectors (rows, columns), the shortest first.
 
     Raises
     ------
     TypeError, ValueError
-        `radius` is not a whole number above 0.
+        `radius` is not a positive integer.
 
     Notes
     -----
-    Long edges for little work, after [FS11], who thin out a dense neighbourhood with distance so
-    that shapes are modelled by few edge classes. These are our vectors, in that manner; pass your
-    own to have others.
+    Like [FS11], who thin out a dense neighbourhood with distance so that few edge classes model
+    shapes; the choice of vectors is ours.
 
     Examples
     --------
     >>> len(sparse_neighbourhood(1)), len(sparse_neighbourhood(10)), len(dense_neighbourhood(10))
     (4, 16, 220)
     """
-    radius = checks.count("radius", radius, 1, below_power=15)
+    radius = checks.count("radius", radius, 1, below_power=OFFSET_BITS)
     directions = dense_neighbourhood(1)
     lengths = 2 ** np.arange(radius.bit_length(), dtype=np.int32)
     return (lengths[:, None, None] * directions).reshape(-1, 2)
 
 
 class Colouring(NamedTuple):
-    """Colours (a column + b row) mod m: no two pixels of one colour are neighbours."""
+    """Coefficients of the colours (a column + b row) mod m.
+
+    No two pixels of one colour are neighbours.
+    """
 
     a: int
     b: int
-    m: int  # the number of colours
+    m: int  # number of colours
 
     def of(self, size: tuple[int, int]) -> Array:
-        """The colour of each pixel, [H, W]."""
+        """Return the colour of each pixel of an image of `size` (H, W)."""
         rows, columns = np.ogrid[: size[0], : size[1]]
         return np.asarray((self.a * columns + self.b * rows) % self.m)
 
 
 def colouring(offsets: Array) -> Colouring:
-    """The linear colouring of fewest colours for edge classes [C, 2].
+    """Find the linear colouring with the fewest colours for edge classes [C, 2].
 
     Parameters
     ----------
@@ -105,8 +108,8 @@ def colouring(offsets: Array) -> Colouring:
     Returns
     -------
     Colouring
-        (a, b, m) with a dx + b dy not divisible by m for any offset (dy, dx): pixels of one colour
-        can be sampled in any order, or all at once, with the same result.
+        (a, b, m) such that a dx + b dy is not divisible by m for any offset (dy, dx). Sampling the
+        pixels of one colour in any order, or in parallel, gives the same result.
 
     Examples
     --------
@@ -120,25 +123,26 @@ def colouring(offsets: Array) -> Colouring:
 
 @lru_cache(maxsize=64)
 def _colouring(offsets: tuple[tuple[int, int], ...]) -> Colouring:
+    """Try numbers of colours m upwards from a lower bound, each with all coefficients."""
     if not offsets:
         return Colouring(0, 0, 1)
     dy, dx = np.array(offsets, np.int64).T
-    m = max(_mutual_neighbours(offsets), 2) - 1
+    m = max(_clique_size(offsets), 2)
     while True:
-        m += 1
         b = np.arange(m)
-        # Multiplying a and b by what has an inverse mod m only renames colours, so a needs to be
-        # no other than a divisor of m.
+        # Multiplying a and b by a number that has an inverse mod m only renames the colours, so
+        # divisors of m are the only values of a to try.
         for a in (d % m for d in range(1, m + 1) if m % d == 0):
             good = ((a * dx + b[:, None] * dy) % m != 0).all(1)
             if good.any():
                 return Colouring(a, int(good.argmax()), m)
+        m += 1
 
 
-def _mutual_neighbours(offsets: tuple[tuple[int, int], ...]) -> int:
-    """Of some pixels that are all neighbours of one another, how many: no fewer colours do."""
+def _clique_size(offsets: tuple[tuple[int, int], ...]) -> int:
+    """Return the size of a greedily found clique: a lower bound on the number of colours."""
     both = {*offsets, *((-y, -x) for y, x in offsets)}
-    # Those that see the first pixel, from its own row downwards, the nearest first.
+    # Neighbours of pixel (0, 0) in its own row and below, the nearest first.
     ahead = sorted((v for v in both if v > (0, 0)), key=lambda v: (max(v[0], abs(v[1])), v))
     found: list[tuple[int, int]] = []
     for right in (1, -1):
@@ -151,7 +155,10 @@ def _mutual_neighbours(offsets: tuple[tuple[int, int], ...]) -> int:
 
 
 def ends(array: Any, offset: Array) -> tuple[Any, Any]:
-    """An array or tensor [..., H, W] where edges of a class begin, and where they end."""
+    """Return views of an array or tensor [..., H, W] at the first and second pixels of all edges.
+
+    The edges are those of one class: from each pixel to the one `offset` (rows, columns) away.
+    """
     (height, width), (down, right) = array.shape[-2:], offset.tolist()
     first = array[
         ..., max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)
