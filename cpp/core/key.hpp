@@ -1,6 +1,7 @@
-// The name of a lattice vertex as a few 64-bit words: its remainder and its first d quotients,
-// each in a field as wide as the data need. Fields keep room for two steps past the data on
-// either side, so stepping to a neighbour is plain addition and never carries or wraps.
+// Keys of lattice vertices: the remainder and the first d quotients of a vertex, packed into bit
+// fields of one or more 64-bit words. Each field is wide enough for the quotients of the data plus
+// two blur steps in either direction, so a step to a neighbour is an integer addition that never
+// carries into the next field or wraps.
 #pragma once
 
 #include <cmath>
@@ -15,7 +16,7 @@ struct Key {
   std::uint64_t word[Words] = {};
 
   DCRF_HOST_DEVICE friend bool operator==(const Key& a, const Key& b) {
-    std::uint64_t difference = 0;  // no branches: lookups are slowed by mispredicted ones
+    std::uint64_t difference = 0;  // no early exit: a mispredicted branch costs more
     for (int w = 0; w < Words; ++w) difference |= a.word[w] ^ b.word[w];
     return difference == 0;
   }
@@ -27,7 +28,7 @@ struct Key {
     for (int w = 0; w < Words; ++w) word[w] -= other.word[w];
     return *this;
   }
-  // Which of two comes first in sorted order: the last word counts most.
+  // Sort order of keys: the last word is the most significant.
   DCRF_HOST_DEVICE friend bool operator<(const Key& a, const Key& b) {
     for (int w = Words - 1; w > 0; --w) {
       if (a.word[w] != b.word[w]) return a.word[w] < b.word[w];
@@ -42,20 +43,22 @@ struct Key {
   }
 };
 
-// Where each field lies. Field 0 is the remainder, field j + 1 the quotient of axis j < d, and
-// field d + 1 the image, where one table holds the vertices of several. Later fields count more in
-// sorted order, so how wide they are does not bear on it.
+constexpr int kBlurSteps = 2;  // steps away from the data that keys must represent
+
+// Word and bit offset of each field of a key. Field 0 is the remainder, field j + 1 the quotient of
+// axis j < d, field d + 1 the image index (if one table holds the vertices of several images).
+// Later fields are more significant in the sort order, which therefore does not depend on widths.
 struct KeyLayout {
   int dims = 0;
   int words = 0;
-  int used = 0;                    // bits of the last word in use
-  bool one_word_of_halves = true;  // a single word, no field across its halves
+  int used = 0;                    // number of bits used in the last word
+  bool one_word_of_halves = true;  // one word, and no field crosses its bit 32
   int word[kMaxDims + 2] = {};
   int shift[kMaxDims + 2] = {};
-  std::int64_t base[kMaxDims] = {};  // the quotient that is stored as 0
+  std::int64_t base[kMaxDims] = {};  // per axis: the quotient that is encoded as 0
 
-  // `low` and `high` bound the quotients of all simplices, [d] each. No field lies across a
-  // half of a word unless it is wider than one, so that vector code can work on the halves.
+  // `low`, `high` [d]: bounds on the quotients of all simplices. Fields of at most 32 bits never
+  // cross bit 32 of a word, so that SIMD code can work on 32-bit halves.
   KeyLayout(int d, const std::int32_t* low, const std::int32_t* high, std::int64_t images = 1)
       : dims(d) {
     const auto place = [&](int field, std::uint64_t largest) {
@@ -74,8 +77,9 @@ struct KeyLayout {
     };
     place(0, std::uint64_t(d));
     for (int j = 0; j < d; ++j) {
-      base[j] = std::int64_t(low[j]) - 3;  // a simplex reaches 1 below, two rings of neighbours 2
-      place(j + 1, std::uint64_t(std::int64_t(high[j]) + 2 - base[j]));
+      // Vertices of a simplex have quotients down to low - 1; blurs step kBlurSteps further.
+      base[j] = std::int64_t(low[j]) - 1 - kBlurSteps;
+      place(j + 1, std::uint64_t(std::int64_t(high[j]) + kBlurSteps - base[j]));
     }
     if (images > 1) place(d + 1, std::uint64_t(images - 1));
     if (words > 1) one_word_of_halves = false;
@@ -88,15 +92,18 @@ struct KeyLayout {
   }
 };
 
-// What |coordinate| of the plane an engine indexes: as densecrf_rnn/checks.
+// Maximum |coordinate| of an elevated point that engines accept. float: 2^20, since round_to_even
+// needs |x| < 2^21; double: 2^31, since quotients are int32. densecrf_rnn/checks has the same
+// limit.
 template <typename T>
 constexpr double kMaxElevated = sizeof(T) == 4 ? 1048576.0 : 2147483648.0;
 
-// The quotients that features within [least, greatest] can have, [d] each; false if they are too
-// large to index, or not finite.
+// Bound the quotients of points whose features lie in [least, greatest] ([d] each): write `low` and
+// `high` [d]. Return false if the features are not finite or exceed kMaxElevated<T> when elevated.
 template <typename T>
 inline bool quotient_range(const double* least, const double* greatest, int d, std::int32_t* low,
                            std::int32_t* high) {
+  constexpr int kMargin = 3;  // rounding to nearest, the correction by one, rounding errors
   double reach = 0, sum_low = 0, sum_high = 0;
   for (int i = 0; i < d; ++i) {
     const double furthest = -least[i] > greatest[i] ? -least[i] : greatest[i];
@@ -104,7 +111,7 @@ inline bool quotient_range(const double* least, const double* greatest, int d, s
     reach += furthest * (i + 1) * elevation_scale<double>(d, i);
   }
   if (!(reach <= kMaxElevated<T>)) return false;
-  for (int j = d; j >= 0; --j) {  // as in locate(), with intervals for numbers
+  for (int j = d; j >= 0; --j) {  // as locate(), in interval arithmetic
     double below = sum_low, above = sum_high;
     if (j > 0) {
       const double a = least[j - 1] * elevation_scale<double>(d, j - 1);
@@ -114,16 +121,15 @@ inline bool quotient_range(const double* least, const double* greatest, int d, s
       sum_low += a;
       sum_high += b;
     }
-    // Rounding to the nearest, the correction by one, and rounding errors.
     if (j < d) {
-      low[j] = std::int32_t(std::floor(below / (d + 1))) - 3;
-      high[j] = std::int32_t(std::ceil(above / (d + 1))) + 3;
+      low[j] = std::int32_t(std::floor(below / (d + 1))) - kMargin;
+      high[j] = std::int32_t(std::ceil(above / (d + 1))) + kMargin;
     }
   }
   return true;
 }
 
-// The arithmetic on keys that a layout fixes.
+// Arithmetic on keys of one layout: pack vertex 0 of a simplex, step to another vertex.
 template <int Words>
 struct KeyMaths {
   explicit KeyMaths(const KeyLayout& layout)
@@ -136,7 +142,7 @@ struct KeyMaths {
     for (int r = 0; r < layout.dims; ++r) remainder_d += remainder_one;
   }
 
-  // Vertex 0 of a simplex.
+  // Return the key of vertex 0 of the simplex with these quotients [d].
   DCRF_HOST_DEVICE Key<Words> pack(const std::int32_t* quotient, std::uint64_t image = 0) const {
     Key<Words> key;
     key.word[layout_.word[layout_.dims + 1]] |= image << layout_.shift[layout_.dims + 1];
@@ -147,13 +153,13 @@ struct KeyMaths {
     return key;
   }
 
-  // From vertex k of a simplex to vertex k + 1; `axis` is the one of rank d - k.
+  // Step from vertex k of a simplex to vertex k + 1; `axis` is the axis of rank d - k.
   DCRF_HOST_DEVICE void advance(Key<Words>& key, int axis) const {
     key += remainder_one;
     key -= unit[axis];
   }
 
-  // The neighbour at coordinates +1 everywhere but -d on `axis`: the other way.
+  // Return the backward neighbour along `axis`: coordinates change by -d on `axis`, +1 elsewhere.
   DCRF_HOST_DEVICE Key<Words> neighbour_back(Key<Words> key, int axis) const {
     if (int(key.word[0] & mask_) != layout_.dims) {
       key += remainder_one;
@@ -165,7 +171,7 @@ struct KeyMaths {
     return key;
   }
 
-  // The neighbour at coordinates -1 everywhere but +d on `axis`.
+  // Return the forward neighbour along `axis`: coordinates change by +d on `axis`, -1 elsewhere.
   DCRF_HOST_DEVICE Key<Words> neighbour(Key<Words> key, int axis) const {
     if (std::uint64_t(key.word[0] & mask_) != 0) {
       key -= remainder_one;
@@ -177,14 +183,14 @@ struct KeyMaths {
     return key;
   }
 
-  Key<Words> unit[kMaxDims + 1];  // 1 in the quotient of an axis; axis d is implied, so 0
+  Key<Words> unit[kMaxDims + 1];  // 1 in one axis' quotient; 0 for axis d, which has no field
   Key<Words> all;                 // 1 in every quotient
   Key<Words> remainder_one;
   Key<Words> remainder_d;
 
  private:
   KeyLayout layout_;
-  std::uint64_t mask_;  // of the remainder: field 0 lies at bit 0 of word 0
+  std::uint64_t mask_;  // selects the remainder: field 0 starts at bit 0 of word 0
 };
 
 }  // namespace dcrf

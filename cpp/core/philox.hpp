@@ -1,6 +1,6 @@
 // Counter-based random numbers: Philox4x32-10 of Salmon, Moraes, Dror, Shaw, "Parallel Random
-// Numbers: As Easy as 1, 2, 3" (SC 2011). A number depends on what it is for and on nothing drawn
-// before it, so any thread of any processor gets the same one.
+// Numbers: As Easy as 1, 2, 3" (SC 2011). A number is a function of the seed and of its counter
+// (chain, sweep, pixel), with no state, so it is the same on every thread and processor.
 #pragma once
 
 #include <cstdint>
@@ -13,11 +13,12 @@ struct Philox {
   std::uint32_t word[4];
 };
 
-// The product of two words: its upper half, and its lower.
+// Return the upper 32 bits of the 64-bit product.
 DCRF_HOST_DEVICE inline std::uint32_t upper_product(std::uint32_t a, std::uint32_t b) {
   return std::uint32_t((std::uint64_t(a) * b) >> 32);
 }
 
+// Encrypt the counter c0..c3 with the key k0, k1. The constants are those of the paper.
 DCRF_HOST_DEVICE inline Philox philox(std::uint32_t c0, std::uint32_t c1, std::uint32_t c2,
                                       std::uint32_t c3, std::uint32_t k0, std::uint32_t k1) {
   for (int round = 0; round < 10; ++round) {
@@ -33,7 +34,7 @@ DCRF_HOST_DEVICE inline Philox philox(std::uint32_t c0, std::uint32_t c1, std::u
   return {{c0, c1, c2, c3}};
 }
 
-// The random word of a pixel in a sweep of a chain.
+// Return 32 random bits for one pixel in one sweep of one Markov chain.
 DCRF_HOST_DEVICE inline std::uint32_t random_word(std::uint64_t seed, std::uint64_t chain,
                                                   std::uint32_t sweep, std::uint32_t pixel) {
   return philox(pixel, sweep, std::uint32_t(chain), std::uint32_t(chain >> 32), std::uint32_t(seed),

@@ -1,7 +1,7 @@
-// Marks functions that must compile for the host and, under nvcc, for the device as well. On the
-// host they are always inlined: sources compiled for several instruction sets share them, and a
-// copy that was made for one must never be called by another.
-// The only header in core/ that may look at __CUDACC__.
+// DCRF_HOST_DEVICE marks functions that are compiled for the host and, by nvcc, also for the
+// device. On the host they are always inlined: objects compiled for different instruction sets
+// include them, and the linker must not replace the copy of one object by that of another.
+// No other header in core/ may test __CUDACC__.
 #pragma once
 
 #ifdef __CUDACC__

@@ -1,5 +1,5 @@
-// The exponential of the softmax, in a form that compilers turn into vector code: no branches, no
-// calls, no state. cpu/loops/pack.hpp holds its twin for several numbers at once.
+// The exponential function of the softmax, written so that compilers vectorise it: no branches,
+// calls or state. cpu/loops/pack.hpp has the SIMD version.
 #pragma once
 
 #include <cmath>
@@ -10,16 +10,17 @@
 
 namespace dcrf {
 
-// exp(x) for x up to 80, -infinity included: within 4e-7 of it down to -87, exactly 0 from -88 on.
+// Return exp(x) for x <= 80: relative error < 4e-7 for x >= -87, exactly 0 for x <= -88 (-infinity
+// included).
 DCRF_HOST_DEVICE inline float exponential(float x) {
-  // 1.5 * 2^23 + 127: adding it rounds to a whole number n and leaves n + 127, the exponent bits of
-  // 2^n, in the low bits; at -127 those are the bits of 0.
+  // kMagic = 1.5 * 2^23 + 127: adding it rounds to an integer n and leaves n + 127, the biased
+  // exponent of 2^n, in the low bits. At n = -127 these bits are 0, which makes 2^n exactly 0.
   constexpr float kMagic = 12583039.0f, kLowest = -88.0f;
   const float clamped = x > kLowest ? x : kLowest;
   const float shifted = clamped * 1.44269504f + kMagic;  // log2(e)
   const float n = shifted - kMagic;
   const float r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;  // ln 2 in two parts
-  float p = 1.3981999e-3f;  // minimax for |r| <= ln(2) / 2
+  float p = 1.3981999e-3f;  // minimax polynomial for |r| <= ln(2) / 2
   p = p * r + 8.3683203e-3f;
   p = p * r + 4.1666485e-2f;
   p = p * r + 1.6666521e-1f;
