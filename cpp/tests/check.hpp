@@ -1,4 +1,4 @@
-// What every native test uses: how it is listed, how it fails, random numbers.
+// Minimal test framework of the native tests: TEST, CHECK, run_tests, random numbers.
 #pragma once
 
 #include <chrono>
@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+// End the program with status 1 unless the condition holds.
 #define CHECK(condition)                                                  \
   do {                                                                    \
     if (!(condition)) {                                                   \
@@ -17,7 +18,7 @@
     }                                                                     \
   } while (false)
 
-// Defines a test and puts it on the list that main() runs.
+// Define a test and register it for run_tests.
 #define TEST(name)                                                                   \
   static void name();                                                                \
   static const bool name##_listed = (tests::list().push_back({#name, &name}), true); \
@@ -35,7 +36,7 @@ inline std::vector<Test>& list() {
   return found;
 }
 
-// Runs the tests with `word` in their name; what main() returns.
+// Run the tests whose names contain `word`. Return the exit status for main().
 inline int run_tests(const std::string& word) {
   int passed = 0;
   for (const Test& test : list()) {
@@ -51,6 +52,7 @@ inline int run_tests(const std::string& word) {
   return passed > 0 ? 0 : 1;
 }
 
+// Normally distributed numbers of standard deviation `spread`.
 template <typename T = double>
 std::vector<T> random_numbers(std::int64_t count, double spread, unsigned seed, double mean = 0) {
   std::mt19937 generator(seed);
@@ -60,7 +62,7 @@ std::vector<T> random_numbers(std::int64_t count, double spread, unsigned seed, 
   return out;
 }
 
-// Above zero, as the scales of kernels are.
+// Uniformly distributed numbers in [least, most), for scales and taps, which are positive.
 template <typename T = double>
 std::vector<T> positive_numbers(std::int64_t count, double least, double most, unsigned seed) {
   std::mt19937 generator(seed);

@@ -1,5 +1,5 @@
-// Lattices, grids and mean fields of batches for the CUDA programs, and the same for the CPU
-// engine. Memory that a program is to write holds NaN (whole numbers: -1) before.
+// Test problems for the CUDA programs on the serial launcher, and the same problems for the CPU
+// engine. Output memory is filled with NaN (integers: -1) first, to show what is not written.
 #pragma once
 
 #include <cstring>
@@ -15,11 +15,12 @@ namespace tests {
 namespace cuda = dcrf::cuda;
 const cuda::Stream kStream;
 
+// Set the number of groups of lanes.
 inline void set_threads(int count) {
   setenv("DENSECRF_RNN_SERIAL_THREADS", std::to_string(count).c_str(), 1);
 }
 
-// Of one row of numbers (they are threads too).
+// Set the number of threads that share one row.
 inline void set_lanes(int count) {
   setenv("DENSECRF_RNN_SERIAL_LANES", std::to_string(count).c_str(), 1);
 }
@@ -31,7 +32,7 @@ std::vector<T> unwritten(std::int64_t count) {
   return out;
 }
 
-// Nowhere further apart than `tolerance` times the size of what is wanted, or of 1; NaN is.
+// Return whether all elements agree within tolerance * max(1, max |wanted|). NaN never agrees.
 template <typename T>
 bool near(const std::vector<T>& found, const std::vector<T>& wanted, double tolerance) {
   double most = 1;
@@ -42,20 +43,21 @@ bool near(const std::vector<T>& found, const std::vector<T>& wanted, double tole
   return found.size() == wanted.size();
 }
 
-// Also where they are NaN.
+// Return whether the arrays are bit-identical, NaN included.
 template <typename T>
 bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
   return a.size() == b.size() &&
          (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
+// Return part `part` of an array of `parts` equal parts.
 template <typename T>
 std::vector<T> slice(const std::vector<T>& all, std::int64_t part, std::int64_t parts) {
   const std::int64_t length = std::int64_t(all.size()) / parts;
   return std::vector<T>(all.begin() + part * length, all.begin() + (part + 1) * length);
 }
 
-// Lattices of some images as nn/device.py builds them.
+// Lattices of a batch of images, built with the calls that nn/device.py makes.
 template <typename T>
 struct DeviceLattice {
   std::int64_t images, points, vertices;
@@ -65,7 +67,7 @@ struct DeviceLattice {
   cuda::FeatureView<T> features;
   cuda::LatticeView<T> view;
 
-  // From features [images, N, d], which must outlive this.
+  // `from`: features [images, N, d], which must outlive this object.
   DeviceLattice(const std::vector<T>& from, std::int64_t image_count, int dims,
                 dcrf::Quality quality)
       : images(image_count), points(std::int64_t(from.size()) / dims / images) {
@@ -135,7 +137,7 @@ struct DeviceLattice {
                                  transpose, out.data(), room.data(), kStream);
     return out;
   }
-  // The gradient for the weights if there is a cotangent.
+  // Return the diagonal, or its gradient for the weights if there is a cotangent.
   std::vector<T> self_response(const std::vector<T>& cotangent) const {
     auto out = unwritten<T>(images * points * (cotangent.empty() ? 1 : view.dims + 1));
     cuda::self_response(view, images * points, cotangent.empty() ? nullptr : cotangent.data(),
@@ -178,7 +180,7 @@ struct DeviceLattice {
   }
 };
 
-// A grid as the CUDA programs see it.
+// The view of a grid that the CUDA programs take.
 template <typename T>
 struct DeviceGrid {
   std::vector<std::int32_t> first[3];
@@ -207,16 +209,16 @@ struct DeviceGrid {
   DeviceGrid(const DeviceGrid&) = delete;
 };
 
-// What a mean field of a batch gives, forward and backward.
+// Results of a mean field of a batch, forward and backward.
 template <typename T>
 struct Outcome {
   struct OfKernel {
-    std::vector<T> weight, before, after, diagonal;  // empty: not wanted
+    std::vector<T> weight, before, after, diagonal;  // empty: not computed
   };
   std::vector<T> refined, saved, d_logits, d_coupling;
   std::vector<OfKernel> kernels;
 
-  // All that belongs to images.
+  // Return the arrays whose first axis is the image.
   std::vector<std::vector<T>*> parts() {
     std::vector<std::vector<T>*> out{&refined, &d_logits};
     for (OfKernel& k : kernels)
@@ -225,11 +227,11 @@ struct Outcome {
   }
 };
 
-// Mean fields of some images.
+// A mean-field problem of a batch of images with the given kinds of kernels.
 template <typename T>
 struct Batch {
   struct Kind {
-    int dims = 0;  // 0: the grid
+    int dims = 0;  // 0: a grid, otherwise a lattice
     double spread = 1;
     dcrf::Quality quality = dcrf::Quality::kStandard;
     bool shared = false;  // one lattice serves all images
@@ -242,7 +244,7 @@ struct Batch {
   std::vector<std::vector<std::vector<T>>> features;  // [kernels, images, N d]
   std::vector<T> d_refined;                           // [images, L, N]
 
-  // Flat images of 4 by 6 pixels, or `depth` layers of 3 by 4.
+  // Images of 4 by 6 pixels, or volumes of `depth` by 3 by 4.
   Batch(std::int64_t images_, int depth_, int labels_, int iterations_, std::vector<Kind> kinds_)
       : images(images_),
         points(depth_ == 0 ? 24 : 12 * depth_),
@@ -258,12 +260,12 @@ struct Batch {
     }
   }
 
-  // By the CUDA programs, for the images [begin, end).
+  // Run the CUDA programs for the images [begin, end); the backward pass only if `saves`.
   Outcome<T> on_device(std::int64_t begin, std::int64_t end, bool saves) const {
     const std::int64_t count = end - begin;
     std::vector<std::unique_ptr<DeviceLattice<T>>> lattices;
     std::vector<std::unique_ptr<DeviceGrid<T>>> grids;
-    std::vector<std::vector<T>> kept;  // joined arrays
+    std::vector<std::vector<T>> kept;  // arrays of the batch that views point to
     kept.reserve(4 * kinds.size());
     cuda::Model<T> model;
     model.shape = {points, count, labels, dcrf::row_width(labels)};
@@ -327,7 +329,7 @@ struct Batch {
     return out;
   }
 
-  // By the CPU engine, for one image.
+  // Run the CPU engine for image `b`, forward and backward.
   Outcome<T> on_cpu(std::int64_t b) {
     Scene<T>& scene = *scenes[b];
     scene.keep();

@@ -1,4 +1,5 @@
-// Lattices, grids and mean fields that own their arrays, and what they should give by definition.
+// Test problems for the CPU engine: lattices, grids and mean fields that own their arrays, and
+// their results computed from dense matrices by definition.
 #pragma once
 
 #include <algorithm>
@@ -16,13 +17,14 @@ namespace tests {
 constexpr dcrf::Quality kQualities[] = {dcrf::Quality::kStandard, dcrf::Quality::kSymmetric,
                                         dcrf::Quality::kFilled};
 
+// A lattice built by dcrf::build.
 template <typename T>
 struct Lattice {
   std::vector<std::int32_t> vertex, links;
   std::vector<T> weight;
   dcrf::LatticeView<T> view;
 
-  // From features [N, d].
+  // `features` is [N, d].
   Lattice(const std::vector<T>& features, int dims, dcrf::Quality quality, int threads) {
     dcrf::FeatureView<T> f;
     f.data = features.data();
@@ -38,6 +40,7 @@ struct Lattice {
   }
   Lattice(const Lattice&) = delete;
 
+  // Return K values, or K' values; [N, channels].
   std::vector<T> filter(const std::vector<T>& values, int channels, bool transpose,
                         int threads) const {
     std::vector<T> out(values.size());
@@ -45,7 +48,7 @@ struct Lattice {
     return out;
   }
 
-  // K [N, N].
+  // Return K as a dense matrix [N, N].
   std::vector<T> matrix(bool transpose = false) const {
     const std::int64_t n = view.points;
     std::vector<T> identity(n * n, T(0));
@@ -54,8 +57,8 @@ struct Lattice {
   }
 };
 
-// A grid with `step` pixels a cell over an image (depth 0: a flat one), random taps and bands. Of
-// the pixels every third is left out if it is masked.
+// A grid with `step` pixels per cell, random taps and random symmetric bands, over an image (depth
+// 0) or a volume. If `masked`, every third pixel is excluded.
 template <typename T>
 struct Grid {
   std::vector<std::int32_t> cell[3], pixel;
@@ -90,12 +93,13 @@ struct Grid {
   }
   Grid(const Grid&) = delete;
 
+  // Return the number of pixels that are not masked out.
   std::int64_t points() const {
     return view.pixel != nullptr ? std::int64_t(pixel.size())
                                  : view.size[0] * view.size[1] * view.size[2];
   }
 
-  // K [N, N]: the product of those along the axes.
+  // Return K as a dense matrix [N, N]: the Kronecker product of the matrices of the axes.
   std::vector<T> matrix() const {
     const std::int64_t n = points();
     std::vector<T> out(n * n);
@@ -116,6 +120,7 @@ struct Grid {
   }
 
  private:
+  // Return an element of the matrix of axis `a`: slice * band * splat.
   double along(int a, std::int64_t to, std::int64_t from) const {
     const int taps = view.taps[a], radius = view.radius[a];
     double sum = 0;
@@ -130,11 +135,12 @@ struct Grid {
   }
 };
 
-// One mean field of one image. Kernels are added one by one; empty scales are absent ones.
+// A mean-field problem of one image. An empty `before`, `after` or `diagonal` means that the kernel
+// has none.
 template <typename T>
 struct Scene {
   struct Kernel {
-    std::unique_ptr<Lattice<T>> lattice;  // or
+    std::unique_ptr<Lattice<T>> lattice;  // either this or `grid` is set
     std::unique_ptr<Grid<T>> grid;
     std::vector<T> before, after, diagonal;
   };
@@ -143,7 +149,7 @@ struct Scene {
   bool marginals = false;
   std::int64_t memory_budget = std::int64_t(1) << 40;
   std::vector<Kernel> kernels;
-  std::vector<T> logits, coupling, refined, saved;  // empty `saved`: nothing is kept
+  std::vector<T> logits, coupling, refined, saved;  // `saved` is empty unless keep()
 
   Scene(std::int64_t n, int l, int t, unsigned seed)
       : points(n),
@@ -152,7 +158,7 @@ struct Scene {
         logits(random_numbers<T>(n * l, 1.5, seed)),
         refined(n * l) {}
 
-  // Couplings are any matrix, or Potts.
+  // Add a kernel with a random coupling matrix, or a Potts matrix.
   void add(Kernel kernel, bool potts = false) {
     CHECK(kernel.lattice ? kernel.lattice->view.points == points : kernel.grid->points() == points);
     const auto matrix = random_numbers<T>(labels * labels, 0.4, unsigned(70 + kernels.size()));
@@ -163,6 +169,7 @@ struct Scene {
     }
     kernels.push_back(std::move(kernel));
   }
+  // Save the marginals of every iteration, as a backward pass needs; -7 marks what is not written.
   void keep() { saved.assign(iterations * points * dcrf::row_width(labels), T(-7)); }
 
   dcrf::Model<T> model() const {
@@ -187,10 +194,11 @@ struct Scene {
     out.saved = saved.empty() ? nullptr : saved.data();
     return out;
   }
+  // Run the mean field; return whether the logits were valid.
   bool run(int threads) { return dcrf::mean_field(model(), {image()}, threads); }
 };
 
-// The softmax over labels of planes [L, N].
+// Return the softmax over the labels of [L, N].
 inline std::vector<double> softmax(const std::vector<double>& planes, std::int64_t points,
                                    int labels) {
   std::vector<double> out(planes.size());
@@ -204,7 +212,7 @@ inline std::vector<double> softmax(const std::vector<double>& planes, std::int64
   return out;
 }
 
-// What a mean field gives by its definition, with kernels as matrices and no engine's loops.
+// Return the result of a mean field, [L, N], from dense kernel matrices in double precision.
 template <typename T>
 std::vector<double> defined_result(const Scene<T>& s) {
   const std::int64_t n = s.points;

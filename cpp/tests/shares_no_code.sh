@@ -1,8 +1,8 @@
 #!/bin/sh
 # Usage: shares_no_code.sh ISA NM OBJECT...
-# Of a function that several objects define weakly the linker keeps one copy for all. An object that
-# was compiled for one instruction set must define none outside its own namespace: the copy kept might
-# be one that an older processor cannot run. (`DW.ref.` is a pointer, not code.)
+# Check that objects compiled for one instruction set define no weak functions outside their own
+# namespace. The linker keeps a single copy of a weak function for the whole program, which might be
+# one that an older processor cannot run. (`DW.ref.` is a pointer, not code.)
 isa=$1 nm=$2
 shift 2
 symbols=$("$nm" --defined-only "$@") || exit 1

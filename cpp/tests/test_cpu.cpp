@@ -1,10 +1,9 @@
-// Native unit tests, built apart from Python so that sanitizers see our code alone:
-//   cmake -S . -B build/asan -DDENSECRF_RNN_NATIVE_TESTS=ON
-//   -DDENSECRF_RNN_SANITIZE=address,undefined cmake --build build/asan -j2 && ctest --test-dir
-//   build/asan --output-on-failure
-// ctest runs them once per instruction set; `test_cpu WORD` runs those with the word in their name.
-// What only Python can show (equality with the Numba reference, errors) is in tests/.
-// Here: the pool, the exponential, and that all instruction sets agree.
+// Native unit tests, built without Python so that sanitizers check this project's code only:
+//   cmake -B build/asan -DDENSECRF_RNN_NATIVE_TESTS=ON -DDENSECRF_RNN_SANITIZE=address,undefined
+//   cmake --build build/asan -j2 && ctest --test-dir build/asan --output-on-failure
+// ctest runs them once per instruction set; `test_cpu WORD` runs the tests whose names contain
+// WORD. Equality with the Numba reference and error messages are tested from Python, in tests/.
+// This file: the thread pool, the exponential, and agreement of all instruction sets.
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -21,12 +20,12 @@
 
 using namespace tests;
 
-static std::string program;  // this one's path
+static std::string program;  // path of this executable, which one test runs again
 
 TEST(pool_runs_every_chunk_once_and_passes_exceptions_on) {
   std::vector<std::atomic<int>> runs(1000);
   dcrf::parallel_for(1000, 4, [&](std::int64_t i) {
-    dcrf::parallel_for(3, 4, [&](std::int64_t) { ++runs[i]; });  // nested: serial, no deadlock
+    dcrf::parallel_for(3, 4, [&](std::int64_t) { ++runs[i]; });  // nested loops run serially
   });
   for (const auto& count : runs) CHECK(count == 3);
   bool caught = false;
@@ -60,7 +59,7 @@ TEST(interrupt_is_checked_on_the_callers_thread_alone_and_ends_the_loop) {
       caught = true;
     }
     CHECK(caught);
-    dcrf::parallel_for(300, threads, [](std::int64_t) {  // the check is gone
+    dcrf::parallel_for(300, threads, [](std::int64_t) {  // no check is installed any more
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     });
   }
@@ -100,7 +99,7 @@ TEST(exponential_of_packs_is_accurate_and_ends_in_an_exact_zero) {
   check_exponential_of_packs<16>();
 }
 
-TEST(marginals_without_iterations_are_the_softmax) {  // the exponential as it is compiled
+TEST(marginals_without_iterations_are_the_softmax) {  // tests the compiled exponential
   const int points = 5000, labels = 2;
   Scene<float> scene(points, labels, 0, 1);
   scene.add({nullptr, std::make_unique<Grid<float>>(0, 50, 100, 3, false, 1), {}, {}, {}});
@@ -121,7 +120,8 @@ TEST(marginals_without_iterations_are_the_softmax) {  // the exponential as it i
   }
 }
 
-// Vertices and weights as their bits, and a mean field, of lattices and a grid.
+// Print hashes of lattices ("exact": must be bit-identical) and the marginals of mean fields
+// ("near": may differ in rounding) for comparison between instruction sets.
 template <typename T>
 static void print_numbers() {
   for (int dims = 1; dims <= 7; ++dims) {
@@ -156,7 +156,7 @@ static void print_numbers() {
 }
 
 TEST(every_instruction_set_finds_the_same_simplices_and_nearly_the_same_mean_field) {
-  std::vector<std::string> exact;  // of the first one
+  std::vector<std::string> exact;  // output of the first instruction set
   std::vector<double> near;
   int compared = 0;
   for (const char* const isa : {"baseline", "avx2", "avx512"}) {
@@ -170,7 +170,7 @@ TEST(every_instruction_set_finds_the_same_simplices_and_nearly_the_same_mean_fie
     while (std::fgets(line, sizeof line, child) != nullptr) {
       const std::string text(line);
       if (text.rfind("isa ", 0) == 0) {
-        same = text == std::string("isa ") + isa + "\n";  // else this processor lacks it
+        same = text == std::string("isa ") + isa + "\n";  // false if this processor lacks the ISA
         compared += same;
       } else if (same && text.rfind("exact ", 0) == 0) {
         if (compared == 1) exact.push_back(text);

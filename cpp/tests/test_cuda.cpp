@@ -1,6 +1,6 @@
-// The CUDA programs as plain C++ on the serial launcher (cpp/cuda/world.hpp): equal to the CPU
-// engine, the same bits for any number of threads and for an image in any batch. Under `thread` a
-// barrier that is missing shows, since several threads run each program.
+// The CUDA programs as plain C++ on the serial launcher (cpp/cuda/threads.hpp): equal to the CPU
+// engine within rounding, bit-identical for any number of threads and for an image in any batch.
+// The thread sanitizer finds missing barriers, since several threads run each program.
 #include "cuda_problems.hpp"
 
 using namespace tests;
@@ -13,7 +13,7 @@ constexpr int kThreads[] = {1, 2, 5};
 template <typename T>
 constexpr double kTolerance = sizeof(T) == 4 ? 2e-5 : 1e-12;
 
-// Some points at the same place, if there are several.
+// Random features [images, points, dims]; some points are repeated.
 template <typename T>
 std::vector<T> some_features(std::int64_t images, std::int64_t points, int dims, double spread) {
   auto out = random_numbers<T>(images * points * dims, spread, unsigned(dims));
@@ -25,7 +25,8 @@ std::vector<T> some_features(std::int64_t images, std::int64_t points, int dims,
   return out;
 }
 
-// That each corner is an entry of its vertex, by point, and neighbours know each other.
+// Check that the entries of a vertex are its corners in order of points, that chunks cover them,
+// and that neighbour links are mutual.
 template <typename T>
 void check_links(const DeviceLattice<T>& lattice) {
   const cuda::Links& links = lattice.view.links;
@@ -52,8 +53,8 @@ void check_links(const DeviceLattice<T>& lattice) {
   }
 }
 
-// Lattices of some images against those of the CPU engine, one by one; and all that one lattice can
-// do. Returns how many words the keys have.
+// Compare lattices of a batch, and every operation on them, with the CPU engine's lattice of each
+// image. Return the number of words per key.
 template <typename T>
 int check_lattices(const std::vector<T>& features, std::int64_t images, int dims, Quality quality,
                    int channels) {
@@ -87,7 +88,7 @@ int check_lattices(const std::vector<T>& features, std::int64_t images, int dims
     CHECK(vertex == lattice.vertex && links == lattice.links);
     for (std::size_t i = 0; i < all.size(); ++i) CHECK(same_bits(all[i], found[i]));
     if (threads != 2 || images == 1) continue;
-    for (std::int64_t b = 0; b < images; ++b) {  // alone
+    for (std::int64_t b = 0; b < images; ++b) {  // each image as a batch of its own
       const auto own = slice(features, b, images);
       const auto x = slice(values, b, images), y = slice(cotangent, b, images);
       const DeviceLattice<T> one(own, 1, dims, quality);
@@ -125,6 +126,8 @@ int check_lattices(const std::vector<T>& features, std::int64_t images, int dims
   return words;
 }
 
+// Compare a batch, forward and backward, with other thread counts, batches of one and the CPU
+// engine.
 template <typename T>
 void check_mean_fields(Batch<T> batch) {
   const std::int64_t images = batch.images;
@@ -238,7 +241,7 @@ TEST(one_lattice_serves_every_image_of_a_batch) {
   }
 }
 
-// By what a number of 16 bits is worth, and by numbers at, beside and between neighbours.
+// Check rounding of a 16-bit type with floats at, next to and half-way between consecutive values.
 template <typename S>
 void check_rounding(int precision, int least_exponent, double greatest) {
   const auto exact = [&](int bits) {
@@ -285,12 +288,12 @@ TEST(mean_fields_equal_those_of_the_cpu_engine) {
   }
 }
 
-TEST(mean_fields_without_iterations_hand_on_what_they_are_given) {
+TEST(mean_fields_without_iterations_return_their_logits) {
   for (int which = 0; which < 2; ++which)
     check_mean_fields(Batch<double>(2, 0, 3, 0, kinds_of<double>(which)));
 }
 
-TEST(lanes_that_share_rows_give_what_one_alone_does) {
+TEST(results_with_several_lanes_equal_the_cpu_engine) {
   for (const int lanes : {2, 4}) {
     set_lanes(lanes);
     for (const Quality quality : kQualities)

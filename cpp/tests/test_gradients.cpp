@@ -1,4 +1,5 @@
-// Gradients are the slopes of what runs forward; what is worked out once more is what was kept.
+// Backward passes of the CPU engine: gradients equal finite differences of the forward pass, and
+// recomputed marginals give the same gradients as saved ones.
 #include <cmath>
 
 #include "problems.hpp"
@@ -8,7 +9,7 @@ using dcrf::Quality;
 
 namespace {
 
-// Compares the slope of loss() along random directions of `input` with that of the gradient.
+// Check `gradient` against central differences of loss() along random directions of `input`.
 template <class Loss>
 void check_slopes(std::vector<double>& input, const std::vector<double>& gradient, const Loss& loss,
                   double step = 1e-5) {
@@ -34,7 +35,7 @@ double inner(const std::vector<double>& a, const std::vector<double>& b) {
   return sum;
 }
 
-// All gradients of <cotangent, refined>.
+// Run a scene forward and backward: all gradients of <cotangent, refined>.
 struct Gradients {
   std::vector<double> cotangent, logits, coupling;
   struct Scales {
@@ -42,7 +43,8 @@ struct Gradients {
   };
   std::vector<Scales> kernels;
 
-  // Those of the lattices in `scene` too if asked for. What is there before must not matter.
+  // `features`: also compute those for the weights and scales of lattices. Outputs are initialised
+  // to arbitrary numbers, which must be overwritten.
   Gradients(Scene<double>& scene, bool features, int threads)
       : cotangent(random_numbers(scene.points * scene.labels, 1.0, 12)),
         logits(cotangent.size(), 5.0),
@@ -140,7 +142,7 @@ TEST(backward_is_the_derivative_of_forward_without_self_terms) {
   }
 }
 
-TEST(backward_without_iterations_hands_the_gradient_on) {
+TEST(backward_without_iterations_copies_the_gradient) {
   Scene<double> scene(70, 3, 0, 1);
   scene.add({lattice(70, 2, 1.0, Quality::kStandard), nullptr, scale(70, 3), {}, {}});
   const Gradients found(scene, true, 1);
@@ -150,7 +152,7 @@ TEST(backward_without_iterations_hands_the_gradient_on) {
   CHECK(found.kernels[0].before == std::vector<double>(70, 0.0));
 }
 
-TEST(marginals_worked_out_once_more_give_the_gradients_of_kept_ones) {
+TEST(recomputed_marginals_give_the_gradients_of_saved_ones) {
   for (const Quality quality : {Quality::kStandard, Quality::kSymmetric}) {
     for (int labels : {3, 21, 33}) {
       for (const bool features : {false, true}) {
@@ -169,7 +171,7 @@ TEST(marginals_worked_out_once_more_give_the_gradients_of_kept_ones) {
         scene.memory_budget = 1;
         scene.keep();
         const Gradients again(scene, features, 2);
-        CHECK(scene.saved.back() == -7);  // less was saved
+        CHECK(scene.saved.back() == -7);  // not all marginals were saved
         const auto near = [](const std::vector<double>& a, const std::vector<double>& b) {
           double most = 0;
           for (std::size_t i = 0; i < a.size(); ++i)
@@ -226,6 +228,6 @@ TEST(gradient_of_features_is_the_slope_of_the_weights) {
       return inner(Lattice<double>(features, dims, Quality::kStandard, 1).weight, cotangent);
     };
     check_slopes(features, d_feature, loss,
-                 1e-8);  // piecewise linear, and this step crosses no face
+                 1e-8);  // the weights are piecewise linear; this step stays within all simplices
   }
 }

@@ -1,4 +1,5 @@
-// Lattices: what is found for each point, what the operator is, on any number of threads.
+// Lattices of the CPU engine: simplices and keys, properties of the filter, independence of the
+// number of threads and strips.
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -14,7 +15,7 @@ using dcrf::Quality;
 TEST(filter_transpose_is_adjoint_in_all_dimensions) {
   for (int dims = 1; dims <= dcrf::kMaxDims; ++dims) {
     for (const Quality quality : kQualities) {
-      if (quality == Quality::kFilled && dims > 8) continue;  // as `symmetric` but larger
+      if (quality == Quality::kFilled && dims > 8) continue;  // same blurs as kSymmetric, but slow
       const Lattice<double> lattice(random_numbers(97 * dims, 2.0, dims), dims, quality, 2);
       const auto x = random_numbers(97, 1.0, 100), y = random_numbers(97, 1.0, 200);
       const auto kx = lattice.filter(x, 1, false, 2), ky = lattice.filter(y, 1, true, 2);
@@ -28,7 +29,7 @@ TEST(filter_transpose_is_adjoint_in_all_dimensions) {
   }
 }
 
-TEST(better_qualities_are_symmetric) {
+TEST(symmetric_and_filled_lattices_give_symmetric_kernels) {
   for (const Quality quality : {Quality::kSymmetric, Quality::kFilled}) {
     const Lattice<double> lattice(random_numbers(70 * 3, 1.5, 1), 3, quality, 1);
     const auto matrix = lattice.matrix(), transposed = lattice.matrix(true);
@@ -41,7 +42,7 @@ TEST(better_qualities_are_symmetric) {
   }
 }
 
-TEST(diagonal_is_what_each_point_receives_of_its_own_value) {
+TEST(self_response_is_the_diagonal_of_the_kernel) {
   const int points = 61;
   for (int dims : {1, 2, 3, 5, 8}) {
     for (const Quality quality : kQualities) {
@@ -55,7 +56,7 @@ TEST(diagonal_is_what_each_point_receives_of_its_own_value) {
   }
 }
 
-// Points of a photograph's kind: places in an image and one smooth colour.
+// Features [height * width, 3] like those of a photograph: two positions and one intensity.
 static std::vector<float> many_features(int height, int width) {
   std::vector<float> out;
   for (int y = 0; y < height; ++y) {
@@ -66,7 +67,7 @@ static std::vector<float> many_features(int height, int width) {
   return out;
 }
 
-TEST(strips_change_nothing_but_rounding) {
+TEST(strips_change_results_by_rounding_only) {
   const int height = 300, width = 371, points = height * width, dims = 3;  // two strips
   const auto features = many_features(height, width);
   const std::vector<double> forward(features.begin(), features.end());
@@ -93,8 +94,8 @@ TEST(strips_change_nothing_but_rounding) {
 }
 
 TEST(keys_of_any_width_find_the_same_vertices) {
-  // The lattice repeats with period (d+1) in every coordinate. Moving one far point away widens
-  // the keys from one word to two or nine and leaves the simplices of all other points alone.
+  // One point is moved far away, which widens the keys from one word to two or nine. The simplices
+  // of all other points must not change.
   const int points = 50;
   const auto check = [&](int dims, double distance) {
     const auto near = random_numbers(points * dims, 2.0, 7);
@@ -134,7 +135,7 @@ TEST(features_that_cannot_be_indexed_are_reported) {
   CHECK(builds());
 }
 
-TEST(no_points_and_no_channels_are_a_lattice_too) {
+TEST(lattices_without_points_or_channels_work) {
   for (const Quality quality : kQualities) {
     const Lattice<float> empty({}, 2, quality, 2);
     CHECK(empty.filter({}, 3, false, 2).empty());
@@ -203,7 +204,7 @@ TEST(concurrent_callers_get_the_serial_answer) {
   CHECK(wrong == 0);
 }
 
-// Features with many points on faces of simplices: whole and half steps, equal numbers, zeros.
+// Features with many points on faces of simplices (integers, half-integers, zeros), to test ties.
 template <typename T>
 static std::vector<T> features_with_ties(int points, int dims, unsigned seed) {
   auto out = random_numbers<T>(points * dims, 2.5, seed);

@@ -1,4 +1,5 @@
-// Mean fields forward: equal to their definition at awkward sizes, on any number of threads.
+// Mean-field inference of the CPU engine: equal to the dense definition at awkward sizes,
+// independent of the number of threads and of other images in the batch.
 #include <cmath>
 #include <limits>
 #include <stdexcept>
@@ -152,7 +153,7 @@ TEST(images_of_a_batch_do_not_depend_on_each_other) {
   }
 }
 
-TEST(label_of_minus_infinity_stays_out) {
+TEST(labels_of_logit_minus_infinity_keep_probability_zero) {
   const int points = 130, labels = 3;
   Scene<float> scene(points, labels, 4, 6);
   scene.add({lattice<float>(points, 2, 3.0, Quality::kStandard, 5), nullptr, {}, {}, {}});
@@ -172,8 +173,8 @@ TEST(label_of_minus_infinity_stays_out) {
   }
 }
 
-TEST(large_logits_and_large_messages_are_exact_where_they_differ) {
-  // Far outside what an exponential can hold, so the loops must shift by the greatest.
+TEST(large_logits_and_messages_do_not_overflow) {
+  // exp() of these logits overflows unless the softmax subtracts the maximum first.
   for (const double spread : {30.0, 1e4, 1e30}) {
     Scene<float> scene(64, 3, 3, 1);
     scene.logits = random_numbers<float>(64 * 3, spread, 2);
@@ -189,7 +190,7 @@ TEST(large_logits_and_large_messages_are_exact_where_they_differ) {
   }
 }
 
-TEST(logits_that_mean_nothing_are_reported) {
+TEST(invalid_logits_are_reported) {
   const float infinity = std::numeric_limits<float>::infinity();
   for (int labels : {1, 3, 21, 33}) {
     for (int iterations : {0, 1, 3}) {
@@ -210,7 +211,7 @@ TEST(logits_that_mean_nothing_are_reported) {
         for (int l = 0; l < labels; ++l) scene.logits[l * points + p] = -infinity;
         CHECK(!scene.run(2));
         if (labels > 1) {
-          scene.logits[p] = 0;  // one label is left
+          scene.logits[p] = 0;  // one label of the pixel is possible
           CHECK(scene.run(2));
           scene.logits[p] = std::numeric_limits<float>::quiet_NaN();
           CHECK(!scene.run(2));
@@ -237,7 +238,8 @@ TEST(callers_floating_point_mode_is_left_as_it_was) {
   Scene<float> scene(6000, 3, 2, 1);
   scene.add({lattice<float>(6000, 2, 3.0, Quality::kStandard, 5), nullptr, {}, {}, {}});
   scene.keep();
-  constexpr unsigned kFlush = 0x8040, kStatus = 0x3f;  // FTZ and DAZ; what has happened so far
+  constexpr unsigned kFlush = 0x8040,
+                     kStatus = 0x3f;  // bits FTZ and DAZ; the sticky exception flags
   const unsigned kept = _mm_getcsr();
   const auto d_refined = random_numbers<float>(18000, 1.0, 1);
   std::vector<float> d_logits(18000), d_coupling(9);
