@@ -1,6 +1,8 @@
-// Compiled without fused multiply-adds, so that points lie in the same simplices as on a CPU.
+// Sets up and launches the programs of build.hpp. Compiled without fused multiply-adds, so that
+// rounding, and with it the simplex of each point, is the same as on a CPU.
 #include "build.hpp"
 
+#include <stdexcept>
 #include <type_traits>
 
 #include "engine.hpp"
@@ -11,18 +13,24 @@ namespace dcrf {
 namespace cuda {
 namespace {
 
+// The number of words of a key is a template argument: 1, 2, or the most that kMaxDims features can
+// need (each quotient in half a word, plus the remainder and the image).
+constexpr int kMaxWords = kMaxDims / 2 + 1;
+
+// Call body with the number of words to compile for as an integral constant.
 template <class Body>
 void with_words(const KeyLayout& layout, const Body& body) {
-  if (layout.words > 9) throw std::invalid_argument("keys of more than nine words");
+  if (layout.words > kMaxWords) throw std::invalid_argument("vertex keys of too many words");
   if (layout.words == 1) {
     body(std::integral_constant<int, 1>());
   } else if (layout.words == 2) {
     body(std::integral_constant<int, 2>());
   } else {
-    body(std::integral_constant<int, 9>());
+    body(std::integral_constant<int, kMaxWords>());
   }
 }
 
+// Scratch buffers for sorting or summing `count` items.
 struct SortRoom {
   SortRoom(std::int64_t count, void* memory) {
     Workspace workspace(memory);
@@ -59,8 +67,8 @@ std::int64_t number_keys(const KeyLayout& layout, std::int64_t count, const std:
                          const Stream& stream) {
   if (count == 0) return 0;
   const SortRoom room(count, scratch);
-  // From the least word to the one that counts most; each sort keeps the order of the last. They go
-  // back and forth between two arrays, and end in `order`.
+  // Radix sort by words, least significant first; each sort is stable. `order` and `room.order`
+  // alternate as input and output, so that the last sort writes `order`.
   std::int32_t* from = layout.words % 2 == 0 ? order : room.order;
   std::int32_t* to = layout.words % 2 == 0 ? room.order : order;
   launch(Number{count, from}, count, stream);

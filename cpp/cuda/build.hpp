@@ -1,5 +1,6 @@
-// Programs that build the lattices of a batch: keys of all corners, which are then sorted
-// (sort.hpp), numbers for the vertices in sorted order, and what hangs together.
+// Programs that build the lattices of a batch: compute the key of every corner, number the distinct
+// keys in sorted order (sort.hpp sorts them), and link corners, vertices and their neighbours.
+// Launched by build.cu. A corner is a vertex of the simplex of one point.
 #pragma once
 
 #include "../core/key.hpp"
@@ -8,7 +9,7 @@
 namespace dcrf {
 namespace cuda {
 
-// Of the features; worked out once, as they take double precision.
+// elevation_scale of each feature, computed once on the host since it needs double precision.
 template <typename T>
 struct Scales {
   explicit Scales(int dims) {
@@ -17,6 +18,7 @@ struct Scales {
   T of[kMaxDims] = {};
 };
 
+// Find the simplex of one point of the batch.
 template <typename T>
 DCRF_DEVICE void locate_point(const FeatureView<T>& f, const Scales<T>& scales, std::int64_t point,
                               Simplex<T>& out) {
@@ -28,15 +30,15 @@ DCRF_DEVICE void locate_point(const FeatureView<T>& f, const Scales<T>& scales, 
   locate<T, 0>(feature, scales.of, f.dims, out);
 }
 
-// weight [images N, d+1] and the words of the keys, [words, entries].
+// Compute the barycentric weights and the keys of all corners.
 template <typename T, int Words>
 struct Locate {
   FeatureView<T> features;
   Scales<T> scales;
   KeyMaths<Words> maths;
-  int words = 1;  // that are in use
-  T* weight = nullptr;
-  std::uint64_t* keys = nullptr;
+  int words = 1;                  // words of a key in use, at most Words
+  T* weight = nullptr;            // [images N, d+1]
+  std::uint64_t* keys = nullptr;  // [words, images N (d+1)]
 
   DCRF_DEVICE void operator()(World& world) const {
     const std::int64_t points = features.images * features.points;
@@ -57,13 +59,13 @@ struct Locate {
   }
 };
 
-// d_feature [images, N, d], contiguous, from d_weight [images, N, d+1].
+// Backpropagate from the barycentric weights to the features.
 template <typename T>
 struct FeatureGradient {
   FeatureView<T> features;
   Scales<T> scales;
-  const T* d_weight = nullptr;
-  T* d_feature = nullptr;
+  const T* d_weight = nullptr;  // [images, N, d+1]
+  T* d_feature = nullptr;       // [images, N, d], contiguous
 
   DCRF_DEVICE void operator()(World& world) const {
     const int d = features.dims;
@@ -76,7 +78,7 @@ struct FeatureGradient {
   }
 };
 
-// An index for each of `count` items, before they are sorted.
+// out[i] = i: the order of `count` items before they are sorted.
 struct Number {
   std::int64_t count = 0;
   std::int32_t* out = nullptr;
@@ -86,7 +88,7 @@ struct Number {
   }
 };
 
-// One word of the keys in the order so far.
+// out[i] = word[order[i]]: one word of the keys, in the order of the sorts so far.
 struct Gather {
   std::int64_t count = 0;
   const std::uint64_t* word = nullptr;
@@ -98,7 +100,7 @@ struct Gather {
   }
 };
 
-// The words of a key out of an array [words, count].
+// Read key `at` of an array [words, count].
 template <int Words>
 DCRF_DEVICE Key<Words> read_key(const std::uint64_t* keys, std::int64_t count, int words,
                                 std::int64_t at) {
@@ -107,7 +109,7 @@ DCRF_DEVICE Key<Words> read_key(const std::uint64_t* keys, std::int64_t count, i
   return key;
 }
 
-// 1 where a new key begins in sorted order, else 0.
+// first[i] = 1 if the key at sorted position i differs from the one before, else 0.
 template <int Words>
 struct MarkFirsts {
   std::int64_t count = 0;
@@ -124,15 +126,16 @@ struct MarkFirsts {
   }
 };
 
-// The distinct keys [words, distinct], given which of them (from 1 on) each sorted item has.
+// Write the distinct keys in sorted order.
 template <int Words>
 struct Distinct {
   std::int64_t count = 0, distinct = 0;
   int words = 1;
-  const std::uint64_t* keys = nullptr;
-  const std::int32_t* order = nullptr;
-  const std::int32_t* number = nullptr;
-  std::uint64_t* out = nullptr;
+  const std::uint64_t* keys = nullptr;  // [words, count]
+  const std::int32_t* order = nullptr;  // [count]
+  const std::int32_t* number =
+      nullptr;                   // [count]: 1 + index of the distinct key, by sorted position
+  std::uint64_t* out = nullptr;  // [words, distinct]
 
   DCRF_DEVICE void operator()(World& world) const {
     for_each(world, count, [&](std::int64_t i) {
@@ -143,14 +146,14 @@ struct Distinct {
   }
 };
 
-// The keys of vertices and of all their neighbours, [words, count (2 d + 3)].
+// Write the keys of vertices and of all their neighbours (duplicates included).
 template <int Words>
 struct Surround {
   KeyMaths<Words> maths;
   std::int64_t count = 0;
   int words = 1, corners = 2;
-  const std::uint64_t* keys = nullptr;
-  std::uint64_t* out = nullptr;
+  const std::uint64_t* keys = nullptr;  // [words, count]
+  std::uint64_t* out = nullptr;         // [words, count (2 d + 3)]
 
   DCRF_DEVICE void operator()(World& world) const {
     const std::int64_t all = count * (2 * corners + 1);
@@ -166,38 +169,48 @@ struct Surround {
   }
 };
 
-// Where `key` stands among the sorted keys [words, count]; -1 if nowhere.
-template <int Words>
-DCRF_DEVICE std::int32_t find(const Key<Words>& key, const std::uint64_t* keys, std::int64_t count,
-                              int words) {
+// Binary search: return the first i in [0, count) where below(i) is false, or `count`. below(i)
+// must be true before that index and false from there on.
+template <class Below>
+DCRF_DEVICE std::int64_t partition_point(std::int64_t count, const Below& below) {
   std::int64_t low = 0, high = count;
   while (low < high) {
     const std::int64_t middle = (low + high) / 2;
-    if (read_key<Words>(keys, count, words, middle) < key) {
+    if (below(middle)) {
       low = middle + 1;
     } else {
       high = middle;
     }
   }
-  return low < count && read_key<Words>(keys, count, words, low) == key ? std::int32_t(low) : -1;
+  return low;
 }
 
-// Entries, segments and the vertex of each corner, from the sorted corners; and how many chunks
-// each vertex has, to be summed up. Vertices that no point touches keep the zeros that were there.
+// Return the index of `key` in the sorted keys [words, count], or -1 if it is not there.
+template <int Words>
+DCRF_DEVICE std::int32_t find(const Key<Words>& key, const std::uint64_t* keys, std::int64_t count,
+                              int words) {
+  const std::int64_t at = partition_point(
+      count, [&](std::int64_t i) { return read_key<Words>(keys, count, words, i) < key; });
+  return at < count && read_key<Words>(keys, count, words, at) == key ? std::int32_t(at) : -1;
+}
+
+// From the sorted corners, write the vertex of each corner, the entries of the links, and for each
+// vertex where its entries begin and its number of chunks. A vertex is touched if it is a corner of
+// a point; filled lattices also have others, whose `begins` and `chunk_count` stay 0.
 template <int Words>
 struct FillEntries {
   std::int64_t entries = 0, touched = 0;
   int words = 1;
   const std::int32_t* order = nullptr;          // [entries]
-  const std::int32_t* number = nullptr;         // [entries], from 1 on, among the touched
+  const std::int32_t* number = nullptr;         // [entries]: 1 + index of the touched vertex
   const std::uint64_t* touched_keys = nullptr;  // [words, touched]; null: all vertices are touched
   const std::uint64_t* keys = nullptr;          // [words, vertices]
   Links links;
-  std::int32_t* array = nullptr;        // of links
+  std::int32_t* array = nullptr;        // the memory that `links` points into, writable
   std::int32_t* vertex = nullptr;       // [entries]
-  std::int32_t* vertex_of = nullptr;    // [touched], scratch where touched_keys is set
-  std::int32_t* begins = nullptr;       // [vertices], 1 + the first entry; zeros at first
-  std::int32_t* chunk_count = nullptr;  // [vertices]; zeros at first
+  std::int32_t* vertex_of = nullptr;    // [touched], scratch; unused if touched_keys is null
+  std::int32_t* begins = nullptr;       // [vertices], 1 + the first entry; initially 0
+  std::int32_t* chunk_count = nullptr;  // [vertices], initially 0
 
   DCRF_DEVICE void operator()(World& world) const {
     std::int32_t* const entry = array + (links.entry - array);
@@ -217,19 +230,21 @@ struct FillEntries {
     world.sync();
     for_each(world, entries, [&](std::int64_t i) {
       if (i + 1 < entries && number[i] == number[i + 1]) return;
-      const std::int32_t v = of(number[i] - 1);  // its last entry
+      const std::int32_t v = of(number[i] - 1);  // i is the last entry of v
       const std::int64_t length = i + 2 - begins[v];
       chunk_count[v] = std::int32_t((length + kSegmentChunk - 1) / kSegmentChunk);
     });
   }
 
  private:
+  // Return the vertex of a touched vertex.
   DCRF_DEVICE std::int32_t of(std::int32_t touched_vertex) const {
     return touched_keys == nullptr ? touched_vertex : vertex_of[touched_vertex];
   }
 };
 
-// The rest of the links. A vertex without entries has an empty segment, wherever it begins.
+// Write the other arrays of the links: segments, chunks and neighbours. Vertices without entries
+// get an empty segment.
 template <int Words>
 struct Link {
   KeyMaths<Words> maths;
@@ -237,9 +252,9 @@ struct Link {
   const std::uint64_t* keys = nullptr;          // [words, vertices]
   const std::int32_t* begins = nullptr;         // [vertices]
   const std::int32_t* chunk_count = nullptr;    // [vertices]
-  const std::int32_t* chunks_before = nullptr;  // [vertices], those of the vertex included
+  const std::int32_t* chunks_before = nullptr;  // [vertices], inclusive sum of chunk_count
   std::int64_t touched = 0;
-  const std::int32_t* vertex_of = nullptr;  // [touched], rising; null: all vertices are touched
+  const std::int32_t* vertex_of = nullptr;  // [touched], ascending; null: all are touched
   Links links = {};
   std::int32_t* array = nullptr;
 
@@ -252,8 +267,7 @@ struct Link {
     for_each(world, 2 * corners * vertices, [&](std::int64_t i) { neighbour[i] = -1; });
     for_each(world, vertices + 1, [&](std::int64_t v) {
       chunk_first[v] = v == 0 ? 0 : chunks_before[v - 1];
-      // The first entry of the next vertex that has one is where this one's end.
-      const std::int64_t next = next_touched(v);
+      const std::int64_t next = next_touched(v);  // v itself, if it has entries
       segment[v] = next < vertices ? begins[next] - 1 : std::int32_t(links.entries);
     });
     for_each(world, vertices, [&](std::int64_t v) {
@@ -265,7 +279,7 @@ struct Link {
     for_each(world, links.most_chunks() - used,
              [&](std::int64_t i) { chunk_vertex[used + i] = 0; });
     world.sync();
-    // Each pair of neighbours is found once, from behind, and noted on both sides.
+    // Search the backward neighbour only, and store the pair at both vertices.
     for_each(world, corners * vertices, [&](std::int64_t i) {
       const std::int64_t axis = i / vertices, v = i - axis * vertices;
       const Key<Words> key = read_key<Words>(keys, vertices, words, v);
@@ -278,20 +292,13 @@ struct Link {
   }
 
  private:
-  // The first vertex from v on that has entries; the number of vertices if none has. Runs of
-  // vertices without can be as long as a lattice, so they are not walked.
+  // Return the first vertex >= v that has entries, or the number of vertices if there is none. A
+  // binary search, since very many consecutive vertices can be without entries.
   DCRF_DEVICE std::int64_t next_touched(std::int64_t v) const {
     if (vertex_of == nullptr || v == links.vertices) return v;
-    std::int64_t low = 0, high = touched;
-    while (low < high) {
-      const std::int64_t middle = (low + high) / 2;
-      if (vertex_of[middle] < v) {
-        low = middle + 1;
-      } else {
-        high = middle;
-      }
-    }
-    return low < touched ? vertex_of[low] : links.vertices;
+    const std::int64_t at =
+        partition_point(touched, [&](std::int64_t i) { return vertex_of[i] < v; });
+    return at < touched ? vertex_of[at] : links.vertices;
   }
 };
 

@@ -1,3 +1,4 @@
+// devices.hpp by the CUDA runtime. Devices must support cooperative launches (cooperative.hpp).
 #include "devices.hpp"
 
 #include "world.hpp"

@@ -1,4 +1,4 @@
-// What devices there are.
+// Lists the CUDA devices and the driver version, for the bindings.
 #pragma once
 
 #include <cstdint>
@@ -9,11 +9,11 @@
 namespace dcrf {
 namespace cuda {
 
-// Name, compute capability (10 major + minor) and memory in bytes of each device. Throws, with what
-// CUDA says, where there is no driver, one that is too old, or no device.
+// Return name, compute capability (10 * major + minor) and memory in bytes of each usable device.
+// Throws with CUDA's message if there is no driver, it is too old, or there is no device.
 std::vector<std::tuple<std::string, int, std::int64_t>> devices();
 
-// The CUDA version that the driver supports, "13.0"; or why it cannot be told.
+// Return the CUDA version that the driver supports, e.g. "13.0", or the reason why it is unknown.
 std::string driver();
 
 }  // namespace cuda

@@ -1,3 +1,4 @@
+// Sets up and launches the programs of filter.hpp.
 #include "filter.hpp"
 
 #include "engine.hpp"
@@ -7,6 +8,7 @@ namespace dcrf {
 namespace cuda {
 namespace {
 
+// Return a spread without scales and coupling.
 template <typename T>
 Spread<T> bare_spread(const KernelView<T>& kernel, const Shape& shape, bool transpose,
                       Workspace& workspace) {

@@ -1,12 +1,13 @@
-// Programs on one lattice: filter, its gradient for the weights, the diagonal and its gradient, the
-// gradient for the features.
+// Programs on one lattice: the filter, its gradient with respect to the barycentric weights, and
+// the diagonal of the kernel with its gradient.
 #pragma once
 
-#include "spread.hpp"
+#include "slice.hpp"
 
 namespace dcrf {
 namespace cuda {
 
+// Run all steps of a spread of the rows `from`, with a barrier after each.
 template <typename T>
 DCRF_DEVICE void run_spread(World& world, const Lanes& lanes, const KernelView<T>& kernel,
                             const Spread<T>& spread, const Shape& shape, const T* from) {
@@ -16,7 +17,7 @@ DCRF_DEVICE void run_spread(World& world, const Lanes& lanes, const KernelView<T
   }
 }
 
-// out = K values, or K' values.
+// out = K values; or K' values if the spread is transposed.
 template <typename T>
 struct Filter {
   KernelView<T> kernel;
@@ -29,51 +30,40 @@ struct Filter {
   DCRF_DEVICE void operator()(World& world) const {
     const Lanes lanes(world, lane_count);
     run_spread(world, lanes, kernel, spread, shape, values);
-    const LatticeView<T>& lattice = kernel.lattice;
-    const T* const blurred = spread.values(kernel);
-    const int corners = lattice.dims + 1;
     for_items(world, lanes, shape.images * shape.points, [&](std::int64_t point) {
-      const std::int64_t image = point / shape.points;
-      const std::int64_t own = kernel.own(point, point - image * shape.points);
-      const std::int64_t base = lattice.images == 1 ? image * lattice.links.vertices : 0;
       for_blocks(lanes, shape.channels, [&](int c) {
-        Together<T> sum;
-        for (int k = 0; k < corners; ++k) {
-          const std::int64_t v = base + lattice.vertex[own * corners + k];
-          sum.add(lanes, c, shape.channels, lattice.weight[own * corners + k],
-                  blurred + v * shape.width);
-        }
+        BlockSum<T> sum;
+        slice_lattice(lanes, kernel, shape, point, point % shape.points, c, spread.values(kernel),
+                      T(1), sum);
         sum.store(lanes, c, shape.channels, out + point * shape.width);
       });
     });
   }
 };
 
-// d_weight [images N, d+1] of <cotangent, K values> or <cotangent, K' values>: the weights that
-// slice what came of `values`, and those that splat what goes into `cotangent`.
+// Gradient of <cotangent, K values> or <cotangent, K' values> with respect to the barycentric
+// weights. Each weight has two terms, since it both slices the blurred `values` and splats
+// `values`, whose adjoint is the blurred `cotangent`.
 template <typename T>
 struct FilterWeightGradient {
   KernelView<T> kernel;
-  Spread<T> sliced;    // of values
-  Spread<T> splatted;  // of cotangent, transposed
+  Spread<T> sliced;    // of `values`
+  Spread<T> splatted;  // of `cotangent`, in the opposite direction
   Shape shape;
   const T* values = nullptr;
   const T* cotangent = nullptr;
-  T* d_weight = nullptr;
+  T* d_weight = nullptr;  // [images N, d+1]
   int lane_count = 1;
 
   DCRF_DEVICE void operator()(World& world) const {
     const Lanes lanes(world, lane_count);
     run_spread(world, lanes, kernel, sliced, shape, values);
     run_spread(world, lanes, kernel, splatted, shape, cotangent);
-    const LatticeView<T>& lattice = kernel.lattice;
-    const int corners = lattice.dims + 1;
-    for_items(world, lanes, shape.images * shape.points * corners, [&](std::int64_t item) {
-      const std::int64_t point = item / corners, image = point / shape.points;
-      const int k = int(item - point * corners);
-      const std::int64_t own = kernel.own(point, point - image * shape.points);
-      const std::int64_t base = lattice.images == 1 ? image * lattice.links.vertices : 0;
-      const std::int64_t v = base + lattice.vertex[own * corners + k];
+    const int count = kernel.lattice.dims + 1;
+    for_items(world, lanes, shape.images * shape.points * count, [&](std::int64_t item) {
+      const std::int64_t point = item / count;
+      const Corners<T> corners(kernel, shape, point, point % shape.points);
+      const std::int64_t v = corners.row(int(item - point * count));
       const T* const forward = sliced.values(kernel) + v * shape.width;
       const T* const adjoint = splatted.values(kernel) + v * shape.width;
       const std::int64_t row = point * shape.width;
@@ -86,15 +76,16 @@ struct FilterWeightGradient {
   }
 };
 
-// Either the diagonal of K, or with `cotangent` the gradient of <cotangent, diagonal> for the
-// weights: what each point hears of itself, by way of each pair of its corners. A step along every
-// axis in one sense closes, so between two corners there are just two routes: the axes that
-// separate them in one sense, or all the others in the opposite one. Blurring the axes in reverse
-// order walks the same routes the other way, so all qualities share this.
+// The diagonal of K; or, with `cotangent`, the gradient of <cotangent, diagonal> with respect to
+// the barycentric weights. K_ii is the sum over pairs of vertices (a, b) of the simplex of point i
+// of weight_a * weight_b * (blur weight from a to b). One forward step along every axis leads back
+// to its start, so exactly two routes connect a and b: forward along the axes that separate them,
+// or backward along all other axes. Blurring the axes in reverse order takes the same routes in the
+// opposite direction, so the result is the same for all qualities.
 template <typename T>
 struct SelfResponse {
   LatticeView<T> lattice;
-  std::int64_t points = 0;  // of all images of the lattice
+  std::int64_t points = 0;  // over all images of the lattice
   T scale = 1;
   const T* cotangent = nullptr;  // [points] or null
   T* out = nullptr;              // [points], or [points, d+1]
@@ -103,8 +94,8 @@ struct SelfResponse {
     const int corners = lattice.dims + 1;
     for_each(world, points, [&](std::int64_t point) {
       std::int32_t corner[kMaxDims + 1];
-      std::uint32_t leads[kMaxDims + 1] = {};  // the axis from corner k to corner k + 1, as a bit
-      T sums[kMaxDims + 1] = {};
+      std::uint32_t leads[kMaxDims + 1] = {};  // bit of the axis from corner k to corner k + 1
+      T sums[kMaxDims + 1] = {};               // derivative of the diagonal / 2 for each weight
       const T* const weight = lattice.weight + point * corners;
       for (int k = 0; k < corners; ++k) corner[k] = lattice.vertex[point * corners + k];
       for (int k = 0; k + 1 < corners; ++k) {
@@ -118,7 +109,8 @@ struct SelfResponse {
             weight[a] * (T(1) + route(corner[a], ~between, 0) + route(corner[a], ~between, 1));
         for (int b = a + 1; b < corners; ++b) {
           between |= leads[b - 1];
-          // There and back. Half of it each way: the sum is the same, and so is the gradient.
+          // Mean of the blur weights a -> b and b -> a: the sum over both directions, halved since
+          // `share` enters the sums of both corners.
           const T share = T(0.5) * (route(corner[a], between, 1) + route(corner[a], ~between, 0) +
                                     route(corner[b], between, 0) + route(corner[b], ~between, 1));
           sums[a] += weight[b] * share;
@@ -137,15 +129,17 @@ struct SelfResponse {
   }
 
  private:
-  DCRF_DEVICE std::int32_t step(std::int64_t from, int axis, int sense) const {
-    return lattice.links.neighbour[2 * (axis * lattice.links.vertices + from) + sense];
+  // Return the neighbour of a vertex along an axis, backward (0) or forward (1); -1 if missing.
+  DCRF_DEVICE std::int32_t step(std::int64_t from, int axis, int direction) const {
+    return lattice.links.neighbour[2 * (axis * lattice.links.vertices + from) + direction];
   }
-  // The product of a walk along some axes; 0 where a vertex is missing.
-  DCRF_DEVICE T route(std::int32_t at, std::uint32_t along, int sense) const {
+  // Return the blur weight of one step along each axis in the bit set `along`; 0 if a vertex is
+  // missing.
+  DCRF_DEVICE T route(std::int32_t at, std::uint32_t along, int direction) const {
     T product = 1;
     for (int axis = 0; axis <= lattice.dims && at >= 0; ++axis) {
       if ((along >> axis & 1) == 0) continue;
-      at = step(at, axis, sense);
+      at = step(at, axis, direction);
       product *= T(0.5);
     }
     return at < 0 ? T(0) : product;

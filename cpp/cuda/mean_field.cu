@@ -1,3 +1,4 @@
+// Sets up and launches the programs of mean_field.hpp.
 #include "mean_field.hpp"
 
 #include <algorithm>
@@ -39,7 +40,8 @@ Forward<T, S> forward_program(const Model<T>& model, T* saved, bool saves, Works
 template <typename T>
 Backward<T> backward_program(const Model<T>& model, const PointGradient<T>* wanted,
                              Workspace& workspace) {
-  constexpr std::int64_t kLeastRows = 128, kMostNumbers = std::int64_t(1) << 23;
+  // Rows that make a chunk worth a matrix of its own; elements of all chunks' matrices per kernel.
+  constexpr std::int64_t kChunkRows = 128, kMostElements = std::int64_t(1) << 23;
   const std::int64_t labels = model.shape.channels;
   Backward<T> program;
   program.model = model;
@@ -51,9 +53,9 @@ Backward<T> backward_program(const Model<T>& model, const PointGradient<T>* want
     program.forward[m] = spread_of<T>(model, m, false, wanted[m].weight != nullptr, workspace);
     most_rows = std::max(most_rows, model.kernel[m].rows(model.shape.images));
   }
-  // As many chunks as there is work for, but not more memory than a few images take.
-  const std::int64_t most = std::max<std::int64_t>(1, kMostNumbers / (labels * labels));
-  program.chunks = std::min(most, (most_rows + kLeastRows - 1) / kLeastRows);
+  // More chunks run in parallel, but each needs an [L, L] matrix: `most` bounds their memory.
+  const std::int64_t most = std::max<std::int64_t>(1, kMostElements / (labels * labels));
+  program.chunks = std::min(most, (most_rows + kChunkRows - 1) / kChunkRows);
   for (int m = 0; m < model.kernels; ++m) {
     program.chunk_rows[m] =
         (model.kernel[m].rows(model.shape.images) + program.chunks - 1) / program.chunks;

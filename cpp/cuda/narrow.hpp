@@ -1,5 +1,5 @@
-// Numbers of 16 bits in which values at vertices and cells can be kept; all arithmetic is float's.
-// Written rounded to nearest, ties to even.
+// 16-bit storage types for values at vertices and cells; all arithmetic is done in float.
+// Conversion rounds to nearest, ties to even. On a GPU Half uses the CUDA intrinsics.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +14,9 @@
 namespace dcrf {
 namespace cuda {
 
+// Bit patterns of float (1 sign, 8 exponent, 23 fraction bits).
+constexpr std::uint32_t kMagnitude = 0x7fffffffu, kInfinity = 0x7f800000u;
+
 DCRF_HOST_DEVICE inline std::uint32_t bits_of(float x) {
   std::uint32_t bits;
   std::memcpy(&bits, &x, sizeof(bits));
@@ -25,23 +28,23 @@ DCRF_HOST_DEVICE inline float float_of(std::uint32_t bits) {
   return x;
 }
 
-// IEEE binary16: 11 bits of precision, 6e-8 to 65504. What is beyond becomes the greatest, not
-// infinity.
+// IEEE binary16 (1 sign, 5 exponent, 10 fraction bits). Values beyond the maximum, infinities
+// included, are clipped to it.
 class Half {
  public:
   Half() = default;
-  DCRF_HOST_DEVICE Half(float x) {  // NOLINT: a number like any other
-    constexpr float kGreatest = 65504;
-    x = x > kGreatest ? kGreatest : x < -kGreatest ? -kGreatest : x;  // NaN stays
+  DCRF_HOST_DEVICE Half(float x) {                // NOLINT: implicit, as between arithmetic types
+    x = x > kMax ? kMax : x < -kMax ? -kMax : x;  // NaN stays NaN
 #ifdef __CUDA_ARCH__
     bits_ = __half_as_ushort(__float2half_rn(x));
 #else
-    const std::uint32_t sign = bits_of(x) >> 16 & 0x8000u, size = bits_of(x) & 0x7fffffffu;
-    std::uint32_t found = 0x7e00u;  // NaN
-    if (size < 0x38800000u) {       // below 2^-14: in steps of 2^-24, the last bit of 1/2
+    const std::uint32_t sign = bits_of(x) >> 16 & 0x8000u, size = bits_of(x) & kMagnitude;
+    std::uint32_t found = kNan;
+    if (size < bits_of(kMinNormal)) {
+      // Subnormal half: its unit 2^-24 is the ulp of 0.5f, so adding 0.5f rounds to it.
       found = bits_of(float_of(size) + 0.5f) - bits_of(0.5f);
-    } else if (size <= 0x7f800000u) {
-      found = (size + 0xfffu + (size >> 13 & 1u) - 0x38000000u) >> 13;
+    } else if (size <= kInfinity) {
+      found = (size + 0xfffu + (size >> kDropped & 1u) - kRebias) >> kDropped;
     }
     bits_ = std::uint16_t(sign | found);
 #endif
@@ -51,23 +54,27 @@ class Half {
     return __half2float(__ushort_as_half(bits_));
 #else
     const std::uint32_t sign = std::uint32_t(bits_ & 0x8000u) << 16, size = bits_ & 0x7fffu;
-    if (size < 0x400u) return float_of(sign | bits_of(float(size) / 16777216.0f));
-    if (size >= 0x7c00u) return float_of(0x7fc00000u);
-    return float_of(sign | ((size << 13) + 0x38000000u));
+    if (size < 0x400u) return float_of(sign | bits_of(float(size) * kUnit));  // subnormal
+    if (size >= 0x7c00u) return float_of(0x7fc00000u);  // NaN; infinity is never stored
+    return float_of(sign | ((size << kDropped) + kRebias));
 #endif
   }
 
  private:
+  static constexpr float kMax = 65504, kMinNormal = 1.0f / 16384, kUnit = 1.0f / 16777216;
+  static constexpr std::uint32_t kNan = 0x7e00u;
+  static constexpr int kDropped = 13;  // fraction bits of float that half lacks
+  static constexpr std::uint32_t kRebias = (127u - 15u) << 23;  // difference of the exponent biases
   std::uint16_t bits_;
 };
 
-// The upper half of a float: 8 bits of precision, the range of float.
+// bfloat16: the upper 16 bits of a float, 8 significant bits.
 class Bfloat16 {
  public:
   Bfloat16() = default;
-  DCRF_HOST_DEVICE Bfloat16(float x) {  // NOLINT: a number like any other
+  DCRF_HOST_DEVICE Bfloat16(float x) {  // NOLINT: implicit, as between arithmetic types
     const std::uint32_t bits = bits_of(x);
-    const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    const bool nan = (bits & kMagnitude) > kInfinity;
     bits_ = std::uint16_t(nan ? 0x7fc0u : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
   }
   DCRF_HOST_DEVICE operator float() const { return float_of(std::uint32_t(bits_) << 16); }

@@ -1,4 +1,5 @@
-// The whole engine as plain C++, for the serial launcher (world.hpp).
+// All of the CUDA engine as one C++ source for the serial launcher (threads.hpp), used by the
+// tests. Sorting and prefix sums use the standard library.
 #include <algorithm>
 #include <cmath>
 #include <numeric>

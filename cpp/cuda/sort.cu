@@ -1,5 +1,5 @@
-// The only file that includes CUB, whose headers take longer to compile than all the rest. Counts
-// are below 2^31 (nn/device.py), which it sorts faster when told.
+// sort.hpp with CUB. The only file that includes CUB, whose headers are slow to compile. Counts are
+// below 2^31 (nn/device.py checks it) and are passed as int, with which CUB sorts faster.
 #include "sort.hpp"
 
 #include <cub/device/device_radix_sort.cuh>

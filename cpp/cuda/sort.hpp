@@ -1,4 +1,5 @@
-// Sorting and prefix sums: CUB's on a GPU (sort.cu), the standard library's otherwise (sort.cpp).
+// Sorting and prefix sums: by CUB on a GPU (sort.cu), by the standard library otherwise
+// (serial.cpp).
 #pragma once
 
 #include <cstddef>
@@ -9,16 +10,15 @@
 namespace dcrf {
 namespace cuda {
 
-// Bytes of scratch memory that either function wants for `count` items.
+// Return the bytes of scratch memory that the functions below need for `count` items.
 std::size_t sort_scratch(std::int64_t count);
 
-// Sorts keys, the lowest `bits` of which count, and what belongs to them; equal keys keep their
-// order. The answer is in the second pair of arrays.
+// Sort keys, together with their values, by their lowest `bits` bits. The sort is stable.
 void sort_pairs(std::int64_t count, int bits, const std::uint64_t* keys_in,
                 const std::int32_t* values_in, std::uint64_t* keys_out, std::int32_t* values_out,
                 void* scratch, std::size_t scratch_bytes, const Stream& stream);
 
-// out[i] = in[0] + ... + in[i]
+// Inclusive prefix sum: out[i] = in[0] + ... + in[i].
 void running_sum(std::int64_t count, const std::int32_t* in, std::int32_t* out, void* scratch,
                  std::size_t scratch_bytes, const Stream& stream);
 

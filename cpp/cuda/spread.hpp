@@ -1,6 +1,6 @@
-// From rows of numbers at points to values at the vertices of a lattice or the cells of a grid:
-// splat, blur, couple. A spread runs in steps with a barrier after each, so that the spreads of
-// several kernels can share the barriers.
+// Splat rows of numbers at points to the vertices of a lattice or the cells of a grid, blur them
+// there and apply the coupling. A spread runs in steps; all threads meet at a barrier after each,
+// so that the spreads of several kernels share the barriers.
 #pragma once
 
 #include "narrow.hpp"
@@ -9,28 +9,28 @@
 namespace dcrf {
 namespace cuda {
 
-constexpr int kTogether = 4;  // numbers of a row that one lane holds at a time
-
-// Where a spread works. Rows are [kernel.rows(images), width] unless it says otherwise. S is the
-// type that values are kept in: T, with which they are computed, or one of 16 bits.
+// Buffers of one spread, [kernel.rows(images), width] unless noted. S is the storage type: T, the
+// type of the arithmetic, or a 16-bit type of narrow.hpp.
 template <typename S>
 struct SpreadRoom {
-  S* parts = nullptr;  // lattice: sums of chunks [copies, most_chunks]; grid: cells along some axes
-  S* sums = nullptr;   // S' x: what was splatted
-  S* a = nullptr;
-  S* b = nullptr;
-  S* c = nullptr;  // for the second order of axes, where it is wanted
-  S* d = nullptr;
+  S* parts = nullptr;  // lattice: sums per chunk [copies, most_chunks]; grid: partly splatted cells
+  S* sums = nullptr;   // the splatted values
+  S* blurred[2] = {};  // blur i writes blurred[i % 2] and reads the other one (i = 0: sums)
+  S* reversed[2] = {};  // the same for the blurs in reverse axis order, if the kernel needs them
+
+  DCRF_HOST_DEVICE const S* input(S* const* pair, int i) const {
+    return i == 0 ? sums : pair[(i - 1) % 2];
+  }
 };
 
-// How many rows `parts` wants.
+// Return the number of rows of `parts`.
 template <typename T>
 std::int64_t parts_rows(const KernelView<T>& kernel, std::int64_t images) {
   if (!kernel.is_grid())
     return kernel.lattice.links.most_chunks() * (images / kernel.lattice.images);
   const GridView<T>& g = kernel.grid;
   std::int64_t rows = 0, cells = images;
-  for (int axis = g.axes - 1; axis > 0; --axis) {  // after each contraction but the last
+  for (int axis = g.axes - 1; axis > 0; --axis) {  // the result of each contraction but the last
     cells *= g.cells[axis];
     std::int64_t pixels = 1;
     for (int other = 0; other < axis; ++other) pixels *= g.size[other];
@@ -39,15 +39,18 @@ std::int64_t parts_rows(const KernelView<T>& kernel, std::int64_t images) {
   return rows;
 }
 
+// One spread: its buffers and options. The result, of `values()`, is scale * coupling * blurred
+// rows.
 template <typename T, typename S = T>
 struct Spread {
   SpreadRoom<S> room;
-  bool transpose = false;       // of the kernel
-  bool blurred = true;          // false: only `sums` are wanted
-  const T* coupling = nullptr;  // [L, L], acts on the blurred rows; null: the identity
+  bool transpose = false;       // apply the transposed kernel
+  bool blurred = true;          // false: splat only, into `sums`
+  const T* coupling = nullptr;  // [L, L]; null: the identity
   bool coupling_transposed = false;
-  T scale = 1;  // of the values
+  T scale = 1;
 
+  // Whether to average the blurs in both axis orders.
   DCRF_HOST_DEVICE bool both(const KernelView<T>& k) const {
     return !k.is_grid() && k.lattice.symmetric;
   }
@@ -60,47 +63,62 @@ struct Spread {
   DCRF_HOST_DEVICE int steps(const KernelView<T>& k) const {
     return splat_steps(k) + (blurred ? axes(k) + 1 : 0);
   }
-  // Blurs go from `sums` to a, b, a, ...; these are where they end, and what they leave free.
   DCRF_HOST_DEVICE const S* blurred_rows(const KernelView<T>& k) const {
-    return axes(k) % 2 == 1 ? room.a : room.b;
+    return room.blurred[(axes(k) - 1) % 2];  // what the last blur wrote
   }
   DCRF_HOST_DEVICE const S* other_blurred_rows(const KernelView<T>& k) const {
-    return !both(k) ? nullptr : axes(k) % 2 == 1 ? room.c : room.d;
+    return both(k) ? room.reversed[(axes(k) - 1) % 2] : nullptr;
   }
-  DCRF_HOST_DEVICE S* values(const KernelView<T>& k) const {
-    return axes(k) % 2 == 1 ? room.b : room.a;
-  }
+  DCRF_HOST_DEVICE S* values(const KernelView<T>& k) const { return room.blurred[axes(k) % 2]; }
 };
 
-// The sum of up to kTogether numbers per lane, from channel `c` on.
-template <typename T>
-struct Together {
-  T x[kTogether] = {};
+// Call body(i, channel) for the numbers i < kPerLane of this lane in the block that starts at its
+// channel `c`.
+template <class Body>
+DCRF_DEVICE void for_held(const Lanes& lanes, int c, int channels, const Body& body) {
+  for (int i = 0; i < kPerLane; ++i) {
+    const int channel = c + i * lanes.size();
+    if (channel < channels) body(i, channel);
+  }
+}
 
-  // += weight row
+// Sums of one block of a row, kPerLane numbers per lane, held in registers.
+template <typename T>
+struct BlockSum {
+  T x[kPerLane] = {};
+
+  // Add weight * row.
   template <typename S>
   DCRF_DEVICE void add(const Lanes& lanes, int c, int channels, T weight, const S* row) {
-    for (int i = 0; i < kTogether; ++i) {
-      const int at = c + i * lanes.size();
-      if (at < channels) x[i] += weight * T(row[at]);
-    }
+    for_held(lanes, c, channels, [&](int i, int channel) { x[i] += weight * T(row[channel]); });
   }
   template <typename S>
   DCRF_DEVICE void store(const Lanes& lanes, int c, int channels, S* row) const {
-    for (int i = 0; i < kTogether; ++i) {
-      const int at = c + i * lanes.size();
-      if (at < channels) row[at] = S(x[i]);
-    }
+    for_held(lanes, c, channels, [&](int i, int channel) { row[channel] = S(x[i]); });
   }
 };
 
-// body(c) for each block of channels, c being the lane's first.
+// Call body(c) for each block of a row, c being the first channel of this lane in the block. All
+// lanes run the same number of blocks.
 template <class Body>
 DCRF_DEVICE void for_blocks(const Lanes& lanes, int channels, const Body& body) {
-  for (int c = lanes.rank(); c < channels + lanes.rank(); c += kTogether * lanes.size()) body(c);
+  for (int c = lanes.rank(); c < channels + lanes.rank(); c += kPerLane * lanes.size()) body(c);
 }
 
-// Sums over the chunks of every segment.
+// sum += C x for a row of labels x(l); the coupling C is [L, L].
+template <typename T, class Row>
+DCRF_DEVICE void add_coupled(const Lanes& lanes, int labels, int c, const T* coupling,
+                             bool transposed, const Row& x, BlockSum<T>& sum) {
+  const std::int64_t row_step = transposed ? 1 : labels, column_step = transposed ? labels : 1;
+  for (int l = 0; l < labels; ++l) {
+    const T value = x(l);
+    const T* const column = coupling + l * column_step;
+    for_held(lanes, c, labels,
+             [&](int i, int label) { sum.x[i] += value * column[label * row_step]; });
+  }
+}
+
+// Splat, first step: sum each chunk of entries. A vertex that has one chunk is then complete.
 template <typename T, typename S>
 DCRF_DEVICE void splat_chunks(const World& world, const Lanes& lanes, const LatticeView<T>& lattice,
                               const Shape& shape, const T* from, const T* factor,
@@ -116,11 +134,11 @@ DCRF_DEVICE void splat_chunks(const World& world, const Lanes& lanes, const Latt
     const std::int32_t begin = links.segment[v] + std::int32_t(chunk - first) * kSegmentChunk;
     const std::int32_t limit = links.segment[v + 1];
     const std::int32_t end = limit - begin > kSegmentChunk ? begin + kSegmentChunk : limit;
-    const bool whole = links.chunk_first[v + 1] == first + 1;
-    S* const out = whole ? room.sums + (copy * links.vertices + v) * shape.width
-                         : room.parts + item * shape.width;
+    const bool only = links.chunk_first[v + 1] == first + 1;
+    S* const out = only ? room.sums + (copy * links.vertices + v) * shape.width
+                        : room.parts + item * shape.width;
     for_blocks(lanes, shape.channels, [&](int c) {
-      Together<T> sum;
+      BlockSum<T> sum;
       for (std::int32_t e = begin; e < end; ++e) {
         const std::int32_t slot = links.entry[e];
         const std::int64_t point = slot / corners;
@@ -134,7 +152,8 @@ DCRF_DEVICE void splat_chunks(const World& world, const Lanes& lanes, const Latt
   });
 }
 
-// The sums of vertices that have several chunks, or none.
+// Splat, second step: add up the chunks of vertices that have several, and write 0 if there is
+// none.
 template <typename T, typename S>
 DCRF_DEVICE void splat_vertices(const World& world, const Lanes& lanes,
                                 const LatticeView<T>& lattice, const Shape& shape,
@@ -148,7 +167,7 @@ DCRF_DEVICE void splat_vertices(const World& world, const Lanes& lanes,
     const std::int32_t begin = links.chunk_first[v], end = links.chunk_first[v + 1];
     if (end == begin + 1) return;
     for_blocks(lanes, shape.channels, [&](int c) {
-      Together<T> sum;
+      BlockSum<T> sum;
       for (std::int32_t chunk = begin; chunk < end; ++chunk) {
         const S* const row = room.parts + (copy * chunks + chunk) * shape.width;
         sum.add(lanes, c, shape.channels, T(1), row);
@@ -158,6 +177,7 @@ DCRF_DEVICE void splat_vertices(const World& world, const Lanes& lanes,
   });
 }
 
+// Blur along one lattice axis. Missing neighbours count as 0.
 template <typename T, typename S>
 DCRF_DEVICE void blur_axis(const World& world, const Lanes& lanes, const LatticeView<T>& lattice,
                            const Shape& shape, int axis, const S* from, S* to) {
@@ -180,7 +200,7 @@ DCRF_DEVICE void blur_axis(const World& world, const Lanes& lanes, const Lattice
   });
 }
 
-// The cells along `axis` from pixels: [outer, size, inner] -> [outer, cells, inner].
+// Splat along one grid axis, from pixels to cells: [outer, size, inner] -> [outer, cells, inner].
 template <typename T, typename From, typename S>
 DCRF_DEVICE void contract_axis(const World& world, const Lanes& lanes, const GridView<T>& grid,
                                const Shape& shape, int axis, const T* taps, const From* from,
@@ -192,11 +212,11 @@ DCRF_DEVICE void contract_axis(const World& world, const Lanes& lanes, const Gri
   for_items(world, lanes, outer * cells * inner, [&](std::int64_t item) {
     const std::int64_t line = item / inner, i = item - line * inner;
     const std::int64_t o = line / cells, j = line - o * cells;
-    // Factors belong to pixels, so `from` holds pixels where there are any: `inner` is 1.
+    // Factors are per pixel and are applied in the first contraction (last axis): `inner` is 1.
     const std::int64_t in_image = factor == nullptr ? 0 : o * size % shape.points;
     const std::int64_t begin = grid.first[axis][j < 2 ? 0 : j - 2], end = grid.first[axis][j + 1];
     for_blocks(lanes, shape.channels, [&](int c) {
-      Together<T> sum;
+      BlockSum<T> sum;
       for (std::int64_t x = begin; x < end; ++x) {
         const std::int64_t at = (o * size + x) * inner + i;
         T weight = taps[3 * x + j - grid.cell[axis][x]];
@@ -208,7 +228,7 @@ DCRF_DEVICE void contract_axis(const World& world, const Lanes& lanes, const Gri
   });
 }
 
-// The band of `axis` on cells.
+// Multiply the cells along `axis` by the band matrix of the axis.
 template <typename T, typename S>
 DCRF_DEVICE void band_axis(const World& world, const Lanes& lanes, const GridView<T>& grid,
                            const Shape& shape, int axis, const S* from, S* to) {
@@ -222,7 +242,7 @@ DCRF_DEVICE void band_axis(const World& world, const Lanes& lanes, const GridVie
     const std::int64_t begin = j < radius ? -j : -radius;
     const std::int64_t end = cells - 1 - j < radius ? cells - 1 - j : radius;
     for_blocks(lanes, shape.channels, [&](int c) {
-      Together<T> sum;
+      BlockSum<T> sum;
       for (std::int64_t k = begin; k <= end; ++k) {
         const S* const row = from + (item + k * inner) * shape.width;
         sum.add(lanes, c, shape.channels, grid.band[axis][radius + k], row);
@@ -232,15 +252,13 @@ DCRF_DEVICE void band_axis(const World& world, const Lanes& lanes, const GridVie
   });
 }
 
-// to = scale C from; or, with `other`, scale C (from + other) / 2.
+// Write to = scale * C * from; with `other`, scale * C * (from + other) / 2.
 template <typename T, typename S>
 DCRF_DEVICE void couple(const World& world, const Lanes& lanes, std::int64_t rows,
                         const Shape& shape, const Spread<T, S>& spread, const S* from,
                         const S* other, S* to) {
   const int labels = shape.channels;
   const T scale = other == nullptr ? spread.scale : T(0.5) * spread.scale;
-  const std::int64_t own_step = spread.coupling_transposed ? 1 : labels;
-  const std::int64_t other_step = spread.coupling_transposed ? labels : 1;
   for_items(world, lanes, rows, [&](std::int64_t item) {
     const S* const row = from + item * shape.width;
     const S* const second = other == nullptr ? nullptr : other + item * shape.width;
@@ -253,15 +271,8 @@ DCRF_DEVICE void couple(const World& world, const Lanes& lanes, std::int64_t row
       return;
     }
     for_blocks(lanes, labels, [&](int c) {
-      Together<T> sum;
-      for (int l = 0; l < labels; ++l) {
-        const T x = blurred(l);
-        const T* const column = spread.coupling + l * other_step;
-        for (int i = 0; i < kTogether; ++i) {
-          const int at = c + i * lanes.size();
-          if (at < labels) sum.x[i] += x * column[at * own_step];
-        }
-      }
+      BlockSum<T> sum;
+      add_coupled(lanes, labels, c, spread.coupling, spread.coupling_transposed, blurred, sum);
       sum.store(lanes, c, labels, out);
     });
   });
@@ -282,11 +293,10 @@ DCRF_DEVICE void lattice_step(const World& world, const Lanes& lanes, const Kern
     const int i = step - 2, last = lattice.dims;
     const bool both = spread.both(kernel);
     const int axis = spread.transpose && !both ? last - i : i;
-    const S* const one = i == 0 ? room.sums : i % 2 == 1 ? room.a : room.b;
-    blur_axis(world, lanes, lattice, shape, axis, one, i % 2 == 0 ? room.a : room.b);
+    blur_axis(world, lanes, lattice, shape, axis, room.input(room.blurred, i), room.blurred[i % 2]);
     if (!both) return;
-    const S* const two = i == 0 ? room.sums : i % 2 == 1 ? room.c : room.d;
-    blur_axis(world, lanes, lattice, shape, last - i, two, i % 2 == 0 ? room.c : room.d);
+    blur_axis(world, lanes, lattice, shape, last - i, room.input(room.reversed, i),
+              room.reversed[i % 2]);
   }
 }
 
@@ -297,12 +307,12 @@ DCRF_DEVICE void grid_step(const World& world, const Lanes& lanes, const KernelV
   const GridView<T>& grid = kernel.grid;
   const SpreadRoom<S>& room = spread.room;
   const int axes = grid.axes;
-  if (step < axes) {  // the last axis first; the parts follow one another
+  if (step < axes) {  // the last axis first; `parts` holds one result after the other
     const int axis = axes - 1 - step;
     const T* const factor = spread.transpose ? kernel.after : kernel.before;
     const T* const* const taps = spread.transpose ? grid.slice : grid.splat;
     S* const second = room.parts + shape.images * grid.size[0] * grid.size[1] * grid.cells[2] *
-                                       shape.width;  // of three axes
+                                       shape.width;  // used if there are 3 axes
     S* const to = axis == 0 ? room.sums : step == 0 ? room.parts : second;
     const S* const previous = step == 1 ? room.parts : second;
     const bool per_image = kernel.grid_scales_per_image;
@@ -314,12 +324,12 @@ DCRF_DEVICE void grid_step(const World& world, const Lanes& lanes, const KernelV
     }
   } else {
     const int i = step - axes;
-    const S* const one = i == 0 ? room.sums : i % 2 == 1 ? room.a : room.b;
-    band_axis(world, lanes, grid, shape, i, one, i % 2 == 0 ? room.a : room.b);
+    band_axis(world, lanes, grid, shape, i, room.input(room.blurred, i), room.blurred[i % 2]);
   }
 }
 
-// One step of a spread; nothing once it has ended. A barrier is wanted after each.
+// Run one step of a spread; steps past the last do nothing. The caller calls World::sync() after
+// it.
 template <typename T, typename S>
 DCRF_DEVICE void spread_step(const World& world, const Lanes& lanes, const KernelView<T>& kernel,
                              const Spread<T, S>& spread, const Shape& shape, const T* from,

@@ -1,4 +1,5 @@
-// Cuts one piece of memory into arrays; without memory it only measures.
+// Workspace carves arrays out of one block of memory. Given null it only computes the size needed,
+// so the same code measures and allocates.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +15,7 @@ class Workspace {
   explicit Workspace(void* memory) : memory_(static_cast<char*>(memory)) {}
   template <typename T>
   T* take(std::int64_t count) {
-    constexpr std::size_t kAlignment = 256;
+    constexpr std::size_t kAlignment = 256;  // bytes, as cudaMalloc aligns
     T* const out = memory_ == nullptr ? nullptr : reinterpret_cast<T*>(memory_ + size_);
     size_ += (std::size_t(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
     return out;
@@ -26,6 +27,7 @@ class Workspace {
   std::size_t size_ = 0;
 };
 
+// Take the buffers of one spread; only `parts` and `sums` unless `blurred`.
 template <typename S, typename T>
 SpreadRoom<S> spread_room(const KernelView<T>& kernel, const Shape& shape, bool blurred,
                           Workspace& workspace) {
@@ -34,15 +36,13 @@ SpreadRoom<S> spread_room(const KernelView<T>& kernel, const Shape& shape, bool 
   room.parts = workspace.take<S>(parts_rows(kernel, shape.images) * shape.width);
   room.sums = workspace.take<S>(size);
   if (!blurred) return room;
-  room.a = workspace.take<S>(size);
-  room.b = workspace.take<S>(size);
+  for (S*& rows : room.blurred) rows = workspace.take<S>(size);
   if (kernel.is_grid() || !kernel.lattice.symmetric) return room;
-  room.c = workspace.take<S>(size);
-  room.d = workspace.take<S>(size);
+  for (S*& rows : room.reversed) rows = workspace.take<S>(size);
   return room;
 }
 
-// What the slice of a d-dimensional lattice is scaled by.
+// Return the factor of the slice of a d-dimensional lattice, 1 / (1 + 2^-d).
 template <typename T>
 T slice_scale(int dims) {
   return T(1) / (T(1) + std::ldexp(T(1), -dims));
