@@ -1,14 +1,12 @@
 """Small problems for the torch tests: tensors, dense matrices and the plain formula in torch."""
 
-from functools import reduce
-
 import numpy as np
 import pytest
 
-from densecrf_rnn import CRFParams, PermutohedralLattice, kernels
-from densecrf_rnn.inference import grid
+from oracles import operator_matrices
+
+from densecrf_rnn import CRFParams, kernels
 from densecrf_rnn.params import NORMALIZATIONS  # noqa: F401
-from densecrf_rnn.reference import dense
 
 torch = pytest.importorskip("torch")
 
@@ -66,16 +64,7 @@ def kernel_matrices(image, params, backend):
     """N K of both kernels as matrices [N, N], where K is what a filter does to the identity."""
     if backend not in ("cpu", "numba"):
         backend = "auto"  # of arrays
-    matrices = []
-    for features in feature_rows(image, params):
-        lattice = PermutohedralLattice(features, quality=params.quality, backend=backend)
-        matrices.append(lattice.filter(np.eye(len(features))))
-    if params.spatial == "grid":
-        axes = [grid.matrix(grid.axis(n, params.theta_gamma)) for n in image.shape[1:]]
-        matrices[1] = reduce(np.kron, axes)
-    return [
-        dense.normalized(kernel, params.normalization, params.self_term) for kernel in matrices
-    ]
+    return operator_matrices(numpy_image(image), params, backend)
 
 
 def plain_mean_field(logits, matrices, kernel_weights, compatibility, iterations):

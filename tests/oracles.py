@@ -1,11 +1,15 @@
-"""Problems to test on, what the exact CRF makes of them, and how far the lattice may be off.
+"""Test problems, their exact answers, and how far the lattice may differ from them.
 
-Uses NumPy and the dense reference alone, so that no engine under test takes part in the answers.
+Answers come from NumPy and the dense reference alone. `operator_matrices` is the exception: its
+raw kernels are those of an engine, their normalisation is the reference's.
 """
+
+from functools import reduce
 
 import numpy as np
 
-from densecrf_rnn import CRFParams, kernels
+from densecrf_rnn import CRFParams, PermutohedralLattice, kernels
+from densecrf_rnn.inference import grid
 from densecrf_rnn.reference import dense
 
 # Elementwise agreement of two engines that run the same lattice: they may only differ in the
@@ -89,9 +93,9 @@ def random_problem(labels=3, size=(7, 9), channels=3, dtype=np.float64, seed=0):
     rng = np.random.default_rng(seed)
     logits = (2 * rng.normal(size=(labels, *size))).astype(dtype)
     waves = sum(
-        np.sin(rng.uniform(0.2, 0.6) * grid + rng.uniform(0, 6))[..., None]
+        np.sin(rng.uniform(0.2, 0.6) * axis + rng.uniform(0, 6))[..., None]
         * rng.uniform(10, 40, channels)
-        for grid in np.meshgrid(*map(np.arange, size), indexing="ij")
+        for axis in np.meshgrid(*map(np.arange, size), indexing="ij")
     )
     image = 128 + waves + rng.normal(0, 2, (*size, channels))
     return logits, image.clip(0, 255).astype(dtype)
@@ -115,6 +119,20 @@ def exact_mean_field(
     rows = logits.reshape(labels, -1).T.astype(np.float64)
     refined = dense.mean_field(rows, matrices, weights, mu, iterations)
     return refined.T.reshape(logits.shape)
+
+
+def operator_matrices(image, params, backend="auto"):
+    """N K of the bilateral and the spatial kernel; K is found by filtering the identity. [N, N]"""
+    size = image.shape[:-1]
+    positions = kernels.positions(size, params.feature_order, (1.0,) * len(size), np.float64)
+    found = []
+    for kernel in kernels.from_params(params):
+        features = kernel.features(positions, image)
+        lattice = PermutohedralLattice(features, quality=params.quality, backend=backend)
+        found.append(lattice.filter(np.eye(len(features))))
+    if params.spatial == "grid":
+        found[1] = reduce(np.kron, [grid.matrix(grid.axis(n, params.theta_gamma)) for n in size])
+    return [dense.normalized(kernel, params.normalization, params.self_term) for kernel in found]
 
 
 def softmax(logits):

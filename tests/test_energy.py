@@ -2,15 +2,14 @@
 
 import itertools
 from dataclasses import replace
-from functools import reduce
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from oracles import operator_matrices
 
-from densecrf_rnn import CRFParams, PermutohedralLattice, kernels, mean_field
-from densecrf_rnn.inference import grid
+from densecrf_rnn import CRFParams, mean_field
 from densecrf_rnn.energy import free_energy
 from densecrf_rnn.params import NORMALIZATIONS, SPATIAL_FILTERS
 from densecrf_rnn.reference import dense
@@ -25,21 +24,6 @@ WEAK = CRFParams(
 def problem(seed, *size, labels=3, channels=2):
     rng = np.random.default_rng(seed)
     return rng.normal(size=(labels, *size)), rng.uniform(0, 255, (*size, channels))
-
-
-def operators(image, params):
-    """N K of the bilateral and the spatial kernel as matrices, by filtering the identity."""
-    size = image.shape[:-1]
-    places = kernels.positions(size, params.feature_order, (1.0,) * len(size), np.float64)
-    found = []
-    for kernel in kernels.from_params(params):
-        features = kernel.features(places, image)
-        lattice = PermutohedralLattice(features, quality=params.quality)
-        found.append(lattice.filter(np.eye(len(features))))
-    if params.spatial == "grid":
-        axes = [grid.matrix(grid.axis(n, params.theta_gamma)) for n in size]
-        found[1] = reduce(np.kron, axes)
-    return [dense.normalized(kernel, params.normalization, params.self_term) for kernel in found]
 
 
 def pair_costs(matrices, weights, mu):
@@ -78,7 +62,7 @@ def test_free_energy_is_the_divergence_less_the_log_partition_sum(
 ):
     params = replace(WEAK, normalization=normalization, spatial=spatial)
     logits, image = problem(0, *size, labels=labels)
-    costs = pair_costs(operators(image, params), (0.4, 0.3), 1 - np.eye(labels))
+    costs = pair_costs(operator_matrices(image, params), (0.4, 0.3), 1 - np.eye(labels))
     energy, labellings = energies(logits, costs)
     for iterations in (0, 1, 5):
         refined = mean_field(logits, image, params, iterations=iterations, backend=backend)
@@ -95,7 +79,7 @@ def test_free_energy_takes_weights_of_every_form_and_any_compatibility(form):
     shape = {"scalar": (2,), "diagonal": (2, 3), "full": (2, 3, 3)}[form]
     weights, mu = rng.normal(size=shape), rng.normal(size=(3, 3))
     logits, image = problem(1, 2, 3)
-    costs = pair_costs(operators(image, WEAK), weights, mu)
+    costs = pair_costs(operator_matrices(image, WEAK), weights, mu)
     symmetric = (costs + costs.transpose(2, 3, 0, 1)) / 2
     refined = rng.normal(size=logits.shape)
     found = free_energy(
@@ -133,7 +117,7 @@ def test_self_term_adds_the_cost_of_a_pixel_beside_itself():
     params = replace(WEAK, self_term=True)
     refined = mean_field(logits, image, params, iterations=2)
     q = dense.softmax(refined.reshape(3, -1).T)
-    costs = pair_costs(operators(image, params), (0.4, 0.3), 1 - np.eye(3))
+    costs = pair_costs(operator_matrices(image, params), (0.4, 0.3), 1 - np.eye(3))
     want = (q * (np.log(q) - logits.reshape(3, -1).T)).sum()
     want += np.einsum("il,iljk,jk->", q, costs, q) / 2
     assert free_energy(refined, logits, image, params) == pytest.approx(want, rel=1e-12)
