@@ -1,3 +1,4 @@
+// Implements buffer.hpp: allocation with huge pages and a small cache of freed buffers.
 #include "buffer.hpp"
 
 #include <atomic>
@@ -12,19 +13,19 @@ namespace dcrf {
 namespace {
 
 constexpr std::size_t kLine = 64, kHugePage = std::size_t(1) << 21;
-constexpr std::size_t kSmallest = std::size_t(1) << 16;  // smaller ones the allocator keeps itself
-constexpr std::size_t kMost = std::size_t(1)
-                              << 26;  // bytes kept in all: for a picture of 500 x 500
+constexpr std::size_t kSmallest = std::size_t(1) << 16;  // bytes; malloc itself caches smaller ones
+// Bytes cached in total: enough for an image of 500 x 500.
+constexpr std::size_t kMost = std::size_t(1) << 26;
 constexpr int kSlots = 32;
 
-// Lies before each buffer, so that it can be given back without its size.
+// Stored in front of each buffer, so that give_memory() needs no size.
 struct alignas(kLine) Header {
   void* block;
   std::size_t bytes;  // usable
 };
 
-// A lock that is only tried, so that a fork in the middle can leave it held without harm: whoever
-// fails to get it goes to the allocator.
+// The cache. Its lock is only tried, never waited for: a thread that fails to get it uses the
+// allocator instead, so a fork that leaves it locked does no harm.
 struct Kept {
   std::atomic_flag busy = ATOMIC_FLAG_INIT;
   Header* slot[kSlots] = {};
@@ -36,7 +37,7 @@ Header* take_kept(std::size_t bytes) {
   if (kept.busy.test_and_set(std::memory_order_acquire)) return nullptr;
   Header** best = nullptr;
   for (Header*& slot : kept.slot) {
-    // Not more than twice of what is wanted: what is kept should go to those who need it.
+    // Do not hand out more than twice what is needed: larger requests need the large buffers.
     if (slot == nullptr || slot->bytes < bytes || slot->bytes > 2 * bytes) continue;
     if (best == nullptr || slot->bytes < (*best)->bytes) best = &slot;
   }
@@ -51,7 +52,7 @@ Header* take_kept(std::size_t bytes) {
 
 bool keep(Header* header) {
 #ifdef __SANITIZE_ADDRESS__
-  return false;  // what is kept would hide what is used after its end
+  return false;  // caching would hide uses after free from the sanitizer
 #endif
   if (header->bytes < kSmallest || kept.busy.test_and_set(std::memory_order_acquire)) return false;
   bool done = false;
@@ -77,7 +78,7 @@ void* take_memory(std::size_t bytes) {
     void* const block = std::aligned_alloc(alignment, rounded);
     if (block == nullptr) throw std::bad_alloc();
 #ifdef __linux__
-    if (alignment == kHugePage) madvise(block, rounded, MADV_HUGEPAGE);  // only advice
+    if (alignment == kHugePage) madvise(block, rounded, MADV_HUGEPAGE);  // failure is harmless
 #endif
     header = static_cast<Header*>(block);
     header->block = block;

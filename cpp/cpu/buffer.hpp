@@ -1,6 +1,5 @@
-// Uninitialised memory for large arrays: on huge pages where the system has them, which spares most
-// of the address translation of random reads; and kept for the next call, which spares the page
-// faults of a first touch.
+// Uninitialised memory for large arrays. It uses huge pages where available, which avoids most TLB
+// misses of random reads, and freed buffers are cached for the next call, which avoids page faults.
 #pragma once
 
 #include <cstddef>
@@ -9,10 +8,10 @@
 
 namespace dcrf {
 
-// At least `bytes`, aligned to a cache line. Throws std::bad_alloc.
+// Return at least `bytes` bytes, aligned to a cache line. Throws std::bad_alloc.
 void* take_memory(std::size_t bytes);
 
-// Keeps the memory for another take_memory(), or frees it if enough is kept.
+// Cache the memory for a later take_memory(), or free it if the cache is full.
 void give_memory(void* memory);
 
 struct GiveBuffer {

@@ -1,4 +1,5 @@
-// Which of the compiled instruction sets this processor runs.
+// Selects at run time the best compiled instruction set that this processor supports; the
+// environment variable DENSECRF_RNN_ISA lowers the choice.
 #include <algorithm>
 #include <cstdlib>
 #include <stdexcept>

@@ -1,3 +1,4 @@
+// Implements pool.hpp with std::thread.
 #include "pool.hpp"
 
 #include <algorithm>
@@ -19,8 +20,8 @@
 namespace dcrf {
 namespace {
 
-// How many forks lie between the first process and this one. Not the process id: a child in a
-// namespace of its own may have its parent's.
+// Number of fork() calls between the first process and this one. It identifies the process better
+// than the process id, which a child in another PID namespace may share with its parent.
 std::atomic<long> forks{0};
 
 long fork_count() {
@@ -40,9 +41,10 @@ constexpr std::chrono::milliseconds kCheckEvery{100};
 
 thread_local void (*interrupt_check)() = nullptr;
 thread_local Clock::time_point last_check;
-thread_local const std::atomic<bool>* stop = nullptr;  // of the pool whose work this thread does
+thread_local const std::atomic<bool>* stop =
+    nullptr;  // flag of the pool for which this thread works
 
-// Thrown in the threads whose work is no longer wanted; the reason is kept by the pool.
+// Thrown in threads that work for a loop that has failed; the pool keeps the original exception.
 struct Stopped {};
 
 #ifdef __SSE__
@@ -55,8 +57,9 @@ void set_floating_point_mode(unsigned) {}
 
 class Pool {
  public:
-  // Leaked on purpose: workers may outlive static destruction. A forked child inherits no
-  // workers, so it starts a pool of its own. No lock here that a fork could leave held.
+  // Return the pool of this process. Pools are never freed, since workers may outlive static
+  // destruction. A forked child inherits no threads, so it creates its own pool. No mutex is used
+  // here, since a fork could leave it locked.
   static Pool& get() {
     static std::atomic<Pool*> current{nullptr};
     Pool* pool = current.load();
@@ -68,6 +71,7 @@ class Pool {
     return *pool;
   }
 
+  // Run a loop; return false if the pool is in use.
   bool try_run(std::int64_t chunks, int threads, const Body& body) {
     if (busy_.exchange(true, std::memory_order_acquire)) return false;
     const int wanted = int(std::min({std::int64_t(threads), chunks, kMaxWorkers + 1})) - 1;
@@ -84,7 +88,7 @@ class Pool {
       ++round_;
     }
     wake_.notify_all();
-    stop = &stop_;  // chunks may wait for one another, so the caller's must hear of failures too
+    stop = &stop_;  // chunks may wait for one another, so the caller's must also see failures
     work();
     stop = nullptr;
     std::unique_lock<std::mutex> lock(mutex_);
@@ -110,7 +114,7 @@ class Pool {
     try {
       std::thread([this, id = workers_] { serve(id); }).detach();
     } catch (const std::exception&) {
-      return false;  // no more threads, or no memory for one; fewer give the same result
+      return false;  // out of threads or memory; fewer threads give the same result
     }
     ++workers_;
     return true;
@@ -146,8 +150,8 @@ class Pool {
     }
   }
 
-  // Keeps the exception being handled, if it is the first, and ends all chunks, those under way
-  // where they next look.
+  // Store the current exception if it is the first, and stop all chunks: those that run stop at
+  // their next poll_interrupt().
   void fail() {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (!error_) error_ = std::current_exception();
@@ -156,7 +160,7 @@ class Pool {
   }
 
   const long owner_ = fork_count();
-  std::atomic<bool> busy_{false};  // true for the length of one parallel_for
+  std::atomic<bool> busy_{false};  // true while a parallel_for runs
   std::mutex mutex_;               // guards everything below
   std::condition_variable wake_, done_;
   const Body* body_ = nullptr;
@@ -196,7 +200,7 @@ void poll_interrupt() {
 }
 
 FlushToZero::FlushToZero() : before_(floating_point_mode()) {
-  constexpr unsigned kFlushAndDenormalsAreZero = 0x8040;  // of MXCSR
+  constexpr unsigned kFlushAndDenormalsAreZero = 0x8040;  // bits FTZ and DAZ of MXCSR
   set_floating_point_mode(before_ | kFlushAndDenormalsAreZero);
 }
 

@@ -1,4 +1,5 @@
-// From lattice keys to ids in order of first insertion: open addressing at a load of one half.
+// Hash table from lattice keys to ids 0, 1, ... in order of first insertion. Open addressing with
+// linear probing, at most half full. Used to number the vertices of a lattice.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +10,8 @@
 
 namespace dcrf {
 
-// A slot is an id and, in the bits above it, as much of the key's hash as fits: four bytes, so that
-// the table stays in a near cache, and a key that is not there is seldom compared.
+// A slot has 32 bits: an id in the lower bits, hash bits of its key above them. Small slots keep
+// the table in cache, and the hash bits avoid most comparisons with other keys.
 template <int Words>
 class Table {
  public:
@@ -19,6 +20,7 @@ class Table {
     slots_.assign(std::size_t(1) << bits_, kEmpty);
   }
 
+  // Return the id of a key, which is inserted if it is new.
   std::int32_t find_or_insert(const Key<Words>& key) {
     const std::uint64_t hash = key.hash();
     std::size_t at = locate(key, hash);
@@ -34,13 +36,15 @@ class Table {
     return std::int32_t(slots_[at] & id_mask());
   }
 
-  std::int32_t find(const Key<Words>& key) const {  // -1: absent
+  // Return the id of a key, or -1.
+  std::int32_t find(const Key<Words>& key) const {
     const std::uint32_t slot = slots_[locate(key, key.hash())];
     return slot == kEmpty ? -1 : std::int32_t(slot & id_mask());
   }
 
-  // find() for several keys, which wait for memory together. About half of them are not there,
-  // which no branch predictor can know, so the common cases are told apart without branches.
+  // find() for several keys, whose memory latencies overlap. About half of the keys are absent,
+  // which is unpredictable, so the common cases (empty slot, right key) are handled without
+  // branches.
   void find_all(const Key<Words>* wanted, int count, std::int32_t* found) const {
     for (int i = 0; i < count; ++i) prefetch(wanted[i]);
     for (int i = 0; i < count; ++i) {
@@ -58,7 +62,7 @@ class Table {
   const std::vector<Key<Words>>& keys() const { return keys_; }
 
  private:
-  // No slot in use looks like this: ids stay below half of what the id's bits can hold.
+  // Never a used slot: ids stay below half the number of slots, so their bits are never all ones.
   static constexpr std::uint32_t kEmpty = ~std::uint32_t(0);
 
   std::uint32_t id_mask() const { return std::uint32_t((std::uint64_t(1) << bits_) - 1); }

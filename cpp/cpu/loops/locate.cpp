@@ -1,7 +1,7 @@
-// Compiled once per instruction set, and without contraction into fused multiply-adds: the simplex
-// of a point must not depend on the processor. core/simplex.hpp for several points at once: the
-// same operations in the same order on each lane, so the same bits (cpp/tests/test_cpu.cpp compares
-// them).
+// SIMD version of locate in core/simplex.hpp: the same operations in the same order on each lane,
+// so results are bit-identical (cpp/tests/test_lattice.cpp compares them). Compiled once per
+// instruction set, without fused multiply-adds: the simplex of a point must not depend on the
+// processor.
 #include "locate.hpp"
 #include "../loops.hpp"
 #include "pack.hpp"
@@ -44,7 +44,7 @@ void locate_points(const LocateTask<T>& task, std::uint32_t* low, std::uint32_t*
       quotient[j] = __builtin_convertvector(rounded, I);
       delta[j] = elevated[j] - rounded * up;
       excess += quotient[j];
-      rank[j] = I{} + Int(j);  // as if it ranked above all axes before it
+      rank[j] = I{} + Int(j);  // initially as if delta[j] were below all before it
     }
     DCRF_UNROLL
     for (int i = 0; i < D; ++i) {
@@ -67,7 +67,7 @@ void locate_points(const LocateTask<T>& task, std::uint32_t* low, std::uint32_t*
     }
     P sorted[D + 1];
     I key_low = I{}, key_high = I{};
-    I unit_low[D + 1], unit_high[D + 1];  // of the axis that has a rank
+    I unit_low[D + 1], unit_high[D + 1];  // KeyMaths::unit of the axis of each rank
     DCRF_UNROLL
     for (int r = 0; r <= D; ++r) {
       sorted[r] = moved[0];

@@ -1,5 +1,5 @@
-// A few numbers in one register: vectors as GCC and Clang spell them for any processor. What the
-// processor lacks the compiler cuts into smaller pieces.
+// SIMD vectors ("packs") with the portable vector extensions of GCC and Clang. The compiler splits
+// packs that are wider than the processor's registers.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 #define DCRF_INLINE inline __attribute__((always_inline))
 #define DCRF_UNROLL _Pragma("GCC unroll 16")
 
-// Bytes of the widest register that the loops should use; set per instruction set by the build.
+// Bytes per pack; the build sets it for each instruction set.
 #ifndef DCRF_PACK_BYTES
 #define DCRF_PACK_BYTES 16
 #endif
@@ -21,9 +21,11 @@ struct PackOf {
 template <typename T, int N>
 using Pack = typename PackOf<T, N>::Type;
 
+// Number of elements of the widest pack.
 template <typename T>
 constexpr int kLanes = DCRF_PACK_BYTES / int(sizeof(T));
 
+// Integer type of the size of T, for shuffles and comparisons.
 template <typename T>
 struct IntOf;
 template <>
@@ -49,10 +51,10 @@ DCRF_INLINE void store(T* to, const Pack<T, N>& pack) {
 
 template <typename T, int N>
 DCRF_INLINE Pack<T, N> broadcast(T x) {
-  return x - Pack<T, N>{};  // an exact zero is subtracted
+  return x - Pack<T, N>{};  // x - 0 is x for every x, -0 included
 }
 
-// The pack with its lanes moved on by `By`, in a ring.
+// Rotate: lane i of the result is lane (i + By) % N.
 template <typename T, int N, int By>
 DCRF_INLINE Pack<T, N> rotate(const Pack<T, N>& a) {
   using Index = typename IntOf<T>::Type;
@@ -67,7 +69,7 @@ DCRF_INLINE Pack<T, N> rotate(const Pack<T, N>& a) {
 #endif
 }
 
-// The sum, or the greatest, of all lanes, in each of them.
+// Return the sum of all lanes, in every lane. Likewise max_lanes below.
 template <typename T, int N>
 DCRF_INLINE Pack<T, N> sum_lanes(Pack<T, N> a) {
   if constexpr (N >= 16) a += rotate<T, N, 8>(a);
@@ -91,7 +93,7 @@ DCRF_INLINE Pack<T, N> max_lanes(Pack<T, N> a) {
   return a;
 }
 
-// Lanes i and i + Half of pairs of packs side by side, added up: one level of sum_each.
+// Add lanes i and i + Half of both packs and interleave the sums: one level of sum_each.
 template <typename T, int N, int Half>
 DCRF_INLINE Pack<T, N> add_neighbours(const Pack<T, N>& a, const Pack<T, N>& b) {
   using Index = typename IntOf<T>::Type;
@@ -112,7 +114,7 @@ DCRF_INLINE Pack<T, N> add_neighbours(const Pack<T, N>& a, const Pack<T, N>& b) 
 #endif
 }
 
-// Lane i of the answer is the sum of pack i.
+// Sum N packs: lane i of the result is the sum of the lanes of part[i]. Overwrites `part`.
 template <typename T, int N>
 DCRF_INLINE Pack<T, N> sum_each(Pack<T, N>* part) {
   static_assert(N == 4 || N == 8, "written for these");
@@ -124,7 +126,7 @@ DCRF_INLINE Pack<T, N> sum_each(Pack<T, N>* part) {
   return part[0];
 }
 
-// Exchanges the off-diagonal parts, Half lanes wide, of two packs: one step of a transposition.
+// Swap the off-diagonal blocks, Half lanes wide, of two packs: one step of `transpose`.
 template <typename T, int N, int Half>
 DCRF_INLINE void exchange(Pack<T, N>& a, Pack<T, N>& b) {
   using Index = typename IntOf<T>::Type;
@@ -147,7 +149,7 @@ DCRF_INLINE void exchange(Pack<T, N>& a, Pack<T, N>& b) {
   b = y;
 }
 
-// Lane j of pack i and lane i of pack j change places.
+// Transpose N packs of N lanes in place.
 template <typename T, int N>
 DCRF_INLINE void transpose(Pack<T, N>* block) {
   static_assert(N == 4 || N == 8, "written for these");
@@ -163,20 +165,17 @@ DCRF_INLINE void transpose(Pack<T, N>* block) {
   }
 }
 
-// exp of lanes up to 80, core/softmax.hpp in fewer steps: within 4e-7 of exp down to -87, and
-// exactly 0 from -88 on.
+// SIMD version of exponential in core/softmax.hpp, with the same accuracy: x <= 80, relative error
+// < 4e-7 for x >= -87, exactly 0 for x <= -88. The constants are explained there.
 template <int N>
 DCRF_INLINE Pack<float, N> exponential(const Pack<float, N>& x) {
   using P = Pack<float, N>;
-  // 1.5 * 2^23 + 127: adding it rounds to a whole number n and leaves n + 127, the exponent bits of
-  // 2^n, in the low bits; at -127 those are the bits of 0.
   constexpr float kMagic = 12583039.0f, kLowest = -88.0f;
   const P clamped = larger<float, N>(x, broadcast<float, N>(kLowest));
   const P shifted = clamped * 1.44269504f + kMagic;
   const P n = shifted - kMagic;
   const P r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
-  P p = r * 1.3981999e-3f +
-        8.3683203e-3f;  // minimax on [-ln 2 / 2, ln 2 / 2], first terms as Taylor's
+  P p = r * 1.3981999e-3f + 8.3683203e-3f;
   p = p * r + 4.1666485e-2f;
   p = p * r + 1.6666521e-1f;
   p = p * r + 0.5f;
