@@ -280,7 +280,7 @@ def yardstick(
 
 
 def _report(outcome: tuning.Outcome) -> None:
-    state = f"given up after {outcome.seen}" if outcome.given_up else "scored"
+    state = f"given up after {outcome.seen}" if outcome.pruned else "scored"
     line = f"setting {outcome.number}: {100 * outcome.score:.2f} {state}, {outcome.params}"
     print(line, file=sys.stderr, flush=True)
 

@@ -1,8 +1,7 @@
-"""refine_dask: tiles on dask, on one machine or on many.
+"""refine_dask: tiled refinement of dask arrays, on one machine or on a cluster.
 
-The tiles are the chunks of the arrays. Says what is to be computed and leaves where and when to
-dask's scheduler, so it runs unchanged on threads, processes and the cluster of dask.distributed,
-which computes the tiles of a lost worker once more.
+The tiles are the chunks of the arrays. dask's scheduler decides where and when they are computed:
+threads, processes, or a dask.distributed cluster, which recomputes the tiles of a lost worker.
 """
 
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ._typing import Array
-from . import checks, tiles, unaries
+from . import checks, postprocess, tiles
 from .kernels import Window
 from .params import CRFParams
 
@@ -30,39 +29,41 @@ def refine_dask(
     backend: str = "auto",
     threads: int | None = 1,
 ) -> Any:
-    """`refine_tiled` on dask arrays: lazy, and past one machine on a cluster.
+    """Refine dask arrays tile by tile, lazily, on one machine or on a cluster.
 
     Parameters
     ----------
     logits : dask array [L, H, W] or [L, D, H, W], float16, float32 or float64
-        As in `refine_tiled`. Its chunks along the image are the tiles; those along the labels are
-        joined.
+        As in `refine_tiled`. Its chunks along the spatial axes are the tiles; chunks along the
+        labels are merged.
     image : dask array [H, W, C] or [D, H, W, C], integer or floating point
-        As in `refine_tiled`; cut as `logits` is.
+        As in `refine_tiled`; rechunked like `logits`.
     params : CRFParams
         As in `refine`.
     halo : int or sequence of one int per spatial axis, or "exact", optional
-        As in `refine_tiled`. Chunks narrower than the halo are joined.
+        As in `refine_tiled`. Chunks narrower than the halo are merged.
     labels : bool
-        The likeliest label of each pixel in place of the marginals, as in `refine_tiled`.
+        Return the most probable label of each pixel instead of the marginals, as in
+        `refine_tiled`.
     compatibility, iterations, spacing, backend
         As in `refine`.
     mask : dask array [H, W] or [D, H, W] of bool, optional
         As in `refine`.
     threads : int, optional
-        Threads of each tile: one, for dask refines several tiles at a time. None: all processors.
+        Threads per tile; default one, because dask refines several tiles at a time. None: one per
+        processor.
 
     Returns
     -------
     dask array [L, H, W] or [L, D, H, W], float32
-        Marginals, not computed yet; or with `labels` the labels, [H, W] or [D, H, W].
+        Lazy marginals; or with `labels` the labels, [H, W] or [D, H, W].
 
     Raises
     ------
     ImportError
         dask is not installed.
     TypeError, ValueError
-        As in `refine_tiled`: about options and shapes now, about values when computed.
+        As in `refine_tiled`: for options and shapes at once, for values when computed.
     BackendUnavailableError
         `backend` cannot run here; the message says why.
 
@@ -84,7 +85,9 @@ def refine_dask(
     True
     """
     checks.flag("labels", labels)
-    da = _dask_array()
+    da = checks.package(
+        "dask.array", "refine_dask", "'densecrf-rnn[dask]'", " (refine_tiled works without it)"
+    )
     given = {"logits": logits, "image": image} | ({} if mask is None else {"mask": mask})
     for name, array in given.items():
         _check_kind(name, array, da)
@@ -96,13 +99,13 @@ def refine_dask(
     size = logits.shape[1:]
     depth = tiles.halo_of(halo, params, size, iterations, spacing)
 
-    # Chunks that a neighbour's halo ends in, and no halo where there is no neighbour.
+    # Merge chunks narrower than the halo; an axis of a single chunk needs no halo.
     chunks = tuple(
         da.overlap.ensure_minimum_chunksize(min(d, n), c)
         for d, n, c in zip(depth, size, logits.chunks[1:], strict=True)
     )
     depth = tuple(0 if len(c) == 1 else d for d, c in zip(depth, chunks, strict=True))
-    # With the channels first, the axes of the image are the last ones of all arrays.
+    # With channels first, the spatial axes come last in all arrays.
     arrays = [
         logits.rechunk({0: -1, **dict(enumerate(chunks, 1))}),
         da.moveaxis(image, -1, 0).rechunk({0: -1, **dict(enumerate(chunks, 1))}),
@@ -114,7 +117,7 @@ def refine_dask(
         *arrays,
         depth=[dict(enumerate((0,) * (a.ndim - len(size)) + depth)) for a in arrays],
         boundary="none",
-        align_arrays=False,  # they are, but for labels and channels
+        align_arrays=False,  # they are aligned, except along labels and channels
         allow_rechunk=False,
         starts=tuple(tuple(np.cumsum((0, *c[:-1])).tolist()) for c in chunks),
         halo=depth,
@@ -125,9 +128,9 @@ def refine_dask(
     )
     if not labels:
         return q
-    dtype = unaries.label_dtype(logits.shape[0])
+    dtype = postprocess.label_dtype(logits.shape[0])
     meta = np.empty((0,) * len(size), dtype)
-    return q.map_blocks(_labels, dtype, drop_axis=0, dtype=dtype, meta=meta)
+    return q.map_blocks(postprocess.most_probable, drop_axis=0, dtype=dtype, meta=meta)
 
 
 def _refine_block(
@@ -141,7 +144,7 @@ def _refine_block(
     options: dict[str, Any],
     block_id: tuple[int, ...],
 ) -> Array:
-    """Marginals of a chunk with its halo, both of which dask then trims."""
+    """Compute the marginals of a chunk with its halo, which dask then trims."""
     origin = tuple(
         max(0, axis[i] - h) for axis, i, h in zip(starts, block_id[1:], halo, strict=True)
     )
@@ -149,26 +152,11 @@ def _refine_block(
     return tiles.refined_window(logits, image, mask, options, Window(origin, size))
 
 
-def _labels(q: Array, dtype: Any) -> Array:
-    return tiles.likeliest(q).astype(dtype)
-
-
-def _dask_array() -> Any:
-    try:
-        import dask.array
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"refine_dask needs {error.name}, which is not installed; pip install "
-            "'densecrf-rnn[dask]' (refine_tiled works without it)"
-        ) from error
-    return dask.array
-
-
 def _check_kind(name: str, array: Any, da: Any) -> None:
     if not isinstance(array, da.Array):
         raise TypeError(
             f"{name} is {type(array).__name__}; it must be a dask array (dask.array.from_array, "
-            "from_zarr; for NumPy arrays there is refine_tiled)"
+            "from_zarr), or use refine_tiled for NumPy arrays"
         )
     if any(n != n for n in array.shape):
         raise ValueError(f"{name} has chunks of unknown size; call {name}.compute_chunk_sizes()")

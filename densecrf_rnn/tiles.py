@@ -1,9 +1,9 @@
-"""refine_tiled: an image of any size in the memory of a tile.
+"""refine_tiled: refine an image of any size, one tile in memory at a time.
 
-A tile is refined with a halo of the pixels around it, and what came of the halo is thrown away.
-The kernels of a tile lie where those of the whole image do, so a halo as wide as messages travel
-gives the very marginals of the whole image; docs/refinement.md says what a narrower one costs.
-Knows no file format: anything that slices like an array will do.
+Each tile is refined together with a halo of surrounding pixels, whose marginals are discarded. Its
+feature coordinates are those of the whole image, so a halo as wide as messages travel gives the
+marginals of the whole image; docs/refinement.md measures narrower halos. Inputs are anything that
+can be sliced like an array; no file format is known here.
 """
 
 import itertools
@@ -19,19 +19,19 @@ from .inference import grid
 from .kernels import Window, normalizer
 from .inference.mean_field import infer
 from .params import CRFParams
-from .unaries import label_dtype
+from .postprocess import label_dtype, most_probable
 
 Halo = int | Sequence[int] | Literal["exact"] | None
 
-# About as many pixels as a core refines in a second, and a multiple of the blocks and chunks in
-# which files are stored.
+# About the number of pixels that a core refines in a second, and a multiple of the blocks and
+# chunks in which files are usually stored.
 _DEFAULT_TILE = {2: 1024, 3: 128}
-# Pixels on either side of the image's middle that are looked at before anything is refined.
-_GLANCE = 16
+# Half the side of the central crop whose values are checked for common mistakes.
+_PROBE = 16
 
 
 class Sliceable(Protocol):
-    """What is read in tiles: an array of NumPy (memmaps too), zarr, h5py and their like."""
+    """An input that is read in tiles: an array of NumPy (including memmap), zarr, h5py, ..."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -43,7 +43,7 @@ class Sliceable(Protocol):
 
 
 class Writable(Protocol):
-    """What is written in tiles."""
+    """An output that is written in tiles."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -55,19 +55,19 @@ class Writable(Protocol):
 
 
 class Tile(NamedTuple):
-    """A part of an image, one slice per axis each."""
+    """A part of an image: one slice per axis."""
 
-    inner: tuple[slice, ...]  # what is written
-    outer: tuple[slice, ...]  # what is read: `inner` and its halo, within the image
+    inner: tuple[slice, ...]  # the pixels that are written
+    outer: tuple[slice, ...]  # the pixels that are read: `inner` and its halo, within the image
 
     @property
     def origin(self) -> tuple[int, ...]:
-        """The first pixel that is read."""
+        """Index of the first pixel that is read."""
         return tuple(axis.start for axis in self.outer)
 
     @property
     def kept(self) -> tuple[slice, ...]:
-        """`inner`, counted from the first pixel that is read."""
+        """`inner` relative to `origin`."""
         return tuple(
             slice(i.start - o.start, i.stop - o.start)
             for i, o in zip(self.inner, self.outer, strict=True)
@@ -90,33 +90,34 @@ def refine_tiled(
     backend: str = "auto",
     threads: int | None = None,
 ) -> Any:
-    """`refine` for images that are larger than memory: read, refined and written tile by tile.
+    """Refine an image that is larger than memory: read, refine and write it tile by tile.
 
     Parameters
     ----------
     logits : array-like [L, H, W] or [L, D, H, W], float16, float32 or float64
-        As in `refine`. Anything with `shape`, `dtype` and slices: ``np.load(..., mmap_mode="r")``,
-        an array of zarr or h5py. float16 is computed with as float32.
+        As in `refine`. Anything with `shape`, `dtype` and slicing: ``np.load(..., mmap_mode="r")``,
+        an array of zarr or h5py. float16 is converted to float32.
     image : array-like [H, W, C] or [D, H, W, C], integer or floating point
         As in `refine`.
     params : CRFParams
         As in `refine`.
     tile : int or sequence of one int per spatial axis, optional
-        Size of what is written at a time, in pixels; default 1024 (128 in volumes), and at least
-        the halo. Where `out` is stored in chunks, best a multiple of them.
+        Size of a tile without its halo, in pixels; default 1024 (128 in volumes), or the halo if
+        that is larger. If `out` is stored in chunks, preferably a multiple of them.
     halo : int or sequence of one int per spatial axis, or "exact", optional
-        Pixels read beyond the tile on each side. Default: as far as one message carries,
-        `reach`. "exact": as far as all iterations do, and no seam is left but rounding.
-    out : array-like [L, H, W] or [L, D, H, W] (of `labels`: without L), optional
-        Where the result is written: anything with `shape`, `dtype` and assignment to slices. Not
-        `logits` itself. Default: a NumPy array, which must fit into memory.
+        Pixels read beyond the tile on each side. Default: the distance that one message travels,
+        `reach`. "exact": the distance that messages of all iterations travel, which leaves seams
+        of rounding errors only.
+    out : array-like [L, H, W] or [L, D, H, W] (with `labels`: without L), optional
+        Array to write the result to: anything with `shape`, `dtype` and assignment to slices, but
+        none of the inputs. Default: a new NumPy array, which must fit into memory.
     labels : bool
-        Write the likeliest label of each pixel in place of the marginals. L = 1: 1 for the
+        Write the most probable label of each pixel instead of the marginals. L = 1: 1 for the
         foreground.
     compatibility, iterations, spacing, backend, threads
         As in `refine`.
     mask : array-like [H, W] or [D, H, W] of bool, optional
-        As in `refine`, but also anything that slices.
+        As in `refine`, but also anything with `shape`, `dtype` and slicing.
 
     Returns
     -------
@@ -127,16 +128,16 @@ def refine_tiled(
     Raises
     ------
     TypeError, ValueError
-        As in `refine`; or `tile`, `halo` or `out` do not fit. Options and shapes are looked at
-        before anything is read or written, values as their tile comes.
+        As in `refine`; or `tile`, `halo` or `out` do not fit. Options and shapes are checked
+        before anything is read or written, values when their tile is refined.
     BackendUnavailableError
         `backend` cannot run here; the message says why.
 
     Notes
     -----
-    [KK11] algorithm 1 on each tile. Memory is that of a tile with its halo, whatever the image.
-    Positions count from the corner of the image, in the dtype of computation. float32 tells apart
-    what is within some 100,000 theta of it; a larger image is refused and needs float64 logits.
+    [KK11] algorithm 1 on each tile. Memory use is that of a tile with its halo, for any image size.
+    Positions count from the corner of the image, in the dtype of computation. float32 resolves
+    positions within some 100,000 theta; a larger image raises ValueError and needs float64 logits.
 
     Examples
     --------
@@ -161,7 +162,7 @@ def refine_tiled(
     _check_out(into, logits, image, mask, labels)
     for inner, q in parts:
         if labels:
-            into[inner] = likeliest(q)
+            into[inner] = most_probable(q)
         else:
             into[(slice(None), *inner)] = q
     return into
@@ -181,7 +182,7 @@ def refined_tiles(
     backend: str = "auto",
     threads: int | None = None,
 ) -> Iterator[tuple[tuple[slice, ...], Array]]:
-    """The tiles of `refine_tiled` as they are refined, for whoever writes them elsewhere.
+    """Iterate over the refined tiles of `refine_tiled`, to write them anywhere.
 
     Parameters
     ----------
@@ -191,13 +192,13 @@ def refined_tiles(
     Returns
     -------
     iterator of (tuple of slices, ndarray [L, *tile] float32)
-        Where the tile lies in the image, and its marginals. Together the tiles cover each pixel
-        once, row by row.
+        Position of the tile in the image, and its marginals. The tiles cover each pixel once, row
+        by row.
 
     Raises
     ------
     TypeError, ValueError, BackendUnavailableError
-        As in `refine_tiled`: about options and shapes now, about values as the tile comes.
+        As in `refine_tiled`: for options and shapes at once, for values when a tile is refined.
 
     Examples
     --------
@@ -231,19 +232,19 @@ def _refined(
         window = Window(part.origin, logits.shape[1:])
         seen = None if mask is None else np.asarray(mask[part.outer])
         q = refined_window(*_read(logits, image, part.outer), seen, options, window)
-        q = q[(slice(None), *part.kept)].copy()  # so that the halo is not kept in memory
+        q = q[(slice(None), *part.kept)].copy()  # frees the memory of the halo
         yield part.inner, q
 
 
 def refined_window(
     logits: Array, image: Array, mask: Array | None, options: dict[str, Any], window: Window
 ) -> Array:
-    """Marginals of a part of an image. float32
+    """Compute the marginals of a part of an image, in float32.
 
     Raises
     ------
     ValueError
-        Of a value in it; the message says where it lies.
+        An invalid value; the message names the rows and columns of the part.
     """
     try:
         q = infer(
@@ -260,45 +261,32 @@ def refined_window(
     return q.astype(np.float32, copy=False)
 
 
-def likeliest(q: Array) -> Array:
-    """The label of each pixel from its marginals [L, *S]; of one map, q > 1/2. [*S]
-
-    Three times as fast as NumPy's argmax, which walks the labels of one pixel after another.
-    """
-    if len(q) == 1:
-        return (q[0] > 0.5).astype(np.uint8)
-    best = q[0].copy()
-    labels = np.zeros(best.shape, label_dtype(len(q)))
-    for label, plane in enumerate(q[1:], start=1):
-        np.copyto(labels, label, where=plane > best, casting="unsafe")
-        np.maximum(best, plane, out=best)
-    return labels
-
-
 def reach(
     params: CRFParams, size: Sequence[int], spacing: Sequence[float] | None = None
 ) -> tuple[int, ...]:
-    """How far one message carries along each axis, in pixels: beyond it kernels are exactly 0.
+    """Compute the distance that one message travels along each axis, in pixels.
+
+    Beyond it, all kernels as filtered here are exactly 0.
 
     Parameters
     ----------
     params : CRFParams
     size : (H, W) or (D, H, W)
-        Of the image.
+        Size of the image.
     spacing : sequence of one float per spatial axis, optional
         As in `refine`.
 
     Returns
     -------
     tuple of int
-        One per axis of `size`, at most its length.
+        One distance per axis of `size`, at most its length.
 
     Notes
     -----
-    [Adams10]. A lattice's splat and slice reach across a simplex, its blur two simplices further:
-    4 sqrt(3/2 j / (j+1)) deviations in all along the j-th feature, whatever the others are. That is
-    3.46, 4 and 4.24 theta_alpha along columns, rows and layers (with feature order "xy"). A vertex
-    counts if some pixel touches it; those that matter lie within the same bound.
+    [Adams10]. A lattice's splat and slice each reach across one simplex, its blur across two more:
+    4 sqrt(3/2 j / (j+1)) bandwidths in all along the j-th feature, whatever the other features
+    are. That is 3.46, 4 and 4.24 theta_alpha along columns, rows and layers (with feature order
+    "xy"). The vertices that a message passes through lie within the same bound.
 
     Examples
     --------
@@ -309,7 +297,8 @@ def reach(
     feature = range(1, len(size) + 1)
     if params.feature_order == "xy":
         feature = feature[::-1]
-    simplices = 5 if params.quality == "filled" else 4  # a vertex may be there for its neighbour's
+    # "filled" also inserts the neighbours of vertices, which reach across one more simplex.
+    simplices = 5 if params.quality == "filled" else 4
     lattice = [simplices * math.sqrt(1.5 * j / (j + 1)) for j in feature]
     found = [0] * len(size)
     for theta, weight, regular in (
@@ -334,7 +323,7 @@ def halo_of(
     iterations: int,
     spacing: Sequence[float] | None,
 ) -> tuple[int, ...]:
-    """`refine_tiled`'s argument `halo` in pixels, one number per axis."""
+    """Convert the argument `halo` of `refine_tiled` to pixels, one number per axis."""
     if halo is None:
         return reach(params, size, spacing)
     if isinstance(halo, str):
@@ -348,9 +337,9 @@ def halo_of(
 def tiling(
     size: Sequence[int], tile: int | Sequence[int] | None, halo: Sequence[int]
 ) -> list[Tile]:
-    """The tiles of an image of this size, row by row."""
+    """Return the tiles of an image of this size, row by row."""
     if tile is None:
-        # Never narrower than the halo, or most of the work would be thrown away.
+        # A tile narrower than its halo would discard most of the work.
         lengths = tuple(max(_DEFAULT_TILE[len(size)], h) for h in halo)
     else:
         lengths = _per_axis("tile", tile, len(size), 1)
@@ -373,7 +362,7 @@ def tiling(
 def _per_axis(name: str, value: Any, axes: int, at_least: int) -> tuple[int, ...]:
     if isinstance(value, (tuple, list)):
         if len(value) != axes:
-            raise ValueError(f"{name} is {value!r}; give one number, or {axes}: one per axis")
+            raise ValueError(f"{name} is {value!r}; give one number, or {axes}, one per axis")
         return tuple(checks.count(f"{name}[{i}]", v, at_least) for i, v in enumerate(value))
     return (checks.count(name, value, at_least),) * axes
 
@@ -395,32 +384,32 @@ def _read(
 def check(
     logits: Sliceable, image: Sliceable, mask: Sliceable | None, options: dict[str, Any]
 ) -> None:
-    """What can be said of shapes and options before anything is read."""
+    """Check shapes, dtypes and options without reading the arrays."""
     for name, array in (("logits", logits), ("image", image), ("mask", mask)):
         if array is None and name == "mask":
             continue
         if not all(hasattr(array, need) for need in ("shape", "dtype", "__getitem__")):
             raise TypeError(
-                f"{name} is {type(array).__name__}; it must be an array: of NumPy, or one that "
-                "slices like it (numpy.memmap, zarr, h5py)"
+                f"{name} is {type(array).__name__}; it must be a NumPy array, or one that is "
+                "sliced like it (numpy.memmap, zarr, h5py)"
             )
     checks.params(options["params"], CRFParams)
-    # Arrays of the shapes and dtypes that came, which take no memory.
+    # Broadcast arrays of the same shapes and dtypes, which take no memory.
     scores = _stand_in("logits", logits)
     if scores.dtype == np.float16:
         scores = np.broadcast_to(np.float32(0), scores.shape)
-    picture = _stand_in("image", image)
+    pixels = _stand_in("image", image)
     checks.logits(scores, batched=False)
-    checks.image(picture, scores, batched=False)
+    checks.image(pixels, scores, batched=False)
     size = scores.shape[1:]
     if mask is not None:
         checks.mask(_stand_in("mask", mask), size)
-    # One pixel of no opinion, in the far corner: there is nothing in it to object to but the
-    # options, and positions that are too far away to be told apart.
+    # Run one dummy pixel with zero logits at the last corner: it can fail only on invalid options
+    # or unresolvable coordinates.
     one = (1,) * len(size)
     infer(
         np.zeros((len(scores), *one), scores.dtype),
-        np.zeros((*one, picture.shape[-1]), picture.dtype),
+        np.zeros((*one, pixels.shape[-1]), pixels.dtype),
         mask=None, kernel_weights=None, marginals=True,
         window=Window(tuple(n - 1 for n in size), size), **options,
     )  # fmt: skip
@@ -432,7 +421,7 @@ def _stand_in(name: str, array: Sliceable) -> Array:
     except TypeError:  # a tensor's
         raise TypeError(
             f"{name} has dtype {array.dtype}, which is not NumPy's; pass a NumPy array, or one "
-            "that slices like it (numpy.memmap, zarr, h5py)"
+            "that is sliced like it (numpy.memmap, zarr, h5py)"
         ) from None
     return np.broadcast_to(np.zeros((), dtype), tuple(array.shape))
 
@@ -440,16 +429,16 @@ def _stand_in(name: str, array: Sliceable) -> Array:
 def _advise(
     logits: Sliceable, image: Sliceable, mask: Sliceable | None, params: CRFParams
 ) -> None:
-    """Warn, as `refine` does, of what the middle of the image looks like."""
+    """Give `refine`'s input-range warnings for a central crop."""
     where = tuple(
-        slice(max(0, n // 2 - _GLANCE), min(n, n // 2 + _GLANCE)) for n in logits.shape[1:]
+        slice(max(0, n // 2 - _PROBE), min(n, n // 2 + _PROBE)) for n in logits.shape[1:]
     )
-    scores, picture = _read(logits, image, where)
+    scores, pixels = _read(logits, image, where)
     if mask is not None:
-        seen = np.asarray(mask[where])
-        scores, picture = scores[:, seen], picture[seen]
+        inside = np.asarray(mask[where])
+        scores, pixels = scores[:, inside], pixels[inside]
     checks.probabilities(scores, batched=False)
-    checks.image_range(picture, params.theta_beta)
+    checks.image_range(pixels, params.theta_beta)
 
 
 def _check_out(
@@ -457,8 +446,7 @@ def _check_out(
 ) -> None:
     if not all(hasattr(out, need) for need in ("shape", "dtype", "__setitem__")):
         raise TypeError(
-            f"out is {type(out).__name__}; it must be an array that can be written to (NumPy, "
-            "zarr, h5py)"
+            f"out is {type(out).__name__}; it must be a writable array (NumPy, zarr, h5py)"
         )
     wanted = logits.shape[1:] if labels else logits.shape
     if tuple(out.shape) != tuple(wanted):
@@ -475,5 +463,6 @@ def _check_out(
         arrays = isinstance(out, np.ndarray) and isinstance(array, np.ndarray)
         if out is array or (arrays and np.may_share_memory(out, array)):
             raise ValueError(
-                f"out is {name} itself, which halos are still read from; give another array"
+                f"out shares memory with {name}, which is still read for the halos of later "
+                "tiles; give another array"
             )

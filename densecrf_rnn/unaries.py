@@ -1,10 +1,9 @@
-"""What a CRF starts from, out of what people have: label maps, probabilities, overconfident logits.
+"""Logits for a CRF from label maps, from probabilities, or from overconfident logits.
 
-Everything here takes and returns NumPy arrays, labels first, and changes none of its arguments.
+Functions take and return NumPy arrays, labels first, and do not modify their arguments.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -15,19 +14,19 @@ from . import checks
 def logits_from_labels(
     labels: Array, num_labels: int, confidence: float = 0.7, *, unsure: int | None = None
 ) -> Array:
-    """Logits that trust a label map so far.
+    """Convert a label map to logits, given the probability that its labels are right.
 
     Parameters
     ----------
     labels : ndarray [*S] of integers
-        In 0..num_labels-1, or `unsure`.
+        Labels in 0..num_labels-1, or `unsure`.
     num_labels : int, at least 2
         L.
-    confidence : float, above 0 and below 1
-        Probability that a label is right; the others share the rest.
+    confidence : float between 0 and 1, both excluded
+        Probability that a label is right; the other labels share the rest.
     unsure : int, optional
-        Value of `labels` at pixels about which nothing is known: there all labels are equally
-        likely. It may lie in 0..num_labels-1 and is then no label of any pixel.
+        Value of `labels` meaning unknown, such as 255: all labels are then equally probable. It
+        may lie in 0..num_labels-1, in which case no pixel has that label.
 
     Returns
     -------
@@ -58,7 +57,7 @@ def logits_from_labels(
     if found.size and not 0 <= found.min() <= found.max() < num_labels:
         raise ValueError(
             f"labels holds {found.min()}..{found.max()}; with {num_labels} labels they must lie in "
-            f"0..{num_labels - 1} (unsure= names a value that says: not known)"
+            f"0..{num_labels - 1} (unsure= names the value that means unknown)"
         )
     shape = (num_labels, *labels.shape)
     logits = np.full(shape, np.log((1 - confidence) / (num_labels - 1)), np.float32)
@@ -69,26 +68,26 @@ def logits_from_labels(
 
 
 def logits_from_probabilities(probabilities: Array, floor: float = 1e-5) -> Array:
-    """Logarithms of probabilities.
+    """Convert probabilities to logits: their logarithms.
 
     Parameters
     ----------
     probabilities : ndarray [L, *S]
-        Floating point in 0..1, or unsigned integers of 8 or 16 bits of which the largest stands for
-        1. They need not sum to 1: a factor per pixel makes no difference. L = 1: the foreground's.
+        Floating point in 0..1, or uint8 or uint16, whose maximum represents 1. They need not sum
+        to 1, because a factor common to all labels of a pixel cancels. L = 1: the foreground's.
     floor : float, at least 0 and below 1
-        Smaller ones count as this, since stored zeros are mostly small numbers that were rounded.
-        0: a probability of 0 rules its label out (-inf).
+        Minimum probability; smaller ones are raised to it, because stored zeros are mostly small
+        values that were rounded. With 0, a probability of 0 rules its label out (-inf).
 
     Returns
     -------
     ndarray [L, *S] of float32
-        Logits; of L = 1 the one logit log(p / (1 - p)).
+        Logits; with L = 1 the logit log(p / (1 - p)).
 
     Raises
     ------
     TypeError, ValueError
-        Another dtype, or a value that is no probability.
+        Another dtype, or a value outside 0..1.
 
     Examples
     --------
@@ -107,10 +106,14 @@ def logits_from_probabilities(probabilities: Array, floor: float = 1e-5) -> Arra
         p = probabilities / np.float32(np.iinfo(dtype).max)
     elif dtype.kind == "f":
         p = probabilities.astype(np.float32)
-        low, high = float(p.min()), float(p.max())
+        low, high = p.min(), p.max()
         if not (low >= 0 and high <= 1):  # NaN fails both
-            found = "NaN" if np.isnan(low) else f"{low:g}..{high:g}"
-            raise ValueError(f"probabilities holds {found}; they must lie in 0..1")
+            found = "NaN" if np.isnan(low) else f"{low!s}..{high!s}"
+            raise ValueError(
+                f"probabilities holds {found}; they must lie in 0..1: np.clip them if rounding "
+                "put them slightly outside, divide by their sum over the labels if they are not "
+                "normalised, and use logits as they are"
+            )
     else:
         raise TypeError(
             f"probabilities has dtype {dtype}; it must be floating point, uint8 or uint16"
@@ -122,24 +125,24 @@ def logits_from_probabilities(probabilities: Array, floor: float = 1e-5) -> Arra
     return logits
 
 
-def softened(logits: Array, temperature: float) -> Array:
-    """Logits divided by a temperature: above 1 for a network that is surer than it is right.
+def scale_temperature(logits: Array, temperature: float) -> Array:
+    """Divide logits by a temperature; above 1 it makes overconfident logits less certain.
 
     Parameters
     ----------
     logits : ndarray [L, *S], floating point
-    temperature : float, above 0
-        1 changes nothing; towards 0 the likeliest label takes all.
+    temperature : positive float
+        1 changes nothing; towards 0 the most probable label gets all of the probability.
 
     Returns
     -------
     ndarray, shape and dtype of `logits`
-        The likeliest label stays the likeliest.
+        The argmax over the labels does not change.
 
     Raises
     ------
     TypeError, ValueError
-        An argument of the wrong kind.
+        An argument of the wrong kind or range.
 
     Notes
     -----
@@ -147,7 +150,7 @@ def softened(logits: Array, temperature: float) -> Array:
 
     Examples
     --------
-    >>> softened(np.array([[4.0], [0.0]]), 2).tolist()
+    >>> scale_temperature(np.array([[4.0], [0.0]]), 2).tolist()
     [[2.0], [0.0]]
     """
     checks.array_kind("logits", logits, batched=False)
@@ -157,14 +160,14 @@ def softened(logits: Array, temperature: float) -> Array:
         return logits / logits.dtype.type(temperature)
 
 
-def of_classes(logits: Array, classes: Sequence[int]) -> Array:
-    """The logits of some labels: the others are ruled out, and take no time.
+def select_classes(logits: Array, classes: Sequence[int]) -> Array:
+    """Keep the logits of some labels; the others are ruled out and cost no time.
 
     Parameters
     ----------
     logits : ndarray [L, *S]
     classes : sequence of int
-        Labels to keep, each once, in the order of the result; row k of it is label ``classes[k]``.
+        Labels to keep, at least two, each once; row k of the result is label ``classes[k]``.
 
     Returns
     -------
@@ -173,11 +176,11 @@ def of_classes(logits: Array, classes: Sequence[int]) -> Array:
     Raises
     ------
     TypeError, ValueError
-        A label that is none of 0..L-1, or is given twice, or fewer than two labels.
+        A label outside 0..L-1 or given twice, or fewer than two labels.
 
     Examples
     --------
-    >>> of_classes(np.arange(6.0).reshape(3, 2), [0, 2]).tolist()
+    >>> select_classes(np.arange(6.0).reshape(3, 2), [0, 2]).tolist()
     [[0.0, 1.0], [4.0, 5.0]]
     """
     checks.array_kind("logits", logits, batched=False)
@@ -191,6 +194,5 @@ def of_classes(logits: Array, classes: Sequence[int]) -> Array:
     return logits[chosen]
 
 
-def label_dtype(labels: int) -> Any:
-    """The smallest unsigned integer for labels 0 to L - 1 (L = 1: 0 and 1)."""
-    return np.min_scalar_type(max(1, labels - 1))
+softened = scale_temperature  # former name
+of_classes = select_classes  # former name

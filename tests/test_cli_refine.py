@@ -305,7 +305,7 @@ def test_a_map_of_one_logit_is_foreground_above_one_half(folder):
 def test_the_likeliest_label_is_argmax(labels):
     q = np.random.default_rng(0).integers(0, 4, (labels, 50)).astype(np.float32)  # many ties
     expected = q.argmax(0) if labels > 1 else q[0] > 0.5
-    np.testing.assert_array_equal(_refining.likeliest(q), expected)
+    np.testing.assert_array_equal(_refining.most_probable(q), expected)
 
 
 # --- volumes -------------------------------------------------------------------------------------

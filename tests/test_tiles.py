@@ -398,7 +398,7 @@ def test_arrays_that_do_not_fit_are_refused(logits, image, kind, message):
 def test_a_result_written_over_its_input_is_refused():
     logits, image = random_problem(3, (30, 31))
     for out in (logits, logits[:]):
-        with pytest.raises(ValueError, match="out is logits itself"):
+        with pytest.raises(ValueError, match="out shares memory with logits"):
             refine_tiled(logits, image, SMALL, tile=8, out=out)
 
 

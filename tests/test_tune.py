@@ -260,12 +260,12 @@ def test_settings_that_fall_behind_are_given_up(tmp_path):
     examples = [planted(seed, size=(12, 13)) for seed in range(24)]
     outcomes = []
     found = tune(examples, TASK, trials=24, per_lattice=1, on_trial=outcomes.append)
-    given_up = [o for o in outcomes if o.given_up]
+    given_up = [o for o in outcomes if o.pruned]
     assert len(given_up) >= 3
-    assert not any(o.given_up for o in outcomes[:5])  # nobody to compare with yet
+    assert not any(o.pruned for o in outcomes[:5])  # nobody to compare with yet
     assert all(6 <= o.seen < 24 for o in given_up)
-    assert all(o.seen == 24 for o in outcomes if not o.given_up)
-    assert found.score == max(o.score for o in outcomes if not o.given_up)
+    assert all(o.seen == 24 for o in outcomes if not o.pruned)
+    assert found.score == max(o.score for o in outcomes if not o.pruned)
     # Each was below the median, at that image, of those scored to the end before it.
     curves = []
     for params, _, state, curve in tried(found.study):

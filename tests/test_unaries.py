@@ -103,7 +103,7 @@ def test_probabilities_of_other_integers_are_refused():
 
 @given(scores, st.floats(0.1, 10))
 def test_temperature_keeps_the_likeliest_label_and_softens(logits, temperature):
-    soft = unaries.softened(logits, temperature)
+    soft = unaries.scale_temperature(logits, temperature)
     assert soft.dtype == logits.dtype
     np.testing.assert_allclose(soft * np.float32(temperature), logits, rtol=1e-5, atol=1e-6)
     before, after = (softmax(x.astype(float), 0).max(0) for x in (logits, soft))
@@ -113,28 +113,28 @@ def test_temperature_keeps_the_likeliest_label_and_softens(logits, temperature):
 @pytest.mark.parametrize("temperature", [0, -1, np.inf, "1"])
 def test_temperatures_that_are_none_are_refused(temperature):
     with pytest.raises((TypeError, ValueError), match="temperature"):
-        unaries.softened(np.zeros((2, 3)), temperature)
+        unaries.scale_temperature(np.zeros((2, 3)), temperature)
 
 
 @given(scores.filter(lambda x: len(x) >= 2), st.randoms())
 def test_a_subset_has_the_marginals_given_that_no_other_label_is_right(logits, random):
     classes = random.sample(range(len(logits)), random.randint(2, len(logits)))
     q = softmax(logits.astype(float), 0)[classes]
-    kept = softmax(unaries.of_classes(logits, classes).astype(float), 0)
+    kept = softmax(unaries.select_classes(logits, classes).astype(float), 0)
     np.testing.assert_allclose(kept * q.sum(0), q, atol=1e-7)
 
 
 @pytest.mark.parametrize("classes", [[0], [0, 0], [0, 3], [-1, 0], [0.0, 1.0]])
 def test_subsets_that_are_none_are_refused(classes):
     with pytest.raises((TypeError, ValueError), match="classes"):
-        unaries.of_classes(np.zeros((3, 2)), classes)
+        unaries.select_classes(np.zeros((3, 2)), classes)
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        lambda x: unaries.softened(x, 2),
-        lambda x: unaries.of_classes(x, [0, 1]),
+        lambda x: unaries.scale_temperature(x, 2),
+        lambda x: unaries.select_classes(x, [0, 1]),
         lambda x: unaries.logits_from_probabilities(x),
         lambda x: upsample(x, [5, 7]),
     ],

@@ -9,6 +9,7 @@ from .numbers import (
     alone, count, flag, ignored, method, number, option, positive_number, spacing, threads,
     weight,
 )  # fmt: skip
+from .packages import package
 from .parameters import (
     bandwidths, compatibility, coupling, kernel_weights, kernels, params, untied, weights_fit,
 )  # fmt: skip
@@ -18,7 +19,7 @@ __all__ = [
     "alone", "array_kind", "bandwidths", "compatibility", "count", "coupling", "feature_rows",
     "features", "flag", "float_dtype", "ignored", "image", "image_range", "image_values",
     "indexable", "kernel_weights", "kernels", "logits", "logits_values", "mask", "method",
-    "number", "option", "parameter", "params", "positive_number", "probabilities", "refined",
-    "refuse_features", "same_device", "spacing", "threads", "untied", "values", "weight",
-    "weights_fit",
+    "number", "option", "package", "parameter", "params", "positive_number", "probabilities",
+    "refined", "refuse_features", "same_device", "spacing", "threads", "untied", "values",
+    "weight", "weights_fit",
 ]  # fmt: skip

@@ -175,7 +175,7 @@ class Inputs:
             spacing = files.read_spacing(match.paths[1])
         logits = self._resized(match, logits, image)
         if args.temperature != 1:
-            logits = unaries.softened(logits, args.temperature)
+            logits = unaries.scale_temperature(logits, args.temperature)
         return Problem(logits, image, mask, spacing)
 
     def _kind(self, match: files.Match) -> Literal["logits", "probabilities", "labels"]:
@@ -191,7 +191,7 @@ class Inputs:
             logits = files.read_logits(
                 path, key=args.key, kind=kind, labels_last=args.labels_last, axes=axes
             )
-            return logits if args.classes is None else unaries.of_classes(logits, args.classes)
+            return logits if args.classes is None else unaries.select_classes(logits, args.classes)
         labels = files.read_labels(path, key=args.key)
         names = self.label_names(args.num_labels)
         unknown = np.zeros(labels.shape, bool) if args.unsure is None else labels == args.unsure

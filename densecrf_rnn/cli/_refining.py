@@ -16,9 +16,8 @@ from .._typing import Array
 from .. import files
 from ..files.pairs import PICTURES, VOLUMES
 from ..files.record import Record, checksum
-from ..postprocess import remove_small
 from ..inference.refine import refine
-from ..tiles import likeliest
+from ..postprocess import most_probable, remove_small
 from . import UserError
 from ._crf_options import settings
 from ._inputs import Inputs
@@ -130,7 +129,7 @@ class Refining:
     def _write(self, match: files.Match, q: Array, outputs: list[Path]) -> None:
         names = None if self._args.classes is None else self._inputs.label_names(len(q))
         if self._args.write != "marginals":
-            labels = likeliest(q)
+            labels = most_probable(q)
             if names is not None:
                 labels = names.astype(np.min_scalar_type(names.max()))[labels]
             if self._args.remove_small is not None:

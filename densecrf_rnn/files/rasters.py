@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._typing import Array
-from .. import tiles, unaries
+from .. import postprocess, tiles, unaries
 from ..params import CRFParams
 from .._atomic import replaced
 from .pairs import extension
@@ -113,12 +113,12 @@ def refine_raster(
         size = u.shape[1:]
         shape, dtype = u.shape, np.float32
         if not marginals:
-            shape, dtype = size, unaries.label_dtype(u.shape[0])
+            shape, dtype = size, postprocess.label_dtype(u.shape[0])
         nodata: float | None = None
         if seen is not None and marginals:
             nodata = math.nan
         elif seen is not None:
-            dtype = unaries.label_dtype(max(2, u.shape[0]) + 1)  # one number more than labels
+            dtype = postprocess.label_dtype(max(2, u.shape[0]) + 1)  # one number more than labels
             nodata = int(np.iinfo(dtype).max)
         with (
             replaced(out) as partial,
@@ -126,7 +126,7 @@ def refine_raster(
         ):
             done = 0
             for where, q in parts:
-                values = q if marginals else tiles.likeliest(q).astype(dtype)
+                values = q if marginals else postprocess.most_probable(q).astype(dtype)
                 if seen is not None:
                     values[..., ~seen[where]] = nodata
                 write(where, values)

@@ -9,7 +9,7 @@ from .. import checks
 from .._typing import Array
 from ..engines import default_threads
 from ..engines.gibbs import GibbsProblem, gibbs_engine
-from ..unaries import label_dtype
+from ..postprocess import label_dtype
 from .checks import (
     check_labelled_model, check_logits, check_model, check_potentials, inverse_temperatures,
 )  # fmt: skip

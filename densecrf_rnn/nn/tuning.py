@@ -1,9 +1,10 @@
-"""Parameters of a CRF learned by gradients from saved logits: weights, compatibility, bandwidths.
+"""Training of a CRF-RNN head on saved logits: weights, compatibility and bandwidths.
 
-Begins where a search (`densecrf_rnn.tuning`) ended, and hands back what `refine` takes.
+Starts from the result of a search (`densecrf_rnn.tuning`) and returns what `refine` takes.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,29 +13,31 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from .._typing import Array
-from .. import checks
+from .. import checks, metrics
 from ..params import CRFParams
+from ..postprocess import most_probable
 from ..tuning import Example, Task, optional
 from .crfrnn import CRFRNN
 
 
 LEARNING_RATE = 0.05
-# Adam moves a parameter by about its learning rate a step. Weights are around 3, compatibilities
-# around 1, and a bandwidth's parameter multiplies it by 16 from 0 to infinity.
+# Factors on the learning rate. Adam moves a parameter by about its learning rate in each step;
+# weights are around 3, compatibilities around 1, and a bandwidth's parameter covers factors of 1/16
+# to 16.
 _MULTIPLIERS = {"kernel_weights": 1.0, "compatibility": 0.4, "bandwidths": 0.2}
 
 
 @dataclass(frozen=True)
 class Learned:
-    """What was learned.
+    """Result of `learn`.
 
     Attributes
     ----------
     params : CRFParams
-        With a weight for each label, and new bandwidths.
+        With one weight per label and kernel, and new bandwidths.
     compatibility : ndarray [L, L] of float32
     losses : list of float
-        Mean cross-entropy per pixel, in nats, of each pass over the examples, while it learned.
+        Mean cross-entropy per pixel, in nats, of each pass over the examples while training.
     """
 
     params: CRFParams
@@ -52,22 +55,23 @@ def learn(
     seed: int = 0,
     on_step: Callable[[float], None] | None = None,
 ) -> Learned:
-    """Weights per label, compatibility and bandwidths that lower the cross-entropy.
+    """Learn weights per label, compatibility and bandwidths that lower the cross-entropy.
 
     Parameters
     ----------
     examples : sequence of Example
-        Each is asked for when its turn comes; one image a step.
+        Indexed one at a time, one image per step.
     params : CRFParams
-        Where learning begins. Bandwidths stay within a factor of 16 of it.
+        Initial values. Bandwidths stay within a factor of 16 of them.
     task : Task
-        Iterations, ignored label, backend and threads; its score plays no part.
+        Iterations, ignored label, backend and threads; its score is not used.
     passes : int, at least 1
-        Over the examples, each in a pseudo-random order.
-    learning_rate : float
-        Adam's.
+        Passes over the examples, each in a new random order.
+    learning_rate : positive float
+        Learning rate of Adam.
     seed : int, at least 0
-        Of the order. The same seed learns the same on the same machine and threads.
+        Random seed of the order. Results are reproducible on the same machine and number of
+        threads.
     on_step : callable, optional
         Called with the loss of each step.
 
@@ -78,13 +82,13 @@ def learn(
     Raises
     ------
     TypeError, ValueError
-        An argument of the wrong kind or range, or an example the layer refuses; the message begins
-        with its name.
+        An argument of the wrong kind or range, or an example that the layer rejects; the message
+        then begins with its name.
 
     Notes
     -----
-    [CRF-RNN] section 5 learns weights and compatibility so, with fixed bandwidths. Cross-entropy
-    is not mean IU: score what was learned before it is used.
+    [CRF-RNN] section 5 learns weights and compatibility this way, with fixed bandwidths.
+    Cross-entropy is not mean IU: score the result before using it.
 
     Examples
     --------
@@ -97,69 +101,130 @@ def learn(
     True
     """
     passes = checks.count("passes", passes, 1)
-    learning_rate = checks.positive_number("learning_rate", learning_rate)
-    generator = torch.Generator().manual_seed(checks.count("seed", seed, 0))
-    if len(examples) == 0:
-        raise ValueError("examples is empty; give at least one image with logits and truth")
-    if task.threads is not None:
-        torch.set_num_threads(task.threads)
-    head = CRFRNN(
-        len(examples[0].logits),
-        params=params,
-        iterations=task.iterations,
-        eval_iterations=task.iterations,
-        trainable_bandwidths=True,
-        backend=task.backend,
-    )
-    optimizer = torch.optim.Adam(head.parameter_groups(learning_rate, **_MULTIPLIERS))
+    head = make_head(examples, params, task, trainable_bandwidths=True)
+    training = train(head, examples, task, learning_rate=learning_rate, seed=seed)
     losses = []
     for _ in range(passes):
         total = pixels = 0.0
-        for index in torch.randperm(len(examples), generator=generator).tolist():
-            example = examples[index]
-            try:
-                loss, count = _loss(head, example, task)
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"{example.name}: {error}") from error
-            if count == 0:  # nothing but ignored pixels
+        for loss, count in itertools.islice(training, len(examples)):
+            if count == 0:
                 continue
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            total, pixels = total + float(loss.detach()) * count, pixels + count
+            total, pixels = total + loss * count, pixels + count
             if on_step is not None:
-                on_step(float(loss.detach()))
+                on_step(loss)
         losses.append(total / pixels if pixels else float("nan"))
     return Learned(_params(head, params), head.compatibility.detach().numpy().copy(), losses)
 
 
-def _loss(head: CRFRNN, example: Example, task: Task) -> tuple[Tensor, int]:
-    """Mean cross-entropy over the scored pixels, and how many these are."""
-    if example.truth is None:
-        raise ValueError("it has no true labels to learn from")
-    logits = torch.from_numpy(np.ascontiguousarray(example.logits))[None]
-    image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(example.image, -1, 0)))[None]
-    truth = torch.from_numpy(example.truth.astype(np.int64))[None]
-    options = optional(example)
-    if options["mask"] is not None:
-        options["mask"] = torch.from_numpy(options["mask"])[None]
-    refined = head(logits, image, **options)
-    if refined.shape[1] == 1:  # one logit x stands for the labels (0, x)
-        refined = torch.cat([torch.zeros_like(refined), refined], dim=1)
-    if tuple(truth.shape[1:]) != tuple(refined.shape[2:]):
-        raise ValueError(
-            f"truth has shape {tuple(truth.shape[1:])} but logits {tuple(refined.shape[2:])}"
+def make_head(
+    examples: Sequence[Example], params: CRFParams, task: Task, *, trainable_bandwidths: bool
+) -> CRFRNN:
+    """Create the CRFRNN that `train` trains, with these initial parameters."""
+    if len(examples) == 0:
+        raise ValueError("examples is empty; give at least one image with logits and truth")
+    if task.threads is not None:
+        torch.set_num_threads(task.threads)
+    return CRFRNN(
+        len(examples[0].logits),
+        params=params,
+        iterations=task.iterations,
+        eval_iterations=task.iterations,
+        trainable_bandwidths=trainable_bandwidths,
+        backend=task.backend,
+    )
+
+
+def train(
+    head: CRFRNN,
+    examples: Sequence[Example],
+    task: Task,
+    *,
+    learning_rate: float = LEARNING_RATE,
+    seed: int = 0,
+) -> Iterator[tuple[float, int]]:
+    """Train a head with Adam on one example per step, for as long as the result is iterated.
+
+    Parameters
+    ----------
+    head : CRFRNN
+        Trained in place.
+    examples, task, learning_rate, seed
+        As in `learn`.
+
+    Returns
+    -------
+    iterator of (float, int)
+        For each step, mean cross-entropy of the scored pixels and their number. An example without
+        scored pixels changes nothing. It never ends.
+    """
+    learning_rate = checks.positive_number("learning_rate", learning_rate)
+    optimizer = torch.optim.Adam(head.parameter_groups(learning_rate, **_MULTIPLIERS))
+    generator = torch.Generator().manual_seed(checks.count("seed", seed, 0))
+    while True:
+        for index in torch.randperm(len(examples), generator=generator).tolist():
+            refined, truth, count = _refined(head.train(), examples[index], task)
+            loss = cross_entropy(refined, truth, ignore_index=task.ignore)
+            if count:
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            yield float(loss.detach()), count
+
+
+@torch.no_grad()
+def evaluate(
+    head: CRFRNN | None, examples: Sequence[Example], task: Task
+) -> tuple[float, float]:
+    """Return the mean cross-entropy per pixel and the score of refined logits.
+
+    `head` None evaluates the logits as they are.
+    """
+    loss, confusion = 0.0, np.zeros((), np.int64)
+    for example in examples:
+        refined, truth, _ = _refined(head and head.eval(), example, task)
+        loss += float(cross_entropy(refined, truth, ignore_index=task.ignore, reduction="sum"))
+        labels = most_probable(refined[0].numpy())
+        confusion = confusion + metrics.confusion_matrix(
+            truth[0].numpy(), labels, refined.shape[1], task.ignore
         )
-    scored = truth[truth != task.ignore]
-    if scored.numel() and not 0 <= int(scored.min()) <= int(scored.max()) < refined.shape[1]:
-        raise ValueError(
-            f"truth holds labels {int(scored.min())}..{int(scored.max())}; they must lie in "
-            f"0..{refined.shape[1] - 1} (ignore={task.ignore} marks pixels that do not count)"
-        )
-    return cross_entropy(refined, truth, ignore_index=task.ignore), scored.numel()
+    return loss / float(confusion.sum()), task.score(confusion)
+
+
+def _refined(
+    head: CRFRNN | None, example: Example, task: Task
+) -> tuple[Tensor, Tensor, int]:
+    """Return the refined logits [1, L, *S], the truth [1, *S] and the number of scored pixels."""
+    try:
+        if example.truth is None:
+            raise ValueError("it has no true labels to learn from")
+        refined = torch.from_numpy(np.ascontiguousarray(example.logits))[None]
+        truth = torch.from_numpy(example.truth.astype(np.int64))[None]
+        if head is not None:
+            image = np.ascontiguousarray(np.moveaxis(example.image, -1, 0))
+            options = optional(example)
+            if options["mask"] is not None:
+                options["mask"] = torch.from_numpy(options["mask"])[None]
+            refined = head(refined, torch.from_numpy(image)[None], **options)
+        if refined.shape[1] == 1:  # one logit x stands for the labels (0, x)
+            refined = torch.cat([torch.zeros_like(refined), refined], dim=1)
+        if truth.shape[1:] != refined.shape[2:]:
+            raise ValueError(
+                f"truth has shape {tuple(truth.shape[1:])} but logits {tuple(refined.shape[2:])}"
+            )
+        scored = truth[truth != task.ignore]
+        low, high = (int(scored.min()), int(scored.max())) if len(scored) else (0, 0)
+        if not 0 <= low <= high < refined.shape[1]:
+            raise ValueError(
+                f"truth holds labels {low}..{high}; they must lie in 0..{refined.shape[1] - 1} "
+                f"(ignore={task.ignore} marks pixels that do not count)"
+            )
+        return refined, truth, len(scored)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{example.name}: {error}") from error
 
 
 def _params(head: CRFRNN, params: CRFParams) -> CRFParams:
+    """Return the parameters of a head, rounded to four significant digits."""
     (alpha, beta), (gamma, _) = head.bandwidths.detach().tolist()
     bilateral, spatial = head.kernel_weights.detach().tolist()
     return replace(
@@ -173,5 +238,4 @@ def _params(head: CRFRNN, params: CRFParams) -> CRFParams:
 
 
 def _rounded(value: float) -> float:
-    """To four digits, which is more than they are known to."""
     return float(f"{value:.4g}")

@@ -1,0 +1,17 @@
+"""Search for bandwidths and weights that score best on images with ground truth.
+
+The "cross-validation process" of [CRF-RNN] section 5. Optuna proposes settings, this package
+scores them: images in a fixed order, several settings per lattice, poor settings pruned early.
+Optuna is imported when a search starts. `nn.tuning` learns parameters by gradients.
+"""
+
+from .folds import Folds, cross_validate
+from .scoring import confusions
+from .search import Outcome, Tuned, tune
+from .study import importances, settings
+from .task import ITERATIONS, RANGES, START, Example, Score, Task, optional
+
+__all__ = [
+    "ITERATIONS", "RANGES", "START", "Example", "Folds", "Outcome", "Score", "Task", "Tuned",
+    "confusions", "cross_validate", "importances", "optional", "settings", "tune",
+]  # fmt: skip
