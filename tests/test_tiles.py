@@ -381,7 +381,7 @@ def test_bad_options_are_refused_before_anything_is_read(options, kind, message)
 @pytest.mark.parametrize(
     ("logits", "image", "kind", "message"),
     [
-        ([[1.0]], np.zeros((3, 4, 3)), TypeError, "logits is list; it must be an array"),
+        ([[1.0]], np.zeros((3, 4, 3)), TypeError, "logits is list; it must be a NumPy array"),
         (np.zeros((3, 4)), np.zeros((3, 4, 3)), ValueError, "logits has shape (3, 4)"),
         (np.zeros((2, 3, 4), int), np.zeros((3, 4, 3)), TypeError, "logits has dtype int64"),
         (np.zeros((2, 3, 4)), np.zeros((4, 3, 3)), ValueError, "rows come before columns"),

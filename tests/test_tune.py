@@ -402,7 +402,7 @@ def test_a_gain_that_is_real_survives():
     [
         ({"ranges": {}}, ValueError, "ranges is empty"),
         ({"ranges": {"theta_delta": (1, 2)}}, ValueError, "a name in ranges is 'theta_delta'"),
-        ({"ranges": {"theta_beta": (5, 2)}}, ValueError, "is 5 to 2; the lower end is first"),
+        ({"ranges": {"theta_beta": (5, 2)}}, ValueError, "is 5 to 2; give the lower end first"),
         ({"ranges": {"theta_beta": (0, 2)}}, ValueError, r"ranges\['theta_beta'\] is 0"),
         ({"ranges": {"w_spatial": (1, np.nan)}}, ValueError, "must be finite"),
         ({"ranges": {"w_spatial": (1,)}}, ValueError, r"must be \(low, high\)"),

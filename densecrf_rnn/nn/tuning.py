@@ -158,7 +158,10 @@ def train(
         scored pixels changes nothing. It never ends.
     """
     learning_rate = checks.positive_number("learning_rate", learning_rate)
-    optimizer = torch.optim.Adam(head.parameter_groups(learning_rate, **_MULTIPLIERS))
+    groups = head.parameter_groups(learning_rate)
+    for group in groups:
+        group["lr"] = learning_rate * _MULTIPLIERS[group["name"]]
+    optimizer = torch.optim.Adam(groups)
     generator = torch.Generator().manual_seed(checks.count("seed", seed, 0))
     while True:
         for index in torch.randperm(len(examples), generator=generator).tolist():
