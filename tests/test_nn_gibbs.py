@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from gibbs_problems import OFFSETS, SMALL, Enumerated, model  # noqa: E402
 from test_nn_integration import environment  # noqa: E402
 
 from densecrf_rnn import CRFRNN, CRFParams, GibbsCRF, gibbs  # noqa: E402
+from densecrf_rnn.gibbs import schedules  # noqa: E402
 from densecrf_rnn.nn import ChainStore  # noqa: E402
+from densecrf_rnn.nn.gibbs.crf import Method  # noqa: E402
 
 
 def crf_of(tables, offsets=OFFSETS, **options):
@@ -203,7 +206,7 @@ def test_samples_are_those_of_numpy(backend):
         np.testing.assert_array_equal(found[chain].numpy(), labels)
 
 
-@pytest.mark.parametrize("method", ["marginals", "annealed", "icm"])
+@pytest.mark.parametrize("method", get_args(Method))
 def test_decoding_finds_the_likely_labels_and_leaves_masked_ones(method, backend):
     logits, tables = model(3, 3, 3, seed=3)
     truth = Enumerated(3, 3, 3)
@@ -223,6 +226,34 @@ def test_decoding_finds_the_likely_labels_and_leaves_masked_ones(method, backend
     mask[0, 0] = True
     found = crf.decode(batch, method=method, mask=mask, sweeps=3)
     assert torch.equal(found[:, 1:], batch.argmax(1)[:, 1:])
+
+
+def test_decoding_runs_the_schedules_of_the_numpy_interface(monkeypatch):
+    """One change to a schedule reaches both."""
+    logits, tables = model(4, 9, 8, seed=1)
+    crf, batch = crf_of(tables), torch.from_numpy(logits)[None]
+
+    def annealed():
+        ours = gibbs.annealed(logits, tables, OFFSETS, sweeps=5, seed=2)
+        np.testing.assert_array_equal(
+            crf.decode(batch, method="annealed", sweeps=5, seed=2)[0].numpy(), ours
+        )
+        return ours
+
+    def icm():
+        ours = gibbs.icm(logits, logits.argmax(0), tables, OFFSETS)
+        np.testing.assert_array_equal(crf.decode(batch, method="icm")[0].numpy(), ours)
+        return ours
+
+    before = annealed(), icm()
+    monkeypatch.setattr(schedules, "GREEDY", np.full(1, 0.1, np.float32))
+    after = annealed(), icm()
+    assert all((a != b).any() for a, b in zip(before, after, strict=True))
+
+
+def test_an_unknown_method_of_decoding_is_refused():
+    with pytest.raises(ValueError, match="method is 'icn'; choose from 'marginals', 'annealed'"):
+        GibbsCRF(3, OFFSETS).decode(torch.zeros(SIZE), method="icn")
 
 
 def test_empty_batches_are_empty():

@@ -16,6 +16,8 @@ from .._typing import Array
 LABEL_BITS = 16  # a label, and one value for masked pixels, are stored as uint16
 OFFSET_BITS = 15  # so that the product of an offset and a colour's coefficient fits int32
 PIXEL_BITS = 31  # pixels of one image are numbered by int32
+SEED_BITS = 64  # seeds and numbers of chains are two words of Philox each
+SWEEP_BITS = 31  # sweeps of a chain are numbered by one word, with room to add to it
 MAX_SCORE = 1e30  # bound on a pixel's score, so that no sum overflows float32
 MIN_TEMPERATURE = 1e-30  # a temperature up to this counts as 0: its reciprocal overflows float32
 
@@ -23,11 +25,18 @@ MIN_TEMPERATURE = 1e-30  # a temperature up to this counts as 0: its reciprocal 
 def check_model(logits: Array, tables: Array, offsets: Any, mask: Array | None) -> Array:
     """Check the NumPy arguments of one grid CRF; return its offsets as an int32 array [C, 2]."""
     check_logits(logits, batched=False)
-    vectors = check_offsets(offsets, logits.shape[1:])
-    check_tables(tables, len(vectors), len(logits))
-    check_potentials(logits, tables)
+    return check_edges(logits, tables, offsets, mask, batched=False)
+
+
+def check_edges(logits: Any, tables: Any, offsets: Any, mask: Any, *, batched: bool) -> Array:
+    """Check tables, offsets and mask for logits that are checked; return offsets [C, 2] int32."""
+    size = tuple(logits.shape[1 + batched :])
+    vectors = check_offsets(offsets, size)
+    check_tables(tables, len(vectors), logits.shape[int(batched)], batched=batched)
+    if logits.shape[0]:
+        check_potentials(logits, tables)
     if mask is not None:
-        checks.mask(mask, logits.shape[1:])
+        checks.mask(mask, (*logits.shape[:batched], *size), batched=batched)
     return vectors
 
 
@@ -98,16 +107,16 @@ def check_offsets(value: Any, size: tuple[int, int] | None = None) -> Array:
     return array.astype(np.int32)
 
 
-def check_tables(array: Any, classes: int, labels: int) -> None:
-    """Check that tables are finite float32 [C, L, L]."""
-    array_kind("tables", array, batched=False)
+def check_tables(array: Any, classes: int, labels: int, *, batched: bool) -> None:
+    """Check that tables are finite float32 [C, L, L]: a tensor if the logits are `batched`."""
+    array_kind("tables", array, batched=batched)
     if tuple(array.shape) != (classes, labels, labels):
         raise ValueError(
             f"tables has shape {wording.shape(array)}; it must be [{classes}, {labels}, {labels}]: "
             "one table per offset, which scores a label (row) at a pixel with a label (column) at "
             "the pixel that the offset leads to"
         )
-    _float32("tables", array, False)
+    _float32("tables", array, batched)
     if not finite(array):
         wording.raise_non_finite("tables", array)
 

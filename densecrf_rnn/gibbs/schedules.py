@@ -18,6 +18,7 @@ from .sweeps import Chain
 HOTTEST, COLDEST = 1.0, 0.05  # first and last temperature of annealing
 MIN_COLDEST = 1e-6
 ICM_SWEEPS = 1000  # maximum; ICM nearly always stops much earlier
+GREEDY = np.full(1, np.inf, np.float32)  # inverse temperature of a sweep of ICM
 
 
 class Schedulable(Protocol):
@@ -44,7 +45,7 @@ def run_annealing(
 def run_icm(chains: Schedulable, sweeps: int = ICM_SWEEPS) -> None:
     """Take the most probable label of each pixel in turn until no label changes."""
     for _ in range(sweeps):
-        if int(chains.draw(np.full(1, np.inf, np.float32)).sum()) == 0:
+        if int(chains.draw(GREEDY).sum()) == 0:
             break
 
 

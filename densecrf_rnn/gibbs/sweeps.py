@@ -11,7 +11,8 @@ from ..engines import default_threads
 from ..engines.gibbs import GibbsProblem, gibbs_engine
 from ..postprocess import label_dtype
 from .checks import (
-    check_labelled_model, check_logits, check_model, check_potentials, inverse_temperatures,
+    SEED_BITS, SWEEP_BITS, check_labelled_model, check_logits, check_model, check_potentials,
+    inverse_temperatures,
 )  # fmt: skip
 from .model import Offsets, as_batch
 from .neighbourhood import colouring
@@ -52,10 +53,10 @@ class Chain:
         self.labels = as_batch(labels, mask)
         self._model = (
             np.ascontiguousarray(logits)[None], self.labels, np.ascontiguousarray(tables), vectors,
-            colouring(vectors), checks.count("seed", seed, 0, below_power=64),
-            np.array([checks.count("chain", chain, 0, below_power=64)], np.uint64),
+            colouring(vectors), checks.count("seed", seed, 0, below_power=SEED_BITS),
+            np.array([checks.count("chain", chain, 0, below_power=SEED_BITS)], np.uint64),
         )  # fmt: skip
-        self._sweeps = checks.count("first_sweep", first_sweep, 0)
+        self._sweeps = checks.count("first_sweep", first_sweep, 0, below_power=SWEEP_BITS)
         self._threads = checks.threads(threads, default_threads())
         self._engine = gibbs_engine(backend)
 

@@ -12,25 +12,26 @@ from torch import Tensor
 
 from ... import checks
 from ..._atomic import replaced
-from ...gibbs.checks import check_logits
-from . import sampling
-from ..functional import autocast_to_float32
+from ...gibbs.checks import SEED_BITS
+from .sampling import float32_logits, start
+
+INDEX_BITS = 63  # an image's index fits torch.int64
 
 
 @dataclass
 class Chains:
-    """Where the chains of a batch stand; `GibbsCRF.loss` moves them on.
+    """State of the chains of a batch; `GibbsCRF.loss` updates it.
 
     Attributes
     ----------
     labels : Tensor [B, H, W], uint8, or int32 for more than 256 labels
     index : list of B int
-        Number of each chain, such as its image's in the data set.
+        Number of each chain, such as its image's index in the data set.
     sweeps : list of B int
-        How many sweeps each has had.
+        Number of sweeps that each has had.
     seed : int
     acceptance : float
-        Share of the last sweep's draws that changed a label; NaN before there was one.
+        Fraction of the last sweep's draws that changed a label; NaN before the first sweep.
     """
 
     labels: Tensor
@@ -41,7 +42,7 @@ class Chains:
 
 
 def check_kind(chains: Any) -> None:
-    """Chains, and nothing else."""
+    """Check that the argument `chains` is a `Chains`."""
     if not isinstance(chains, Chains):
         raise TypeError(
             f"chains is {type(chains).__name__}; it must be Chains, from "
@@ -50,11 +51,11 @@ def check_kind(chains: Any) -> None:
 
 
 class ChainStore:
-    """The chains of a training set: all that Gibbs learning keeps between epochs.
+    """Chains of a training set: the state that Gibbs learning keeps between epochs.
 
-    One byte for each pixel (four for more than 256 labels), in the memory of the CPU. Where a chain
-    goes next depends on the seed, its number and its own sweeps alone, so training gives the same
-    numbers whatever process an image is in and whatever else is in its batch.
+    It takes one byte per pixel (four for more than 256 labels) of CPU memory. The random numbers of
+    a chain depend on the seed, its number and its own sweeps only, so training gives the same
+    results however images are distributed over processes and batches.
 
     Parameters
     ----------
@@ -66,8 +67,8 @@ class ChainStore:
 
     Notes
     -----
-    [Kirillov15] section 3. A chain belongs to one picture: random crops or flips of it are other
-    pictures. Augment before, with an index for each variant, or do without.
+    [Kirillov15] section 3. A chain belongs to one image, and a random crop or flip is another
+    image: augment the data set beforehand, with an index for each variant, or not at all.
 
     Examples
     --------
@@ -81,10 +82,10 @@ class ChainStore:
     """
 
     def __init__(self, seed: int = 0) -> None:
-        self.seed = checks.count("seed", seed, 0, below_power=64)
+        self.seed = checks.count("seed", seed, 0, below_power=SEED_BITS)
         self._labels: dict[int, Tensor] = {}
         self._sweeps: dict[int, int] = {}
-        self._unshared: set[int] = set()  # kept since the last `synchronize`
+        self._unshared: set[int] = set()  # indices kept since the last `synchronize`
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -93,12 +94,12 @@ class ChainStore:
         return index in self._labels
 
     def chains(self, index: Sequence[int] | Tensor, logits: Tensor) -> Chains:
-        """The chains of a batch; those not yet here begin with a draw from their logits alone.
+        """Return the chains of a batch; a new chain starts with a draw from its logits alone.
 
         Parameters
         ----------
         index : B int, or Tensor [B]
-            Numbers of the images in the data set, each once.
+            Indices of the images in the data set, each once.
         logits : Tensor [B, L, H, W], float32
 
         Returns
@@ -109,23 +110,19 @@ class ChainStore:
         Raises
         ------
         TypeError, ValueError
-            Numbers and logits that do not go together, or a stored chain of another size or with
-            labels that the logits do not have.
+            Indices and logits do not match, or a stored chain has another size or a label that
+            the logits do not have.
         """
-        checks.array_kind("logits", logits, batched=True)
-        logits = autocast_to_float32(logits.detach())
-        check_logits(logits, batched=True)
+        logits = float32_logits(logits).detach()
         numbers = _numbers(index, len(logits))
         images, count, height, width = logits.shape
         labels = torch.zeros((images, height, width), dtype=torch.int32)
         fresh = [b for b, number in enumerate(numbers) if number not in self]
         if fresh:
-            start = torch.zeros((len(fresh), height, width), dtype=torch.int32)
             chains = [numbers[b] for b in fresh]
-            sampling.start(
-                logits[fresh].cpu(), start, seed=self.seed, chains=chains, backend="auto"
+            labels[fresh] = start(
+                logits[fresh].cpu(), None, seed=self.seed, chains=chains, backend="auto"
             )
-            labels[fresh] = start
         for b, number in enumerate(numbers):
             if number not in self:
                 continue
@@ -133,13 +130,13 @@ class ChainStore:
             if tuple(kept.shape) != (height, width):
                 raise ValueError(
                     f"the chain of image {number} is {kept.shape[0]} x {kept.shape[1]} but its "
-                    f"logits are {height} x {width}; an image must keep its size, or have a store "
-                    "or a number of its own for each"
+                    f"logits are {height} x {width}; give each size of an image an index, or a "
+                    "ChainStore, of its own"
                 )
             if int(kept.max()) >= count:
                 raise ValueError(
                     f"the chain of image {number} holds the label {int(kept.max())} but logits has "
-                    f"{count} labels; begin with a new ChainStore"
+                    f"{count} labels; use a new ChainStore"
                 )
             labels[b] = kept
         sweeps = [self._sweeps.get(number, 1) for number in numbers]
@@ -147,7 +144,7 @@ class ChainStore:
         return Chains(labels.to(logits.device, dtype), numbers, sweeps, self.seed)
 
     def keep(self, chains: Chains) -> None:
-        """Store where chains stand now.
+        """Store the current state of chains.
 
         Parameters
         ----------
@@ -156,15 +153,15 @@ class ChainStore:
         Raises
         ------
         TypeError
-            What is given are no chains.
+            The argument is not a `Chains`.
         ValueError
-            They are another store's: their seed is not this one's.
+            The chains come from a store with another seed.
         """
         check_kind(chains)
         if chains.seed != self.seed:
             raise ValueError(
                 f"the chains have seed {chains.seed} but the store {self.seed}; keep chains in the "
-                "store that they came from"
+                "store that made them"
             )
         for number, labels, sweeps in zip(
             chains.index, chains.labels.cpu(), chains.sweeps, strict=True
@@ -174,22 +171,22 @@ class ChainStore:
             self._unshared.add(number)
 
     def synchronize(self, group: Any = None) -> None:
-        """Exchange what was kept since the last time with the other processes of a group.
+        """Exchange the chains kept since the last call with the other processes of a group.
 
-        For distributed training whose sampler shuffles images between processes: once an epoch, in
-        every process. Of two states of one chain the one with more sweeps stays.
+        Call it once an epoch in every process if the sampler moves images between processes. Of two
+        states of one chain, the one with more sweeps is kept.
 
         Parameters
         ----------
         group : torch.distributed process group, optional
-            Default: all processes. Without torch.distributed at work there is nothing to do.
+            Default: all processes. Does nothing if torch.distributed is not initialised.
         """
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             own = {n: (self._sweeps[n], self._labels[n].numpy()) for n in sorted(self._unshared)}
             everyones: list[Any] = [None] * torch.distributed.get_world_size(group)
             torch.distributed.all_gather_object(everyones, own, group)
             newest: dict[int, tuple[int, Any]] = {}
-            for theirs in everyones:  # in the order of ranks, the same in every process
+            for theirs in everyones:  # in order of rank: every process keeps the same states
                 for number, state in theirs.items():
                     if number not in newest or state[0] > newest[number][0]:
                         newest[number] = state
@@ -199,11 +196,11 @@ class ChainStore:
         self._unshared.clear()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all chains to a file, which is whole or is not there.
+        """Write all chains to a file, atomically.
 
         Parameters
         ----------
-        path : path of a file; a file that is there is replaced
+        path : path of a file; an existing file is replaced
         """
         state = {"seed": self.seed, "sweeps": dict(self._sweeps), "labels": dict(self._labels)}
         with replaced(os.fspath(path)) as partial, open(partial, "wb") as file:
@@ -211,7 +208,7 @@ class ChainStore:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ChainStore":
-        """The store that `save` wrote.
+        """Read a store that `save` wrote.
 
         Parameters
         ----------
@@ -224,14 +221,14 @@ class ChainStore:
         Raises
         ------
         ValueError
-            The file holds something else.
+            The file does not hold a store.
         """
         wrong = f"{os.fspath(path)} does not hold chains; ChainStore.save writes them"
         try:
             state = torch.load(path, weights_only=True, map_location="cpu")
         except OSError:
             raise
-        except Exception as error:  # torch has many for what it did not write
+        except Exception as error:  # torch.load raises many types for a foreign file
             raise ValueError(wrong) from error
         if not _is_state(state):
             raise ValueError(wrong)
@@ -241,7 +238,7 @@ class ChainStore:
 
 
 def _is_state(state: Any) -> bool:
-    """Whether `ChainStore.save` may have written it."""
+    """Return whether `state` has the structure that `ChainStore.save` writes."""
     if not isinstance(state, dict) or set(state) != {"seed", "sweeps", "labels"}:
         return False
     sweeps, labels = state["sweeps"], state["labels"]
@@ -256,18 +253,20 @@ def _is_state(state: Any) -> bool:
 
 
 def _numbers(index: Any, images: int) -> list[int]:
-    """Numbers of the images of a batch, as Python's."""
+    """Check the indices of a batch's images and return them as Python integers."""
     given = index.tolist() if hasattr(index, "tolist") else index
     if not isinstance(given, (list, tuple, range)):
         raise TypeError(
-            f"index is {type(index).__name__}; it must hold a number for each of {images} images"
+            f"index is {type(index).__name__}; it must hold an index for each of {images} images"
         )
     if len(given) != images:
         raise ValueError(
-            f"index holds {len(given)} numbers but logits {images} images; give the number of each "
-            "in the data set"
+            f"index holds {len(given)} numbers but logits {images} images; give the index of each "
+            "image in the data set"
         )
-    numbers = [checks.count(f"index[{i}]", n, 0, below_power=63) for i, n in enumerate(given)]
+    numbers = [
+        checks.count(f"index[{i}]", n, 0, below_power=INDEX_BITS) for i, n in enumerate(given)
+    ]
     if len(set(numbers)) != len(numbers):
-        raise ValueError("index names an image twice; a batch holds an image once")
+        raise ValueError("index holds an image twice; a batch may hold each image once")
     return numbers
