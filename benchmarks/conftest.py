@@ -60,7 +60,7 @@ def pytest_terminal_summary(
     """Print the table."""
     if not ROWS:
         return
-    terminalreporter.section("benchmarks")
+    terminalreporter.write_sep("=", "benchmarks")
     lines = [HEADER, *map(cells, ROWS)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:

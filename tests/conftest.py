@@ -1,6 +1,8 @@
 """Fixtures that every test shares: engines, dtypes, and the data that is not in the repository."""
 
+import collections
 import importlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,25 @@ else:
         suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
     )
     hypothesis.settings.load_profile("densecrf_rnn")
+
+
+def reason_of_skip(message):
+    """Return what pytest says of a skip without the parts that differ from test to test."""
+    message = re.sub(r"^Skipped: ", "", message)
+    message = re.sub(r"^could not import '([^']+)': .*", r"\1 is not installed", message, flags=re.S)
+    # "no serial launcher: the native module ...", "cpu: the native module ..."
+    return re.sub(r"^[\w ]+: (?=the native module |numba is )", "", message)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print how many tests were skipped for each reason."""
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = [reason_of_skip(r.longrepr[2]) for r in reports if isinstance(r.longrepr, tuple | list)]
+    counts = collections.Counter(reasons)
+    if counts:
+        terminalreporter.write_sep("=", "skipped")
+        for reason, count in counts.most_common():
+            terminalreporter.write_line(f"{count}: {reason}")
 
 
 def pytest_generate_tests(metafunc):
