@@ -30,7 +30,7 @@ else:
 def reason_of_skip(message):
     """Return what pytest says of a skip without the parts that differ from test to test."""
     message = re.sub(r"^Skipped: ", "", message)
-    message = re.sub(r"^could not import '([^']+)': .*", r"\1 is not installed", message, flags=re.S)
+    message = re.sub(r"(?s)^could not import '([^']+)': .*", r"\1 is not installed", message)
     # "no serial launcher: the native module ...", "cpu: the native module ..."
     return re.sub(r"^[\w ]+: (?=the native module |numba is )", "", message)
 
@@ -38,8 +38,7 @@ def reason_of_skip(message):
 def pytest_terminal_summary(terminalreporter):
     """Print how many tests were skipped for each reason."""
     reports = terminalreporter.stats.get("skipped", [])
-    reasons = [reason_of_skip(r.longrepr[2]) for r in reports if isinstance(r.longrepr, tuple | list)]
-    counts = collections.Counter(reasons)
+    counts = collections.Counter(reason_of_skip(report.longrepr[2]) for report in reports)
     if counts:
         terminalreporter.write_sep("=", "skipped")
         for reason, count in counts.most_common():
