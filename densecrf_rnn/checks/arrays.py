@@ -46,16 +46,17 @@ def logits(array: Any, *, batched: bool) -> None:
     """Check the kind, shape [L, *S] or [B, L, *S] and dtype of logits."""
     layout = "[B, L, H, W] or [B, L, D, H, W]" if batched else "[L, H, W] or [L, D, H, W]"
     array_kind("logits", array, batched=batched)
-    found = wording.shape(array)
     if len(array.shape) - batched not in (3, 4):
         way_out = ""
         if len(array.shape) - batched == 2:
             way_out = "; a binary map is " + ("logits[:, None]" if batched else "logits[None]")
-        raise ValueError(f"logits has shape {found}; it must be {layout}{way_out}")
+        raise ValueError(
+            f"logits has shape {wording.shape(array)}; it must be {layout}{way_out}"
+        )
     float_dtype("logits", array, batched=batched)
     if 0 in array.shape[batched:]:
         raise ValueError(
-            f"logits has shape {found}, without labels or without pixels; leave empty images out"
+            f"logits has shape {wording.shape(array)}, without labels or without pixels; leave empty images out"
             + (" (an empty batch is allowed)" if batched else "")
         )
 
