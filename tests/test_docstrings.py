@@ -23,7 +23,7 @@ NEEDS = {"torch", "numba", "skimage", "matplotlib", "tqdm", "dask", "rasterio", 
 
 
 def load(name):
-    """The module; skipped where an optional dependency of it is absent."""
+    """Import a module, or skip the test where an optional dependency of it is absent."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -33,6 +33,8 @@ def load(name):
         raise
 
 
+# The pydensecrf interface has two functions under the names that pydensecrf has deprecated.
+@pytest.mark.filterwarnings("ignore:.* is deprecated, use unary_from_:DeprecationWarning")
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples_run(name):
     module = load(name)
@@ -54,7 +56,7 @@ def test_docstring_examples_run(name):
 
 
 def test_public_functions_show_an_example():
-    """Of the names that need no torch: an example each, so that the test above is not empty."""
+    """Each public name that needs no torch has an example, so the test above is not empty."""
     for name in densecrf_rnn.__all__:
         thing = getattr(densecrf_rnn, name) if name not in ("CRFRNN", "GibbsCRF") else None
         if thing is None or (isinstance(thing, type) and issubclass(thing, Exception)):

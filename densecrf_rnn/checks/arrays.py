@@ -56,8 +56,8 @@ def logits(array: Any, *, batched: bool) -> None:
     float_dtype("logits", array, batched=batched)
     if 0 in array.shape[batched:]:
         raise ValueError(
-            f"logits has shape {wording.shape(array)}, without labels or without pixels; leave empty images out"
-            + (" (an empty batch is allowed)" if batched else "")
+            f"logits has shape {wording.shape(array)}, without labels or without pixels; leave "
+            "empty images out" + (" (an empty batch is allowed)" if batched else "")
         )
 
 
