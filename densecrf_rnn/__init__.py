@@ -1,7 +1,7 @@
 """A trainable CRF-RNN head for any segmentation network, and an offline dense-CRF refiner.
 
-Importing the package imports NumPy alone; torch is loaded when `CRFRNN` or `GibbsCRF` is first
-asked for.
+Importing the package imports NumPy only; torch is imported when `CRFRNN` or `GibbsCRF` is first
+accessed.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -17,12 +17,12 @@ from .inference.refine import refine
 from .tiles import refine_tiled
 
 if TYPE_CHECKING:
-    # For type checkers; __all__ names them at run time.
+    # For type checkers; at run time __getattr__ imports them.
     from .nn import CRFRNN, GibbsCRF  # noqa: F401
 
 try:
     __version__ = version("densecrf-rnn")
-except PackageNotFoundError:  # a source folder on sys.path that was never installed
+except PackageNotFoundError:  # a source folder on sys.path, not installed
     __version__ = "0+uninstalled"
 
 __all__ = [
@@ -36,7 +36,7 @@ __all__ = [
     "refine_tiled",
 ]
 
-if find_spec("torch") is not None:  # so that `import *` works without it
+if find_spec("torch") is not None:  # `import *` must work without torch
     __all__ += ["CRFRNN", "GibbsCRF"]
 
 

@@ -1,4 +1,4 @@
-"""Whole files or none: written under another name, renamed when complete."""
+"""Atomic writing: files get a temporary name and are renamed when they are complete."""
 
 import contextlib
 import itertools
@@ -7,28 +7,29 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-_PREFIX = ".part-"  # in front, because writers look at how a name ends
+_PREFIX = ".part-"  # a prefix, because writers choose the format by the extension
 _COUNT = itertools.count()
 
 
 @contextlib.contextmanager
 def replaced(path: Path | str) -> Iterator[Path]:
-    """A temporary name in the folder of `path`, which becomes `path` if the block succeeds.
+    """Yield a temporary path next to `path`, and rename it to `path` if the block succeeds.
 
     Parameters
     ----------
     path : path
-        What is to be written; a file that is there is replaced in one step.
+        File or folder to write; an existing one is replaced in one step.
 
     Yields
     ------
     Path
-        Where to write, a file or a folder. It ends as `path` does. Removed if the block fails.
+        Temporary file or folder to write, with the extension of `path`. It is removed if the block
+        fails.
 
     Raises
     ------
     OSError
-        Renaming fails; `path` is then as it was.
+        Renaming failed; `path` is then unchanged.
 
     Examples
     --------
@@ -46,8 +47,8 @@ def replaced(path: Path | str) -> Iterator[Path]:
         _replace(partial, path)
     except OSError as error:
         own = error.filename is not None and str(error.filename) != str(partial)
-        if error.errno is not None and not own:  # without a number the message is all there is
-            error.filename = str(path)  # the name that the caller knows
+        if error.errno is not None and not own:  # without errno only the message is printed
+            error.filename = str(path)  # name the caller's path, not the temporary one
         raise
     finally:
         _remove(partial)
@@ -57,7 +58,8 @@ def _replace(partial: Path, path: Path) -> None:
     if not (partial.is_dir() and path.is_dir()):
         os.replace(partial, path)
         return
-    old = partial.with_name(f"{partial.name}.old")  # no system replaces a folder that holds files
+    # No operating system replaces a folder that is not empty.
+    old = partial.with_name(f"{partial.name}.old")
     os.replace(path, old)
     try:
         os.replace(partial, path)
@@ -68,9 +70,14 @@ def _replace(partial: Path, path: Path) -> None:
 
 
 def remove_leftovers(folder: Path | str) -> int:
-    """Remove what a killed process left of `replaced` in `folder`; how many there were.
+    """Remove temporary files of `replaced` that a killed process left in `folder`.
 
-    Nobody else may be writing there.
+    No other process may be writing there.
+
+    Returns
+    -------
+    int
+        Number of files and folders removed.
     """
     found = list(Path(folder).glob(f"{_PREFIX}*"))
     for partial in found:

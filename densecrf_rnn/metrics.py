@@ -1,7 +1,7 @@
-"""How good label maps are: confusion matrices, scores of them, trimap bands, bootstrap intervals.
+"""Scores of label maps: confusion matrices, IU, accuracy, trimap bands, bootstrap intervals.
 
-Counts first, scores second: confusion matrices of several images add up, and every score is a
-function of their sum, as the field's benchmarks have it.
+Scores are functions of a confusion matrix. Matrices of several images are added first, as in the
+benchmarks of the field, and the sum is scored.
 """
 
 import math
@@ -17,13 +17,14 @@ from ._typing import Array
 
 
 def confusion_matrix(truth: Array, prediction: Array, labels: int, ignore: int = 255) -> Array:
-    """Counts of pixels by true label (row) and predicted label (column).
+    """Count pixels by true label (row) and predicted label (column).
 
     Parameters
     ----------
     truth, prediction : integer ndarrays of one shape
         Label maps; every value in 0..labels-1, or `ignore` in `truth`.
     labels : int
+        Number of labels.
     ignore : int
         Label of `truth` whose pixels are not scored.
 
@@ -56,15 +57,15 @@ def confusion_matrix(truth: Array, prediction: Array, labels: int, ignore: int =
 
 
 def border_distance(truth: Array, limit: int) -> Array:
-    """How far each pixel of a label map is from the nearest border pixel, up to a limit.
+    """Compute the distance of each pixel of a label map to the nearest border pixel.
 
     Parameters
     ----------
     truth : ndarray [H, W] or [D, H, W], or of any number of axes
-        Label map. A border pixel is one with a face neighbour (4 in 2-D, 6 in 3-D) of another
-        value; an ignored label is a value like any other, so VOC's void strips have borders.
+        Label map. A border pixel has a face neighbour (one of 4 in 2-D, of 6 in 3-D) with another
+        value. An ignored label is treated like any other, so the void strips of VOC have borders.
     limit : int, at least 1
-        Distances from here on come as infinity.
+        Distances of `limit` or more are returned as infinity.
 
     Returns
     -------
@@ -78,7 +79,7 @@ def border_distance(truth: Array, limit: int) -> Array:
 
     Notes
     -----
-    Exact: the squared distance is a minimum over each axis in turn. Time is O(N axes limit).
+    Exact: the squared distance is minimised along each axis in turn, in O(N axes limit) time.
 
     Examples
     --------
@@ -105,24 +106,24 @@ def border_distance(truth: Array, limit: int) -> Array:
 
 
 def _ends(axes: int, axis: int, step: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Indices that pair each pixel with the one `step` further along an axis."""
+    """Return indices that pair each pixel with the one `step` further along an axis."""
     rest = (slice(None),) * axis
     return (*rest, slice(None, -step)), (*rest, slice(step, None))
 
 
 def trimap(truth: Array, width: int) -> Array:
-    """Whether each pixel lies in the band along the borders of a label map.
+    """Return a mask of the band along the borders of a label map.
 
     Parameters
     ----------
     truth : ndarray [H, W] or [D, H, W]
     width : int, at least 1
-        Pixels on each side of a straight border.
+        Number of pixels on each side of a straight border.
 
     Returns
     -------
     ndarray of bool, shape of `truth`
-        Pixels less than `width` from a border pixel, see `border_distance`.
+        True within less than `width` of a border pixel, see `border_distance`.
 
     Raises
     ------
@@ -131,8 +132,8 @@ def trimap(truth: Array, width: int) -> Array:
 
     Notes
     -----
-    The boundary measure of [KK11] section 6: score in bands of growing width, by the confusion
-    matrix of ``truth[band]`` and ``prediction[band]``.
+    The boundary measure of [KK11] section 6 scores the confusion matrices of ``truth[band]`` and
+    ``prediction[band]`` for bands of increasing width.
 
     Examples
     --------
@@ -147,14 +148,14 @@ def trimap(truth: Array, width: int) -> Array:
 def trimap_confusions(
     truth: Array, prediction: Array, widths: Sequence[int], labels: int, ignore: int = 255
 ) -> Array:
-    """Confusion matrices of the bands of several widths along the true borders.
+    """Compute the confusion matrices of bands of several widths along the true borders.
 
     Parameters
     ----------
     truth, prediction, labels, ignore
-        As of `confusion_matrix`.
+        As in `confusion_matrix`.
     widths : sequence of int, at least 1
-        See `trimap`.
+        Widths as in `trimap`.
 
     Returns
     -------
@@ -163,7 +164,7 @@ def trimap_confusions(
     Raises
     ------
     ValueError
-        As `confusion_matrix`, or a width is below 1.
+        As in `confusion_matrix`, or a width is below 1.
 
     Examples
     --------
@@ -190,18 +191,18 @@ def trimap_confusions(
 
 
 def class_iu(confusion: Array) -> Array:
-    """Intersection over union of each label [L]; NaN for labels that occur nowhere."""
+    """Compute the intersection over union of each label [L]; NaN for labels that do not occur."""
     hit = np.diag(confusion).astype(float)
     return _ratio(hit, confusion.sum(0) + confusion.sum(1) - hit)
 
 
 def class_accuracy(confusion: Array) -> Array:
-    """The fraction of each label's true pixels that are right [L]; NaN where it has none."""
+    """Compute the fraction of each label's true pixels that are right [L]; NaN without any."""
     return _ratio(np.diag(confusion), confusion.sum(1))
 
 
 def class_dice(confusion: Array) -> Array:
-    """Dice coefficient (F1) of each label [L]; NaN for labels that occur nowhere.
+    """Compute the Dice coefficient (F1) of each label [L]; NaN for labels that do not occur.
 
     Examples
     --------
@@ -212,14 +213,14 @@ def class_dice(confusion: Array) -> Array:
 
 
 def mean_iu(confusion: Array, over: Sequence[int] | None = None) -> float:
-    """Mean intersection over union over the labels that occur in the truth; NaN if none does.
+    """Average the intersection over union over the labels in the truth; NaN if there are none.
 
     Parameters
     ----------
     confusion : ndarray [L, L]
     over : sequence of int, optional
-        Labels to average over, of those that occur; default all. Pixels of the others still
-        count against them.
+        Restrict the average to these labels; default all. Pixels of other labels still count as
+        errors.
 
     Returns
     -------
@@ -249,13 +250,13 @@ def mean_iu(confusion: Array, over: Sequence[int] | None = None) -> float:
 
 
 def mean_accuracy(confusion: Array) -> float:
-    """Mean of `class_accuracy` over the labels that occur in the truth; NaN if none does."""
+    """Average `class_accuracy` over the labels in the truth; NaN if there are none."""
     present = confusion.sum(1) > 0
     return float(class_accuracy(confusion)[present].mean()) if present.any() else math.nan
 
 
 def frequency_weighted_iu(confusion: Array) -> float:
-    """`class_iu` weighted by how many true pixels each label has; NaN if none is scored.
+    """Average `class_iu`, weighted by the number of true pixels; NaN if no pixel is scored.
 
     Examples
     --------
@@ -270,17 +271,17 @@ def frequency_weighted_iu(confusion: Array) -> float:
 
 
 def pixel_accuracy(confusion: Array) -> float:
-    """The fraction of scored pixels that are right; NaN if none is scored."""
+    """Compute the fraction of scored pixels that are right; NaN if no pixel is scored."""
     total = confusion.sum()
     return float(np.trace(confusion) / total) if total else math.nan
 
 
 def _ratio(part: Array, whole: Array) -> Array:
-    """part / whole, NaN where whole is 0."""
+    """Return part / whole, and NaN where whole is 0."""
     return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
 
 
-# --- how far to trust a score --------------------------------------------------------------------
+# --- confidence intervals ------------------------------------------------------------------------
 
 
 def bootstrap_interval(
@@ -291,37 +292,37 @@ def bootstrap_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[Any, Any]:
-    """The range in which a score falls when the images are drawn again, with replacement.
+    """Compute a bootstrap confidence interval of a score, resampling images with replacement.
 
     Parameters
     ----------
     confusions : ndarray [images, ...] of numbers
-        One confusion matrix per image, or several side by side, such as [images, 2, L, L] for
-        two predictions of the same images.
+        One confusion matrix per image, or several, such as [images, 2, L, L] for two predictions
+        of the same images.
     score : callable
         Takes the sum over the drawn images, [...], and returns a number or an array. For the
         difference of two predictions: ``lambda c: mean_iu(c[1]) - mean_iu(c[0])``.
     resamples : int, at least 1
-    level : float, above 0 and below 1
-        Fraction of the resamples inside the interval.
+    level : float between 0 and 1, both excluded
+        Confidence level.
     seed : int
-        The same seed gives the same interval.
+        Random seed; results are reproducible.
 
     Returns
     -------
     low, high : float or ndarray
-        Percentiles, of the resamples whose score is not NaN; NaN where all are. They are one
-        number where there is one image: nothing is known of others then.
+        Percentiles of the scores that are not NaN; NaN if all are. With a single image they
+        coincide, since all resamples are equal.
 
     Raises
     ------
     ValueError
-        No image, or `resamples` or `level` out of range.
+        There is no image, or `resamples` or `level` is out of range.
 
     Notes
     -----
-    The percentile bootstrap, of images and not of pixels: pixels of one image are not
-    independent, so an interval from them would be far too narrow.
+    Percentile bootstrap over images. Pixels of one image are not independent, so resampling
+    pixels would give intervals that are far too narrow.
 
     Examples
     --------
@@ -336,12 +337,12 @@ def bootstrap_interval(
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}; it must be at least 1")
     if not 0 < level < 1:
-        raise ValueError(f"level is {level}; it must be above 0 and below 1")
+        raise ValueError(f"level is {level}; it must lie between 0 and 1")
     images = len(confusions)
     rng = np.random.default_rng(seed)
     rows = confusions.reshape(images, -1)
     scores = []
-    for first in range(0, resamples, 100):  # in parts, so that many labels take little memory
+    for first in range(0, resamples, 100):  # in parts, to limit memory with many labels
         count = min(100, resamples - first)
         drawn = rng.multinomial(images, np.full(images, 1 / images), size=count)  # [count, images]
         scores += [score(total.reshape(confusions.shape[1:])) for total in drawn @ rows]

@@ -1,8 +1,8 @@
-"""Runs models that `densecrf_rnn.nn.export_onnx` wrote, without torch.
+"""Run models exported by `densecrf_rnn.nn.export_onnx`, without torch.
 
-ONNX has no permutohedral lattice, so a head is one node of its own, computed by this package's
-engines: in onnxruntime through onnxruntime-extensions, which calls Python, or in onnx's own
-evaluator. Neither is imported before it is asked for.
+ONNX has no permutohedral lattice, so a CRF-RNN head is one custom node, which this package's
+engines compute: in onnxruntime through onnxruntime-extensions, which calls Python, or in the
+reference evaluator of onnx. Either is imported only when used.
 """
 
 import json
@@ -13,25 +13,40 @@ from typing import Any
 import numpy as np
 
 from ._typing import Array
+from . import checks
 from .inference.mean_field import mean_field
 from .params import CRFParams
 
 
-DOMAIN = "ai.onnx.contrib"  # where onnxruntime-extensions looks for operators in Python
+DOMAIN = "ai.onnx.contrib"  # domain of Python operators in onnxruntime-extensions
 OPERATOR = "DenseCRFMeanField"
 
 
 def settings(params: CRFParams, iterations: int, spacing: Sequence[float] | None) -> str:
-    """The node's one attribute of this name."""
+    """Serialise the options of a head to the `settings` attribute of its node."""
     spacing = None if spacing is None else [float(s) for s in spacing]
     return json.dumps({"params": asdict(params), "iterations": iterations, "spacing": spacing})
 
 
 def run_node(settings: str, *inputs: Array) -> Array:
-    """What the node computes: refined logits [B, L, *S].
+    """Compute the node.
 
-    `inputs` are logits [B, L, *S], image [B, C, *S], kernel weights and compatibility; refused is
-    what `mean_field` refuses.
+    Parameters
+    ----------
+    settings : str
+        The node's attribute, written by the function `settings`.
+    *inputs : ndarray
+        Logits [B, L, *S], image [B, C, *S], kernel weights and compatibility.
+
+    Returns
+    -------
+    ndarray [B, L, *S]
+        Refined logits.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The same errors as `mean_field`.
 
     Examples
     --------
@@ -52,14 +67,18 @@ def run_node(settings: str, *inputs: Array) -> Array:
 
 
 def inference_session(model: Any, **options: Any) -> Any:
-    """An onnxruntime session that knows the node; needs onnxruntime and onnxruntime-extensions.
+    """Create an onnxruntime session that can run the node.
 
     Parameters
     ----------
     model : path or bytes
-        What `export_onnx` wrote; float32.
+        A float32 model written by `export_onnx`.
     **options
-        Keyword arguments of ``onnxruntime.InferenceSession``; providers are the CPU's by default.
+        Keyword arguments of ``onnxruntime.InferenceSession``; the default provider is the CPU.
+
+    Returns
+    -------
+    onnxruntime.InferenceSession
 
     Raises
     ------
@@ -71,41 +90,36 @@ def inference_session(model: Any, **options: Any) -> Any:
     >>> session = inference_session("model.onnx")  # doctest: +SKIP
     >>> (refined,) = session.run(None, {"image": image})  # doctest: +SKIP
     """
-    try:
-        import onnxruntime  # type: ignore[import-not-found,unused-ignore]
-        from onnxruntime_extensions import (  # type: ignore[import-not-found,unused-ignore]
-            PyOp,
-            get_library_path,
-            onnx_op,
-        )
-    except ImportError as error:
-        raise ImportError(
-            "running an exported model needs two packages; pip install onnxruntime "
-            f"onnxruntime-extensions ({error})"
-        ) from error
+    install = "onnxruntime onnxruntime-extensions"
+    runtime = checks.package("onnxruntime", "inference_session", install)
+    extensions = checks.package("onnxruntime_extensions", "inference_session", install)
 
-    @onnx_op(  # type: ignore[untyped-decorator,unused-ignore]
+    @extensions.onnx_op(  # type: ignore[untyped-decorator]
         op_type=OPERATOR,
-        inputs=[PyOp.dt_float] * 4,
-        outputs=[PyOp.dt_float],
-        attrs={"settings": PyOp.dt_string},
+        inputs=[extensions.PyOp.dt_float] * 4,
+        outputs=[extensions.PyOp.dt_float],
+        attrs={"settings": extensions.PyOp.dt_string},
     )
     def _(*inputs: Array, settings: str) -> Array:
         return run_node(settings, *inputs)
 
-    own = options.pop("sess_options", None) or onnxruntime.SessionOptions()
-    own.register_custom_ops_library(get_library_path())
+    own = options.pop("sess_options", None) or runtime.SessionOptions()
+    own.register_custom_ops_library(extensions.get_library_path())
     options.setdefault("providers", ["CPUExecutionProvider"])
-    return onnxruntime.InferenceSession(model, own, **options)
+    return runtime.InferenceSession(model, own, **options)
 
 
 def reference_evaluator(model: Any) -> Any:
-    """onnx's own evaluator, in NumPy, that knows the node; needs onnx alone.
+    """Create onnx's reference evaluator, which uses NumPy, so that it can run the node.
 
     Parameters
     ----------
     model : path, bytes or onnx.ModelProto
-        What `export_onnx` wrote.
+        A model written by `export_onnx`.
+
+    Returns
+    -------
+    onnx.reference.ReferenceEvaluator
 
     Raises
     ------
@@ -116,20 +130,11 @@ def reference_evaluator(model: Any) -> Any:
     --------
     >>> (refined,) = reference_evaluator("model.onnx").run(None, {})  # doctest: +SKIP
     """
-    try:
-        from onnx.reference import (  # type: ignore[import-not-found,unused-ignore]
-            ReferenceEvaluator,
-        )
-        from onnx.reference.op_run import (  # type: ignore[import-not-found,unused-ignore]
-            OpRun,
-        )
-    except ImportError as error:
-        raise ImportError(
-            f"running an exported model needs onnx; pip install onnx ({error})"
-        ) from error
+    evaluator = checks.package("onnx.reference", "reference_evaluator", "onnx")
+    op_run = checks.package("onnx.reference.op_run", "reference_evaluator", "onnx")
 
     def run(self: Any, *inputs: Array, settings: str) -> tuple[Array]:
         return (run_node(settings, *inputs),)
 
-    node = type(OPERATOR, (OpRun,), {"op_domain": DOMAIN, "_run": run})
-    return ReferenceEvaluator(model, new_ops=[node])
+    node = type(OPERATOR, (op_run.OpRun,), {"op_domain": DOMAIN, "_run": run})
+    return evaluator.ReferenceEvaluator(model, new_ops=[node])

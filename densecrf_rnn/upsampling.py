@@ -1,4 +1,4 @@
-"""Maps on a coarse grid onto a finer one, linearly: what stands between most networks and a CRF."""
+"""Linear interpolation of maps from the coarse grid of a network to the grid of an image."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from ._typing import Array
 from . import checks
 
 
-# Fine pixels made by one matrix product. A product takes the coarse pixels that they lie between,
-# so longer runs multiply more zeros, and shorter ones call more often.
+# Number of fine pixels computed by one matrix product. The product uses the coarse pixels around
+# them, so longer runs multiply more zeros and shorter runs make more calls.
 _RUN = 128
 
 
@@ -25,16 +25,16 @@ def upsample(
     Parameters
     ----------
     maps : ndarray [L, *S], floating point
-        Finite: an infinity would reach the pixels around it as NaN.
+        Must be finite: infinities would turn neighbouring pixels into NaN.
     size : sequence of int, one per axis of S
-        The fine grid.
+        Size of the fine grid.
     align_corners : bool
-        Where the grids lie. True: the centres of their corner pixels coincide, as in DeepLab and
-        in ``torch.nn.functional.interpolate(align_corners=True)``. False: their outer edges do, as
-        that function's default has it.
+        True aligns the centres of the corner pixels of both grids, as in DeepLab and
+        ``torch.nn.functional.interpolate(align_corners=True)``; False their outer edges, that
+        function's default.
     crop : sequence of int, one per axis of S, optional
-        Only this much of the fine grid from its first corner: the rest is padding that the network
-        was given.
+        Compute only this much of the fine grid from its first corner, if the rest is padding of
+        the network's input.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def upsample(
     Raises
     ------
     TypeError, ValueError
-        `maps` of another kind, or a size that is none.
+        `maps` of another kind, or an invalid size or crop.
 
     Examples
     --------
@@ -62,7 +62,9 @@ def upsample(
         )
     for fine, count in zip(size, crop, strict=True):
         if not 0 < count <= fine:
-            raise ValueError(f"cannot take {count} of {fine} pixels")
+            raise ValueError(
+                f"cannot take {count} of {fine} pixels; give a crop of 1 to size along each axis"
+            )
     for axis, (fine, count) in enumerate(zip(size, crop, strict=True), start=1):
         weights = _weights(maps.shape[axis], fine, count, align_corners).astype(maps.dtype)
         maps = _along(maps, weights, axis)
@@ -70,7 +72,7 @@ def upsample(
 
 
 def _weights(coarse: int, fine: int, count: int, align_corners: bool) -> Array:
-    """How much of each coarse pixel goes into each fine one. [count, coarse]"""
+    """Return the interpolation weights of one axis. [count, coarse]"""
     pixel = np.arange(count)
     if align_corners:
         position = pixel * ((coarse - 1) / (fine - 1) if fine > 1 else 0.0)
@@ -80,7 +82,7 @@ def _weights(coarse: int, fine: int, count: int, align_corners: bool) -> Array:
 
 
 def _along(maps: Array, weights: Array, axis: int) -> Array:
-    """The product of `weights` with one axis of `maps`."""
+    """Multiply `weights` with one axis of `maps`."""
     shape = list(maps.shape)
     shape[axis] = len(weights)
     result = np.empty(shape, maps.dtype)

@@ -507,7 +507,7 @@ WRONG = {
     "gt_prob is 1; it must lie between": (
         ValueError, lambda d: utils.unary_from_labels(np.array([1]), 2, 1)),
     "sm contains NaN": (ValueError, lambda d: utils.unary_from_softmax(ZEROS * np.nan)),
-    "sm holds -1, which is no probability": (
+    "sm holds -1, which is not a probability": (
         ValueError, lambda d: utils.unary_from_softmax(ZEROS - 1)),
     "sm is list": (TypeError, lambda d: utils.unary_from_softmax([0.5, 0.5])),
     "scale is 2": (ValueError, lambda d: utils.unary_from_softmax(ZEROS, scale=2)),

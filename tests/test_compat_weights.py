@@ -153,7 +153,7 @@ def state(**changes):
     ([1], TypeError, "state_dict is list; it must be a mapping"),
     ({}, ValueError, "no entry is called spatial_ker_weights .there is nothing.; give"),
     ({"a.spatial_ker_weights": 0}, ValueError, "no entry is called bilateral_ker_weights"),
-    (state() | {"a.compatibility_matrix": 0}, ValueError, "leave one CRF in the mapping"),
+    (state() | {"a.compatibility_matrix": 0}, ValueError, "keep the entries of one CRF only"),
     (state(compatibility_matrix=np.eye(4)), ValueError,
      r"compatibility_matrix has shape \[4, 4\]; it must be \[3, 3\].*num_classes=4"),
     (state(bilateral_ker_weights=np.zeros((2, 1, 3, 3))), ValueError, r"has shape \[2, 1, 3, 3\]"),
@@ -184,7 +184,7 @@ def test_weights_that_the_layer_cannot_hold_are_refused():
         load_crfasrnn_keras(layer(kernel_weights="diagonal"), list(matrices()))
     with pytest.raises(ValueError, match="different weights for the labels"):
         load_crfasrnn_keras(layer(kernel_weights="scalar"), [diagonal, diagonal, diagonal])
-    with pytest.raises(ValueError, match="fixed compatibility.*compatibility='learned'"):
+    with pytest.raises(ValueError, match="fixed Potts compatibility.*compatibility='learned'"):
         load_crfasrnn_keras(layer(compatibility="potts"), list(matrices()))
     with pytest.raises(TypeError, match="crf is Conv2d; it must be a CRFRNN"):
         load_crfasrnn_keras(torch.nn.Conv2d(1, 1, 1), list(matrices()))

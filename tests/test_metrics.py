@@ -321,7 +321,7 @@ def test_one_image_has_an_interval_without_width():
     [
         (0, {}, "holds no image"),
         (2, {"resamples": 0}, "resamples is 0; it must be at least 1"),
-        (2, {"level": 1.0}, "level is 1.0; it must be above 0 and below 1"),
+        (2, {"level": 1.0}, "level is 1.0; it must lie between 0 and 1"),
     ],
 )
 def test_intervals_of_nothing_are_refused(images, options, message):

@@ -1,10 +1,10 @@
-"""CRF parameters of the published CRF-RNN packages, into a CRFRNN.
+"""Load the CRF parameters of the published CRF-RNN packages into a CRFRNN.
 
 All three multiply messages by L x L matrices from the left, as here, so nothing is transposed. They
 differ in the sign of the compatibility C: Caffe and Keras compute U - C M and start at C = -I,
 crfasrnn_pytorch computes U + C M and starts at +I. Here it is U - C M.
 
-Torch is not imported: the layer that is handed over brings its own.
+Torch is not imported; all torch operations are methods of the given layer and tensors.
 """
 
 import re
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from ..nn import CRFRNN
 
 
-# What each matrix is called in PyTorch and Keras; also the order of Keras' and of Caffe's lists.
+# Names of the matrices in PyTorch and Keras, in the order of the lists of Keras and Caffe.
 NAMES = ("spatial_ker_weights", "bilateral_ker_weights", "compatibility_matrix")
-# What all three compute with, whatever was trained.
+# Parameters that all three packages fix.
 _PUBLISHED = {
     "theta_alpha": 160.0,
     "theta_beta": 3.0,
@@ -37,16 +37,18 @@ _PUBLISHED = {
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was converted from where, what was not and why; prints as a report.
+    """Report of a conversion; `str` formats it.
 
     Attributes
     ----------
+    source : str
+        Name of the package.
     converted : dict
-        Parameter of the CRFRNN -> where it came from and what was done to it.
+        Parameter of the CRFRNN -> name of its source, and how it was converted.
     ignored : dict
-        Name of what came -> why it was left out.
+        Name of an entry that was not used -> the reason.
     differences : tuple of str
-        Settings of the CRFRNN with which it computes something else than the package did.
+        Settings of the CRFRNN that differ from those of the package, so that results differ.
     """
 
     source: str
@@ -63,32 +65,33 @@ class Conversion:
 
 
 def load_crfasrnn_pytorch(crf: "CRFRNN", state_dict: Mapping[str, Any]) -> Conversion:
-    """Put the CRF of a crfasrnn_pytorch state_dict into a CRFRNN; what was converted comes back.
+    """Load the CRF of a crfasrnn_pytorch state_dict into a CRFRNN.
 
     Parameters
     ----------
     crf : CRFRNN
-        Its parameters are overwritten. ``kernel_weights="full"`` takes any weights, other forms
-        those that have the form.
+        Its parameters are overwritten. ``kernel_weights="full"`` takes any weights, the other
+        forms only weights that have that form.
     state_dict : mapping of names to tensors or arrays
-        With spatial_ker_weights, bilateral_ker_weights and compatibility_matrix, each [L, L],
-        behind any prefix ("crfrnn."). Other entries are the backbone's and are ignored.
+        Contains spatial_ker_weights, bilateral_ker_weights and compatibility_matrix, each [L, L],
+        with any prefix ("crfrnn."). Other entries belong to the backbone and are ignored.
 
     Returns
     -------
     Conversion
+        What was converted, and what was ignored.
 
     Raises
     ------
     TypeError, ValueError
-        A matrix is missing, found twice, of another shape, not finite, or not of the form of
-        `crf`. Nothing has been changed then.
+        A matrix is missing, duplicated, of another shape, not finite, or does not have the form
+        of `crf`, which is then unchanged.
 
     Notes
     -----
-    The compatibility changes its sign. For that package's numbers the layer needs
+    The compatibility is negated. To reproduce the package's results the layer needs
     ``CRFParams(spatial="lattice")`` with the published bandwidths, which are the defaults, and the
-    image that the package was fed: BGR minus its mean, on the scale 0..255.
+    image that the package was given: BGR minus its mean, on the scale 0..255.
 
     Examples
     --------
@@ -112,15 +115,15 @@ def load_crfasrnn_pytorch(crf: "CRFRNN", state_dict: Mapping[str, Any]) -> Conve
 def load_crfasrnn_keras(
     crf: "CRFRNN", weights: Mapping[str, Any] | Sequence[Any]
 ) -> Conversion:
-    """Put the CRF of the Keras release (crfasrnn_keras) into a CRFRNN.
+    """Load the CRF of the Keras release (crfasrnn_keras) into a CRFRNN.
 
     Parameters
     ----------
     crf : CRFRNN
-        As for `load_crfasrnn_pytorch`.
+        As in `load_crfasrnn_pytorch`.
     weights : mapping of names to arrays, or sequence of three arrays [L, L]
-        Names end in spatial_ker_weights, bilateral_ker_weights and compatibility_matrix, a ":0"
-        behind them or not; a sequence is in that order, as the CrfRnnLayer's ``get_weights()``.
+        Names end in spatial_ker_weights, bilateral_ker_weights and compatibility_matrix, with or
+        without ":0"; a sequence has that order, as ``get_weights()`` of the CrfRnnLayer returns.
 
     Returns
     -------
@@ -129,7 +132,7 @@ def load_crfasrnn_keras(
     Raises
     ------
     TypeError, ValueError
-        As for `load_crfasrnn_pytorch`.
+        As in `load_crfasrnn_pytorch`.
 
     Examples
     --------
@@ -150,15 +153,15 @@ def load_crfasrnn_keras(
 
 
 def load_crfasrnn_caffe(crf: "CRFRNN", blobs: Sequence[Any]) -> Conversion:
-    """Put the CRF of the Caffe release (torrvision/crfasrnn) into a CRFRNN.
+    """Load the CRF of the Caffe release (torrvision/crfasrnn) into a CRFRNN.
 
     Parameters
     ----------
     crf : CRFRNN
-        As for `load_crfasrnn_pytorch`.
+        As in `load_crfasrnn_pytorch`.
     blobs : sequence of three arrays [1, 1, L, L] or [L, L]
-        Those of the MultiStageMeanfield layer, in its order: spatial weights, bilateral weights,
-        compatibility. In pycaffe ``[blob.data for blob in net.params["inference1"]]``.
+        Blobs of the MultiStageMeanfield layer: spatial weights, bilateral weights, compatibility.
+        In pycaffe ``[blob.data for blob in net.params["inference1"]]``.
 
     Returns
     -------
@@ -167,7 +170,7 @@ def load_crfasrnn_caffe(crf: "CRFRNN", blobs: Sequence[Any]) -> Conversion:
     Raises
     ------
     TypeError, ValueError
-        As for `load_crfasrnn_pytorch`.
+        As in `load_crfasrnn_pytorch`.
 
     Examples
     --------
@@ -181,13 +184,13 @@ def load_crfasrnn_caffe(crf: "CRFRNN", blobs: Sequence[Any]) -> Conversion:
     return _load(crf, entries, {}, "the Caffe release", adds=False)
 
 
-# --- what came -----------------------------------------------------------------------------------
+# --- reading the matrices ------------------------------------------------------------------------
 
-_Entries = dict[str, tuple[str, Any]]  # one of NAMES -> what it was called, and the matrix
+_Entries = dict[str, tuple[str, Any]]  # one of NAMES -> its name in the input, and the matrix
 
 
 def _by_name(given: Mapping[str, Any]) -> tuple[_Entries, dict[str, str]]:
-    """The three matrices by the ends of their names; why each other entry is left out."""
+    """Find the three matrices by the ends of their names; return them and the ignored entries."""
     entries: _Entries = {}
     ignored: dict[str, str] = {}
     for name, value in given.items():
@@ -196,7 +199,7 @@ def _by_name(given: Mapping[str, Any]) -> tuple[_Entries, dict[str, str]]:
             ignored[name] = "not a parameter of the CRF"
         elif last in entries:
             raise ValueError(
-                f"{entries[last][0]} and {name} are both a {last}; leave one CRF in the mapping"
+                f"{entries[last][0]} and {name} are both a {last}; keep the entries of one CRF only"
             )
         else:
             entries[last] = (name, value)
@@ -205,13 +208,13 @@ def _by_name(given: Mapping[str, Any]) -> tuple[_Entries, dict[str, str]]:
             some = ", ".join(map(str, list(given)[:4])) or "nothing"
             raise ValueError(
                 f"no entry is called {name} (there is {some}{', ...' * (len(given) > 4)}); give "
-                f"one each whose name ends in {', '.join(NAMES)}"
+                f"one entry each whose name ends in {', '.join(NAMES)}"
             )
     return entries, ignored
 
 
 def _in_order(what: str, given: Any) -> _Entries:
-    """The three matrices of a list."""
+    """Name the three matrices of a list."""
     if isinstance(given, (Mapping, str)) or not hasattr(given, "__len__"):
         raise TypeError(f"{what} is {type(given).__name__}; it must be a list of three arrays")
     if len(given) != len(NAMES):
@@ -227,7 +230,7 @@ def _check_kind(name: str, value: Any, kind: type, wanted: str) -> None:
 
 
 def _matrix(name: str, value: Any, labels: int) -> Array:
-    """One matrix [L, L] of float64, from an array, a tensor or a blob [1, 1, L, L]."""
+    """Check an array, a tensor or a blob [1, 1, L, L] and return a matrix [L, L] of float64."""
     if hasattr(value, "detach"):
         value = value.detach().cpu().double()
     array = np.asarray(value)
@@ -239,7 +242,7 @@ def _matrix(name: str, value: Any, labels: int) -> Array:
     if array.shape != (labels, labels):
         way_out = "check that it is the CRF's"
         if array.ndim == 2 and array.shape[0] == array.shape[1]:
-            way_out = f"make the CRFRNN with num_classes={len(array)}"
+            way_out = f"create the CRFRNN with num_classes={len(array)}"
         raise ValueError(
             f"{name} has shape {list(shape)}; it must be [{labels}, {labels}] for this CRFRNN of "
             f"{labels} labels, so {way_out}"
@@ -249,17 +252,20 @@ def _matrix(name: str, value: Any, labels: int) -> Array:
     return array.astype(np.float64)
 
 
-# --- what it becomes -----------------------------------------------------------------------------
+# --- writing the parameters ----------------------------------------------------------------------
 
 
 def _load(
     crf: "CRFRNN", entries: _Entries, ignored: dict[str, str], source: str, adds: bool
 ) -> Conversion:
-    """Check everything, then write; `adds`: the compatibility is that of U + C M."""
+    """Check everything, then overwrite the parameters of `crf`.
+
+    `adds` says that the package computes U + C M, so that its compatibility is negated.
+    """
     for attribute in ("kernel_weights", "compatibility", "params"):
         if not hasattr(crf, attribute):
             raise TypeError(
-                f"crf is {type(crf).__name__}; it must be a CRFRNN (of a wrapped model: model.crf)"
+                f"crf is {type(crf).__name__}; it must be a CRFRNN (for a wrapped model, model.crf)"
             )
     labels = crf.compatibility.shape[0]
     if tuple(crf.kernel_weights.shape) not in ((2,), (2, labels), (2, labels, labels)):
@@ -269,8 +275,8 @@ def _load(
         )
     if "compatibility" not in dict(crf.named_parameters()):
         raise ValueError(
-            "crf has a fixed compatibility, Potts, but the weights bring one that was learned; "
-            "make the CRFRNN with compatibility='learned'"
+            "crf has a fixed Potts compatibility but the weights contain a learned one; create the "
+            "CRFRNN with compatibility='learned'"
         )
     spatial, bilateral, compatibility = (entries[name] for name in NAMES)
     converted, weights = {}, {}
@@ -296,25 +302,25 @@ def _load(
 
 
 def _in_form(name: str, matrix: Array, axes: int) -> tuple[Array, str]:
-    """A weight matrix as a layer of this form holds it, and what was done to it."""
+    """Reduce a weight matrix to `axes` axes; return it with a note about the reduction."""
     if axes == 2:
         return matrix, ""
     diagonal = np.diagonal(matrix).copy()
     if (matrix != np.diag(diagonal)).any():
         raise ValueError(
-            f"{name} has weights off its diagonal, which this CRFRNN cannot hold; make it with "
-            "kernel_weights='full'"
+            f"{name} has weights off its diagonal, which this CRFRNN cannot hold; create it "
+            "with kernel_weights='full'"
         )
     if axes == 1:
         return diagonal, ", its diagonal"
     if (diagonal != diagonal[0]).any():
         raise ValueError(
-            f"{name} has different weights for the labels, which this CRFRNN cannot hold; make it "
-            "with kernel_weights='diagonal' or 'full'"
+            f"{name} has different weights for the labels, which this CRFRNN cannot hold; create "
+            "it with kernel_weights='diagonal' or 'full'"
         )
     return diagonal[0], ", the number on its diagonal"
 
 
 def _write(parameter: Any, array: Array) -> None:
-    """Overwrite a parameter, in its own dtype and on its own device."""
+    """Overwrite a parameter, keeping its dtype and device."""
     parameter.detach().copy_(parameter.detach().new_tensor(array.tolist()))

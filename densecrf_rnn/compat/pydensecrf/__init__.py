@@ -1,9 +1,9 @@
-"""pydensecrf's interface on this package's engine: change one import line, keep the script.
+"""The interface of pydensecrf on this package's engine; scripts change one import line.
 
     import densecrf_rnn.compat.pydensecrf as dcrf                            # or .densecrf
     from densecrf_rnn.compat.pydensecrf.utils import unary_from_labels
 
-What differs is listed in docs/pydensecrf.md.
+docs/pydensecrf.md lists the differences.
 """
 
 from . import densecrf, utils

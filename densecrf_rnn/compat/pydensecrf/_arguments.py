@@ -1,4 +1,4 @@
-"""What pydensecrf's functions take, and the sentences that refuse anything else."""
+"""Argument checks and error messages of the pydensecrf interface."""
 
 from collections.abc import Sequence
 from numbers import Number
@@ -11,11 +11,11 @@ from ... import checks
 
 
 class DtypeError(TypeError, ValueError):
-    """An array of another dtype: a TypeError as everywhere here, a ValueError as in pydensecrf."""
+    """Error for a wrong dtype: TypeError as elsewhere here, ValueError as in pydensecrf."""
 
 
 def matrix(name: str, given: Any, shape: tuple[int | None, int | None]) -> Array:
-    """A float32 array of this shape, None standing for any length; looked at, never copied."""
+    """Check for float32 and a 2-D shape, where None is any length; return an array, no copy."""
     array = buffer(name, given)
     wanted = " x ".join("any" if n is None else str(n) for n in shape)
     if array.ndim != 2 or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):
@@ -27,7 +27,7 @@ def matrix(name: str, given: Any, shape: tuple[int | None, int | None]) -> Array
 
 
 def buffer(name: str, given: Any) -> Array:
-    """Any float32 buffer as an array."""
+    """Check for a float32 array or buffer and return it as an array, without a copy."""
     if not isinstance(given, np.ndarray):
         try:
             given = np.asarray(memoryview(given))
@@ -42,18 +42,21 @@ def buffer(name: str, given: Any) -> Array:
 
 
 def finite(name: str, array: Array) -> Array:
-    """Without NaN and infinity."""
+    """Check that an array is finite and return it."""
     if not np.isfinite(array).all():
-        _refuse_nan(name, array)
+        _raise_if_nan(name, array)
         raise ValueError(f"{name} contains infinity; every entry must be finite")
     return array
 
 
 def energies(name: str, array: Array) -> Array:
-    """Energies [L, N]: infinity rules a label out, but not all labels of a pixel."""
-    least = array.min(axis=0)  # NaN wins
+    """Check energies [L, N] and return them.
+
+    +infinity rules a label out; at least one label of each pixel must be finite.
+    """
+    least = array.min(axis=0)  # propagates NaN
     if not np.isfinite(least).all():
-        _refuse_nan(name, array)
+        _raise_if_nan(name, array)
         if (least == -np.inf).any():
             raise ValueError(
                 f"{name} contains -infinity; to fix a label, set the others to +infinity"
@@ -66,17 +69,20 @@ def energies(name: str, array: Array) -> Array:
     return array
 
 
-def _refuse_nan(name: str, array: Array) -> None:
+def _raise_if_nan(name: str, array: Array) -> None:
     bad = int(np.isnan(array).sum())
     if bad:
         raise ValueError(
-            f"{name} contains NaN ({bad} of {array.size} entries), as 0 / 0 or log of what is "
-            "below 0 gives; every entry must be a number"
+            f"{name} contains NaN ({bad} of {array.size} entries), the result of 0 / 0 or of "
+            "the logarithm of a negative number; every entry must be a number"
         )
 
 
-def deviations(name: str, given: Any, count: int, *, fewer: bool = False) -> tuple[float, ...]:
-    """One number above 0 for all, or `count` of them, or `fewer` if that is allowed."""
+def bandwidths(name: str, given: Any, count: int, *, fewer: bool = False) -> tuple[float, ...]:
+    """Check one positive number, or `count` of them, and return `count` numbers.
+
+    With `fewer`, a sequence may also be shorter; it is returned as it is.
+    """
     if isinstance(given, Number):
         given = (given,) * count
     if not isinstance(given, (Sequence, np.ndarray)) or isinstance(given, (str, bytes)):
@@ -89,10 +95,10 @@ def deviations(name: str, given: Any, count: int, *, fewer: bool = False) -> tup
 
 
 def compatibility(given: Any, labels: int) -> Array:
-    """How much a message of each label raises the energy of each, [L, L], from a `compat`.
+    """Convert `compat` to a matrix [L, L] that maps messages to energies.
 
-    A number attracts, as a Potts model does; a vector or a matrix repels. Of a matrix the
-    symmetric part counts.
+    A positive number attracts, as in a Potts model; positive entries of a vector or matrix repel.
+    The symmetric part of a matrix is used.
     """
     if isinstance(given, Number):
         return np.eye(labels, dtype=np.float32) * np.float32(-checks.number("compat", given))

@@ -1,4 +1,4 @@
-"""pydensecrf.densecrf: its classes, argument orders, signs and defaults."""
+"""The classes of pydensecrf.densecrf, with its argument orders, signs and defaults."""
 
 from enum import IntEnum
 from typing import Any
@@ -12,14 +12,14 @@ from ...inference.mean_field import Filter, iterate, softmax
 from . import _arguments
 
 
-_FUSED_KERNELS = 8  # that the engine takes in one call
-# pydensecrf locates points four at a time and fills the last group up with points at the origin,
-# which leaves their vertices in the lattice.
+_FUSED_KERNELS = 8  # maximum number of kernels of one call to the fused engine
+# pydensecrf processes points in groups of four and pads the last group with points at the origin,
+# whose vertices stay in the lattice. One such point reproduces its lattice.
 _GROUP = 4
 
 
 class KernelType(IntEnum):
-    """Which parameters of a kernel could be learned; all of them start as the kernel itself."""
+    """Learnable parameters of a kernel in pydensecrf; without effect here."""
 
     CONST_KERNEL = 0
     DIAG_KERNEL = 1
@@ -27,7 +27,10 @@ class KernelType(IntEnum):
 
 
 class NormalizationType(IntEnum):
-    """With n = K 1: K, K diag(1/n), diag(1/n) K, or diag(n^-1/2) K diag(n^-1/2)."""
+    """Normalisation of a kernel matrix K with row sums n = K 1.
+
+    In the order of the members: K, K diag(1/n), diag(1/n) K, diag(n^-1/2) K diag(n^-1/2).
+    """
 
     NO_NORMALIZATION = 0
     NORMALIZE_BEFORE = 1
@@ -52,14 +55,14 @@ _NORMALIZATIONS = {
 
 
 class Unary:
-    """Energies of each label at each variable; what `DenseCRF.setUnary` takes."""
+    """Base class of the unary energies that `DenseCRF.setUnary` takes."""
 
     def __init__(self, energy: Array) -> None:
         self._energy = energy
 
 
 class ConstUnary(Unary):
-    """The energies `u`.
+    """Unary energies given as an array.
 
     Parameters
     ----------
@@ -68,7 +71,7 @@ class ConstUnary(Unary):
     Raises
     ------
     TypeError, ValueError
-        Another kind, dtype or shape, or energies that no mean field has (NaN, -infinity).
+        Another kind, dtype or shape, or invalid energies (NaN, -infinity).
 
     Examples
     --------
@@ -82,7 +85,7 @@ class ConstUnary(Unary):
 
 
 class LogisticUnary(Unary):
-    """The energies `L` @ `f` of a logistic regression.
+    """Unary energies `L` @ `f` of a logistic regression.
 
     Parameters
     ----------
@@ -109,30 +112,30 @@ class LogisticUnary(Unary):
 
 
 class DenseCRF:
-    """A dense CRF over any N variables, as pydensecrf's.
+    """A dense CRF over any N variables, with the interface of pydensecrf's DenseCRF.
 
     Parameters
     ----------
     nvar : int
-        Variables N: pixels, voxels, points.
+        Number N of variables: pixels, voxels, points.
     nlabels : int
-        Labels L.
+        Number L of labels.
 
     Raises
     ------
     TypeError, ValueError
-        Not whole numbers above 0.
+        An argument that is not a positive integer.
 
     Notes
     -----
-    [KK11] algorithm 1. Energies are minus logits. Arguments are copied, never changed; results are
-    NumPy arrays where pydensecrf has wrapped matrices.
+    [KK11] algorithm 1. Energies are minus logits. Arguments are copied, never modified; results
+    are NumPy arrays where pydensecrf returns wrapped matrices.
 
     Examples
     --------
     >>> from densecrf_rnn.compat.pydensecrf import utils
     >>> image = np.zeros((6, 8, 3), np.uint8)
-    >>> labels = np.arange(48).reshape(6, 8) % 3  # 0 means: not known
+    >>> labels = np.arange(48).reshape(6, 8) % 3  # 0 means unknown
     >>> crf = DenseCRF(48, 2)
     >>> crf.setUnaryEnergy(utils.unary_from_labels(labels, 2, gt_prob=0.7))
     >>> features = utils.create_pairwise_bilateral((80, 80), (13, 13, 13), image, chdim=2)
@@ -144,18 +147,18 @@ class DenseCRF:
     def __init__(self, nvar: int, nlabels: int) -> None:
         self._nvar = checks.count("nvar", nvar, 1)
         self._nlabels = checks.count("nlabels", nlabels, 1)
-        self._points = self._nvar + (self._nvar % _GROUP > 0)  # of the lattices
+        self._points = self._nvar + (self._nvar % _GROUP > 0)  # with the padding point
         self._logits: Array | None = None  # [L, N]
         self._kernels: list[engines.LatticeKernel] = []
         self._couplings: list[Array] = []  # [L, L] each
 
     def setUnary(self, u: Unary) -> None:
-        """Set the energies, a `ConstUnary` or a `LogisticUnary`.
+        """Set the unary energies from a `ConstUnary` or a `LogisticUnary`.
 
         Raises
         ------
         TypeError, ValueError
-            Something else, or of another size.
+            Another kind, or energies of another size.
         """
         if not isinstance(u, Unary):
             raise TypeError(f"u is {type(u).__name__}; give a ConstUnary, or use setUnaryEnergy")
@@ -163,19 +166,19 @@ class DenseCRF:
         self._logits = -energy
 
     def setUnaryEnergy(self, u: Array, f: Array | None = None) -> None:
-        """Set the energies: minus the logarithm of probabilities, say.
+        """Set the unary energies, such as minus the logarithm of probabilities.
 
         Parameters
         ----------
         u : ndarray [L, N] float32
             +infinity rules a label out.
         f : ndarray [F, N] float32, optional
-            With it the energies are `u` @ `f`, and `u` is [L, F].
+            Features; the energies are then `u` @ `f`, and `u` is [L, F].
 
         Raises
         ------
         TypeError, ValueError
-            Another kind, dtype or shape, or entries that no mean field has.
+            Another kind, dtype or shape, or invalid energies (NaN, -infinity).
         """
         if f is not None:
             self.setUnary(LogisticUnary(u, f))
@@ -190,17 +193,17 @@ class DenseCRF:
         kernel: int = DIAG_KERNEL,
         normalization: int = NORMALIZE_SYMMETRIC,
     ) -> None:
-        """Add a Gaussian kernel over features that are already divided by their deviations.
+        """Add a Gaussian kernel over features that are already divided by their bandwidths.
 
         Parameters
         ----------
         features : ndarray [D, N] float32, 1 <= D <= 16
         compat : float, or ndarray [L] or [L, L] float32
-            A number: the weight of a Potts model, so that alike variables agree. A vector or a
-            matrix: the penalty of equal labels, or of each pair of them, of which the symmetric
-            part counts; the sign is the opposite.
+            A number is the weight of a Potts model: positive values make similar variables agree.
+            A vector holds the penalty of equal labels; a matrix that of each pair of labels, of
+            which the symmetric part is used. Their sign is opposite to that of a number.
         kernel : KernelType
-            What could be learned of the kernel, if anything here learned; no effect.
+            Checked, but without effect: nothing is learned here.
         normalization : NormalizationType
 
         Raises
@@ -240,7 +243,7 @@ class DenseCRF:
         return engines.LatticeKernel(plan, before, after)
 
     def inference(self, niter: int) -> Array:
-        """Marginals after so many mean-field iterations.
+        """Compute the marginals after `niter` mean-field iterations.
 
         Parameters
         ----------
@@ -249,12 +252,12 @@ class DenseCRF:
         Returns
         -------
         ndarray [L, N] float32
-            They sum to 1 over the labels; ``np.argmax(Q, axis=0)`` is the labelling.
+            Marginals, which sum to 1 over the labels; ``np.argmax(Q, axis=0)`` is the labelling.
 
         Raises
         ------
         TypeError, ValueError
-            `niter` is not a whole number of at least 0.
+            `niter` is not an integer of at least 0.
         BackendUnavailableError
             No engine can run here; the message says why.
         """
@@ -274,18 +277,18 @@ class DenseCRF:
             q = np.empty_like(u)
             problem = engines.Problem(self._kernels, u, q, np.empty((0, 0, 0), u.dtype))
             if not fused.mean_field([problem], couplings, niter, True, 0, threads):
-                raise ValueError("u lies beyond what the engine can compute with")
+                raise ValueError("u is too large for float32 mean field; rescale the energies")
         return np.ascontiguousarray(q[:, : self._nvar])
 
     def startInference(self) -> tuple[Array, Array, Array]:
-        """What `stepInference` works on: the marginals of the energies alone, and scratch space.
+        """Return what `stepInference` updates: the marginals of the unaries, and scratch arrays.
 
         Returns
         -------
         Q : ndarray [L, N] float32
-            All 0 if no energies were set; the first step then makes them uniform.
+            All 0 if no energies were set; the first step then makes them uniform, as there.
         tmp1, tmp2 : ndarray [0, 0] float32
-            Not used; pydensecrf's scratch matrices look the same from Python.
+            Empty and not used, for the signature of pydensecrf.
         """
         if self._logits is None:
             q = np.zeros((self._nlabels, self._nvar), np.float32)
@@ -294,18 +297,19 @@ class DenseCRF:
         return q, np.empty((0, 0), np.float32), np.empty((0, 0), np.float32)
 
     def stepInference(self, Q: Array, tmp1: Any, tmp2: Any) -> None:  # noqa: N803
-        """One more iteration, in place.
+        """Run one mean-field iteration in place.
 
         Parameters
         ----------
-        Q : ndarray [L, N] float32, written
+        Q : ndarray [L, N] float32
+            Marginals, overwritten.
         tmp1, tmp2
-            As `startInference` returned them; not looked at.
+            Not used.
 
         Raises
         ------
         TypeError, ValueError
-            `Q` is no such array, or cannot be written to.
+            `Q` has another kind, dtype or shape, or is read-only.
         """
         q = self._marginals(Q)
         if not q.flags.writeable:
@@ -314,10 +318,10 @@ class DenseCRF:
         q[...] = softmax(refined - self._pairwise(q), axis=0)
 
     def klDivergence(self, Q: Array) -> float:  # noqa: N803
-        """sum Q ln Q + sum Q u + sum_m Q . (compat_m K_m Q): pydensecrf's figure for progress.
+        """Compute pydensecrf's convergence measure.
 
-        It counts every pair of variables twice; `densecrf_rnn.energy.free_energy` is the one whose
-        minimum the mean field seeks.
+        It is sum Q ln Q + sum Q u + sum_m Q . (compat_m K_m Q), which counts every pair of
+        variables twice. Mean field minimises `densecrf_rnn.energy.free_energy` instead.
 
         Parameters
         ----------
@@ -330,7 +334,7 @@ class DenseCRF:
         Raises
         ------
         TypeError, ValueError
-            `Q` is no such array.
+            `Q` has another kind, dtype or shape, or is not finite.
         """
         q = self._marginals(Q)
         wide = q.astype(np.float64)
@@ -344,7 +348,7 @@ class DenseCRF:
         return _arguments.finite("Q", q)
 
     def _pairwise(self, q: Array) -> Array:
-        """The energy of each label in the field of all others, from [L, N] to [L, N]."""
+        """Return the pairwise energy of each label, given the marginals q. [L, N] -> [L, N]"""
         engine, threads = engines.engine("auto"), engines.default_threads()
         rows = np.zeros((self._points, self._nlabels), np.float32)
         rows[: self._nvar] = q.T
@@ -356,19 +360,19 @@ class DenseCRF:
 
 
 class DenseCRF2D(DenseCRF):
-    """A dense CRF over the pixels of a picture, row by row.
+    """A dense CRF over the pixels of an image, row by row.
 
     Parameters
     ----------
     w, h : int
-        Width and height: columns first.
+        Width and height, in this order.
     nlabels : int
-        Labels L.
+        Number L of labels.
 
     Raises
     ------
     TypeError, ValueError
-        Not whole numbers above 0.
+        An argument that is not a positive integer.
 
     Examples
     --------
@@ -392,12 +396,12 @@ class DenseCRF2D(DenseCRF):
         kernel: int = DIAG_KERNEL,
         normalization: int = NORMALIZE_SYMMETRIC,
     ) -> None:
-        """Add a kernel of position alone.
+        """Add a Gaussian kernel over positions.
 
         Parameters
         ----------
         sxy : float, or (float, float)
-            Deviation in pixels, or that along the columns (x) and along the rows (y). Above 0.
+            Positive bandwidth in pixels: one, or one each for x (columns) and y (rows).
         compat, kernel, normalization
             As in `addPairwiseEnergy`.
 
@@ -417,14 +421,14 @@ class DenseCRF2D(DenseCRF):
         kernel: int = DIAG_KERNEL,
         normalization: int = NORMALIZE_SYMMETRIC,
     ) -> None:
-        """Add a kernel of position and colour.
+        """Add a Gaussian kernel over positions and colours.
 
         Parameters
         ----------
         sxy : float, or (float, float)
-            Deviation in pixels, or that along the columns (x) and along the rows (y). Above 0.
+            Positive bandwidth in pixels: one, or one each for x (columns) and y (rows).
         srgb : float, or (float, float, float)
-            Deviation in intensity, or that of each channel. Above 0.
+            Positive bandwidth in intensity: one, or one per channel.
         rgbim : ndarray [h, w, 3] uint8
         compat, kernel, normalization
             As in `addPairwiseEnergy`.
@@ -438,8 +442,8 @@ class DenseCRF2D(DenseCRF):
             raise TypeError(f"rgbim is {type(rgbim).__name__}; give a NumPy array of uint8")
         if rgbim.dtype != np.uint8:
             raise _arguments.DtypeError(
-                f"rgbim has dtype {rgbim.dtype}; it must be uint8, 0..255 (of other images make "
-                "features with utils.create_pairwise_bilateral, for addPairwiseEnergy)"
+                f"rgbim has dtype {rgbim.dtype}; it must be uint8, 0..255 (for other images, pass "
+                "the features of utils.create_pairwise_bilateral to addPairwiseEnergy)"
             )
         if rgbim.shape != (*self._size, 3):
             raise ValueError(
@@ -447,13 +451,13 @@ class DenseCRF2D(DenseCRF):
                 "three channels (for others use utils.create_pairwise_bilateral)"
             )
         planes = self._positions(sxy)
-        for channel, deviation in enumerate(_arguments.deviations("srgb", srgb, 3)):
-            planes.append(rgbim[..., channel].astype(np.float32) / np.float32(deviation))
+        for channel, theta in enumerate(_arguments.bandwidths("srgb", srgb, 3)):
+            planes.append(rgbim[..., channel].astype(np.float32) / np.float32(theta))
         self._add(planes, compat, kernel, normalization)
 
     def _positions(self, sxy: Any) -> list[Array]:
-        """Column and row of each pixel over their deviations."""
-        across, down = _arguments.deviations("sxy", sxy, 2)
+        """Return the column and row of each pixel, divided by their bandwidths."""
+        across, down = _arguments.bandwidths("sxy", sxy, 2)
         y, x = (np.arange(n, dtype=np.float32) for n in self._size)
         found = np.meshgrid(x / np.float32(across), y / np.float32(down))
         return list(found)
@@ -464,7 +468,7 @@ class DenseCRF2D(DenseCRF):
 
 
 def _choice(name: str, value: Any, kind: type[IntEnum]) -> int:
-    """A member of an enumeration, or its number."""
+    """Check a member of an enumeration, or its number, and return the number."""
     allowed = ", ".join(member.name for member in kind)
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} is {type(value).__name__}; choose from {allowed}")

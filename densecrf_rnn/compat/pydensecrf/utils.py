@@ -1,4 +1,4 @@
-"""pydensecrf.utils: energies from labels or probabilities, features from images of any shape."""
+"""The functions of pydensecrf.utils: unary energies, and features of images of any shape."""
 
 import warnings
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ from . import _arguments
 def unary_from_labels(
     labels: Array, n_labels: int, gt_prob: float, zero_unsure: bool = True
 ) -> Array:
-    """Energies of labels that are right with some probability.
+    """Convert a label map to energies, given the probability that its labels are right.
 
     Parameters
     ----------
     labels : ndarray of integers, any shape
-        1..n_labels, where 0 means: not known; without `zero_unsure` 0..n_labels - 1.
+        1..n_labels, with 0 for unknown; without `zero_unsure` 0..n_labels - 1.
     n_labels : int, at least 2
-        Labels, 0 not counted if it means: not known.
-    gt_prob : float
-        Probability of the label that is given, between 0 and 1; the others share the rest. At
-        1 / n_labels it says nothing.
+        Number of labels, not counting 0 for unknown.
+    gt_prob : float between 0 and 1, both excluded
+        Probability of the given label; the others share the rest. 1 / n_labels makes all labels
+        equally probable.
     zero_unsure : bool
-        Whether 0 means: not known, so that all labels are as probable.
+        Whether 0 means unknown: all labels are then equally probable.
 
     Returns
     -------
@@ -44,14 +44,14 @@ def unary_from_labels(
     n_labels = checks.count("n_labels", n_labels, 2)
     gt_prob = checks.number("gt_prob", gt_prob)
     if not 0 < gt_prob < 1:
-        raise ValueError(f"gt_prob is {gt_prob:g}; it must lie between 0 and 1, both left out")
+        raise ValueError(f"gt_prob is {gt_prob:g}; it must lie between 0 and 1, both excluded")
     if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
         kind = getattr(labels, "dtype", type(labels).__name__)
         raise TypeError(f"labels is {kind}; give a NumPy array of integers")
     zero_unsure = bool(zero_unsure)
     flat = labels.ravel().astype(np.int64)
     if flat.size and not 0 <= flat.min() <= flat.max() < n_labels + zero_unsure:
-        meaning = ", where 0 is not known" if zero_unsure else " (zero_unsure=False)"
+        meaning = ", where 0 means unknown" if zero_unsure else " (zero_unsure=False)"
         raise ValueError(
             f"labels reach from {flat.min()} to {flat.max()}; with n_labels {n_labels} they must "
             f"lie in 0..{n_labels - 1 + zero_unsure}{meaning}"
@@ -59,14 +59,15 @@ def unary_from_labels(
     energy = np.full(
         (n_labels, flat.size), -np.log((1.0 - gt_prob) / (n_labels - 1)), np.float32
     )
-    energy[flat - zero_unsure, np.arange(flat.size)] = -np.log(gt_prob)  # 0: the last, for now
+    # With zero_unsure, label 0 indexes row -1 here and is overwritten below.
+    energy[flat - zero_unsure, np.arange(flat.size)] = -np.log(gt_prob)
     if zero_unsure:
         energy[:, flat == 0] = -np.log(1.0 / n_labels)
     return energy
 
 
 def compute_unary(labels: Array, M: int, GT_PROB: float = 0.5) -> Array:  # noqa: N803
-    """The old name of `unary_from_labels`.
+    """Call `unary_from_labels`; deprecated name.
 
     Examples
     --------
@@ -80,17 +81,17 @@ def compute_unary(labels: Array, M: int, GT_PROB: float = 0.5) -> Array:  # noqa
 def unary_from_softmax(
     sm: Array, scale: float | None = None, clip: float | None = 1e-5
 ) -> Array:
-    """Energies of probabilities: minus their logarithm.
+    """Convert probabilities to energies: minus their logarithm.
 
     Parameters
     ----------
     sm : ndarray [L, ...] of floating point
         Probabilities, labels first; the other axes are flattened.
     scale : float, optional
-        Trust in them, above 0 and up to 1: they are mixed with 1 - scale of the uniform
+        Weight of the probabilities, above 0 and at most 1, in a mixture with the uniform
         distribution.
     clip : float or None
-        The least probability; without one, 0 rules a label out.
+        Minimum probability; None keeps 0, which rules a label out.
 
     Returns
     -------
@@ -99,7 +100,7 @@ def unary_from_softmax(
     Raises
     ------
     TypeError, ValueError
-        An argument of another kind or range, NaN, or numbers below 0.
+        An argument of another kind or range, NaN, or negative numbers.
 
     Examples
     --------
@@ -114,7 +115,7 @@ def unary_from_softmax(
     _arguments.finite("sm", sm)
     if sm.size and sm.min() < 0:
         raise ValueError(
-            f"sm holds {sm.min():g}, which is no probability; pass a softmax, not logits"
+            f"sm holds {sm.min():g}, which is not a probability; pass the softmax of logits"
         )
     labels = sm.shape[0]
     if scale is not None:
@@ -129,7 +130,7 @@ def unary_from_softmax(
 
 
 def softmax_to_unary(sm: Array, GT_PROB: float = 1) -> Array:  # noqa: N803
-    """The old name of `unary_from_softmax`, which clips nothing.
+    """Call `unary_from_softmax` without clipping; deprecated name.
 
     Examples
     --------
@@ -141,15 +142,15 @@ def softmax_to_unary(sm: Array, GT_PROB: float = 1) -> Array:  # noqa: N803
 
 
 def create_pairwise_gaussian(sdims: float | Sequence[float], shape: Sequence[int]) -> Array:
-    """Features of position alone, for a grid of any number of axes.
+    """Compute position features of a grid with any number of axes.
 
     Parameters
     ----------
     sdims : float, or sequence of float
-        Deviation, or that along each axis of `shape` in its order: row before column, so the other
-        way round than ``DenseCRF2D.addPairwiseGaussian(sxy=...)``. Above 0.
+        Positive bandwidth: one, or one per axis of `shape`. Row before column, the reverse of
+        ``DenseCRF2D.addPairwiseGaussian(sxy=...)``.
     shape : sequence of int
-        Of the grid.
+        Shape of the grid.
 
     Returns
     -------
@@ -167,7 +168,7 @@ def create_pairwise_gaussian(sdims: float | Sequence[float], shape: Sequence[int
     """
     size = [checks.count(f"shape[{i}]", n, 1) for i, n in enumerate(shape)]
     positions = _positions(size)
-    _divide(positions, _arguments.deviations("sdims", sdims, len(size)))
+    _divide(positions, _arguments.bandwidths("sdims", sdims, len(size)))
     return positions.reshape(len(size), -1)
 
 
@@ -177,19 +178,19 @@ def create_pairwise_bilateral(
     img: Array,
     chdim: int = -1,
 ) -> Array:
-    """Features of position and intensity, for an image of any number of axes and channels.
+    """Compute position and intensity features of an image with any number of axes and channels.
 
     Parameters
     ----------
     sdims : float, or sequence of float
-        Deviation, or that along each axis of the image but `chdim` in their order: row before
-        column. Above 0. What a shorter one leaves out is not divided, with a warning.
+        Positive bandwidth in position: one, or one per axis of the image except `chdim`, row
+        before column. With a shorter sequence, the remaining features are not divided and a
+        warning is given.
     schan : float, or sequence of float
-        Deviation in intensity, of all channels or of each. Above 0. What a shorter sequence leaves
-        out is not divided, with a warning.
+        Positive bandwidth in intensity: one, or one per channel. As above if shorter.
     img : ndarray of integers or floating point
     chdim : int
-        Axis of the channels. -1 means that there is none, not that it is the last.
+        Axis of the channels. -1 means no channel axis, not the last axis.
 
     Returns
     -------
@@ -219,11 +220,11 @@ def create_pairwise_bilateral(
     channels = _arguments.finite("img", planes.astype(np.float32))
     positions = _positions(channels.shape[1:])
     for name, given, found in (("schan", schan, channels), ("sdims", sdims, positions)):
-        numbers = _arguments.deviations(name, given, len(found), fewer=True)
+        numbers = _arguments.bandwidths(name, given, len(found), fewer=True)
         if len(numbers) < len(found):
             warnings.warn(
-                f"{name} has {len(numbers)} numbers for {len(found)}; the others are left as they "
-                "are, as pydensecrf does",
+                f"{name} has {len(numbers)} numbers for {len(found)}; the remaining features are "
+                "not divided, as in pydensecrf",
                 UserWarning,
                 stacklevel=2,
             )
@@ -232,13 +233,13 @@ def create_pairwise_bilateral(
 
 
 def _positions(size: Sequence[int]) -> Array:
-    """Coordinates, a plane for each axis."""
+    """Return the coordinates of a grid, one plane per axis."""
     axes = [np.arange(n, dtype=np.float32) for n in size]
     return np.array(np.meshgrid(*axes, indexing="ij"))
 
 
 def _divide(planes: Array, numbers: Sequence[float]) -> None:
-    """Divide each plane by its number, in place; those without one stay as they are."""
+    """Divide each plane by its number in place; planes without a number are not changed."""
     for plane, number in zip(planes, numbers):
         plane /= number
 
