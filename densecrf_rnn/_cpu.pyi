@@ -1,43 +1,36 @@
-"""The native CPU module (cpp/bindings/cpu.cpp); array layouts are in cpp/cpu/lattice.hpp."""
+"""The native CPU module (cpp/bindings); an engine as densecrf_rnn/engines/contract.py defines it.
 
-from typing import Any
+Structs are read by field name. Array layouts are in cpp/cpu/lattice.hpp.
+"""
 
-import numpy as np
+from collections.abc import Sequence
 
-Array = np.ndarray[Any, Any]
+from ._typing import Array
+from .engines import BackwardProblem, Plan, Problem
+from .engines.gibbs import GibbsProblem
 
 compiler: str
+limits: dict[str, float]
 
 def isa() -> str: ...
-def build(plans: list[tuple[Any, ...]], quality: int, threads: int) -> bool: ...
-def filter(
-    vertex: Array,
-    weight: Array,
-    links: Array,
-    values: Array,
-    out: Array,
-    transpose: bool,
-    threads: int,
-) -> None: ...
+def row_width(labels: int) -> int: ...
+def links_size(points: int, dims: int, quality: str) -> int: ...
+def build(
+    features: Sequence[Array], plans: Sequence[Plan], quality: str, threads: int
+) -> bool: ...
+def num_vertices(plan: Plan) -> int: ...
+def links_used(plan: Plan) -> int: ...
+def filter(plan: Plan, values: Array, out: Array, transpose: bool, threads: int) -> None: ...
 def filter_weight_gradient(
-    vertex: Array,
-    weight: Array,
-    links: Array,
-    values: Array,
-    cotangent: Array,
-    out: Array,
-    transpose: bool,
-    threads: int,
+    plan: Plan, values: Array, cotangent: Array, transpose: bool, out: Array, threads: int
 ) -> None: ...
 def feature_gradient(features: Array, d_weight: Array, out: Array, threads: int) -> None: ...
-def self_response(
-    vertex: Array, weight: Array, links: Array, out: Array, threads: int
-) -> None: ...
+def self_response(plan: Plan, out: Array, threads: int) -> None: ...
 def self_response_gradient(
-    vertex: Array, weight: Array, links: Array, cotangent: Array, out: Array, threads: int
+    plan: Plan, cotangent: Array, out: Array, threads: int
 ) -> None: ...
 def mean_field(
-    problems: list[tuple[Any, ...]],
+    problems: Sequence[Problem],
     coupling: Array,
     iterations: int,
     marginals: bool,
@@ -45,24 +38,11 @@ def mean_field(
     threads: int,
 ) -> bool: ...
 def mean_field_backward(
-    problems: list[tuple[Any, ...]],
+    problems: Sequence[BackwardProblem],
     coupling: Array,
     iterations: int,
     memory_budget: int,
     threads: int,
 ) -> None: ...
-def gibbs_sweep(
-    logits: Array,
-    labels: Array,
-    tables: Array,
-    offsets: Array,
-    colouring: tuple[int, int, int],
-    seed: int,
-    chains: Array,
-    first_sweep: Array,
-    inverse_temperature: Array,
-    marginals: Array | None,
-    changes: Array,
-    threads: int,
-) -> None: ...
+def gibbs_sweep(problem: GibbsProblem, threads: int) -> None: ...
 def gibbs_statistics(labels: Array, offsets: Array, counts: Array, threads: int) -> None: ...

@@ -84,7 +84,7 @@ class PermutohedralLattice:
     @property
     def num_vertices(self) -> int:
         """Lattice vertices M that the points touch, and those that `quality` adds."""
-        return self._plan.num_vertices
+        return self._engine.num_vertices(self._plan)
 
     @property
     def _engine(self) -> engines.Engine:

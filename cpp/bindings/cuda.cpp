@@ -59,7 +59,7 @@ std::optional<dcrf::KeyLayout> key_layout(bool wide, const std::vector<double>& 
   });
   if (!fits) return std::nullopt;
   const dcrf::KeyLayout layout(d, low, high, images);
-  if (layout.words > 9) return std::nullopt;
+  if (layout.words > dcrf::kMaxKeyWords) return std::nullopt;
   return layout;
 }
 
@@ -216,7 +216,7 @@ cuda::Model<T> model(const py::tuple& t) {
   out.iterations = t[4].cast<int>();
   out.coupling = at<const T>(t[5]);
   const auto kernels = t[6].cast<std::vector<py::tuple>>();
-  if (kernels.empty() || kernels.size() > std::size_t(cuda::kMaxKernels))
+  if (kernels.empty() || kernels.size() > std::size_t(dcrf::kMaxKernels))
     throw std::invalid_argument("_cuda: there must be 1 to 6 kernels");
   out.kernels = int(kernels.size());
   for (int m = 0; m < out.kernels; ++m) {

@@ -92,12 +92,6 @@ struct KeyLayout {
   }
 };
 
-// Maximum |coordinate| of an elevated point that engines accept. float: 2^20, since round_to_even
-// needs |x| < 2^21; double: 2^31, since quotients are int32. densecrf_rnn/checks has the same
-// limit.
-template <typename T>
-constexpr double kMaxElevated = sizeof(T) == 4 ? 1048576.0 : 2147483648.0;
-
 // Bound the quotients of points whose features lie in [least, greatest] ([d] each): write `low` and
 // `high` [d]. Return false if the features are not finite or exceed kMaxElevated<T> when elevated.
 template <typename T>

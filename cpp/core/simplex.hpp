@@ -4,23 +4,11 @@
 // (docs/architecture.md); densecrf_rnn/reference/lattice.py repeats them line by line.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 
-#include "portable.hpp"
+#include "numerics.hpp"
 
 namespace dcrf {
-
-constexpr int kMaxDims = 16;
-
-// Return the factor of feature `i` (from 0) in the elevation, sqrt(2/3) (d+1) / sqrt((i+1)(i+2)):
-// splat, blur and slice then approximate a Gaussian of unit standard deviation. sqrt(2/3) (d+1) is
-// first rounded to T, as in pydensecrf, so that points on simplex faces get the same simplex.
-template <typename T>
-DCRF_HOST_DEVICE inline T elevation_scale(int dims, int i) {
-  const T common = T(std::sqrt(2.0 / 3.0) * (dims + 1));
-  return T(double(common) / std::sqrt(double(i + 1) * double(i + 2)));
-}
 
 // Round to the nearest integer, ties to even, for |x| < 2^21 (double: 2^50): the spacing of T at
 // `magic` is 1. Two additions, which vectorise, unlike a call of rint.

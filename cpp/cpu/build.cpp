@@ -289,6 +289,12 @@ Links::Links(const std::int32_t* links, int dims)
     chain_length[axis] = links[kChain + axis];
     at += chain_length[axis];
   }
+  used = at - links;
+}
+
+bool Links::fits(const std::int32_t* links, std::int64_t size, std::int64_t points, int dims) {
+  if (size <= kData || links[kQuality] < 0 || links[kQuality] > int(Quality::kFilled)) return false;
+  return size == links_size(points, dims, Quality(links[kQuality]));
 }
 
 template <typename T>
@@ -303,14 +309,13 @@ bool build(const FeatureView<T>& features, Quality quality, std::int32_t* vertex
     Builder<T, decltype(words)::value>(features, layout, quality, threads)
         .run(vertex, weight, links);
   };
-  // 16 quotients of 32 bits and a remainder take 9 words; narrower data take fewer.
-  if (layout.words > 9) return false;
+  if (layout.words > kMaxKeyWords) return false;
   if (layout.words == 1)
     run(std::integral_constant<int, 1>());
   else if (layout.words == 2)
     run(std::integral_constant<int, 2>());
   else
-    run(std::integral_constant<int, 9>());
+    run(std::integral_constant<int, kMaxKeyWords>());
   return true;
 }
 

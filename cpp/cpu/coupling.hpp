@@ -4,8 +4,8 @@
 #include <cstddef>
 #include <vector>
 
+#include "../core/numerics.hpp"
 #include "loops.hpp"
-#include "rows.hpp"
 
 namespace dcrf {
 

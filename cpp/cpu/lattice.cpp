@@ -179,7 +179,7 @@ void with_shares(const LatticeView<T>& lattice, int threads, const Body& body) {
               if (between[axis] != side) continue;
               at = neighbour(axis, at, sense);
               if (at < 0) return T(0);
-              product *= T(0.5);
+              product *= T(kBlurSide);
             }
             return product;
           };
@@ -198,11 +198,6 @@ void with_shares(const LatticeView<T>& lattice, int threads, const Body& body) {
 }
 
 }  // namespace
-
-template <typename T>
-T slice_scale(int dims) {
-  return T(1) / (T(1) + std::ldexp(T(1), -dims));
-}
 
 template <typename T>
 void fold(const Links& links, T* rows, int width, int threads) {
@@ -313,7 +308,6 @@ void self_response_gradient(const LatticeView<T>& lattice, const T* cotangent, T
 }
 
 #define DCRF_INSTANTIATE(T)                                                                      \
-  template T slice_scale(int);                                                                   \
   template void fold(const Links&, T*, int, int);                                                \
   template bool blur(const Links&, int, bool, T*, T*, int, int);                                 \
   template void share(const Links&, T*, int, int);                                               \

@@ -32,7 +32,11 @@ struct Links {
 
   explicit Links(const std::int32_t* links, int dims);
 
+  // Whether an array of `size` can be that of a built lattice of these points.
+  static bool fits(const std::int32_t* links, std::int64_t size, std::int64_t points, int dims);
+
   std::int64_t vertices, rows, ghosts;
+  std::int64_t used;  // how many elements of the array hold anything
   Quality quality;
   const std::int32_t* first_row;             // [strips]
   const std::int32_t* own_row;               // [vertices]
@@ -84,10 +88,6 @@ void self_response(const LatticeView<T>& lattice, T* out, int threads);
 template <typename T>
 void self_response_gradient(const LatticeView<T>& lattice, const T* cotangent, T* d_weight,
                             int threads);
-
-// What the slice of a d-dimensional lattice is scaled by.
-template <typename T>
-T slice_scale(int dims);
 
 // Adds every ghost's row to its vertex's own and leaves it zero.
 template <typename T>

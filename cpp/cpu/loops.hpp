@@ -9,8 +9,6 @@
 
 namespace dcrf {
 
-constexpr int kMaxKernels = 8;  // of one mean field
-
 constexpr std::uint32_t kChainEnd = std::uint32_t(1) << 31;  // marks the last row of a chain
 constexpr int kTile = 64;  // points whose rows stay in the first-level cache
 

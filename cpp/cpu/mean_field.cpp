@@ -313,23 +313,13 @@ class Backward {
   std::vector<std::vector<double>> sums_;  // of the coupling gradients, [L, width] each
 };
 
-// Images side by side if they keep all threads busy, else one after the other, each on all threads.
-template <class Body>
-void over_images(std::size_t count, int threads, const Body& body) {
-  if (std::int64_t(count) >= threads && count > 1) {
-    parallel_for(std::int64_t(count), threads, [&](std::int64_t i) { body(std::size_t(i), 1); });
-  } else {
-    for (std::size_t i = 0; i < count; ++i) body(i, threads);
-  }
-}
-
 }  // namespace
 
 template <typename T>
 bool mean_field(const Model<T>& model, const std::vector<Image<T>>& images, int threads) {
   const FlushToZero flush_to_zero;
   std::vector<char> good(images.size(), 1);
-  over_images(images.size(), threads, [&](std::size_t i, int inner) {
+  parallel_items(images.size(), threads, [&](std::size_t i, int inner) {
     if (images[i].points > 0) good[i] = forward_image(model, images[i], inner);
   });
   return std::all_of(good.begin(), good.end(), [](char g) { return g != 0; });
@@ -339,7 +329,7 @@ template <typename T>
 void mean_field_backward(const Model<T>& model, const std::vector<Image<T>>& images,
                          const std::vector<ImageGradient<T>>& gradients, int threads) {
   const FlushToZero flush_to_zero;
-  over_images(images.size(), threads, [&](std::size_t i, int inner) {
+  parallel_items(images.size(), threads, [&](std::size_t i, int inner) {
     if (images[i].points > 0) Backward<T>(model, images[i], gradients[i], inner).run();
   });
 }

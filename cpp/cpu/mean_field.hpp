@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "lattice.hpp"
-#include "rows.hpp"
 
 namespace dcrf {
 

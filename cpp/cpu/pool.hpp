@@ -56,4 +56,15 @@ void parallel_ranges(std::int64_t items, std::int64_t size, int threads, const B
   });
 }
 
+// Calls body(item, threads to use) for each of `count` independent items: on one thread each where
+// they keep all threads busy, else one after the other, each on all threads.
+template <class Body>
+void parallel_items(std::size_t count, int threads, const Body& body) {
+  if (std::int64_t(count) >= threads && count > 1) {
+    parallel_for(std::int64_t(count), threads, [&](std::int64_t i) { body(std::size_t(i), 1); });
+  } else {
+    for (std::size_t i = 0; i < count; ++i) body(i, threads);
+  }
+}
+
 }  // namespace dcrf

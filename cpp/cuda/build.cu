@@ -13,20 +13,16 @@ namespace dcrf {
 namespace cuda {
 namespace {
 
-// The number of words of a key is a template argument: 1, 2, or the most that kMaxDims features can
-// need (each quotient in half a word, plus the remainder and the image).
-constexpr int kMaxWords = kMaxDims / 2 + 1;
-
-// Call body with the number of words to compile for as an integral constant.
+// Call body with the number of words of a key, 1, 2 or the maximum, as an integral constant.
 template <class Body>
 void with_words(const KeyLayout& layout, const Body& body) {
-  if (layout.words > kMaxWords) throw std::invalid_argument("vertex keys of too many words");
+  if (layout.words > kMaxKeyWords) throw std::invalid_argument("vertex keys of too many words");
   if (layout.words == 1) {
     body(std::integral_constant<int, 1>());
   } else if (layout.words == 2) {
     body(std::integral_constant<int, 2>());
   } else {
-    body(std::integral_constant<int, kMaxWords>());
+    body(std::integral_constant<int, kMaxKeyWords>());
   }
 }
 

@@ -140,7 +140,7 @@ struct SelfResponse {
     for (int axis = 0; axis <= lattice.dims && at >= 0; ++axis) {
       if ((along >> axis & 1) == 0) continue;
       at = step(at, axis, direction);
-      product *= T(0.5);
+      product *= T(kBlurSide);
     }
     return at < 0 ? T(0) : product;
   }

@@ -195,7 +195,7 @@ DCRF_DEVICE void blur_axis(const World& world, const Lanes& lanes, const Lattice
     for (int c = lanes.rank(); c < shape.channels; c += lanes.size()) {
       const T sides =
           (left == nullptr ? T(0) : T(left[c])) + (right == nullptr ? T(0) : T(right[c]));
-      out[c] = S(T(row[c]) + T(0.5) * sides);
+      out[c] = S(T(row[c]) + T(kBlurSide) * sides);
     }
   });
 }

@@ -119,8 +119,6 @@ struct Shape {
   int width = 0;
 };
 
-constexpr int kMaxKernels = 6;  // of one mean field
-
 // The mean field of a batch. Planes are [images, L, N], rows [images N, width].
 template <typename T>
 struct Model {

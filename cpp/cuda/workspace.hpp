@@ -42,11 +42,5 @@ SpreadRoom<S> spread_room(const KernelView<T>& kernel, const Shape& shape, bool 
   return room;
 }
 
-// Return the factor of the slice of a d-dimensional lattice, 1 / (1 + 2^-d).
-template <typename T>
-T slice_scale(int dims) {
-  return T(1) / (T(1) + std::ldexp(T(1), -dims));
-}
-
 }  // namespace cuda
 }  // namespace dcrf

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from .. import _limits
 from . import wording
 
-MAX_DIMS = 16
 _FLOATS = ("float32", "float64")
 
 
@@ -100,7 +100,7 @@ def image(array: Any, logits: Any, *, batched: bool, name: str = "image") -> Non
         raise ValueError(
             f"{name} holds {array.shape[0]} images but logits {logits.shape[0]}; give one each"
         )
-    channels, most = array.shape[1 if batched else -1], MAX_DIMS - len(size)
+    channels, most = array.shape[1 if batched else -1], _limits.MAX_DIMS - len(size)
     if not 1 <= channels <= most:
         raise ValueError(
             f"{name} has {channels} channels; a kernel takes 1 to {most} in addition to "

@@ -5,13 +5,15 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from .. import _limits
 from .._typing import Array
 from . import arrays, wording
 from .values import finite
 
-# The largest lattice coordinate that each dtype resolves finely enough to find the simplex: float32
-# has steps of 1/16 just below 2^20, and quotients below 2^31 fit the integer keys.
-_MAX_ELEVATED = {"float32": 2.0**20, "float64": 2.0**31}
+_MAX_ELEVATED = {
+    "float32": _limits.MAX_ELEVATED_FLOAT32,
+    "float64": _limits.MAX_ELEVATED_FLOAT64,
+}
 
 
 def features(array: Any) -> None:
@@ -22,8 +24,8 @@ def features(array: Any) -> None:
             f"features has shape {wording.shape(array)}; it must be [N, D], one row per point"
         )
     dims = array.shape[1]
-    if not 1 <= dims <= arrays.MAX_DIMS:
-        raise ValueError(f"features has {dims} columns; a lattice takes 1 to {arrays.MAX_DIMS}")
+    if not 1 <= dims <= _limits.MAX_DIMS:
+        raise ValueError(f"features has {dims} columns; a lattice takes 1 to {_limits.MAX_DIMS}")
     arrays.float_dtype("features", array, batched=False)
     feature_rows(array)
 
@@ -31,10 +33,10 @@ def features(array: Any) -> None:
 def feature_rows(array: Any) -> None:
     """Check that int32 can number all simplex corners of feature rows [N, D]."""
     points, dims = array.shape
-    if points * (dims + 1) >= 2**31:
+    if points * (dims + 1) >= 2**_limits.INDEX_BITS:
         raise ValueError(
             f"features has {points} rows of {dims}; a lattice takes fewer than "
-            f"{2**31 // (dims + 1)} such rows, so cut the input into tiles"
+            f"{2**_limits.INDEX_BITS // (dims + 1)} such rows, so cut the input into tiles"
         )
 
 
@@ -95,4 +97,5 @@ def _elevated(reach: Array) -> float:
     """Return an upper bound on the lattice coordinates of features of magnitude `reach` [D]."""
     dims = len(reach)
     i = np.arange(1, dims + 1)
-    return float((reach * i * math.sqrt(2 / 3) * (dims + 1) / np.sqrt(i * (i + 1))).sum())
+    scale = math.sqrt(_limits.FILTER_VARIANCE)
+    return float((reach * i * scale * (dims + 1) / np.sqrt(i * (i + 1))).sum())

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from .. import _limits
 from . import wording
 from .values import parameter
-
-_MAX_KERNELS = 6
 
 
 def params(value: Any, kind: type) -> None:
@@ -31,8 +30,8 @@ def kernels(given: Sequence[Any], kind: type[Any], guides: Any) -> None:
 
     `guides` is None where the guides are not known yet.
     """
-    if not 1 <= len(given) <= _MAX_KERNELS:
-        raise ValueError(f"kernels holds {len(given)}; give 1 to {_MAX_KERNELS}")
+    if not 1 <= len(given) <= _limits.MAX_KERNELS:
+        raise ValueError(f"kernels holds {len(given)}; give 1 to {_limits.MAX_KERNELS}")
     for kernel in given:
         if not isinstance(kernel, kind):
             raise TypeError(

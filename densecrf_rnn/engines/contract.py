@@ -10,10 +10,11 @@ import mmap
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
+from .. import _limits
 from .._typing import Array
 
 
@@ -48,8 +49,7 @@ class Plan:
 
     `links` is the engine's own: how the rows of values hang together. It is as long as the worst
     case; only what the vertices need is ever written (and so, on systems that commit memory on
-    first touch, ever resident). Its first two numbers are M, the number of vertices, and the
-    quality.
+    first touch, ever resident).
     """
 
     vertex: Array  # [N, d+1] int32: the row of values that each corner touches
@@ -72,16 +72,12 @@ class Plan:
         shape = (points, dims + 1)
         return cls(np.empty(shape, np.int32), np.empty(shape, dtype), links)
 
-    @property
-    def num_vertices(self) -> int:
-        """M, once built."""
-        return int(self.links[0])
-
 
 @dataclass(frozen=True)
 class LatticeKernel:
     """One kernel of a mean field: message = after * (K - diag(diagonal)) (before * q)."""
 
+    kind: ClassVar = "lattice"
     plan: Plan
     before: Array | None = None  # [N]; None is 1
     after: Array | None = None  # [N]; None is 1
@@ -105,6 +101,7 @@ class GridKernel:
     it, so that a normaliser which is a product over the axes costs nothing per pixel.
     """
 
+    kind: ClassVar = "grid"
     axes: tuple[GridAxis, ...]  # of (H, W) or (D, H, W)
     splat: tuple[Array, ...]  # [n, 3] float64 per axis
     slice: tuple[Array, ...]  # [n, 3] float64 per axis
@@ -175,6 +172,9 @@ class Engine(Protocol):
         False: a feature is NaN, infinite or too large to be indexed; the plans mean nothing.
         """
 
+    def num_vertices(self, plan: Plan) -> int:
+        """Return M, the number of vertices of a built lattice."""
+
     def links_used(self, plan: Plan) -> int:
         """How many of the plan's `links` `build` wrote: all that a copy needs."""
 
@@ -206,8 +206,8 @@ class Engine(Protocol):
 
 
 def row_width(labels: int) -> int:
-    """Length of the zero-padded rows in which fused engines keep marginals (cpp/cpu/rows.hpp)."""
-    step = 4 if labels <= 32 else 8
+    """Length of the zero-padded rows in which fused engines keep marginals."""
+    step = _limits.NARROW_STEP if labels <= _limits.NARROW_LABELS else _limits.WIDE_STEP
     return (labels + step - 1) // step * step
 
 

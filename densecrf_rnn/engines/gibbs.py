@@ -3,10 +3,28 @@
 import importlib
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+import numpy as np
 
 from .._typing import Array
 from . import registry
+
+
+class Colouring(NamedTuple):
+    """Coefficients of the colours (a column + b row) mod m.
+
+    No two pixels of one colour are neighbours.
+    """
+
+    a: int
+    b: int
+    m: int  # number of colours
+
+    def of(self, size: tuple[int, int]) -> Array:
+        """Return the colour of each pixel of an image of `size` (H, W)."""
+        rows, columns = np.ogrid[: size[0], : size[1]]
+        return np.asarray((self.a * columns + self.b * rows) % self.m)
 
 
 @dataclass(frozen=True)
@@ -23,7 +41,7 @@ class GibbsProblem:
     labels: Array  # [B, H, W] int32, updated in place; negative outside the mask
     tables: Array  # [C, L, L] float32
     offsets: Array  # [C, 2] int32, rows and columns
-    colouring: tuple[int, int, int]  # (a, b, m): a pixel's colour is (a column + b row) mod m
+    colouring: Colouring
     seed: int  # below 2^64
     chains: Array  # [B] uint64; the random numbers depend on seed, chain, sweep and pixel
     first_sweep: Array  # [B] uint64, number of the first sweep of each chain
@@ -56,11 +74,7 @@ class _Native:
         self._module = importlib.import_module("densecrf_rnn._cpu")
 
     def sweep(self, problem: GibbsProblem, threads: int) -> None:
-        p = problem
-        self._module.gibbs_sweep(
-            p.logits, p.labels, p.tables, p.offsets, tuple(p.colouring), p.seed, p.chains,
-            p.first_sweep, p.inverse_temperature, p.marginals, p.changes, threads,
-        )  # fmt: skip
+        self._module.gibbs_sweep(problem, threads)
 
     def statistics(self, labels: Array, offsets: Array, counts: Array, threads: int) -> None:
         self._module.gibbs_statistics(labels, offsets, counts, threads)

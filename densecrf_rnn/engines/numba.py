@@ -35,13 +35,15 @@ class Numba:
             plan.links[0] = self._module.build(rows, *arrays, filled=quality == "filled")
         return True
 
-    def links_used(self, plan: Plan) -> int:
-        return 2 + 2 * plan.vertex.shape[1] * plan.num_vertices
+    def num_vertices(self, plan: Plan) -> int:
+        return int(plan.links[0])
 
-    @staticmethod
-    def _arrays(plan: Plan) -> tuple[Array, Array, Array]:
+    def links_used(self, plan: Plan) -> int:
+        return 2 + 2 * plan.vertex.shape[1] * self.num_vertices(plan)
+
+    def _arrays(self, plan: Plan) -> tuple[Array, Array, Array]:
         """vertex, weight and neighbour [d+1, M, 2]."""
-        shape = (plan.vertex.shape[1], plan.num_vertices, 2)
+        shape = (plan.vertex.shape[1], self.num_vertices(plan), 2)
         neighbour = plan.links[2 : 2 + math.prod(shape)].reshape(shape)
         return plan.vertex, plan.weight, neighbour
 

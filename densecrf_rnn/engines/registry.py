@@ -4,14 +4,15 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
+from . import native
 from .contract import BackendUnavailableError, Engine, FusedEngine
-from .native import NativeCpu
 from .numba import Numba
 
 # In order of preference; "auto" takes the first that can run. They work on arrays.
-_ENGINES: dict[str, type[Engine]] = {"cpu": NativeCpu, "numba": Numba}
+_ENGINES: dict[str, Callable[[], Any]] = {"cpu": native.load, "numba": Numba}
 _loaded: dict[str, Engine] = {}
 
 # Those that work on whole batches of torch tensors (nn/device.py), and where such tensors are.
@@ -153,8 +154,8 @@ def native_isa() -> str | None:
     """
     if why_unavailable("cpu") is not None:
         return None
-    native: Any = engine("cpu")
-    return str(native.isa)
+    found: Any = engine("cpu")
+    return str(found.isa())
 
 
 def cuda_facts() -> dict[str, Any] | None:

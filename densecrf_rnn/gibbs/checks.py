@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 
 from .. import checks
+from .._limits import INDEX_BITS, LABEL_BITS, OFFSET_BITS
 from ..checks import array_kind, wording
 from ..checks.values import extremes, finite
 from .._typing import Array
 
-LABEL_BITS = 16  # a label, and one value for masked pixels, are stored as uint16
-OFFSET_BITS = 15  # so that the product of an offset and a colour's coefficient fits int32
-PIXEL_BITS = 31  # pixels of one image are numbered by int32
 SEED_BITS = 64  # seeds and numbers of chains are two words of Philox each
 SWEEP_BITS = 31  # sweeps of a chain are numbered by one word, with room to add to it
 MAX_SCORE = 1e30  # bound on a pixel's score, so that no sum overflows float32
@@ -59,10 +57,10 @@ def check_logits(array: Any, *, batched: bool) -> None:
         raise ValueError(f"logits has shape {shape}, without labels or without pixels")
     _float32("logits", array, batched)
     labels, pixels = array.shape[int(batched)], math.prod(array.shape[1 + batched :])
-    if labels >= 2**LABEL_BITS or pixels >= 2**PIXEL_BITS:
+    if labels >= 2**LABEL_BITS or pixels >= 2**INDEX_BITS:
         raise ValueError(
             f"logits has {labels} labels and {pixels} pixels; a grid CRF takes fewer than "
-            f"2^{LABEL_BITS} and 2^{PIXEL_BITS}, so cut the image into tiles"
+            f"2^{LABEL_BITS} and 2^{INDEX_BITS}, so cut the image into tiles"
         )
     if array.shape[0] and not finite(array):
         wording.raise_non_finite("logits", array)

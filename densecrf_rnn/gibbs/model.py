@@ -13,7 +13,8 @@ from .._typing import Array
 from ..engines import default_threads
 from ..engines.gibbs import gibbs_engine
 from ..inference.mean_field import softmax
-from .checks import LABEL_BITS, check_labelled_model, check_labelling, check_offsets
+from .._limits import LABEL_BITS
+from .checks import check_labelled_model, check_labelling, check_offsets
 from .neighbourhood import ends
 
 Offsets = Array | Sequence[Sequence[int]]

@@ -5,13 +5,14 @@ colour are not neighbours, so they may be sampled in parallel.
 """
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from .._limits import OFFSET_BITS
 from .._typing import Array
+from ..engines.gibbs import Colouring
 from .. import checks
-from .checks import OFFSET_BITS
 
 
 def dense_neighbourhood(radius: int) -> Array:
@@ -79,22 +80,6 @@ def sparse_neighbourhood(radius: int) -> Array:
     directions = dense_neighbourhood(1)
     lengths = 2 ** np.arange(radius.bit_length(), dtype=np.int32)
     return (lengths[:, None, None] * directions).reshape(-1, 2)
-
-
-class Colouring(NamedTuple):
-    """Coefficients of the colours (a column + b row) mod m.
-
-    No two pixels of one colour are neighbours.
-    """
-
-    a: int
-    b: int
-    m: int  # number of colours
-
-    def of(self, size: tuple[int, int]) -> Array:
-        """Return the colour of each pixel of an image of `size` (H, W)."""
-        rows, columns = np.ogrid[: size[0], : size[1]]
-        return np.asarray((self.a * columns + self.b * rows) % self.m)
 
 
 def colouring(offsets: Array) -> Colouring:

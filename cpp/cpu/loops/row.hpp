@@ -1,7 +1,7 @@
 // One row of label values in registers: W numbers as packs of the widest kind, then of halves.
 #pragma once
 
-#include "../rows.hpp"
+#include "../../core/numerics.hpp"
 #include "pack.hpp"
 
 namespace dcrf::DCRF_ISA {

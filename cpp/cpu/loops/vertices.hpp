@@ -52,7 +52,7 @@ void broadcast(const std::int32_t* ghost, const std::int32_t* owner, std::int64_
   });
 }
 
-// 1/2, 1, 1/2 along runs of rows, in place: one read and one write of each. The list holds whole
+// Blur with weights 1/2, 1, 1/2 (kBlurSide) along runs of rows, in place: one read and one write of each. The list holds whole
 // chains; kChainEnd marks a chain's last row.
 template <typename T>
 void blur(const std::uint32_t* chain, std::int64_t count, T* rows, int width) {
@@ -78,7 +78,7 @@ void blur(const std::uint32_t* chain, std::int64_t count, T* rows, int width) {
         next.set_scaled(ends ? T(0) : T(1), after);
         R sum = here;
         before.add_scaled(T(1), next);
-        sum.add_scaled(T(0.5), before);
+        sum.add_scaled(T(kBlurSide), before);
         sum.store(out);
         before = here;
         here = next;

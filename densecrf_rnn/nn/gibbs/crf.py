@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ... import checks, engines
+from ..._limits import LABEL_BITS
 from ..._typing import Array
 from ...gibbs.checks import (
-    LABEL_BITS, SEED_BITS, SWEEP_BITS, check_edges, check_labelling, check_offsets,
+    SEED_BITS, SWEEP_BITS, check_edges, check_labelling, check_offsets,
 )  # fmt: skip
 from ...gibbs.neighbourhood import dense_neighbourhood
 from ...gibbs.schedules import run_annealing, run_average, run_icm

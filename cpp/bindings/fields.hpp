@@ -1,0 +1,63 @@
+// Python structs (dataclasses and named tuples of densecrf_rnn) whose fields are read by name. A
+// field that the struct lacks raises AttributeError, which names both.
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "generated/limits.hpp"
+
+namespace bindings {
+
+namespace py = pybind11;
+
+// A value that Python passed and the name of the argument or field, for messages.
+struct Named {
+  py::object value;
+  const char* name;
+
+  bool is_none() const { return value.is_none(); }
+  [[noreturn]] void fail(const std::string& wanted) const {
+    throw std::invalid_argument(std::string("native code: ") + name + " must be " + wanted);
+  }
+  void require(bool holds, const char* wanted) const {
+    if (!holds) fail(wanted);
+  }
+};
+
+template <typename T>
+T as(const Named& named) {
+  return named.value.cast<T>();
+}
+
+// `key` is the name as an interned Python string, which makes the look-up as cheap as Python's.
+inline Named field(const py::handle& of, PyObject* key, const char* name) {
+  PyObject* const found = PyObject_GetAttr(of.ptr(), key);
+  if (found == nullptr) throw py::error_already_set();
+  return {py::reinterpret_steal<py::object>(found), name};
+}
+
+#define DCRF_INTERNED(name)                                         \
+  [] {                                                              \
+    static PyObject* const key = PyUnicode_InternFromString(name);  \
+    return key;                                                     \
+  }()
+// The field `name` of the Python object `of`.
+#define DCRF_FIELD(of, name) ::bindings::field(of, DCRF_INTERNED(#name), #name)
+// The argument of that name.
+#define DCRF_ARGUMENT(name) \
+  ::bindings::Named { name, #name }
+
+// What Python and this module must agree on, as it was compiled.
+inline py::dict limits() {
+  py::dict out;
+#define DCRF_ENTRY(name, value) out[#name] = dcrf::value;
+  DCRF_LIMITS(DCRF_ENTRY)
+#undef DCRF_ENTRY
+  return out;
+}
+
+}  // namespace bindings

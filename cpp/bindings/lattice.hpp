@@ -1,0 +1,27 @@
+// densecrf_rnn.engines.Plan as the loops take it.
+#pragma once
+
+#include "../cpu/lattice.hpp"
+#include "arrays.hpp"
+
+namespace bindings {
+
+// A built lattice. The rows that `vertex` names are trusted: only build() writes them.
+template <typename T>
+dcrf::LatticeView<T> lattice_view(const py::handle& plan) {
+  dcrf::LatticeView<T> out;
+  const Named vertex = DCRF_FIELD(plan, vertex), links = DCRF_FIELD(plan, links);
+  const std::int64_t corners = length(vertex, 1);
+  out.points = length(vertex, 0);
+  out.dims = int(corners) - 1;
+  vertex.require(out.dims >= 1 && out.dims <= dcrf::kMaxDims, "[N, d+1], d from 1 to MAX_DIMS");
+  out.vertex = data<std::int32_t>(vertex, {out.points, corners});
+  out.weight = data<T>(DCRF_FIELD(plan, weight), {out.points, corners});
+  const std::int64_t size = length(links, 0);
+  out.links = data<std::int32_t>(links, {size});
+  links.require(dcrf::Links::fits(out.links, size, out.points, out.dims),
+                "those of a built plan of these points");
+  return out;
+}
+
+}  // namespace bindings

@@ -1,0 +1,212 @@
+// The problems of densecrf_rnn.engines.contract as the loops take them, and mean fields over them.
+#include "../cpu/mean_field.hpp"
+
+#include <deque>
+#include <vector>
+
+#include "bind.hpp"
+#include "lattice.hpp"
+
+namespace bindings {
+namespace {
+
+using List = std::vector<py::object>;
+
+// The tables of a grid axis, converted to the dtype of the values.
+template <typename T>
+struct GridTables {
+  std::vector<T> splat[3], slice[3], band[3];
+};
+
+template <typename T>
+const T* converted(const Named& table, Shape shape, std::vector<T>& to) {
+  const double* const from = data<double>(table, shape);
+  std::int64_t count = 1;
+  for (const std::int64_t n : shape) count *= n;
+  to.assign(from, from + count);
+  return to.data();
+}
+
+// A GridKernel. Its axes are the last ones of a volume's: an image has a single layer.
+template <typename T>
+dcrf::GridView<T> grid_view(const py::handle& kernel, std::int64_t points, GridTables<T>& tables) {
+  static const std::int32_t only_cell = 0;
+  static const T one = 1;
+  dcrf::GridView<T> grid;
+  grid.cell[0] = &only_cell;
+  grid.splat[0] = grid.slice[0] = grid.band[0] = &one;
+  const Named named_axes = DCRF_FIELD(kernel, axes);
+  const auto axes = as<List>(named_axes), splat = as<List>(DCRF_FIELD(kernel, splat)),
+             slice = as<List>(DCRF_FIELD(kernel, slice));
+  named_axes.require((axes.size() == 2 || axes.size() == 3) && splat.size() == axes.size() &&
+                         slice.size() == axes.size(),
+                     "2 or 3, as many as splat and slice");
+  std::int64_t pixels = 1;
+  for (std::size_t i = 0; i < axes.size(); ++i) {
+    const std::size_t a = 3 - axes.size() + i;
+    const Named cell = DCRF_FIELD(axes[i], cell), band = DCRF_FIELD(axes[i], band);
+    const std::int64_t n = length(cell, 0), width = length(band, 0);
+    band.require(width % 2 == 1, "of odd length");
+    grid.size[a] = n;
+    pixels *= n;
+    grid.taps[a] = 3;
+    grid.cell[a] = data<std::int32_t>(cell, {n});
+    grid.splat[a] = converted<T>({splat[i], "splat"}, {n, 3}, tables.splat[a]);
+    grid.slice[a] = converted<T>({slice[i], "slice"}, {n, 3}, tables.slice[a]);
+    grid.band[a] = converted<T>(band, {width}, tables.band[a]);
+    grid.radius[a] = int(width / 2);
+    grid.cells[a] = as<std::int64_t>(DCRF_FIELD(axes[i], cells));
+    for (std::int64_t x = 0; x < n; ++x) {
+      cell.require(grid.cell[a][x] >= 0 && grid.cell[a][x] + 3 <= grid.cells[a] &&
+                       (x == 0 || grid.cell[a][x] >= grid.cell[a][x - 1]),
+                   "ascending, at least 0 and at most cells - 3");
+    }
+  }
+  const Named pixel = DCRF_FIELD(kernel, pixel);
+  grid.pixel = optional_data<std::int32_t>(pixel, {points});
+  if (grid.pixel == nullptr) named_axes.require(pixels == points, "those of an image of N pixels");
+  for (std::int64_t p = 0; grid.pixel != nullptr && p < points; ++p) {
+    pixel.require(grid.pixel[p] < pixels && grid.pixel[p] >= (p > 0 ? grid.pixel[p - 1] + 1 : 0),
+                  "strictly ascending and within the image");
+  }
+  return grid;
+}
+
+template <typename T>
+dcrf::KernelView<T> kernel_view(const py::handle& kernel, std::int64_t points,
+                                GridTables<T>& tables) {
+  dcrf::KernelView<T> out;
+  const Named kind = DCRF_FIELD(kernel, kind);
+  const auto name = as<std::string>(kind);
+  if (name == "lattice") {
+    const Named plan = DCRF_FIELD(kernel, plan);
+    out.lattice = lattice_view<T>(plan.value);
+    plan.require(out.lattice.points == points, "that of N points");
+  } else if (name == "grid") {
+    out.grid = grid_view<T>(kernel, points, tables);
+  } else {
+    kind.fail("'lattice' or 'grid', not '" + name + "'");
+  }
+  out.before = optional_data<T>(DCRF_FIELD(kernel, before), {points});
+  out.after = optional_data<T>(DCRF_FIELD(kernel, after), {points});
+  out.diagonal = optional_data<T>(DCRF_FIELD(kernel, diagonal), {points});
+  return out;
+}
+
+// Where the gradient of a kernel goes: a KernelGradient, or None.
+template <typename T>
+dcrf::PointGradient<T> point_gradient(const py::handle& d_kernel, const dcrf::KernelView<T>& kernel,
+                                      std::int64_t points) {
+  dcrf::PointGradient<T> to;
+  if (d_kernel.is_none()) return to;
+  const auto like = [&](const Named& array, const T* scale) {
+    array.require(array.is_none() == (scale == nullptr), "None exactly where the kernel's is");
+    return optional_room<T>(array, {points});
+  };
+  const Named weight = DCRF_FIELD(d_kernel, weight);
+  weight.require(kernel.lattice.vertex != nullptr, "that of a lattice: a grid has no gradient");
+  to.weight = room<T>(weight, {points, kernel.lattice.dims + 1});
+  to.before = like(DCRF_FIELD(d_kernel, before), kernel.before);
+  to.after = like(DCRF_FIELD(d_kernel, after), kernel.after);
+  to.diagonal = like(DCRF_FIELD(d_kernel, diagonal), kernel.diagonal);
+  return to;
+}
+
+// The fields that Problem and BackwardProblem have in common.
+template <typename T>
+class Batch {
+ public:
+  dcrf::Model<T> model;
+  std::vector<dcrf::Image<T>> images;
+
+  Batch(const Named& coupling, int iterations, std::int64_t memory_budget) {
+    kernels_ = length(coupling, 0);
+    const std::int64_t labels = length(coupling, 1);
+    coupling.require(kernels_ >= 1 && kernels_ <= dcrf::kMaxKernels && labels >= 1,
+                     "[kernels, L, L] with 1 to MAX_KERNELS kernels and at least a label");
+    model.coupling = data<T>(coupling, {kernels_, labels, labels});
+    if (iterations < 0) throw std::invalid_argument("native code: iterations must be at least 0");
+    model.labels = int(labels);
+    model.iterations = iterations;
+    model.memory_budget = memory_budget;
+  }
+
+  // Adds an image. Its `saved` may be empty where `may_save_nothing`.
+  dcrf::Image<T>& add(const py::handle& problem, bool may_save_nothing) {
+    dcrf::Image<T> image;
+    const Named logits = DCRF_FIELD(problem, logits), saved = DCRF_FIELD(problem, saved),
+                kernels = DCRF_FIELD(problem, kernels);
+    image.points = length(logits, 1);
+    image.logits = data<T>(logits, {model.labels, image.points});
+    if (!may_save_nothing || py::len(saved.value) > 0) {
+      image.saved =
+          data<T>(saved, {model.iterations, image.points, dcrf::row_width(model.labels)});
+    }
+    const auto list = as<List>(kernels);
+    kernels.require(std::int64_t(list.size()) == kernels_, "as many as there are couplings");
+    for (const py::object& kernel : list) {
+      tables_.emplace_back();
+      image.kernels.push_back(kernel_view<T>(kernel, image.points, tables_.back()));
+    }
+    images.push_back(std::move(image));
+    return images.back();
+  }
+
+ private:
+  std::int64_t kernels_;
+  std::deque<GridTables<T>> tables_;  // which the images' kernels point to
+};
+
+bool mean_field(const List& problems, const py::object& coupling, int iterations, bool marginals,
+                std::int64_t memory_budget, int threads) {
+  if (problems.empty()) return true;
+  return with_dtype(DCRF_ARGUMENT(coupling), [&](auto zero) {
+    using T = decltype(zero);
+    Batch<T> batch(DCRF_ARGUMENT(coupling), iterations, memory_budget);
+    batch.model.marginals = marginals;
+    for (const py::object& problem : problems) {
+      dcrf::Image<T>& image = batch.add(problem, true);
+      image.refined = room<T>(DCRF_FIELD(problem, refined), {batch.model.labels, image.points});
+    }
+    const Unlocked unlocked;
+    return dcrf::mean_field(batch.model, batch.images, threads);
+  });
+}
+
+void mean_field_backward(const List& problems, const py::object& coupling, int iterations,
+                         std::int64_t memory_budget, int threads) {
+  if (problems.empty()) return;
+  with_dtype(DCRF_ARGUMENT(coupling), [&](auto zero) {
+    using T = decltype(zero);
+    Batch<T> batch(DCRF_ARGUMENT(coupling), iterations, memory_budget);
+    std::vector<dcrf::ImageGradient<T>> gradients;
+    const int labels = batch.model.labels;
+    for (const py::object& problem : problems) {
+      const dcrf::Image<T>& image = batch.add(problem, false);
+      const auto count = std::int64_t(image.kernels.size());
+      dcrf::ImageGradient<T> to;
+      to.d_refined = data<T>(DCRF_FIELD(problem, d_refined), {labels, image.points});
+      to.d_logits = room<T>(DCRF_FIELD(problem, d_logits), {labels, image.points});
+      to.d_coupling = room<T>(DCRF_FIELD(problem, d_coupling), {count, labels, labels});
+      const Named named = DCRF_FIELD(problem, d_kernels);
+      const auto d_kernels = as<List>(named);
+      named.require(std::int64_t(d_kernels.size()) == count, "as many as there are kernels");
+      for (std::int64_t m = 0; m < count; ++m)
+        to.kernels.push_back(point_gradient<T>(d_kernels[m], image.kernels[m], image.points));
+      gradients.push_back(std::move(to));
+    }
+    const Unlocked unlocked;
+    dcrf::mean_field_backward(batch.model, batch.images, gradients, threads);
+  });
+}
+
+}  // namespace
+
+void bind_mean_field(py::module_& m) {
+  m.def("mean_field", &mean_field, py::arg("problems"), py::arg("coupling"), py::arg("iterations"),
+        py::arg("marginals"), py::arg("memory_budget"), py::arg("threads"));
+  m.def("mean_field_backward", &mean_field_backward, py::arg("problems"), py::arg("coupling"),
+        py::arg("iterations"), py::arg("memory_budget"), py::arg("threads"));
+}
+
+}  // namespace bindings

@@ -1,0 +1,127 @@
+"""What Python and native code must agree on: names of struct fields, limits and layouts."""
+
+import dataclasses
+import importlib
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from densecrf_rnn import _limits, engines
+from densecrf_rnn.params import QUALITIES
+
+if engines.why_unavailable("cpu") is not None:
+    pytest.skip("needs the native module", allow_module_level=True)
+native = importlib.import_module("densecrf_rnn._cpu")
+MODULES = ["_cpu"]
+LIMITS = {name: value for name, value in vars(_limits).items() if name.isupper()}
+
+
+def problem():
+    """A tiny mean field with one lattice kernel."""
+    features = np.array([[0.0], [1.0], [2.5]], np.float32)
+    plan = engines.Plan.empty(3, 1, np.float32, "standard")
+    assert native.build([features], [plan], "standard", 1)
+    scale = np.ones(3, np.float32)
+    kernel = engines.LatticeKernel(plan, before=scale, after=scale, diagonal=scale)
+    logits = np.zeros((2, 3), np.float32)
+    return engines.Problem([kernel], logits, np.empty_like(logits), np.empty(0, np.float32))
+
+
+def run(value):
+    coupling = np.zeros((1, 2, 2), np.float32)
+    return native.mean_field([value], coupling, 2, True, 0, 1)
+
+
+def fields(struct):
+    return {field.name: getattr(struct, field.name) for field in dataclasses.fields(struct)}
+
+
+def renamed(struct, name):
+    """The same struct, with one field under another name."""
+    values = {**fields(struct), "kind": getattr(struct, "kind", None)}
+    values[f"{name}_renamed"] = values.pop(name)
+    return SimpleNamespace(**values)
+
+
+def test_a_problem_with_its_own_names_runs():
+    assert run(problem())
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(engines.Problem)])
+def test_a_renamed_field_of_a_problem_fails_by_name(name):
+    with pytest.raises(AttributeError, match=f"no attribute '{name}'"):
+        run(renamed(problem(), name))
+
+
+@pytest.mark.parametrize(
+    "name", ["kind", *(field.name for field in dataclasses.fields(engines.LatticeKernel))]
+)
+def test_a_renamed_field_of_a_kernel_fails_by_name(name):
+    value = problem()
+    kernel = renamed(value.kernels[0], name)
+    with pytest.raises(AttributeError, match=f"no attribute '{name}'"):
+        run(dataclasses.replace(value, kernels=[kernel]))
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(engines.Plan)])
+def test_a_renamed_field_of_a_plan_fails_by_name(name):
+    value = problem()
+    plan = renamed(value.kernels[0].plan, name)
+    for call in (native.links_used, native.num_vertices):
+        with pytest.raises(AttributeError, match=f"no attribute '{name}'"):
+            call(plan)
+
+
+def test_an_array_that_does_not_fit_is_rejected_by_name_with_what_came_and_what_is_wanted():
+    value = problem()
+    wrong = dataclasses.replace(value, refined=np.empty((2, 4)))
+    with pytest.raises(ValueError, match=r"refined must be .*float32 \[2, 3\], not of float64 .*4"):
+        run(wrong)
+
+
+def test_a_kernel_of_an_unknown_kind_is_rejected():
+    value = problem()
+    kernel = SimpleNamespace(**fields(value.kernels[0]), kind="mesh")
+    with pytest.raises(ValueError, match="kind must be 'lattice' or 'grid', not 'mesh'"):
+        run(dataclasses.replace(value, kernels=[kernel]))
+
+
+def test_an_unknown_quality_is_rejected():
+    plan = problem().kernels[0].plan
+    with pytest.raises(ValueError, match="no lattice quality 'best'"):
+        native.build([np.zeros((3, 1), np.float32)], [plan], "best", 1)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_native_modules_were_compiled_with_the_limits_of_the_package(module):
+    found = pytest.importorskip(f"densecrf_rnn.{module}", exc_type=ImportError)
+    assert found.limits == LIMITS
+
+
+def test_rows_are_as_wide_in_python_as_in_native_code():
+    for labels in range(1, 100):
+        assert native.row_width(labels) == engines.row_width(labels)
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_links_are_as_long_in_python_as_in_native_code(quality):
+    for points, dims in [(0, 1), (1, 1), (1000, 5), (12345, _limits.MAX_DIMS)]:
+        size = engines.Plan.links_size(points, dims, quality)
+        assert native.links_size(points, dims, quality) == size
+
+
+def test_the_variance_of_the_filter_follows_from_the_blur():
+    side = _limits.BLUR_SIDE
+    blur = 2 * side / (1 + 2 * side)  # a step along an axis is (d+1) long, seen from one feature
+    barycentric = 1 / 12  # of splat, and again of slice [Adams10]
+    assert _limits.FILTER_VARIANCE == pytest.approx(blur + 2 * barycentric, abs=0, rel=1e-15)
+
+
+def test_the_reference_scales_features_by_the_same_variance():
+    lattice = pytest.importorskip("densecrf_rnn.reference.lattice")
+    for dims in range(1, _limits.MAX_DIMS + 1):
+        scale = lattice.elevation_scale(dims, np.float64)[0]
+        wanted = math.sqrt(_limits.FILTER_VARIANCE) * (dims + 1) / math.sqrt(2)
+        assert scale == pytest.approx(wanted, rel=1e-14)
