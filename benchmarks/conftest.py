@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 from pathlib import Path
 
 # The libraries read these when they are loaded. Idle OpenMP threads must not occupy processors that
@@ -15,7 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
-from measure import HEADER, ROWS, cells  # noqa: E402
+from measure import HEADER, ROWS, cells, commit  # noqa: E402
 
 from densecrf_rnn import engines, available_backends  # noqa: E402
 
@@ -101,20 +100,10 @@ def _machine() -> dict[str, str]:
         "processor": f"{processor}, {engines.default_threads()} for this process",
         "compiler": str(engines.native_compiler()),
         "python": platform.python_version(),
-        "commit": _commit(),
+        "commit": commit(),
         **versions,
         **_gpu(),
     }
-
-
-def _commit() -> str:
-    """Return the commit of this checkout; "-" without git or outside a repository."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        done = subprocess.run(git, capture_output=True, text=True, check=False)
-    except OSError:
-        return "-"
-    return done.stdout.strip() or "-"
 
 
 def _gpu() -> dict[str, str]:

@@ -166,8 +166,10 @@ def main() -> None:
             ratio = f"  {counts[case] / before[case]:.4f}" if case in before else ""
             print(f"{case:52} {counts[case]:>15,}{ratio}", flush=True)
     if args.out:
+        from measure import commit
+
         facts = {"python": platform.python_version(), "numpy": np.__version__, **FIXED}
-        result = {"settings": facts, "instructions": counts}
+        result = {"commit": commit(), "settings": facts, "instructions": counts}
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -4,10 +4,12 @@ import ctypes
 import gc
 import multiprocessing
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from problems import Problem
@@ -146,3 +148,13 @@ def cells(row: Row) -> list[str]:
         "-" if row.ratio is None else f"{row.ratio:.2f}x {row.against}",
         row.note,
     ]
+
+
+def commit() -> str:
+    """Return the commit of this checkout; "-" without git or outside a repository."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, check=False)
+    except OSError:
+        return "-"
+    return done.stdout.strip() or "-"

@@ -1,0 +1,19 @@
+"""CONTRIBUTING.md names files that exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENT = ROOT / "CONTRIBUTING.md"
+
+
+@pytest.mark.skipif(not DOCUMENT.is_file(), reason="the documents are not installed")
+def test_files_that_contributing_names_exist():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    named = re.findall(r"\b[\w/]+\.(?:py|hpp|cpp|cu)\b", text)
+    folders = [ROOT, ROOT / "densecrf_rnn", ROOT / "tests", ROOT / "cpp", ROOT / "cpp" / "cuda"]
+    assert len(named) > 30
+    for name in named:
+        assert any((folder / name).is_file() for folder in folders), f"{name} does not exist"
