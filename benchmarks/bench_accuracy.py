@@ -1,5 +1,7 @@
-"""How far the lattice and the grid are from the exact Gaussian, on crops of photographs:
-docs/accuracy.md."""
+"""Measure the error of lattice and grid against the exact Gaussian on crops of photographs.
+
+docs/accuracy.md shows the results.
+"""
 
 import functools
 
@@ -28,19 +30,19 @@ def crops():
     data = pytest.importorskip("skimage.data")
     places = {"astronaut": (100, 180), "coffee": (160, 260), "chelsea": (90, 180)}
     return [
-        getattr(data, picture)()[row : row + SIZE[0], column : column + SIZE[1]]
-        for picture, (row, column) in places.items()
+        getattr(data, name)()[row : row + SIZE[0], column : column + SIZE[1]]
+        for name, (row, column) in places.items()
     ]
 
 
 def logits():
-    """Coarse random scores, enlarged: label fields as smooth as a network's."""
+    """Return coarse random scores, upsampled, so that they are as smooth as a network's logits."""
     coarse = np.random.default_rng(0).normal(0, 2, (LABELS, 9, 9))
     return coarse.repeat(8, 1).repeat(8, 2)[:, : SIZE[0], : SIZE[1]].copy()
 
 
 def relative_error(q, filtered, exact):
-    """Of the row-normalised filter, and the share of the exact mass that the raw one has."""
+    """Return the row-normalised filter's relative error, and the raw one's share of the mass."""
     ones = np.ones((len(q), 1))
     mass, exact_mass = filtered(ones), exact.sum(1, keepdims=True)
     want = exact @ q / exact_mass
@@ -116,8 +118,8 @@ def test_label_error(theta, normalization, spatial, quality):
     assert np.mean(differ) < 0.05
 
 
-def test_far_pixels_of_pydensecrf_come_from_one_point_beside_a_face():
-    """Why single pixels differ from pydensecrf by far more than rounding (docs/accuracy.md)."""
+def test_far_pixels_of_pydensecrf_come_from_one_point_next_to_a_face():
+    """Single pixels differ from pydensecrf by far more than rounding: docs/accuracy.md says why."""
     densecrf = pytest.importorskip("pydensecrf.densecrf")
     image = np.ascontiguousarray(pytest.importorskip("skimage.data").astronaut()[:500, :500])
     u = (0.2 * np.random.default_rng(0).normal(size=(2, 250_000))).astype(np.float32)
@@ -138,9 +140,9 @@ def test_far_pixels_of_pydensecrf_come_from_one_point_beside_a_face():
         return (np.abs(ours[:, 0] - theirs) > 1e-4).sum(), lattice.num_vertices
 
     before, vertices = far(features)
-    beside_a_face = 364 * 500 + 184  # its least barycentric weight is 6e-6
-    features[beside_a_face] *= 1 + np.random.default_rng(0).uniform(-2e-6, 2e-6, 5)
+    near_a_face = 364 * 500 + 184  # its smallest barycentric weight is 6e-6
+    features[near_a_face] *= 1 + np.random.default_rng(0).uniform(-2e-6, 2e-6, 5)
     after, moved_vertices = far(features)
-    note = f"pixels beyond 1e-4: {before}; with one point moved by 2e-6 of itself {after}"
+    note = f"pixels off by more than 1e-4: {before}; with one point moved by a 2e-6 part: {after}"
     ROWS.append(Row("one message 500x500 tight", "ours - pydensecrf", vertices=vertices, note=note))
     assert before > 0 and after == 0 and moved_vertices != vertices

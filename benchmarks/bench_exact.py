@@ -1,4 +1,4 @@
-"""The exact method on a photograph with a network's logits: its time, and the lattice's error."""
+"""Measure the exact method's time, and the lattice's error against it, on a photograph."""
 
 import functools
 import time
@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from densecrf_rnn.nn import functional  # noqa: E402
 
-STEP = 4  # every fourth pixel of every fourth row, for the time is quadratic
+STEP = 4  # use every fourth pixel of every fourth row, as the time is quadratic in the pixels
 ITERATIONS = 5
 PARAMS = {
     "160/3": CRFParams(160 / STEP, 3, 3),
@@ -26,7 +26,7 @@ PARAMS = {
 
 @functools.cache
 def photograph():
-    """Logits [1, 21, H, W] and image [1, 3, H, W], float32; true labels [1, H, W]."""
+    """Return logits [1, 21, H, W] and image [1, 3, H, W] as float32, and true labels [1, H, W]."""
     sample = samples.load(PERSON)
     size = sample.image.shape[:2]
     logits = samples.upsample(sample.logits, size)[:, ::STEP, ::STEP]
@@ -36,12 +36,12 @@ def photograph():
 
 
 def loss(refined):
-    """Cross-entropy against the true labels; 255 is no label."""
+    """Return the cross-entropy with the true labels; 255 is ignored."""
     return torch.nn.functional.cross_entropy(refined, photograph()[2], ignore_index=255)
 
 
 def timed(function, runs=3):
-    """The last result, and milliseconds of each run."""
+    """Return the last result and the milliseconds of each run."""
     took = []
     for _ in range(runs):
         begin = time.perf_counter()
@@ -52,7 +52,7 @@ def timed(function, runs=3):
 
 @functools.cache
 def exact(name):
-    """Refined logits and the gradient of the loss for the image, both exact; and their times."""
+    """Return the exact refined logits, the loss's gradient for the image, and the times of both."""
     logits, image, _ = photograph()
     image = image.clone().requires_grad_()
     options = {"iterations": ITERATIONS, "method": "exact"}
@@ -86,7 +86,7 @@ def test_lattice_error_on_a_photograph(name, quality):
     cosine = torch.cosine_similarity(gradient.flatten(), wanted_gradient.flatten(), dim=0)
     note = (
         f"labels that differ from exact {100 * differ:.2f} %, mean |dQ| {distance:.5f}, cosine of "
-        f"the gradients for the image {cosine:.3f}"
+        f"the image gradients {cosine:.3f}"
     )
     ROWS.append(Row(f"photograph, {name}", f"grid, {quality}", note=note))
     assert differ < 0.05

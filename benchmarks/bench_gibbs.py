@@ -1,4 +1,4 @@
-"""Gibbs sweeps: site updates per second against the reference and a plain sweep in Numba."""
+"""Measure pixels per second of Gibbs sweeps: ours, the reference and a plain sweep in Numba."""
 
 import functools
 from dataclasses import dataclass
@@ -12,35 +12,35 @@ from densecrf_rnn import gibbs
 from densecrf_rnn.gibbs.neighbourhood import colouring, dense_neighbourhood, sparse_neighbourhood
 from densecrf_rnn.reference import gibbs as reference
 
-SWEEPS = 50  # a call: fewer than a decision takes, so what is done once per call is in it
+SWEEPS = 50  # per call, as few as in practice, so that the set-up of a call has its weight
 
 
 @dataclass(frozen=True)
 class GridCRF(Problem):
-    """A picture's logits and some edge classes, whose tables attract like labels a little."""
+    """The logits of an image with edge classes whose tables favour equal labels slightly."""
 
     neighbourhood: str = "dense 2"
 
     @property
     def vertices(self) -> None:
-        """There is no lattice."""
+        """None: a grid CRF has no lattice."""
 
     @property
     def offsets(self) -> np.ndarray:
-        """[C, 2]."""
+        """Offsets of the edge classes, [C, 2]."""
         kind, radius = self.neighbourhood.split()
         helper = {"dense": dense_neighbourhood, "sparse": sparse_neighbourhood}[kind]
         return helper(int(radius))
 
     @property
     def tables(self) -> np.ndarray:
-        """[C, L, L]."""
+        """Pairwise tables of the edge classes, [C, L, L]."""
         shape = (len(self.offsets), self.labels, self.labels)
         noise = 0.1 * np.random.default_rng(0).normal(size=shape)
         return (noise + 0.3 * np.eye(self.labels)).astype(np.float32)
 
     def inputs(self):
-        """Logits, labels to begin at, tables and offsets."""
+        """Return logits, initial labels, tables and offsets."""
         logits = np.ascontiguousarray(self.logits)
         return logits, logits.argmax(0).astype(np.uint8), self.tables, self.offsets
 
@@ -74,7 +74,7 @@ def plain(problem, threads, sweeps=SWEEPS):
 
 
 def by_definition(problem, threads):
-    """One sweep, for it is slow; the row says so."""
+    """Prepare one sweep of the slow NumPy reference."""
     logits, labels, tables, offsets = problem.inputs()
     colours = colouring(offsets).of(labels.shape)
     order = np.argsort(colours.ravel(), kind="stable")
@@ -95,7 +95,7 @@ def test_sweep(name):
     for outcome in outcomes.values():
         updates = SWEEPS * height * width
         seconds = np.median(outcome.row.milliseconds) / 1e3
-        outcome.row.note = f"{updates / seconds / 1e6:.2f} million sites a second"
+        outcome.row.note = f"{updates / seconds / 1e6:.2f} million pixels per second"
     np.testing.assert_array_equal(outcomes["ours", 2].value, outcomes["ours", 1].value)
     score = functools.partial(gibbs.energy, problem.inputs()[0])
     _, _, tables, offsets = problem.inputs()
@@ -115,7 +115,7 @@ def test_sweep_against_the_reference():
     outcomes = compare(case, problem, cases, peer="NumPy reference", runs=3)
     for outcome in outcomes.values():
         seconds = np.median(outcome.row.milliseconds) / 1e3
-        outcome.row.note = f"{60 * 80 / seconds / 1e6:.3f} million sites a second"
+        outcome.row.note = f"{60 * 80 / seconds / 1e6:.3f} million pixels per second"
     np.testing.assert_array_equal(
         outcomes["ours", 1].value, outcomes["NumPy reference", 1].value
     )

@@ -1,4 +1,4 @@
-"""The lattice alone: building it, and filtering 21 channels."""
+"""Measure the lattice alone: building it, and filtering 21 channels."""
 
 import numpy as np
 import peers
@@ -18,7 +18,7 @@ def from_features(problem, threads):
 
 
 def from_image(problem, threads):
-    """What pydensecrf's call does: features, lattice, and the filter of ones that normalises."""
+    """Prepare what pydensecrf's call does: features, lattice, and the filter that normalises."""
 
     def run():
         lattice = PermutohedralLattice(problem.features(), threads=threads)

@@ -1,4 +1,4 @@
-"""CRFRNN in training: forward, backward relative to it, batches, and the cost of a call itself."""
+"""Measure CRFRNN in training: forward, backward, batches, and the overhead of a call."""
 
 from functools import partial
 
@@ -12,11 +12,11 @@ from densecrf_rnn import CRFRNN  # noqa: E402
 
 ITERATIONS = 5
 PARAMS = {"wide": WIDE, "tight": TIGHT}
-STORED, RECOMPUTED = 2**30, 1  # bytes: room for the marginals of all iterations; for none
+STORED, RECOMPUTED = 2**30, 1  # bytes: enough for the marginals of all iterations; for none
 
 
 def inputs(problem, batch):
-    """Logits and image with a batch axis: turned and mirrored copies, so that they differ."""
+    """Return logits and images as a batch of rotated and mirrored copies."""
     logits = torch.from_numpy(problem.logits)
     image = torch.from_numpy(problem.image).movedim(-1, 0).float()
     return batched(logits, batch).requires_grad_(), batched(image, batch)
@@ -52,7 +52,7 @@ def step(problem, threads, batch=1, memory_budget=STORED):
 
 
 def train(case, problem, runs, **options):
-    """Rows for forward and backward, one thread and two."""
+    """Add rows for forward and backward on one thread and on two."""
     work = {w: partial(w, **options) for w in (forward, backward, step)}
     cases = []
     for threads in (1, 2):
@@ -81,7 +81,7 @@ def test_batch():
 
 
 def one_pixel(problem, threads):
-    """The same layer where there is nothing to compute: checks, Python and torch's dispatch."""
+    """Prepare a call on one pixel: checks, Python and torch's dispatch, without computation."""
     torch.set_num_threads(threads)
     crf = CRFRNN(problem.labels, params=problem.params, iterations=ITERATIONS).train()
     u, guide = (x[..., :1, :1].detach().contiguous() for x in inputs(problem, 1))
@@ -92,7 +92,7 @@ def one_pixel(problem, threads):
 
 @pytest.mark.parametrize("name", PARAMS)
 def test_overhead(name):
-    """The time of a call on one pixel, as a share of that on a small picture."""
+    """Measure a call on one pixel as a share of one on a small image."""
     problem = Problem(size=(128, 128), labels=2, params=PARAMS[name])
     cases = [Case("forward", forward), Case("one pixel", one_pixel)]
     before = torch.get_num_threads()

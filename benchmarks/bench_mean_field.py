@@ -1,4 +1,4 @@
-"""Mean field forward, lattices built within the time: against pydensecrf and the textbook."""
+"""Measure `refine`, including the lattices, against pydensecrf and the textbook."""
 
 from dataclasses import replace
 from functools import partial
@@ -23,10 +23,10 @@ def ours(problem, threads, iterations, **changes):
 
 
 def forward(name, problem, iterations=5, with_textbook=False, **options):
-    """Rows of one problem: both spatial kernels, one thread and two, and the others.
+    """Add the rows of one problem: both spatial filters on one and two threads, and the peers.
 
-    "lattice" is the definition of pydensecrf and of the textbook, and gives their labels; "grid" is
-    our default and nearer the exact Gaussian (docs/accuracy.md), so some labels differ.
+    "lattice" is how pydensecrf and the textbook define the CRF, so labels agree; "grid" is our
+    default and closer to the exact Gaussian (docs/accuracy.md), so some labels differ.
     """
     compared = peers.cases(peers.forward(iterations))
     if with_textbook:
@@ -41,7 +41,7 @@ def forward(name, problem, iterations=5, with_textbook=False, **options):
     for spatial in ("lattice", "grid"):
         one, two = (outcomes[f"ours, {spatial}", threads] for threads in (1, 2))
         np.testing.assert_array_equal(one.value, two.value)
-        two.row.note = "bits of 1 thread"
+        two.row.note = "bit-identical to 1 thread"
     same, grid = outcomes["ours, lattice", 1], outcomes["ours, grid", 1]
     grid.row.note = f"labels of lattice {_agreement(grid.value, same.value):.3%}"
     if (peers.NAME, 1) in outcomes:
@@ -57,7 +57,7 @@ def _agreement(a, b):
 
 
 def add_difference(case, q, truth):
-    """A row that says how far the fused engine is from the textbook."""
+    """Add a row with the difference between the fused engine and the textbook."""
     difference = np.abs(q - truth)
     agreement = _agreement(q, truth)
     mean, most = difference.mean(), difference.max()
@@ -75,7 +75,7 @@ def test_photograph(name, labels, iterations):
 
 @pytest.mark.parametrize("name", PARAMS)
 def test_quality(name):
-    """What the better lattices cost; docs/accuracy.md says what they gain."""
+    """Measure the cost of the lattice qualities; docs/accuracy.md shows their gain."""
     cases = [
         Case(quality, partial(ours, iterations=5, quality=quality))
         for quality in ("standard", "symmetric", "filled")
@@ -96,7 +96,7 @@ def test_volume():
 
 
 def exact(problem, threads, iterations):
-    """The definition: every pair of pixels."""
+    """Prepare the exact mean field over all pairs of pixels."""
     params, logits = problem.params, problem.logits
     labels, weights = len(logits), [params.w_bilateral, params.w_spatial]
 

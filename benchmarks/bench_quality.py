@@ -1,4 +1,4 @@
-"""What the CRF does for the samples with ground truth: the table of parameters in README.md."""
+"""Measure the mean IU of the samples before and after refinement: README's parameter table."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def pairs():
 
 
 def score(labels):
-    """Mean IU in percent, of one label map per pair."""
+    """Return the mean IU in percent, given one label map per sample."""
     total = sum(
         metrics.confusion_matrix(sample.truth, own, len(samples.CLASS_NAMES), samples.IGNORE)
         for sample, own in zip(pairs(), labels, strict=True)

@@ -1,11 +1,11 @@
-"""A folder of saved logits into label pictures: `densecrf-rnn refine`, its engine, and pydensecrf.
+"""Measure the refinement of a folder: `densecrf-rnn refine`, its engine alone, and pydensecrf.
 
     pytest benchmarks/bench_refine.py --images 200
 
 Scripts are timed from the start of a process to its end, with files in the page cache. The samples,
-stretched to 500 x 500 and repeated, are stored twice: "full", as float16 logits of that size
-(10.5 MB each), and "coarse", as the network's own grid of 33 x 33 (46 kB). The engine's own time is
-that of the same refinements on arrays in memory.
+resized to 500 x 500 and repeated, are stored twice: "full", as float16 logits of that size
+(10.5 MB each), and "coarse", as the network's output on a grid of 33 x 33 (46 kB). The time of the
+engine alone is that of the same refinements on arrays in memory.
 """
 
 import importlib.util
@@ -40,14 +40,14 @@ TURNS = 2
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory, request):
-    """A folder with images/, full/ and coarse/, and the arrays of its first files."""
+    """Make a folder with images/, full/ and coarse/; also return the arrays of its first files."""
     image_module = pytest.importorskip("PIL.Image")
     folder = tmp_path_factory.mktemp("folder")
     for name in ("images", "full", "coarse"):
         (folder / name).mkdir()
     arrays = []
     count = request.config.getoption("--images")
-    for i, (image, coarse) in enumerate(islice(_pictures(), count)):
+    for i, (image, coarse) in enumerate(islice(_images(), count)):
         image_module.fromarray(image).save(folder / "images" / f"{i:03}.jpg", quality=95)
         full = upsample(coarse, SIZE, align_corners=True).astype(np.float16)
         np.save(folder / "full" / f"{i:03}.npy", full)
@@ -62,13 +62,13 @@ def inputs(tmp_path_factory, request):
     shutil.rmtree(folder)
 
 
-def _pictures():
-    """Image [500, 500, 3] and the network's grid [21, 33, 33], as if it covered that, of each."""
+def _images():
+    """Yield each sample's image [500, 500, 3] and coarse logits [21, 33, 33] that cover it."""
     transform = pytest.importorskip("skimage.transform")
     rng = np.random.default_rng(0)
     for name in samples.names():
         image = transform.resize(samples.load(name).image, SIZE, order=1, preserve_range=True)
-        image += rng.normal(0, 2, image.shape)  # in place of the noise that stretching smoothed
+        image += rng.normal(0, 2, image.shape)  # replaces the noise that resizing smoothed
         with np.load(Path(samples.__file__).parent / f"{name}.logits.npz") as stored:
             coarse = (stored["q"].astype(np.float32) - stored["zero_point"]) * stored["scale"]
         yield image.round().clip(0, 255).astype(np.uint8), coarse.astype(np.float32)
@@ -77,7 +77,7 @@ def _pictures():
 @pytest.mark.slow
 @pytest.mark.parametrize("stored", ["full", "coarse"])
 def test_folder(inputs, stored):
-    """Milliseconds per image, start of the process included; all in turn (A B A B)."""
+    """Measure milliseconds per image with the start of the process, in turn (A B A B)."""
     folder, arrays, count = inputs
     case = f"folder of 500x500 wide L=21 T=5, {stored}"
     vertices = _vertices(arrays)
@@ -113,7 +113,7 @@ def test_folder(inputs, stored):
 
 
 def _ours(folder, stored):
-    """`densecrf-rnn refine` with either spatial kernel; "lattice" gives pydensecrf's labels."""
+    """Prepare `densecrf-rnn refine` with both spatial filters; "lattice" equals pydensecrf's."""
     works = {}
     for spatial in ("lattice", "grid"):
         out = folder / "out" / spatial
@@ -125,7 +125,7 @@ def _ours(folder, stored):
 
 
 def _scripts(folder, stored):
-    """pydensecrf in one process and in two; and with the unaries that its README makes."""
+    """Prepare pydensecrf in one process and in two, and with the unaries of its README."""
     if importlib.util.find_spec("pydensecrf") is None:
         return {}
     variants = {PEER: [], ("the same, 2 processes", 2): []}
@@ -142,7 +142,7 @@ def _scripts(folder, stored):
 
 
 def _engine(arrays, count):
-    """The same refinements on arrays in memory: calls in a row on two threads, or two at once."""
+    """Prepare the same refinements on arrays: one call at a time on two threads, or two calls."""
 
     def one(i, threads):
         logits, image = arrays[i % len(arrays)]
@@ -156,12 +156,12 @@ def _engine(arrays, count):
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda i: one(i, 1), range(count)))
 
-    one(0, 2)  # warm
+    one(0, 2)  # warm up
     return {("engine, 2 threads", 2): in_a_row, ("engine, 2 calls at once", 2): two_at_once}
 
 
 def _vertices(arrays):
-    """Mean M of the bilateral lattices."""
+    """Return the mean number of vertices of the bilateral lattices."""
     kernel, _ = kernels.from_params(WIDE)
     positions = kernels.positions(SIZE, "xy", (1.0, 1.0), np.float32)
     found = [PermutohedralLattice(kernel.features(positions, i)).num_vertices for _, i in arrays]
@@ -175,7 +175,7 @@ def _agreement(ours, theirs):
 
 
 def _run_all(commands, out):
-    """Run them at once, into an empty folder."""
+    """Run all commands at the same time, with an empty output folder."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     running = [subprocess.Popen([*map(str, c)], stdout=subprocess.DEVNULL) for c in commands]

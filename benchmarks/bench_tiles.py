@@ -1,5 +1,7 @@
-"""Images in tiles: what seams are left by a halo, and a raster of 20,000 x 20,000 x 4 from file to
-file: docs/refinement.md, "Huge images"."""
+"""Measure seams between tiles by the width of the halo, and rasters up to 20,000 x 20,000 x 4.
+
+docs/refinement.md, "Huge images", shows the results.
+"""
 
 import math
 import subprocess
@@ -12,7 +14,7 @@ from measure import ROWS, Row
 
 from densecrf_rnn import CRFParams, refine, refine_tiled, samples, tiles
 
-PICTURES = ("2007_000033", "2007_000129", "2007_001288")
+IMAGES = ("2007_000033", "2007_000129", "2007_001288")
 ITERATIONS = 5
 REACHES = (0, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1, 1.5)
 CRFS = {
@@ -23,7 +25,7 @@ CRFS = {
 
 
 def mirrored(array, first):
-    """Four of it, continuous where they meet: a photograph of twice the size. Rows from `first`."""
+    """Return the array at twice its size, mirrored along the axes `first` and `first + 1`."""
     pad = [(0, 0)] * array.ndim
     for axis in (first, first + 1):
         pad[axis] = (0, array.shape[axis])
@@ -33,13 +35,13 @@ def mirrored(array, first):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CRFS)
 def test_seams(name):
-    """Tiles of 128 pixels against the whole picture: the most wrong marginal, and labels."""
+    """Compare tiles of 128 pixels with the whole image: marginals and changed labels."""
     params = CRFS[name]
     largest = dict.fromkeys(REACHES, 0.0)
     wrong = {part: [] for part in REACHES}
     changed = {part: [] for part in REACHES}
-    for picture in PICTURES:
-        sample = samples.load(picture)
+    for name_of_image in IMAGES:
+        sample = samples.load(name_of_image)
         logits, image = mirrored(sample.logits, 1), mirrored(sample.image, 0)
         whole = refine(logits, image, params, iterations=ITERATIONS)
         reach = tiles.reach(params, image.shape[:2])
@@ -52,9 +54,9 @@ def test_seams(name):
             changed[part].append((q.argmax(0) != whole.argmax(0)).mean())
     for part in REACHES:
         note = f"labels changed {100 * np.mean(changed[part]):.4f} %, "
-        note += f"marginals off by 0.01 {100 * np.mean(wrong[part]):.3f} %, "
-        note += f"at most by {largest[part]:.1e}"
-        ROWS.append(Row(f"seams {name}", f"halo of {part:g} reaches", note=note))
+        note += f"marginals wrong by more than 0.01 {100 * np.mean(wrong[part]):.3f} %, "
+        note += f"largest error {largest[part]:.1e}"
+        ROWS.append(Row(f"seams {name}", f"halo of {part:g} support radii", note=note))
     assert list(largest.values()) == sorted(largest.values(), reverse=True)
 
 
@@ -78,9 +80,9 @@ with open("/proc/self/status") as status:
     "side", [2500, *(pytest.param(n, marks=pytest.mark.slow) for n in (5000, 20_000))], ids=str
 )
 def test_raster(side, tmp_path):
-    """GeoTIFF of four bands of bytes and logits of three labels in zarr, to a GeoTIFF of labels.
+    """Refine a GeoTIFF of four 8-bit bands with zarr logits of three labels into a GeoTIFF.
 
-    20,000 a side takes 4.4 GB of disk and some minutes.
+    20,000 x 20,000 pixels take 4.4 GB of disk and some minutes.
     """
     logits, image, out = tmp_path / "logits.zarr", tmp_path / "image.tif", tmp_path / "out.tif"
     make(logits, image, side)
@@ -91,7 +93,7 @@ def test_raster(side, tmp_path):
     seconds = time.perf_counter() - begin
     assert result.returncode == 0, result.stderr
     megabytes = float(result.stdout)
-    note = f"{seconds / 60:.1f} minutes, {1e6 * seconds / side**2:.2f} us a pixel; peak of it all"
+    note = f"{seconds / 60:.1f} minutes, {1e6 * seconds / side**2:.2f} us per pixel; peak in all"
     ROWS.append(
         Row(f"raster {side}x{side}x4 L=3 T=5", "refine_raster", 2, memory=megabytes, note=note)
     )
@@ -99,9 +101,9 @@ def test_raster(side, tmp_path):
 
 
 def make(logits, image, side):
-    """A photograph mirrored to and fro, its grey as a fourth band, and a network's logits."""
+    """Write a photograph, mirrored repeatedly, with its grey as a fourth band, and its logits."""
     rasterio, zarr = pytest.importorskip("rasterio"), pytest.importorskip("zarr")
-    sample = samples.load(PICTURES[0])
+    sample = samples.load(IMAGES[0])
     grey = sample.image.mean(-1, keepdims=True).astype(np.uint8)
     bands = np.concatenate([sample.image, grey], axis=-1)
     order = np.argsort(-sample.logits.mean((1, 2)))[:3]

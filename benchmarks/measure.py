@@ -1,4 +1,4 @@
-"""How a benchmark measures time and memory, and the rows of the table printed at the end."""
+"""Measure time and memory of cases, and collect the rows of the table printed at the end."""
 
 import ctypes
 import gc
@@ -14,22 +14,22 @@ from typing import Any
 
 from problems import Problem
 
-# Given a problem and a number of threads: prepares, untimed, and returns what is to be timed.
+# Takes a problem and a number of threads, prepares (not timed) and returns the call to be timed.
 Work = Callable[[Problem, int], Callable[[], Any]]
 
 
 @dataclass
 class Row:
-    """One line of the table. What does not apply is None."""
+    """One line of the table; None in fields that do not apply."""
 
     case: str
     who: str
     threads: int | None = None
     vertices: int | None = None
-    milliseconds: list[float] | None = None  # of every run
+    milliseconds: list[float] | None = None  # of each run
     memory: float | None = None  # peak, MB above the inputs, the result included
-    against: str | None = None  # whom `ratio` compares with
-    ratio: float | None = None  # times as fast
+    against: str | None = None  # the contender that `ratio` refers to
+    ratio: float | None = None  # its time divided by this one
     note: str = ""
 
 
@@ -39,7 +39,10 @@ HEADER = ["case", "M", "who", "threads", "median ms", "[quartiles]", "peak MB", 
 
 @dataclass(frozen=True)
 class Case:
-    """Who is measured. `whole` is what memory is measured on, where that is more than `work`."""
+    """A contender: its name, its work and its threads.
+
+    Memory is measured on `whole` if it is given, for work that is only part of a computation.
+    """
 
     who: str
     work: Work
@@ -49,7 +52,7 @@ class Case:
 
 @dataclass
 class Outcome:
-    """A row that was added, and what the measured call returned."""
+    """A row that was added, and the value that the measured call returned."""
 
     row: Row
     value: Any
@@ -63,10 +66,10 @@ def compare(
     runs: int = 7,
     warm_up: bool = True,
 ) -> dict[tuple[str, int], Outcome]:
-    """Add one row per case, measured in turn (A B A B ...); by who and threads.
+    """Measure the cases in turn (A B A B ...), add a row each; return outcomes by (who, threads).
 
-    Turns share whatever else the machine does, so ratios hold where absolute times drift. The
-    ratio is to `peer`, on as many threads or else on one: the median over the turns.
+    All cases of a turn meet the same load of the machine, so ratios are stable even if absolute
+    times drift. A ratio is the median over turns, against `peer` on as many threads, or else on 1.
     """
     memory = [peak_memory(case, problem) for case in cases]
     seconds: list[list[float]] = [[] for _ in cases]
@@ -98,24 +101,24 @@ def compare(
 
 
 def peak_memory(case: Case, problem: Problem) -> float | None:
-    """Most MB that the case ever holds above its inputs, in a process of its own. Linux only."""
+    """Return the peak memory of a case in MB above its inputs, in a new process; Linux only."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return None
     context = multiprocessing.get_context("forkserver")
-    # Imported once, by the server that forks the processes; what is not installed is passed over.
+    # The server that forks the processes imports these once; absent packages are ignored.
     context.set_forkserver_preload(["skimage.io", "skimage.data", "skimage.transform", "torch"])
     with ProcessPoolExecutor(1, context) as fresh:
         return fresh.submit(_peak, case.whole or case.work, problem, case.threads).result()
 
 
 def _peak(work: Work, problem: Problem, threads: int) -> float | None:
-    work(problem.tiny(), threads)()  # loads libraries, compiles
+    work(problem.tiny(), threads)()  # loads libraries and compiles
     timed = work(problem, threads)
     try:
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # or freed inputs would be used again, unseen
+        ctypes.CDLL(None).malloc_trim(0)  # freed memory that is reused would not count
         with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # the peak starts anew
+            file.write("5")  # resets the peak
         before = _status("VmRSS")
     except (AttributeError, OSError):
         return None
@@ -126,13 +129,13 @@ def _peak(work: Work, problem: Problem, threads: int) -> float | None:
 
 
 def _status(field: str) -> float:
-    """kB of this process, as the kernel counts."""
+    """Return a field of /proc/self/status, in kB."""
     with open("/proc/self/status") as file:
         return next(float(line.split()[1]) for line in file if line.startswith(field + ":"))
 
 
 def cells(row: Row) -> list[str]:
-    """The row as printed, one string per column of HEADER."""
+    """Return the row as strings, one per column of HEADER."""
     median = quartiles = "-"
     if row.milliseconds:
         low, middle, high = statistics.quantiles(row.milliseconds, n=4, method="inclusive")

@@ -1,6 +1,7 @@
-"""pydensecrf, the code most people use: the same definition, so the same labels.
+"""Run pydensecrf, the most used implementation, on the benchmark's problems.
 
-pip install -e '.[bench]'; it is a fair peer when compiled with CFLAGS='-O3 -march=native'.
+Its CRF is defined as ours with spatial="lattice", so labels must agree. Install it by
+pip install -e '.[bench]'; compile it with CFLAGS='-O3 -march=native' for a fair comparison.
 """
 
 import importlib.util
@@ -15,19 +16,19 @@ NAME = "pydensecrf"
 
 
 def cases(*work: Callable) -> list[Case]:
-    """A case for each piece of work; none where pydensecrf is not installed."""
+    """Return a case per piece of work, or none where pydensecrf is not installed."""
     if importlib.util.find_spec("pydensecrf") is None:
         return []
     return [Case(NAME, each) for each in work]
 
 
 def forward(iterations: int) -> Callable:
-    """Lattices and mean field: refine's twin."""
+    """Return the counterpart of `refine`: lattices and mean field."""
     return partial(_forward, iterations=iterations)
 
 
 def _forward(problem: Problem, threads: int, iterations: int) -> Callable[[], np.ndarray]:
-    assert threads == 1  # it knows no more
+    assert threads == 1  # pydensecrf has no threads
 
     def run() -> np.ndarray:
         crf = _with_unary(problem.logits)
@@ -39,7 +40,7 @@ def _forward(problem: Problem, threads: int, iterations: int) -> Callable[[], np
 
 
 def build(problem: Problem, threads: int) -> Callable[[], None]:
-    """The bilateral kernel alone: features, lattice and the normaliser, which is one filter."""
+    """Prepare the bilateral kernel: features, lattice, and the filter call that normalises it."""
     assert threads == 1
     crf = _with_unary(np.zeros((2, *problem.size), np.float32))
     return lambda: add_bilateral(crf, problem)

@@ -1,7 +1,7 @@
-"""A Gibbs sweep as anyone would write it in Numba: pixel after pixel, row after row.
+"""A straightforward Gibbs sweep in Numba: pixel after pixel, row after row.
 
-Same model, same number of draws; other random numbers and another order, so other samples of the
-same distribution.
+Model and number of draws are those of `densecrf_rnn.gibbs`; random numbers and order differ, so it
+draws other samples of the same distribution.
 """
 
 import numpy as np
@@ -10,7 +10,10 @@ from numba import njit
 
 @njit
 def sweep(logits, labels, tables, offsets):
-    """logits [L, H, W] and tables [C, L, L] float32, labels [H, W] int32, changed in place."""
+    """Draw each pixel once, changing `labels` in place.
+
+    Takes logits [L, H, W] and tables [C, L, L] of float32, labels [H, W] of int32, offsets [C, 2].
+    """
     count, height, width = logits.shape
     scores = np.empty(count, np.float32)
     for row in range(height):
@@ -28,10 +31,10 @@ def sweep(logits, labels, tables, offsets):
                     other = labels[y, x]
                     for label in range(count):
                         scores[label] += tables[c, other, label]
-            greatest = scores.max()
+            largest = scores.max()
             total = np.float32(0)
             for label in range(count):
-                total += np.exp(scores[label] - greatest)
+                total += np.exp(scores[label] - largest)
                 scores[label] = total
             where = np.random.random() * total
             drawn = 0

@@ -1,4 +1,4 @@
-"""Draws what a mean field costs, against pixels, labels, iterations and vertices.
+"""Plot the time of a mean field against pixels, labels, iterations and vertices.
 
     python benchmarks/plot_cost.py docs/images/cost.png      # about four minutes
 """
@@ -32,13 +32,13 @@ STYLES = {"pydensecrf, 1 thread": "C3o-", "ours, 1 thread": "C0o-", "ours, 2 thr
 
 
 def ours(problem, threads, iterations):
-    """The defaults' way: spatial grid."""
+    """Prepare `refine` with the default spatial filter, the grid."""
     logits, image = problem.logits, problem.image
     return lambda: refine(logits, image, problem.params, iterations=iterations, threads=threads)
 
 
 def seconds(problem: Problem, iterations: int = ITERATIONS) -> dict[str, float]:
-    """Median time of each contender, in turn, lattices built within it."""
+    """Return each contender's median time, lattices included, measured in turn."""
     cases = [*peers.cases(peers.forward(iterations))]
     cases += [Case("ours", lambda p, n: ours(p, n, iterations), n) for n in (1, 2)]
     times: dict[str, list[float]] = {}
@@ -54,8 +54,8 @@ def seconds(problem: Problem, iterations: int = ITERATIONS) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("picture", type=Path, help="the file to write")
-    path = parser.parse_args().picture
+    parser.add_argument("image", type=Path, help="file to write")
+    path = parser.parse_args().image
     betas = [replace(BASE, params=replace(WIDE, theta_beta=b)) for b in THETA_BETAS]
     sizes = [replace(BASE, size=(n, n)) for n in SIDES]
     labels = [replace(BASE, labels=n) for n in LABELS]
@@ -72,14 +72,14 @@ def main() -> None:
             axis.plot(xs, ys, STYLES[name], label=name, markersize=4)
             print(what, name, *[f"{x}:{y:.0f}ms" for x, y in zip(xs, ys, strict=True)])
         axis.set(xscale="log", yscale="log", xlabel=what)
-        if points[-1][0] < 100:  # few enough to name each
+        if points[-1][0] < 100:  # few enough to label each
             axis.set_xticks([x for x, _ in points], [str(x) for x, _ in points])
             axis.minorticks_off()
         axis.grid(alpha=0.3, which="both", linewidth=0.5)
     axes[0].set_ylabel("milliseconds")
     axes[0].legend(fontsize=8)
     figure.suptitle(
-        "One mean field, lattices built. Fixed unless on the axis: 500 x 500, L = 21, T = 5, "
+        "One mean field with its lattices. Fixed unless on the axis: 500 x 500, L = 21, T = 5, "
         f"80/13, M = {BASE.vertices:,}", fontsize=10,
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)

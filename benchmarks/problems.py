@@ -1,6 +1,6 @@
-"""What is measured on: photographs, a network's logits, a synthetic volume, and parameters.
+"""Inputs of the benchmarks: photographs, a network's logits, a synthetic volume, and parameters.
 
-A `Problem` is a name for its inputs, so it can be sent to another process, which makes them anew.
+A `Problem` only names its inputs, so another process can receive it and make them again.
 """
 
 import functools
@@ -11,40 +11,40 @@ import pytest
 
 from densecrf_rnn import CRFParams, PermutohedralLattice, kernels, samples
 
-# Smooth bandwidths, few vertices; and narrow ones, many. Both as pydensecrf normalises.
+# Wide bandwidths give few vertices, tight ones many. Both normalise as pydensecrf does.
 WIDE = CRFParams(80, 13, 3, 10, 3, normalization="symmetric")
 TIGHT = CRFParams(160, 3, 3, 5, 3, normalization="symmetric")
 # pydensecrf's helpers for volumes order the features by axis.
 VOLUME = CRFParams(20, 20, 3, 5, 3, normalization="symmetric", feature_order="yx")
 
-PERSON = "2007_001284"  # the sample whose logits serve: a person fills half of it
+PERSON = "2007_001284"  # the sample that provides the logits: a person fills half of it
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A picture or volume of some size with logits of L labels, and the CRF that refines them."""
+    """An image or volume of some size with logits of L labels, and the CRF that refines them."""
 
-    picture: str = "astronaut"
+    source: str = "astronaut"
     size: tuple[int, ...] = (500, 500)
     labels: int = 21
     params: CRFParams = WIDE
 
     @property
     def image(self) -> np.ndarray:
-        """[*size, C] of uint8."""
-        if self.picture == "volume":
+        """Image [*size, C] of uint8."""
+        if self.source == "volume":
             return _volume(self.size)
-        return _photograph(self.picture, self.size)
+        return _photograph(self.source, self.size)
 
     @property
     def logits(self) -> np.ndarray:
-        """[L, *size] of float32."""
-        if self.picture == "volume":
+        """Logits [L, *size] of float32."""
+        if self.source == "volume":
             return _volume_logits(self.size, self.labels)
         return _network_logits(self.size, self.labels)
 
     def features(self, kernel: int = 0) -> np.ndarray:
-        """[N, d] of the bilateral (0) or the spatial (1) kernel."""
+        """Return the features [N, d] of the bilateral (0) or the spatial (1) kernel."""
         spacing = (1.0,) * len(self.size)
         order = self.params.feature_order
         positions = kernels.positions(self.size, order, spacing, np.float32)
@@ -52,11 +52,11 @@ class Problem:
 
     @property
     def vertices(self) -> int:
-        """M of the bilateral lattice."""
+        """Number of vertices M of the bilateral lattice."""
         return _vertices(self)
 
     def tiny(self) -> "Problem":
-        """The same kind of problem, small enough to warm up on."""
+        """Return a problem of the same kind that is small enough to warm up on."""
         return replace(self, size=(24,) * len(self.size))
 
 
@@ -67,7 +67,7 @@ def _vertices(problem: Problem) -> int:
 
 @functools.cache
 def _photograph(name: str, size: tuple[int, ...]) -> np.ndarray:
-    """A corner of scikit-image's picture; enlarged, with noise to make up for the smoothing."""
+    """Return a corner of an image of scikit-image, resized with added noise if it is too small."""
     image = getattr(pytest.importorskip("skimage.data"), name)()
     if image.shape[0] < size[0] or image.shape[1] < size[1]:
         transform = pytest.importorskip("skimage.transform")
@@ -79,9 +79,10 @@ def _photograph(name: str, size: tuple[int, ...]) -> np.ndarray:
 
 @functools.cache
 def _network_logits(size: tuple[int, ...], labels: int) -> np.ndarray:
-    """Scores of a real network for another photograph, stretched to the size.
+    """Return a real network's logits for another photograph, resized.
 
-    Fewer labels than its 21: the last one is the best of the rest. More: all again, one lower.
+    The network has 21 labels. With fewer, the last one is the maximum of the rest; with more, the
+    logits are repeated, lower by 1 each time.
     """
     pytest.importorskip("skimage")
     scores = samples.upsample(samples.load(PERSON).logits, (size[0], size[1]))
@@ -93,7 +94,7 @@ def _network_logits(size: tuple[int, ...], labels: int) -> np.ndarray:
 
 @functools.cache
 def _volume(size: tuple[int, ...]) -> np.ndarray:
-    """Nested ellipsoids, each brighter than the one around it, and noise."""
+    """Return nested ellipsoids, each brighter than the one around it, with noise."""
     axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in size], indexing="ij")
     radius = np.sqrt(sum(axis**2 for axis in axes))
     clean = 40.0 + 50.0 * sum((radius < r).astype(float) for r in (0.9, 0.6, 0.3))
@@ -103,6 +104,6 @@ def _volume(size: tuple[int, ...]) -> np.ndarray:
 
 @functools.cache
 def _volume_logits(size: tuple[int, ...], labels: int) -> np.ndarray:
-    """How well the intensity of a voxel fits each ellipsoid."""
+    """Return the log-likelihood of each voxel's intensity under each ellipsoid's."""
     means = 40.0 + 50.0 * np.arange(labels).reshape(-1, *(1,) * len(size))
     return (-((_volume(size)[..., 0] - means) ** 2) / (2 * 30.0**2)).astype(np.float32)

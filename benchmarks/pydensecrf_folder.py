@@ -1,8 +1,8 @@
-"""What people write around pydensecrf to refine a folder of logits; run by bench_refine.py.
+"""Refine a folder of logits with pydensecrf, as users do it; run by bench_refine.py.
 
     python pydensecrf_folder.py LOGITS IMAGES OUT [--softmax] [--part I/N]
 
-The same files in and out as `densecrf-rnn refine`, the parameters of problems.WIDE, 5 iterations.
+Inputs and outputs are those of `densecrf-rnn refine`; parameters problems.WIDE, 5 iterations.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from densecrf_rnn.upsampling import upsample
 
 parser = argparse.ArgumentParser()
 parser.add_argument("folders", nargs=3, type=Path)
-parser.add_argument("--softmax", action="store_true", help="as pydensecrf's README has it")
-parser.add_argument("--part", default="0/1", help="every Nth file from the Ith on")
+parser.add_argument("--softmax", action="store_true", help="unaries as in pydensecrf's README")
+parser.add_argument("--part", default="0/1", help="every Nth file, beginning with the Ith")
 args = parser.parse_args()
 logits_folder, images, out = args.folders
 part, parts = map(int, args.part.split("/"))

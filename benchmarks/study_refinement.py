@@ -1,18 +1,18 @@
-"""Does refinement help? Tuned on one half of some images, scored on the other.
+"""Measure how much refinement helps: tune on one half of some images, score the other half.
 
     python benchmarks/study_refinement.py --data FOLDER
 
-prints the tables of docs/refinement.md, section "Does it help?". Needs the extras cli and tune,
+prints the tables of docs/refinement.md, section "Does it help?". It needs the extras cli and tune,
 torch for the row that is learned by gradients, and pydensecrf2 for the rows to compare with.
-Without FOLDER the sample pictures of the package serve. FOLDER may hold, and what it lacks is
-skipped:
+Without --data it uses the sample images of the package. FOLDER may hold the following; absent parts
+are skipped:
 
     logits/voc_val_mnv2.npz        voc/JPEGImages/ID.jpg  voc/SegmentationClass/ID.png
                                    voc/ImageSets/val_first60.txt
     logits/camvid_val_fcn8s_mnv2.npz     camvid/val/ID.jpg  camvid/valannot/ID.png
     brats3d/*.npz                  flair, t1c, label and prob (uint8, a plane per label, 255 for 1)
 
-The archives of logits hold `ids`, and `q` [images, rows, columns, labels] of small whole numbers:
+The archives of logits hold `ids`, and `q` [images, rows, columns, labels] of small integers:
 the logits are (q - zero_point) * scale on a coarse grid, whose corners are those of the network's
 input.
 """
@@ -31,7 +31,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads must not spin
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads must not occupy processors
 
 import numpy as np  # noqa: E402
 import peers  # noqa: E402
@@ -43,14 +43,14 @@ BAND = 10  # pixels on each side of a true border
 PYDENSECRF = CRFParams(50, 5, 3, 5, 3, normalization="symmetric", spatial="lattice")
 TRIALS, IMAGES, ITERATIONS = 24, 30, 5
 
-Refiner = Callable[[Any], np.ndarray]  # an example to its label map
+Refiner = Callable[[Any], np.ndarray]  # takes an example, returns its label map
 
 
 # --- data ----------------------------------------------------------------------------------------
 
 
 class Stored(Sequence[samples.Sample]):
-    """Images of a folder with their truth and coarse logits, read when asked for."""
+    """Images of a folder with true labels and coarse logits, read on access."""
 
     def __init__(
         self, archive: Path, image: str, truth: str, ids: Sequence[str] | None, side: int | None
@@ -67,7 +67,7 @@ class Stored(Sequence[samples.Sample]):
         return len(self.ids)
 
     def __getitem__(self, index: Any) -> Any:
-        """One example; of a slice the examples, still unread."""
+        """Return an example, or for a slice a sequence that reads its examples on access."""
         if isinstance(index, slice):
             part = object.__new__(Stored)
             part.__dict__.update(self.__dict__, ids=self.ids[index])
@@ -82,7 +82,7 @@ class Stored(Sequence[samples.Sample]):
 
 
 def voc(data: Path, names: str | None = None) -> Stored | None:
-    """Pascal VOC with the logits of DeepLabv3-MobileNetV2 at 513 x 513."""
+    """Return Pascal VOC with logits of DeepLabv3-MobileNetV2 at 513 x 513; None if absent."""
     ids = None
     if names is not None:
         path = data / "voc" / "ImageSets" / names
@@ -97,7 +97,7 @@ def voc(data: Path, names: str | None = None) -> Stored | None:
 
 
 def camvid(data: Path) -> Stored | None:
-    """CamVid's validation frames with the logits of an FCN-8s on MobileNetV2."""
+    """Return CamVid's validation frames with logits of an FCN-8s; None if absent."""
     folder = f"{data}/camvid"
     return _stored(
         data / "logits" / "camvid_val_fcn8s_mnv2.npz",
@@ -112,7 +112,7 @@ def _stored(archive: Path, image: str, *rest: Any) -> Stored | None:
 
 
 class Volume:
-    """A brain scan with the soft output of a classifier; an example."""
+    """An example: a brain scan with a classifier's probabilities."""
 
     def __init__(self, path: Path) -> None:
         self.name = path.stem
@@ -123,12 +123,12 @@ class Volume:
 
     @cached_property
     def logits(self) -> np.ndarray:
-        """[L, *S]."""
+        """Logits [L, *S]."""
         return unaries.logits_from_probabilities(np.ascontiguousarray(self._probabilities))
 
 
 def shipped() -> list[samples.Sample]:
-    """The sample pictures with ground truth."""
+    """Return the samples with true labels."""
     return [one for one in map(samples.load, samples.names()) if one.truth is not None]
 
 
@@ -136,23 +136,23 @@ def shipped() -> list[samples.Sample]:
 
 
 def alone(example: Any) -> np.ndarray:
-    """The network's own labels."""
+    """Return the argmax of the network's logits."""
     return example.logits.argmax(0)
 
 
 def ours(params: CRFParams, iterations: int, compatibility: Any = None) -> Refiner:
-    """What `refine` makes of an example."""
+    """Return a refiner that uses `refine`."""
     options: dict[str, Any] = {"iterations": iterations, "compatibility": compatibility}
     return lambda e: refine(e.logits, e.image, params, **options).argmax(0)
 
 
 def theirs(params: CRFParams, iterations: int) -> Refiner:
-    """What pydensecrf makes of it."""
+    """Return a refiner that uses pydensecrf."""
 
     def labels(example: Any) -> np.ndarray:
         problem = SimpleNamespace(
             logits=example.logits,
-            image=np.array(example.image, order="C"),  # it wants to be able to write
+            image=np.array(example.image, order="C"),  # pydensecrf needs a writable array
             size=example.image.shape[:-1],
             params=params,
         )
@@ -162,7 +162,7 @@ def theirs(params: CRFParams, iterations: int) -> Refiner:
 
 
 def count(examples: Sequence[Any], refiners: Mapping[str, Refiner], labels: int, ignore: int):
-    """Confusion matrices of whole images and of their bands, [images, refiners, 2, L, L]."""
+    """Return confusion matrices of images and border bands, [images, refiners, 2, L, L]."""
     found = []
     for index in range(len(examples)):
         example = examples[index]
@@ -179,7 +179,7 @@ def count(examples: Sequence[Any], refiners: Mapping[str, Refiner], labels: int,
 
 
 def table(counts: np.ndarray, names: Sequence[str], score: tuning.Score, called: str) -> None:
-    """A row of Markdown per refiner; gains are over the first, intervals over the images."""
+    """Print a Markdown row per refiner, with gains over the first and bootstrap intervals."""
     print(f"| | {called} | gain | within {BAND} px of a border | gain | accuracy |")
     print("|---|---|---|---|---|---|")
     total = counts.sum(0)  # [refiners, 2, L, L]
@@ -205,7 +205,7 @@ def _range(ends: tuple[float, float], sign: str = "") -> str:
 
 
 def whole_tumour_dice(confusion: np.ndarray) -> float:
-    """Dice of all labels but 0 taken together."""
+    """Return the Dice score of the union of all labels but 0."""
     merged = np.array([[confusion[0, 0], confusion[0, 1:].sum()],
                        [confusion[1:, 0].sum(), confusion[1:, 1:].sum()]])  # fmt: skip
     return float(metrics.class_dice(merged)[1])
@@ -222,14 +222,14 @@ def halves(
     called: str,
     args: argparse.Namespace,
 ) -> None:
-    """Tune on one half, score on both."""
+    """Tune on `seen`, score on `unseen`, and print both."""
     start = time.perf_counter()
     found = tuning.tune(seen, task, trials=args.trials, seed=args.seed, on_trial=_report)
-    given_up = sum(t.state.name == "PRUNED" for t in found.study.trials)
+    pruned = sum(t.state.name == "PRUNED" for t in found.study.trials)
     minutes = (time.perf_counter() - start) / 60
     print(
         f"### {title}\n\nTuned on {len(seen)}: `{found.params}`,\n"
-        f"the best of {args.trials} settings, {given_up} of them given up early "
+        f"the best of {args.trials} settings, {pruned} of them pruned "
         f"({minutes:.0f} min). Scored on {len(unseen)} others:\n"
     )
     refiners = {
@@ -250,8 +250,8 @@ def halves(
     total = dict(zip(refiners, counts[:, :, 0].sum(0)))
     gain = task.score(total["tuned"]) - task.score(total["network alone"])
     print(
-        f"On what it was tuned on it gained {100 * (found.score - found.score_alone):+.1f} points, "
-        f"on the others {100 * gain:+.1f}.\n",
+        f"The images tuned on gained {100 * (found.score - found.score_alone):+.1f} points, "
+        f"the others {100 * gain:+.1f}.\n",
         flush=True,
     )
 
@@ -264,9 +264,9 @@ def yardstick(
     called: str,
     ignore: int,
 ) -> None:
-    """pydensecrf and ours with the same settings, on the same images."""
+    """Compare pydensecrf and `refine` with the same settings on the same images."""
     if importlib.util.find_spec("pydensecrf") is None:
-        print(f"skipped, for want of pydensecrf: {title}", file=sys.stderr)
+        print(f"{title}: skipped, as pydensecrf is not installed", file=sys.stderr)
         return
     print(f"### {title}\n\n`{params}`, 10 iterations, {len(examples)} images:\n")
     refiners = {
@@ -286,16 +286,20 @@ def _report(outcome: tuning.Outcome) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run every part for which there is data."""
+    """Run each part whose data are present."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, metavar="FOLDER")
-    parser.add_argument("--trials", type=int, default=TRIALS, help="per search (%(default)s)")
+    parser.add_argument("--trials", type=int, default=TRIALS, help="(default: %(default)s)")
     parser.add_argument(
-        "--images", type=int, default=IMAGES, help="at most so many are tuned on (%(default)s)"
-    )
-    parser.add_argument("--passes", type=int, default=1, help="of gradient learning (%(default)s)")
+        "--images", type=int, default=IMAGES,
+        help="maximum number of images to tune on (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--passes", type=int, default=1,
+        help="passes of gradient learning over the images (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     quiet()
@@ -303,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.data is None:
         pairs = shipped()
         task = tuning.Task(iterations=ITERATIONS)
-        halves("The sample pictures", pairs[0::2], pairs[1::2], task, "mean IU", args)
+        halves("The sample images", pairs[0::2], pairs[1::2], task, "mean IU", args)
         return
     miou7 = partial(metrics.mean_iu, over=MIOU7)
     first60, val = voc(args.data, "val_first60.txt"), voc(args.data)
@@ -319,7 +323,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         fifth = frames[::5]
         yardstick("CamVid against pydensecrf", fifth, params, metrics.mean_iu, "mean IU", 11)
         task = tuning.Task(iterations=ITERATIONS, ignore=11)
-        middle = len(frames) // 2  # neighbouring frames are nearly alike
+        middle = len(frames) // 2  # halves of the sequence, as neighbouring frames are nearly equal
         seen, unseen = frames[:middle][: args.images], frames[middle:]
         halves("CamVid", seen, unseen, task, "mean IU", args)
     volumes = sorted((args.data / "brats3d").glob("*.npz"))
@@ -331,14 +335,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def quiet() -> None:
-    """Optuna says every setting otherwise, and so do we."""
+    """Silence optuna's log, as this script reports each trial itself."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def machine() -> str:
-    """A line that says where and when."""
+    """Return a line with date, machine and versions."""
     return (
         f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} processors ({platform.machine()}), Python "
         f"{platform.python_version()}, optuna {importlib.metadata.version('optuna')}\n"

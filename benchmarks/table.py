@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md as markdown, from one run of the benchmarks.
+"""Write the tables of docs/performance.md as markdown from one run of the benchmarks.
 
     pytest benchmarks/ --results results.json
     python benchmarks/table.py results.json --into docs/performance.md    # or without, to print
@@ -16,7 +16,7 @@ BEGIN, END = "<!-- tables: benchmarks/table.py -->", "<!-- end of tables -->"
 
 
 class Target(NamedTuple):
-    """A figure to reach: `must`, better `aim`."""
+    """A figure to reach: `must` is required, `aim` desired."""
 
     what: str
     case: str
@@ -24,7 +24,8 @@ class Target(NamedTuple):
     threads: int
     must: float
     aim: float
-    kind: str = "speed"  # times as fast as the peer; or "backward" / forward; or "memory", MB
+    # "speed": the peer's time over ours; "backward": backward over forward time; "memory": MB
+    kind: str = "speed"
 
 
 OURS = ("ours, lattice", "ours, grid")
@@ -80,7 +81,7 @@ def measured(target: Target, row: Row) -> float | None:
 
 
 def verdict(target: Target, value: float) -> str:
-    """Which of the two figures was reached."""
+    """Say which of the two figures was reached."""
     sign = 1 if target.kind == "speed" else -1
     if sign * value >= sign * target.aim:
         return "aim"
@@ -88,7 +89,7 @@ def verdict(target: Target, value: float) -> str:
 
 
 def targets(rows: list[Row]) -> list[list[str]]:
-    """A line per target and contender; without those that did not run."""
+    """Return a line per target and contender that ran."""
     units = {"speed": "{:.3g}x", "backward": "{:.3g}", "memory": "{:.3g} MB"}
     lines = [["target", "who", "threads", "M", "must", "aim", "measured", "reached"]]
     found = {(row.case, row.who, row.threads): row for row in rows}
@@ -106,14 +107,14 @@ def targets(rows: list[Row]) -> list[list[str]]:
 
 
 def markdown(lines: list[list[str]]) -> str:
-    """A table; the first line is its head."""
+    """Return a markdown table whose header is the first line."""
     escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     escaped.insert(1, ["---"] * len(lines[0]))
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
 def tables(results: dict) -> str:
-    """All that a run says."""
+    """Return all tables of a run."""
     rows = [Row(**row) for row in results["rows"]]
     timed = [row for row in rows if row.milliseconds]
     facts = [[row.case, row.who, row.note] for row in rows if not row.milliseconds]
@@ -133,8 +134,8 @@ def tables(results: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, help="what pytest benchmarks/ --results wrote")
-    parser.add_argument("--into", type=Path, help="a document with the two marks, to renew")
+    parser.add_argument("results", type=Path, help="file written by pytest benchmarks/ --results")
+    parser.add_argument("--into", type=Path, help="document in which to replace the tables")
     args = parser.parse_args()
     text = tables(json.loads(args.results.read_text()))
     if args.into is None:

@@ -1,7 +1,7 @@
-"""The mean field as textbooks write it: every message a filter, everything else NumPy.
+"""The mean field step by step: one lattice filter per message, all else in NumPy.
 
-The same native lattice as the fused engine uses, without the fusion: what the fusion is worth, and
-the numbers that it must reproduce.
+It uses the native lattice but not the fused engine, so it shows the gain of the fusion, and the
+numbers that the fused engine must reproduce.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from densecrf_rnn import PermutohedralLattice
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """[N, L], over labels."""
+    """Return the softmax over labels of rows [N, L]."""
     q = np.exp(logits - logits.max(1, keepdims=True))
     return q / q.sum(1, keepdims=True)
 
 
 def mean_field(problem: Problem, iterations: int, threads: int) -> np.ndarray:
-    """Marginals [L, *size] under the problem's parameters, which normalise symmetrically."""
+    """Return marginals [L, *size]; the problem's parameters must normalise symmetrically."""
     params, logits = problem.params, problem.logits
     assert params.normalization == "symmetric" and params.self_term
     u = logits.reshape(len(logits), -1).T  # [N, L]
@@ -40,5 +40,5 @@ def mean_field(problem: Problem, iterations: int, threads: int) -> np.ndarray:
 
 
 def forward(problem: Problem, threads: int, iterations: int) -> Callable[[], np.ndarray]:
-    """A case's work (measure.py)."""
+    """Prepare the work of a case (measure.py)."""
     return lambda: mean_field(problem, iterations, threads)
