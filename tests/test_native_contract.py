@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from densecrf_rnn import _limits, engines
+from densecrf_rnn.engines import device
 from densecrf_rnn.params import QUALITIES
 
 if engines.why_unavailable("cpu") is not None:
     pytest.skip("needs the native module", allow_module_level=True)
 native = importlib.import_module("densecrf_rnn._cpu")
-MODULES = ["_cpu"]
+MODULES = ["_cpu", "_cuda", "_serial"]
 LIMITS = {name: value for name, value in vars(_limits).items() if name.isupper()}
 
 
@@ -125,3 +126,52 @@ def test_the_reference_scales_features_by_the_same_variance():
         scale = lattice.elevation_scale(dims, np.float64)[0]
         wanted = math.sqrt(_limits.FILTER_VARIANCE) * (dims + 1) / math.sqrt(2)
         assert scale == pytest.approx(wanted, rel=1e-14)
+
+
+# --- structs of the device modules ---------------------------------------------------------------
+
+
+def device_structs(serial):
+    """Calls of the serial module, each with the struct that it reads."""
+    stream = device.Stream(device=0, handle=0)
+    lattice = device.DeviceLattice(
+        images=1, points=0, dims=1, vertex=0, weight=0, links=0, links_size=2
+    )
+    kernel = device.DeviceKernel(
+        lattice=lattice, axes=(), before=0, after=0, diagonal=0, grid_scales_per_image=False
+    )
+    model = device.DeviceModel(
+        images=1, points=0, labels=2, width=4, iterations=1, coupling=0, kernels=[kernel]
+    )
+    features = device.DeviceFeatures(
+        data=0, image_stride=0, point_stride=1, feature_stride=1, images=1, points=0, dims=1
+    )
+    gradient = device.DeviceGradient()
+    layout = serial.key_layout(False, [0.0], [1.0], 1)
+    keys = device.SortedKeys(entries=0, distinct=0, keys=0, order=0, number=0)
+
+    def workspace(of):
+        return serial.mean_field_workspace(False, "full", of, False)
+
+    return [
+        (lattice, lambda of: serial.filter_workspace(False, of, 1, 1, 1)),
+        (kernel, lambda of: workspace(model._replace(kernels=[of]))),
+        (model, workspace),
+        (features, lambda of: serial.feature_gradient(False, of, 0, 0, stream)),
+        (stream, lambda of: serial.feature_gradient(False, features, 0, 0, of)),
+        (gradient, lambda of: serial.backward_workspace(False, model, [of])),
+        (keys, lambda of: serial.distinct_keys(layout, of, 0, stream)),
+    ]
+
+
+def test_a_renamed_field_of_a_device_struct_fails_by_name():
+    serial = pytest.importorskip("densecrf_rnn._serial", exc_type=ImportError)
+    for struct, call in device_structs(serial):
+        call(struct)
+        for name in struct._fields:
+            if isinstance(struct, device.DeviceKernel) and name == "axes":
+                continue  # read where there is no lattice
+            values = {**struct._asdict(), f"{name}_renamed": 0}
+            del values[name]
+            with pytest.raises(AttributeError, match=f"no attribute '{name}'"):
+                call(SimpleNamespace(**values))

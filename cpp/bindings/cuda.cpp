@@ -1,37 +1,39 @@
 // The Python modules densecrf_rnn._cuda and, from the same source, densecrf_rnn._serial (the serial
-// launcher). Memory comes as addresses and sizes, the stream as a number, so nothing here depends
-// on a version of torch. Types, devices and sizes are the business of densecrf_rnn/nn/device.py,
-// its only caller. Typed in densecrf_rnn/_cuda.pyi.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
+// launcher). Structs of densecrf_rnn/engines/device.py are read by field name. Memory comes as
+// addresses, so nothing here depends on a version of torch; dtypes, devices and sizes are checked
+// by densecrf_rnn/nn/device.py, the only caller. Typed in densecrf_rnn/_cuda.pyi.
 #include <optional>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "../cuda/devices.hpp"
 #include "../cuda/engine.hpp"
-
-namespace py = pybind11;
-namespace cuda = dcrf::cuda;
+#include "fields.hpp"
 
 namespace {
 
+namespace cuda = dcrf::cuda;
+namespace py = pybind11;
 using Address = std::uintptr_t;
-using StreamTuple = std::tuple<int, Address>;  // device, handle
-using SortedTuple = std::tuple<std::int64_t, std::int64_t, Address, Address, Address>;
+using List = std::vector<py::object>;
+using bindings::as;
 
 template <typename T>
 T* at(Address address) {
   return reinterpret_cast<T*>(address);
 }
-template <typename T>
-T* at(const py::handle& address) {
-  return at<T>(address.cast<Address>());
-}
 
-cuda::Stream stream(const StreamTuple& t) { return {std::get<0>(t), at<void>(std::get<1>(t))}; }
+// An integer field assigned to a member of the same name; an address field to a pointer.
+#define DCRF_NUMBER(to, of, name) to.name = as<decltype(to.name)>(DCRF_FIELD(of, name))
+#define DCRF_ADDRESS(to, of, name) \
+  to.name = reinterpret_cast<decltype(to.name)>(as<Address>(DCRF_FIELD(of, name)))
+
+cuda::Stream stream(const py::object& of) {
+  cuda::Stream out;
+  DCRF_NUMBER(out, of, device);
+  DCRF_ADDRESS(out, of, handle);
+  return out;
+}
 
 // Calls body(T()): double if `wide`, else float.
 template <class Body>
@@ -39,23 +41,22 @@ auto with_type(bool wide, const Body& body) {
   return wide ? body(double()) : body(float());
 }
 
-// Calls body(S(), T()): T as above, S what values are kept in: "full", or for float of 16 bits.
+// Calls body(S(), T()): T as above, S the type that values are stored in, 16 bits wide or T.
 template <class Body>
 auto with_storage(bool wide, const std::string& storage, const Body& body) {
   if (storage == "full") return with_type(wide, [&](auto zero) { return body(zero, zero); });
-  if (wide) throw std::invalid_argument("_cuda: float64 is kept in full");
+  if (wide) throw std::invalid_argument("native code: float64 is stored in full");
   if (storage == "float16") return body(cuda::Half(), float());
   if (storage == "bfloat16") return body(cuda::Bfloat16(), float());
-  throw std::invalid_argument("_cuda: unknown storage");
+  throw std::invalid_argument("native code: there is no storage '" + storage + "'");
 }
 
-std::optional<dcrf::KeyLayout> key_layout(bool wide, const std::vector<double>& least,
-                                          const std::vector<double>& greatest,
-                                          std::int64_t images) {
-  const int d = int(least.size());
+std::optional<dcrf::KeyLayout> key_layout(bool wide, const std::vector<double>& minimum,
+                                          const std::vector<double>& maximum, std::int64_t images) {
+  const int d = int(minimum.size());
   std::int32_t low[dcrf::kMaxDims], high[dcrf::kMaxDims];
   const bool fits = with_type(wide, [&](auto zero) {
-    return dcrf::quotient_range<decltype(zero)>(least.data(), greatest.data(), d, low, high);
+    return dcrf::quotient_range<decltype(zero)>(minimum.data(), maximum.data(), d, low, high);
   });
   if (!fits) return std::nullopt;
   const dcrf::KeyLayout layout(d, low, high, images);
@@ -64,20 +65,20 @@ std::optional<dcrf::KeyLayout> key_layout(bool wide, const std::vector<double>& 
 }
 
 template <typename T>
-cuda::FeatureView<T> features(const py::tuple& t) {
+cuda::FeatureView<T> features(const py::object& of) {
   cuda::FeatureView<T> out;
-  out.data = at<const T>(t[0]);
-  std::tie(out.image_stride, out.point_stride, out.feature_stride) =
-      t[1].cast<std::tuple<std::int64_t, std::int64_t, std::int64_t>>();
-  std::int64_t dims;
-  std::tie(out.images, out.points, dims) =
-      t[2].cast<std::tuple<std::int64_t, std::int64_t, std::int64_t>>();
-  out.dims = int(dims);
+  DCRF_ADDRESS(out, of, data);
+  DCRF_NUMBER(out, of, image_stride);
+  DCRF_NUMBER(out, of, point_stride);
+  DCRF_NUMBER(out, of, feature_stride);
+  DCRF_NUMBER(out, of, images);
+  DCRF_NUMBER(out, of, points);
+  DCRF_NUMBER(out, of, dims);
   return out;
 }
 
-void locate(bool wide, const py::tuple& from, const dcrf::KeyLayout& layout, Address weight,
-            Address keys, const StreamTuple& on) {
+void locate(bool wide, const py::object& from, const dcrf::KeyLayout& layout, Address weight,
+            Address keys, const py::object& on) {
   with_type(wide, [&](auto zero) {
     using T = decltype(zero);
     cuda::locate_corners(features<T>(from), layout, at<T>(weight), at<std::uint64_t>(keys),
@@ -86,70 +87,79 @@ void locate(bool wide, const py::tuple& from, const dcrf::KeyLayout& layout, Add
 }
 
 std::int64_t number_keys(const dcrf::KeyLayout& layout, std::int64_t count, Address keys,
-                         Address order, Address number, Address scratch, const StreamTuple& on) {
+                         Address order, Address number, Address scratch, const py::object& on) {
+  const cuda::Stream queue = stream(on);
   const py::gil_scoped_release released;  // it waits for the device
   return cuda::number_keys(layout, count, at<std::uint64_t>(keys), at<std::int32_t>(order),
-                           at<std::int32_t>(number), at<void>(scratch), stream(on));
+                           at<std::int32_t>(number), at<void>(scratch), queue);
 }
 
-cuda::Sorted sorted(const SortedTuple& t) {
-  return {std::get<0>(t), std::get<1>(t), at<std::uint64_t>(std::get<2>(t)),
-          at<std::int32_t>(std::get<3>(t)), at<std::int32_t>(std::get<4>(t))};
+cuda::Sorted sorted(const py::object& of) {
+  cuda::Sorted out;
+  out.count = as<std::int64_t>(DCRF_FIELD(of, entries));
+  DCRF_NUMBER(out, of, distinct);
+  DCRF_ADDRESS(out, of, keys);
+  DCRF_ADDRESS(out, of, order);
+  DCRF_ADDRESS(out, of, number);
+  return out;
 }
 
-void link_vertices(const dcrf::KeyLayout& layout, const SortedTuple& corners, Address touched_keys,
+void distinct_keys(const dcrf::KeyLayout& layout, const py::object& from, Address out,
+                   const py::object& on) {
+  cuda::distinct_keys(layout, sorted(from), at<std::uint64_t>(out), stream(on));
+}
+
+void surround(const dcrf::KeyLayout& layout, std::int64_t count, Address keys, Address out,
+              const py::object& on) {
+  cuda::surround(layout, count, at<std::uint64_t>(keys), at<std::uint64_t>(out), stream(on));
+}
+
+void link_vertices(const dcrf::KeyLayout& layout, const py::object& corners, Address touched_keys,
                    std::int64_t vertices, Address keys, Address vertex, Address links,
-                   const py::tuple& room, const StreamTuple& on) {
+                   const py::object& room, const py::object& on) {
   cuda::LinkRoom parts;
-  parts.vertex_of = at<std::int32_t>(room[0]);
-  parts.begins = at<std::int32_t>(room[1]);
-  parts.chunk_count = at<std::int32_t>(room[2]);
-  parts.chunks_before = at<std::int32_t>(room[3]);
-  parts.scratch = at<void>(room[4]);
+  DCRF_ADDRESS(parts, room, vertex_of);
+  DCRF_ADDRESS(parts, room, begins);
+  DCRF_ADDRESS(parts, room, chunk_count);
+  DCRF_ADDRESS(parts, room, chunks_before);
+  DCRF_ADDRESS(parts, room, scratch);
   cuda::link_vertices(layout, sorted(corners), at<std::uint64_t>(touched_keys), vertices,
                       at<std::uint64_t>(keys), at<std::int32_t>(vertex), at<std::int32_t>(links),
                       parts, stream(on));
 }
 
-void feature_gradient(bool wide, const py::tuple& from, Address d_weight, Address out,
-                      const StreamTuple& on) {
+void feature_gradient(bool wide, const py::object& from, Address d_weight, Address out,
+                      const py::object& on) {
   with_type(wide, [&](auto zero) {
     using T = decltype(zero);
     cuda::feature_gradient(features<T>(from), at<const T>(d_weight), at<T>(out), stream(on));
   });
 }
 
-// (images, points, dims, vertex, weight, links, length of links)
+std::int64_t points_of(const py::object& lattice) {
+  return as<std::int64_t>(DCRF_FIELD(lattice, points));
+}
+
 template <typename T>
-cuda::LatticeView<T> lattice(const py::tuple& t) {
+cuda::LatticeView<T> lattice(const py::object& of) {
   cuda::LatticeView<T> out;
-  out.images = t[0].cast<std::int64_t>();
-  const auto points = t[1].cast<std::int64_t>();
-  out.dims = t[2].cast<int>();
-  out.vertex = at<const std::int32_t>(t[3]);
-  out.weight = at<const T>(t[4]);
+  DCRF_NUMBER(out, of, images);
+  DCRF_NUMBER(out, of, dims);
+  DCRF_ADDRESS(out, of, vertex);
+  DCRF_ADDRESS(out, of, weight);
+  const auto size = as<std::int64_t>(DCRF_FIELD(of, links_size));
   const int corners = out.dims + 1;
-  const auto length = t[6].cast<std::int64_t>();
-  out.links =
-      cuda::Links(at<const std::int32_t>(t[5]), length, out.images * points * corners, corners);
-  out.symmetric = cuda::Links::quality(length, out.links.entries, corners) != 0;
+  out.links = cuda::Links(at<const std::int32_t>(as<Address>(DCRF_FIELD(of, links))), size,
+                          out.images * points_of(of) * corners, corners);
+  out.symmetric = cuda::Links::quality(size, out.links.entries, corners) != 0;
   return out;
 }
 
-cuda::Shape shape(std::int64_t images, std::int64_t points, int channels, int width) {
-  cuda::Shape out;
-  out.images = images;
-  out.points = points;
-  out.channels = channels;
-  out.width = width;
-  return out;
+cuda::Shape value_shape(const py::object& lattice, std::int64_t images, int channels) {
+  return {points_of(lattice), images, channels, channels};
 }
 
-cuda::Shape value_shape(const py::tuple& lattice, std::int64_t images, int channels) {
-  return shape(images, lattice[1].cast<std::int64_t>(), channels, channels);
-}
-
-std::size_t filter_workspace(bool wide, const py::tuple& of, std::int64_t images, int channels,
+std::size_t filter_workspace(bool wide, const py::object& of, std::int64_t images, int channels,
                              int filters) {
   return with_type(wide, [&](auto zero) {
     using T = decltype(zero);
@@ -157,8 +167,8 @@ std::size_t filter_workspace(bool wide, const py::tuple& of, std::int64_t images
   });
 }
 
-void filter(bool wide, const py::tuple& of, std::int64_t images, int channels, Address values,
-            bool transpose, Address out, Address workspace, const StreamTuple& on) {
+void filter(bool wide, const py::object& of, std::int64_t images, int channels, Address values,
+            bool transpose, Address out, Address workspace, const py::object& on) {
   with_type(wide, [&](auto zero) {
     using T = decltype(zero);
     cuda::filter(lattice<T>(of), value_shape(of, images, channels), at<const T>(values), transpose,
@@ -166,9 +176,9 @@ void filter(bool wide, const py::tuple& of, std::int64_t images, int channels, A
   });
 }
 
-void filter_weight_gradient(bool wide, const py::tuple& of, std::int64_t images, int channels,
+void filter_weight_gradient(bool wide, const py::object& of, std::int64_t images, int channels,
                             Address values, Address cotangent, bool transpose, Address out,
-                            Address workspace, const StreamTuple& on) {
+                            Address workspace, const py::object& on) {
   with_type(wide, [&](auto zero) {
     using T = decltype(zero);
     cuda::filter_weight_gradient(lattice<T>(of), value_shape(of, images, channels),
@@ -177,146 +187,157 @@ void filter_weight_gradient(bool wide, const py::tuple& of, std::int64_t images,
   });
 }
 
-void self_response(bool wide, const py::tuple& of, Address cotangent, Address out,
-                   const StreamTuple& on) {
+void self_response(bool wide, const py::object& of, Address cotangent, Address out,
+                   const py::object& on) {
   with_type(wide, [&](auto zero) {
     using T = decltype(zero);
     const auto view = lattice<T>(of);
-    cuda::self_response(view, view.images * of[1].cast<std::int64_t>(), at<const T>(cotangent),
-                        at<T>(out), stream(on));
+    cuda::self_response(view, view.images * points_of(of), at<const T>(cotangent), at<T>(out),
+                        stream(on));
   });
 }
 
-// One axis: (size, cells, radius, cell, first, splat, slice, band)
 template <typename T>
-cuda::GridView<T> grid(const std::vector<py::tuple>& axes) {
+cuda::GridView<T> grid(const List& axes) {
   cuda::GridView<T> out;
   out.axes = int(axes.size());
+  if (out.axes < 2 || out.axes > 3)
+    throw std::invalid_argument("native code: a kernel has a lattice, or 2 or 3 axes");
   for (int a = 0; a < out.axes; ++a) {
-    const py::tuple& t = axes[a];
-    out.size[a] = t[0].cast<std::int64_t>();
-    out.cells[a] = t[1].cast<std::int64_t>();
-    out.radius[a] = t[2].cast<int>();
-    out.cell[a] = at<const std::int32_t>(t[3]);
-    out.first[a] = at<const std::int32_t>(t[4]);
-    out.splat[a] = at<const T>(t[5]);
-    out.slice[a] = at<const T>(t[6]);
-    out.band[a] = at<const T>(t[7]);
+    const py::object& axis = axes[a];
+    out.size[a] = as<std::int64_t>(DCRF_FIELD(axis, size));
+    out.cells[a] = as<std::int64_t>(DCRF_FIELD(axis, cells));
+    out.radius[a] = as<int>(DCRF_FIELD(axis, radius));
+    out.cell[a] = at<const std::int32_t>(as<Address>(DCRF_FIELD(axis, cell)));
+    out.first[a] = at<const std::int32_t>(as<Address>(DCRF_FIELD(axis, first)));
+    out.splat[a] = at<const T>(as<Address>(DCRF_FIELD(axis, splat)));
+    out.slice[a] = at<const T>(as<Address>(DCRF_FIELD(axis, slice)));
+    out.band[a] = at<const T>(as<Address>(DCRF_FIELD(axis, band)));
   }
   return out;
 }
 
-// (images, points, labels, width, iterations, coupling, kernels); a kernel is (lattice or None,
-// axes, before, after, diagonal, whether a grid's scales are those of each image).
 template <typename T>
-cuda::Model<T> model(const py::tuple& t) {
+cuda::KernelView<T> kernel(const py::object& of) {
+  cuda::KernelView<T> out;
+  const bindings::Named own = DCRF_FIELD(of, lattice);
+  if (own.is_none()) {
+    out.grid = grid<T>(as<List>(DCRF_FIELD(of, axes)));
+  } else {
+    out.lattice = lattice<T>(own.value);
+  }
+  DCRF_ADDRESS(out, of, before);
+  DCRF_ADDRESS(out, of, after);
+  DCRF_ADDRESS(out, of, diagonal);
+  DCRF_NUMBER(out, of, grid_scales_per_image);
+  return out;
+}
+
+template <typename T>
+cuda::Model<T> model(const py::object& of) {
   cuda::Model<T> out;
-  out.shape = shape(t[0].cast<std::int64_t>(), t[1].cast<std::int64_t>(), t[2].cast<int>(),
-                    t[3].cast<int>());
-  out.iterations = t[4].cast<int>();
-  out.coupling = at<const T>(t[5]);
-  const auto kernels = t[6].cast<std::vector<py::tuple>>();
-  if (kernels.empty() || kernels.size() > std::size_t(dcrf::kMaxKernels))
-    throw std::invalid_argument("_cuda: there must be 1 to 6 kernels");
-  out.kernels = int(kernels.size());
-  for (int m = 0; m < out.kernels; ++m) {
-    const py::tuple& k = kernels[m];
-    cuda::KernelView<T>& view = out.kernel[m];
-    if (k[0].is_none()) {
-      view.grid = grid<T>(k[1].cast<std::vector<py::tuple>>());
-    } else {
-      view.lattice = lattice<T>(k[0].cast<py::tuple>());
-    }
-    view.before = at<const T>(k[2]);
-    view.after = at<const T>(k[3]);
-    view.diagonal = at<const T>(k[4]);
-    view.grid_scales_per_image = k[5].cast<bool>();
+  out.shape = {points_of(of), as<std::int64_t>(DCRF_FIELD(of, images)),
+               as<int>(DCRF_FIELD(of, labels)), as<int>(DCRF_FIELD(of, width))};
+  DCRF_NUMBER(out, of, iterations);
+  DCRF_ADDRESS(out, of, coupling);
+  const bindings::Named kernels = DCRF_FIELD(of, kernels);
+  const auto list = as<List>(kernels);
+  kernels.require(!list.empty() && list.size() <= std::size_t(dcrf::kMaxKernels),
+                  "1 to MAX_KERNELS kernels");
+  out.kernels = int(list.size());
+  for (int m = 0; m < out.kernels; ++m) out.kernel[m] = kernel<T>(list[m]);
+  return out;
+}
+
+std::size_t mean_field_workspace(bool wide, const std::string& storage, const py::object& of,
+                                 bool saves) {
+  return with_storage(wide, storage, [&](auto stored, auto zero) {
+    return cuda::mean_field_workspace<decltype(stored)>(model<decltype(zero)>(of), saves);
+  });
+}
+
+void mean_field(bool wide, const std::string& storage, const py::object& of, Address logits,
+                Address refined, Address saved, Address workspace, const py::object& on) {
+  with_storage(wide, storage, [&](auto stored, auto zero) {
+    using T = decltype(zero);
+    cuda::mean_field<decltype(stored)>(model<T>(of), at<const T>(logits), at<T>(refined),
+                                       at<T>(saved), at<void>(workspace), stream(on));
+  });
+}
+
+template <typename T>
+std::vector<cuda::PointGradient<T>> point_gradients(const List& d_kernels, int kernels) {
+  if (d_kernels.size() != std::size_t(kernels))
+    throw std::invalid_argument("native code: d_kernels must be as many as there are kernels");
+  std::vector<cuda::PointGradient<T>> out(d_kernels.size());
+  for (std::size_t m = 0; m < out.size(); ++m) {
+    DCRF_ADDRESS(out[m], d_kernels[m], weight);
+    DCRF_ADDRESS(out[m], d_kernels[m], before);
+    DCRF_ADDRESS(out[m], d_kernels[m], after);
+    DCRF_ADDRESS(out[m], d_kernels[m], diagonal);
   }
   return out;
 }
 
-std::size_t mean_field_workspace(bool wide, const std::string& storage, const py::tuple& of,
-                                 bool saves) {
-  return with_storage(wide, storage, [&](auto kept, auto zero) {
-    return cuda::mean_field_workspace<decltype(kept)>(model<decltype(zero)>(of), saves);
-  });
-}
-
-void mean_field(bool wide, const std::string& storage, const py::tuple& of, Address logits,
-                Address refined, Address saved, Address workspace, const StreamTuple& on) {
-  with_storage(wide, storage, [&](auto kept, auto zero) {
-    using T = decltype(zero);
-    cuda::mean_field<decltype(kept)>(model<T>(of), at<const T>(logits), at<T>(refined),
-                                     at<T>(saved), at<void>(workspace), stream(on));
-  });
-}
-
-using Wanted = std::vector<std::tuple<Address, Address, Address, Address>>;
-
-template <typename T>
-std::vector<cuda::PointGradient<T>> wanted(const Wanted& tuples) {
-  std::vector<cuda::PointGradient<T>> out;
-  for (const auto& [weight, before, after, diagonal] : tuples)
-    out.push_back({at<T>(weight), at<T>(before), at<T>(after), at<T>(diagonal)});
-  return out;
-}
-
-std::size_t backward_workspace(bool wide, const py::tuple& of, const Wanted& tuples) {
+std::size_t backward_workspace(bool wide, const py::object& of, const List& d_kernels) {
   return with_type(wide, [&](auto zero) {
-    using T = decltype(zero);
-    return cuda::backward_workspace(model<T>(of), wanted<T>(tuples).data());
+    const auto whole = model<decltype(zero)>(of);
+    const auto to = point_gradients<decltype(zero)>(d_kernels, whole.kernels);
+    return cuda::backward_workspace(whole, to.data());
   });
 }
 
-void mean_field_backward(bool wide, const py::tuple& of, Address saved, Address d_refined,
-                         Address d_logits, Address d_coupling, const Wanted& tuples,
-                         Address workspace, const StreamTuple& on) {
+void mean_field_backward(bool wide, const py::object& of, Address saved, Address d_refined,
+                         Address d_logits, Address d_coupling, const List& d_kernels,
+                         Address workspace, const py::object& on) {
   with_type(wide, [&](auto zero) {
     using T = decltype(zero);
-    cuda::mean_field_backward(model<T>(of), at<const T>(saved), at<const T>(d_refined),
-                              at<T>(d_logits), at<T>(d_coupling), wanted<T>(tuples).data(),
-                              at<void>(workspace), stream(on));
+    const auto whole = model<T>(of);
+    const auto to = point_gradients<T>(d_kernels, whole.kernels);
+    cuda::mean_field_backward(whole, at<const T>(saved), at<const T>(d_refined), at<T>(d_logits),
+                              at<T>(d_coupling), to.data(), at<void>(workspace), stream(on));
   });
 }
 
-// (images, height, width, labels, (size, first, stride) of the margin, (colours, step, first),
-// rows, steps, classes, logits, label addresses, seed, chains, first_sweep, sweeps,
-// inverse_temperature, marginals or 0, changes)
-cuda::GibbsBatch gibbs_batch(const py::tuple& t) {
+// The batch of densecrf_rnn/engines/gibbs.py.
+cuda::GibbsBatch gibbs_batch(const py::object& of) {
   cuda::GibbsBatch out;
-  out.images = t[0].cast<std::int64_t>();
-  out.height = t[1].cast<std::int64_t>();
-  out.width = t[2].cast<std::int64_t>();
-  out.neighbours.labels = out.neighbours.width = t[3].cast<int>();
-  std::tie(out.padded_size, out.padded_first, out.padded_stride) =
-      t[4].cast<std::tuple<std::int64_t, std::int64_t, std::int64_t>>();
-  const auto colouring = t[5].cast<std::tuple<int, int, Address>>();
-  out.colours = std::get<0>(colouring);
-  out.step = std::get<1>(colouring);
-  out.first = at<const std::int32_t>(std::get<2>(colouring));
-  out.neighbours.rows = at<const float>(t[6]);
-  out.neighbours.step = at<const std::int64_t>(t[7]);
-  out.neighbours.classes = t[8].cast<int>();
-  out.logits = at<const float>(t[9]);
-  out.labels = at<std::int32_t>(t[10]);
-  out.seed = t[11].cast<std::uint64_t>();
-  out.chain = at<const std::uint64_t>(t[12]);
-  out.first_sweep = at<const std::uint64_t>(t[13]);
-  out.sweeps = t[14].cast<int>();
-  out.inverse_temperature = at<const float>(t[15]);
-  out.marginals = at<double>(t[16]);
-  out.changes = at<std::int64_t>(t[17]);
+  DCRF_NUMBER(out, of, images);
+  DCRF_NUMBER(out, of, height);
+  DCRF_NUMBER(out, of, width);
+  DCRF_ADDRESS(out, of, logits);
+  DCRF_ADDRESS(out, of, labels);
+  DCRF_NUMBER(out, of, padded_size);
+  DCRF_NUMBER(out, of, padded_first);
+  DCRF_NUMBER(out, of, padded_stride);
+  DCRF_NUMBER(out, of, colours);
+  DCRF_NUMBER(out, of, step);
+  DCRF_ADDRESS(out, of, first);
+  DCRF_NUMBER(out, of, seed);
+  DCRF_ADDRESS(out, of, chain);
+  DCRF_ADDRESS(out, of, first_sweep);
+  DCRF_NUMBER(out, of, sweeps);
+  DCRF_ADDRESS(out, of, inverse_temperature);
+  DCRF_ADDRESS(out, of, marginals);
+  DCRF_ADDRESS(out, of, changes);
+  const py::object edges = DCRF_FIELD(of, neighbours).value;
+  DCRF_NUMBER(out.neighbours, edges, classes);
+  DCRF_NUMBER(out.neighbours, edges, labels);
+  DCRF_ADDRESS(out.neighbours, edges, rows);
+  DCRF_ADDRESS(out.neighbours, edges, step);
+  out.neighbours.width = out.neighbours.labels;
   return out;
 }
 
-std::size_t gibbs_workspace(const py::tuple& batch) {
+std::size_t gibbs_workspace(const py::object& batch) {
   return cuda::gibbs_workspace(gibbs_batch(batch));
 }
 
-void gibbs_sweep(const py::tuple& batch, Address workspace, const StreamTuple& on) {
+void gibbs_sweep(const py::object& batch, Address workspace, const py::object& on) {
   const cuda::GibbsBatch of = gibbs_batch(batch);
+  const cuda::Stream queue = stream(on);
   const py::gil_scoped_release released;  // the serial launcher computes here
-  cuda::gibbs_sweep(of, at<void>(workspace), stream(on));
+  cuda::gibbs_sweep(of, at<void>(workspace), queue);
 }
 
 }  // namespace
@@ -325,64 +346,46 @@ PYBIND11_MODULE(DCRF_MODULE, m) {
   m.doc() = "Whole batches on one device; use densecrf_rnn.CRFRNN instead.";
   m.attr("compiler") = DCRF_COMPILER;
   m.attr("architectures") = DCRF_ARCHITECTURES;
+  m.attr("limits") = bindings::limits();
   m.def("devices", &cuda::devices, "What each device is; raises RuntimeError where there is none.");
   m.def("driver", &cuda::driver,
         "The CUDA version that the driver supports, or why there is none.");
 
   py::class_<dcrf::KeyLayout>(m, "KeyLayout", py::module_local())  // both may be loaded
       .def_readonly("words", &dcrf::KeyLayout::words);
-  m.def("key_layout", &key_layout, py::arg("wide"), py::arg("least"), py::arg("greatest"),
-        py::arg("images"));
-  m.def("locate", &locate, py::arg("wide"), py::arg("features"), py::arg("layout"),
-        py::arg("weight"), py::arg("keys"), py::arg("stream"));
-  m.def("scratch_size", &cuda::scratch_size, py::arg("count"));
-  m.def("number_keys", &number_keys, py::arg("layout"), py::arg("count"), py::arg("keys"),
-        py::arg("order"), py::arg("number"), py::arg("scratch"), py::arg("stream"));
-  m.def(
-      "distinct_keys",
-      [](const dcrf::KeyLayout& layout, const SortedTuple& from, Address out,
-         const StreamTuple& on) {
-        cuda::distinct_keys(layout, sorted(from), at<std::uint64_t>(out), stream(on));
-      },
-      py::arg("layout"), py::arg("sorted"), py::arg("out"), py::arg("stream"));
-  m.def(
-      "surround",
-      [](const dcrf::KeyLayout& layout, std::int64_t count, Address keys, Address out,
-         const StreamTuple& on) {
-        cuda::surround(layout, count, at<std::uint64_t>(keys), at<std::uint64_t>(out), stream(on));
-      },
-      py::arg("layout"), py::arg("count"), py::arg("keys"), py::arg("out"), py::arg("stream"));
+  const py::arg wide("wide"), layout("layout"), features("features"), count("count"), keys("keys"),
+      out("out"), stream("stream"), lattice("lattice"), images("images"), channels("channels"),
+      values("values"), cotangent("cotangent"), transpose("transpose"), workspace("workspace"),
+      storage("storage"), model("model"), saved("saved"), d_kernels("d_kernels"), batch("batch"),
+      d_weight("d_weight"), vertices("vertices");
+  m.def("key_layout", &key_layout, wide, py::arg("minimum"), py::arg("maximum"), images);
+  m.def("locate", &locate, wide, features, layout, py::arg("weight"), keys, stream);
+  m.def("scratch_size", &cuda::scratch_size, count);
+  m.def("number_keys", &number_keys, layout, count, keys, py::arg("order"), py::arg("number"),
+        py::arg("scratch"), stream);
+  m.def("distinct_keys", &distinct_keys, layout, py::arg("sorted"), out, stream);
+  m.def("surround", &surround, layout, count, keys, out, stream);
   m.def(
       "links_size",
       [](std::int64_t vertices, std::int64_t entries, int corners, int quality) {
         return cuda::Links::size(vertices, entries, corners) + quality;
       },
-      py::arg("vertices"), py::arg("entries"), py::arg("corners"), py::arg("quality"));
-  m.def("link", &link_vertices, py::arg("layout"), py::arg("sorted"), py::arg("touched_keys"),
-        py::arg("vertices"), py::arg("keys"), py::arg("vertex"), py::arg("links"), py::arg("room"),
-        py::arg("stream"));
-  m.def("feature_gradient", &feature_gradient, py::arg("wide"), py::arg("features"),
-        py::arg("d_weight"), py::arg("out"), py::arg("stream"));
-  m.def("filter_workspace", &filter_workspace, py::arg("wide"), py::arg("lattice"),
-        py::arg("images"), py::arg("channels"), py::arg("filters"));
-  m.def("filter", &filter, py::arg("wide"), py::arg("lattice"), py::arg("images"),
-        py::arg("channels"), py::arg("values"), py::arg("transpose"), py::arg("out"),
-        py::arg("workspace"), py::arg("stream"));
-  m.def("filter_weight_gradient", &filter_weight_gradient, py::arg("wide"), py::arg("lattice"),
-        py::arg("images"), py::arg("channels"), py::arg("values"), py::arg("cotangent"),
-        py::arg("transpose"), py::arg("out"), py::arg("workspace"), py::arg("stream"));
-  m.def("self_response", &self_response, py::arg("wide"), py::arg("lattice"), py::arg("cotangent"),
-        py::arg("out"), py::arg("stream"));
-  m.def("mean_field_workspace", &mean_field_workspace, py::arg("wide"), py::arg("storage"),
-        py::arg("model"), py::arg("saves"));
-  m.def("mean_field", &mean_field, py::arg("wide"), py::arg("storage"), py::arg("model"),
-        py::arg("logits"), py::arg("refined"), py::arg("saved"), py::arg("workspace"),
-        py::arg("stream"));
-  m.def("backward_workspace", &backward_workspace, py::arg("wide"), py::arg("model"),
-        py::arg("wanted"));
-  m.def("mean_field_backward", &mean_field_backward, py::arg("wide"), py::arg("model"),
-        py::arg("saved"), py::arg("d_refined"), py::arg("d_logits"), py::arg("d_coupling"),
-        py::arg("wanted"), py::arg("workspace"), py::arg("stream"));
-  m.def("gibbs_workspace", &gibbs_workspace, py::arg("batch"));
-  m.def("gibbs_sweep", &gibbs_sweep, py::arg("batch"), py::arg("workspace"), py::arg("stream"));
+      vertices, py::arg("entries"), py::arg("corners"), py::arg("quality"));
+  m.def("link", &link_vertices, layout, py::arg("sorted"), py::arg("touched_keys"), vertices, keys,
+        py::arg("vertex"), py::arg("links"), py::arg("room"), stream);
+  m.def("feature_gradient", &feature_gradient, wide, features, d_weight, out, stream);
+  m.def("filter_workspace", &filter_workspace, wide, lattice, images, channels, py::arg("filters"));
+  m.def("filter", &filter, wide, lattice, images, channels, values, transpose, out, workspace,
+        stream);
+  m.def("filter_weight_gradient", &filter_weight_gradient, wide, lattice, images, channels, values,
+        cotangent, transpose, out, workspace, stream);
+  m.def("self_response", &self_response, wide, lattice, cotangent, out, stream);
+  m.def("mean_field_workspace", &mean_field_workspace, wide, storage, model, py::arg("saves"));
+  m.def("mean_field", &mean_field, wide, storage, model, py::arg("logits"), py::arg("refined"),
+        saved, workspace, stream);
+  m.def("backward_workspace", &backward_workspace, wide, model, d_kernels);
+  m.def("mean_field_backward", &mean_field_backward, wide, model, saved, py::arg("d_refined"),
+        py::arg("d_logits"), py::arg("d_coupling"), d_kernels, workspace, stream);
+  m.def("gibbs_workspace", &gibbs_workspace, batch);
+  m.def("gibbs_sweep", &gibbs_sweep, batch, workspace, stream);
 }

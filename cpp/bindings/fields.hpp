@@ -15,7 +15,7 @@ namespace bindings {
 namespace py = pybind11;
 
 // A value that Python passed and the name of the argument or field, for messages.
-struct Named {
+struct __attribute__((visibility("hidden"))) Named {
   py::object value;
   const char* name;
 
@@ -40,10 +40,10 @@ inline Named field(const py::handle& of, PyObject* key, const char* name) {
   return {py::reinterpret_steal<py::object>(found), name};
 }
 
-#define DCRF_INTERNED(name)                                         \
-  [] {                                                              \
-    static PyObject* const key = PyUnicode_InternFromString(name);  \
-    return key;                                                     \
+#define DCRF_INTERNED(name)                                        \
+  [] {                                                             \
+    static PyObject* const key = PyUnicode_InternFromString(name); \
+    return key;                                                    \
   }()
 // The field `name` of the Python object `of`.
 #define DCRF_FIELD(of, name) ::bindings::field(of, DCRF_INTERNED(#name), #name)

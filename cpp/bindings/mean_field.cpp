@@ -139,8 +139,7 @@ class Batch {
     image.points = length(logits, 1);
     image.logits = data<T>(logits, {model.labels, image.points});
     if (!may_save_nothing || py::len(saved.value) > 0) {
-      image.saved =
-          data<T>(saved, {model.iterations, image.points, dcrf::row_width(model.labels)});
+      image.saved = data<T>(saved, {model.iterations, image.points, dcrf::row_width(model.labels)});
     }
     const auto list = as<List>(kernels);
     kernels.require(std::int64_t(list.size()) == kernels_, "as many as there are couplings");

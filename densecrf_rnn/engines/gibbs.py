@@ -59,6 +59,39 @@ class GibbsProblem:
                 raise ValueError(f"{name} has shape {array.shape} where {shape} is needed")
 
 
+class DeviceNeighbours(NamedTuple):
+    """Edge classes and their tables on a device; see Neighbours in cpp/core/gibbs.hpp."""
+
+    classes: int
+    labels: int
+    rows: int  # [2 classes, labels + 1, labels] float32
+    step: int  # [classes] int64, from a pixel to its neighbour in the padded labels
+
+
+class DeviceGibbsBatch(NamedTuple):
+    """A `GibbsProblem` on a device: arrays are addresses. See GibbsBatch in cpp/cuda/engine.hpp."""
+
+    images: int
+    height: int
+    width: int
+    neighbours: DeviceNeighbours
+    logits: int  # [B, H, W, L] float32
+    labels: int  # [B, H, W] int32
+    padded_size: int  # labels of an image with its margin,
+    padded_first: int  # index of the first pixel among them,
+    padded_stride: int  # and distance between rows
+    colours: int
+    step: int  # distance of pixels of a colour in a row
+    first: int  # [colours, colours] int32: first column of a colour in row mod colours, or -1
+    seed: int
+    chain: int  # [B] uint64
+    first_sweep: int  # [B] uint64
+    sweeps: int
+    inverse_temperature: int  # [S] float32
+    marginals: int  # [B, H, W, L] float64, or 0
+    changes: int  # [B, S] int64
+
+
 class GibbsEngine(Protocol):
     """A backend that samples grid CRFs; the results of all backends are bit-identical."""
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import engines, checks
+from ..engines import device as structs
 from ..params import QUALITIES
 from .tensors import Grid, Kernel, Lattice, is_given
 
@@ -30,12 +31,12 @@ class Call:
         self._kept: list[Tensor] = []
 
     @property
-    def stream(self) -> tuple[int, int]:
-        """Where work is queued: device and stream; (0, 0) for the serial launcher."""
+    def stream(self) -> structs.Stream:
+        """The current stream of the device; zeros for the serial launcher."""
         if self.device.type == "cpu":
-            return 0, 0
+            return structs.Stream(device=0, handle=0)
         stream = torch.cuda.current_stream(self.device)
-        return stream.device_index, stream.cuda_stream
+        return structs.Stream(device=stream.device_index, handle=stream.cuda_stream)
 
     def address(self, tensor: Tensor | None, dtype: torch.dtype | None = None) -> int:
         """Of a tensor that is read, contiguous or made so; 0 for None."""
@@ -65,18 +66,33 @@ class Call:
         """Address of so many bytes of scratch memory."""
         return self.empty(size, torch.uint8).data_ptr()
 
-    def lattice(self, lattice: Lattice) -> tuple[Any, ...]:
-        """A lattice as the native module takes it."""
+    def lattice(self, lattice: Lattice) -> structs.DeviceLattice:
+        """Return a lattice as the native module takes it."""
         images, points, corners = lattice.vertex.shape
-        return (
-            images,
-            points,
-            corners - 1,
-            self.address(lattice.vertex, torch.int32),
-            self.address(lattice.weight),
-            self.address(lattice.links, torch.int32),
-            lattice.links.numel(),
+        return structs.DeviceLattice(
+            images=images,
+            points=points,
+            dims=corners - 1,
+            vertex=self.address(lattice.vertex, torch.int32),
+            weight=self.address(lattice.weight),
+            links=self.address(lattice.links, torch.int32),
+            links_size=lattice.links.numel(),
         )
+
+
+def _features(features: Tensor) -> structs.DeviceFeatures:
+    """Return features [B, N, D] of any strides as the native module takes them."""
+    image, point, feature = features.stride()
+    images, points, dims = features.shape
+    return structs.DeviceFeatures(
+        data=features.data_ptr(),
+        image_stride=image,
+        point_stride=point,
+        feature_stride=feature,
+        images=images,
+        points=points,
+        dims=dims,
+    )
 
 
 def _on_its_device(function: Any) -> Any:
@@ -119,13 +135,13 @@ def lattice_build(native: Any, features: Tensor, quality: str, name: str) -> Lat
         checks.refuse_features(*(image.cpu().numpy() for image in features.detach()), name=name)
     vertex = features.new_empty(images, points, corners, dtype=torch.int32)
     weight = features.new_empty(images, points, corners)
-    view = (features.data_ptr(), features.stride(), tuple(features.shape))
     keys = call.empty(layout.words * entries, torch.int64)
     if entries > 0:
+        view = _features(features)
         native.locate(call.wide, view, layout, call.room(weight), keys.data_ptr(), call.stream)
     corner_keys = _sorted(call, layout, entries, keys)
     touched = _distinct(call, layout, corner_keys)
-    vertices, all_keys = corner_keys[1], touched
+    vertices, all_keys = corner_keys.distinct, touched
     if quality == "filled":
         around = vertices * (2 * corners + 1)
         if around >= 2**31:
@@ -136,19 +152,19 @@ def lattice_build(native: Any, features: Tensor, quality: str, name: str) -> Lat
         keys = call.empty(layout.words * around, torch.int64)
         native.surround(layout, vertices, touched.data_ptr(), keys.data_ptr(), call.stream)
         every = _sorted(call, layout, around, keys)
-        vertices, all_keys = every[1], _distinct(call, layout, every)
+        vertices, all_keys = every.distinct, _distinct(call, layout, every)
     size = native.links_size(vertices, entries, corners, QUALITIES.index(quality))
     links = features.new_zeros(size, dtype=torch.int32)
     if entries > 0:
         begins, chunk_count, chunks_before = torch.zeros(
             3, vertices, dtype=torch.int32, device=features.device
         )
-        room = (
-            call.empty(corner_keys[1], torch.int32).data_ptr(),
-            call.room(begins, torch.int32),
-            call.room(chunk_count, torch.int32),
-            call.room(chunks_before, torch.int32),
-            call.workspace(native.scratch_size(vertices)),
+        room = structs.LinkRoom(
+            vertex_of=call.empty(corner_keys.distinct, torch.int32).data_ptr(),
+            begins=call.room(begins, torch.int32),
+            chunk_count=call.room(chunk_count, torch.int32),
+            chunks_before=call.room(chunks_before, torch.int32),
+            scratch=call.workspace(native.scratch_size(vertices)),
         )
         native.link(
             layout,
@@ -175,21 +191,20 @@ def _key_layout(native: Any, features: Tensor) -> Any:
     return native.key_layout(features.dtype == torch.float64, least, greatest, max(images, 1))
 
 
-_Sorted = tuple[int, int, int, int, int]  # count, distinct, and the addresses of what follows
-
-
-def _sorted(call: Call, layout: Any, count: int, keys: Tensor) -> _Sorted:
+def _sorted(call: Call, layout: Any, count: int, keys: Tensor) -> structs.SortedKeys:
     """Keys [words, count] with their order and numbers."""
     order, number = call.empty(count, torch.int32), call.empty(count, torch.int32)
-    addresses = (keys.data_ptr(), order.data_ptr(), number.data_ptr())
+    addresses = {"keys": keys.data_ptr(), "order": order.data_ptr(), "number": number.data_ptr()}
     scratch = call.workspace(call.native.scratch_size(count))
-    distinct = call.native.number_keys(layout, count, *addresses, scratch, call.stream)
-    return (count, distinct, *addresses)
+    distinct = call.native.number_keys(
+        layout, count, **addresses, scratch=scratch, stream=call.stream
+    )
+    return structs.SortedKeys(entries=count, distinct=distinct, **addresses)
 
 
-def _distinct(call: Call, layout: Any, keys: _Sorted) -> Tensor:
+def _distinct(call: Call, layout: Any, keys: structs.SortedKeys) -> Tensor:
     """The distinct ones of sorted keys, [words, distinct]."""
-    out = call.empty(layout.words * keys[1], torch.int64)
+    out = call.empty(layout.words * keys.distinct, torch.int64)
     call.native.distinct_keys(layout, keys, out.data_ptr(), call.stream)
     return out
 
@@ -201,10 +216,8 @@ def feature_gradient(native: Any, features: Tensor, d_weight: Tensor) -> Tensor:
     if out.numel() == 0:
         return out
     call = Call(native, features)
-    view = (features.data_ptr(), features.stride(), tuple(features.shape))
-    native.feature_gradient(
-        call.wide, view, call.address(d_weight), call.room(out), call.stream
-    )
+    arrays = (call.address(d_weight), call.room(out))
+    native.feature_gradient(call.wide, _features(features), *arrays, call.stream)
     return out
 
 
@@ -264,27 +277,49 @@ def _model(
     grid: Grid,
     grid_scales: Sequence[Tensor],
     iterations: int,
-) -> tuple[Any, ...]:
-    """A mean field as the native module takes it."""
+) -> structs.DeviceModel:
+    """Return a mean field as the native module takes it."""
 
-    def addresses(scales: Sequence[Tensor], images: int) -> list[int]:
-        return [call.address(s.expand(images, -1, -1)) if is_given(s) else 0 for s in scales]
+    names = ("before", "after", "diagonal")
 
-    tuples: list[tuple[Any, ...]] = []
+    def addresses(scales: Sequence[Tensor], images: int) -> dict[str, int]:
+        given = [call.address(s.expand(images, -1, -1)) if is_given(s) else 0 for s in scales]
+        return dict(zip(names, given, strict=False))  # a grid may have no scales of its own
+
+    found: list[structs.DeviceKernel] = []
     for kernel in kernels:
         scales = (kernel.before, kernel.after, kernel.diagonal)
         own = addresses(scales, len(kernel.lattice.vertex))
-        tuples.append((call.lattice(kernel.lattice), (), *own, False))
+        found.append(
+            structs.DeviceKernel(
+                lattice=call.lattice(kernel.lattice), axes=(), grid_scales_per_image=False, **own
+            )
+        )
     if grid.size is not None:
-        axes, common = _grid_tables(_grid_key(grid), logits.dtype, logits.device)
-        tables = [
-            (*numbers, *(call.address(t, t.dtype) for t in tensors)) for numbers, tensors in axes
+        tables, common = _grid_tables(_grid_key(grid), logits.dtype, logits.device)
+        axes = [
+            structs.DeviceGridAxis(
+                **sizes, **{name: call.address(t, t.dtype) for name, t in tensors.items()}
+            )
+            for sizes, tensors in tables
         ]
-        own = addresses(grid_scales, len(logits)) or [call.address(scale) for scale in common]
-        tuples.append((None, tables, *own, len(grid_scales) > 0))
+        own = addresses(grid_scales, len(logits)) or {
+            name: call.address(scale) for name, scale in zip(names, common, strict=True)
+        }
+        per_image = len(grid_scales) > 0
+        found.append(
+            structs.DeviceKernel(lattice=None, axes=axes, grid_scales_per_image=per_image, **own)
+        )
     images, labels, points = logits.shape
-    width = engines.row_width(labels)
-    return images, points, labels, width, iterations, call.address(coupling), tuples
+    return structs.DeviceModel(
+        images=images,
+        points=points,
+        labels=labels,
+        width=engines.row_width(labels),
+        iterations=iterations,
+        coupling=call.address(coupling),
+        kernels=found,
+    )
 
 
 def _grid_key(grid: Grid) -> Grid:
@@ -304,14 +339,15 @@ def _grid_tables(grid: Grid, dtype: torch.dtype, device: torch.device) -> tuple[
     axes = []
     for axis, splat, slice_ in zip(kernel.axes, kernel.splat, kernel.slice, strict=True):
         first = np.searchsorted(axis.cell, np.arange(axis.cells + 1))
-        tensors = (
-            on_device(axis.cell, torch.int32),
-            on_device(first, torch.int32),
-            on_device(splat),
-            on_device(slice_),
-            on_device(axis.band),
-        )
-        axes.append(((len(axis.cell), axis.cells, len(axis.band) // 2), tensors))
+        sizes = {"size": len(axis.cell), "cells": axis.cells, "radius": len(axis.band) // 2}
+        tensors = {
+            "cell": on_device(axis.cell, torch.int32),
+            "first": on_device(first, torch.int32),
+            "splat": on_device(splat),
+            "slice": on_device(slice_),
+            "band": on_device(axis.band),
+        }
+        axes.append((sizes, tensors))
     scales = (kernel.before, kernel.after, kernel.diagonal)
     return axes, [None if scale is None else on_device(scale) for scale in scales]
 
@@ -422,10 +458,13 @@ def mean_field_backward(
         mean_field(native, *problem, storage, saved)
     call = Call(native, logits)
     model = _model(call, logits, coupling, kernels, grid, grid_scales, iterations)
-    places = [tuple(0 if t is None else call.room(t) for t in parts) for parts in wanted]
-    places += [(0, 0, 0, 0)] * (len(model[-1]) - len(places))
-    workspace = call.workspace(native.backward_workspace(call.wide, model, places))
+    d_kernels = [
+        structs.DeviceGradient(*(0 if t is None else call.room(t) for t in parts))
+        for parts in wanted
+    ]
+    d_kernels += [structs.DeviceGradient()] * (len(model.kernels) - len(d_kernels))
+    workspace = call.workspace(native.backward_workspace(call.wide, model, d_kernels))
     arrays = (saved, d_refined, d_logits, d_coupling)
     addresses = [call.address(saved), call.address(d_refined), *map(call.room, arrays[2:])]
-    native.mean_field_backward(call.wide, model, *addresses, places, workspace, call.stream)
+    native.mean_field_backward(call.wide, model, *addresses, d_kernels, workspace, call.stream)
     return d_logits, d_coupling

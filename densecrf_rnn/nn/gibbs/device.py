@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..._typing import Array
+from ...engines.gibbs import Colouring, DeviceGibbsBatch, DeviceNeighbours
 from ...gibbs.neighbourhood import ends
 from ..device import Call
 
@@ -33,7 +34,7 @@ def gibbs_sweep(
     labels: Tensor,
     tables: Tensor,
     offsets: Array,
-    colours: tuple[int, int, int],
+    colours: Colouring,
     seed: int,
     chains: Sequence[int],
     first_sweep: Sequence[int],
@@ -56,32 +57,38 @@ def gibbs_sweep(
     # left of a row is the margin of the row before.
     down, right = (int(n) for n in np.abs(offsets).max(0, initial=0))
     stride = width + right
-    margin = ((height + 2 * down) * stride + right, right + down * stride, stride)
     steps = offsets.astype(np.int64) @ np.array([stride, 1])
     # psi_c(., l) for each l, then psi_c(l, .); a row of zeros is that of "nothing".
     tables_both_ways = torch.nn.functional.pad(torch.cat([tables.mT, tables]), (0, 0, 0, 1))
     in_order = logits.movedim(1, -1).contiguous()
     step, first = _stripes(colours)
     on_device = labels.contiguous()
-    batch = (
-        images,
-        height,
-        width,
-        count,
-        margin,
-        (colours[2], step, given(first, torch.int32)),
-        call.address(tables_both_ways),
-        given(steps, torch.int64),
-        len(offsets),
-        call.address(in_order),
-        call.room(on_device, torch.int32),
-        seed,
-        given(_words(chains), torch.int64),
-        given(_words(first_sweep), torch.int64),
-        len(inverse_temperature),
-        given(inverse_temperature, torch.float32),
-        0 if sums is None else call.room(sums, torch.float64),
-        call.room(changes, torch.int64),
+    neighbours = DeviceNeighbours(
+        classes=len(offsets),
+        labels=count,
+        rows=call.address(tables_both_ways),
+        step=given(steps, torch.int64),
+    )
+    batch = DeviceGibbsBatch(
+        images=images,
+        height=height,
+        width=width,
+        neighbours=neighbours,
+        logits=call.address(in_order),
+        labels=call.room(on_device, torch.int32),
+        padded_size=(height + 2 * down) * stride + right,
+        padded_first=right + down * stride,
+        padded_stride=stride,
+        colours=colours.m,
+        step=step,
+        first=given(first, torch.int32),
+        seed=seed,
+        chain=given(_words(chains), torch.int64),
+        first_sweep=given(_words(first_sweep), torch.int64),
+        sweeps=len(inverse_temperature),
+        inverse_temperature=given(inverse_temperature, torch.float32),
+        marginals=0 if sums is None else call.room(sums, torch.float64),
+        changes=call.room(changes, torch.int64),
     )
     with torch.cuda.device(logits.device) if logits.is_cuda else nullcontext():
         native.gibbs_sweep(batch, call.workspace(native.gibbs_workspace(batch)), call.stream)
@@ -95,7 +102,7 @@ def _words(numbers: Sequence[int]) -> Array:
     return np.array(numbers, np.uint64).view(np.int64)
 
 
-def _stripes(colours: tuple[int, int, int]) -> tuple[int, Array]:
+def _stripes(colours: Colouring) -> tuple[int, Array]:
     """How far apart pixels of a colour are in a row, and the first, [colour, row mod m], or -1."""
     a, b, m = colours
     step = m // math.gcd(a, m)
