@@ -10,6 +10,7 @@ from measure import ROWS, Row
 from problems import PERSON
 
 from densecrf_rnn import CRFParams, samples
+from densecrf_rnn.params import QUALITIES
 
 torch = pytest.importorskip("torch")
 
@@ -72,7 +73,7 @@ def test_exact_time(name):
     assert out.isfinite().all() and gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("quality", ["standard", "symmetric", "filled"])
+@pytest.mark.parametrize("quality", QUALITIES)
 @pytest.mark.parametrize("name", PARAMS)
 def test_lattice_error_on_a_photograph(name, quality):
     logits, image, _ = photograph()

@@ -11,6 +11,7 @@ from measure import ROWS, Case, Row, compare
 from problems import TIGHT, VOLUME, WIDE, Problem
 
 from densecrf_rnn import refine
+from densecrf_rnn.params import QUALITIES, SPATIAL_FILTERS
 from densecrf_rnn.reference import dense
 
 PARAMS = {"wide": WIDE, "tight": TIGHT}
@@ -31,14 +32,14 @@ def forward(name, problem, iterations=5, with_textbook=False, **options):
     compared = peers.cases(peers.forward(iterations))
     if with_textbook:
         compared.append(Case("textbook", partial(textbook.forward, iterations=iterations)))
-    for spatial in ("lattice", "grid"):
+    for spatial in SPATIAL_FILTERS:
         work = partial(ours, iterations=iterations, spatial=spatial)
         compared += [Case(f"ours, {spatial}", work, threads) for threads in (1, 2)]
     size = "x".join(map(str, problem.size))
     case = f"forward {size} {name} L={problem.labels} T={iterations}"
     outcomes = compare(case, problem, compared, peer=peers.NAME, **options)
 
-    for spatial in ("lattice", "grid"):
+    for spatial in SPATIAL_FILTERS:
         one, two = (outcomes[f"ours, {spatial}", threads] for threads in (1, 2))
         np.testing.assert_array_equal(one.value, two.value)
         two.row.note = "bit-identical to 1 thread"
@@ -78,7 +79,7 @@ def test_quality(name):
     """Measure the cost of the lattice qualities; docs/accuracy.md shows their gain."""
     cases = [
         Case(quality, partial(ours, iterations=5, quality=quality))
-        for quality in ("standard", "symmetric", "filled")
+        for quality in QUALITIES
     ]
     compare(f"quality 500x500 {name} L=21 T=5", Problem(params=PARAMS[name]), cases, "standard", 5)
 
@@ -112,7 +113,7 @@ def exact(problem, threads, iterations):
 def test_crop_on_which_the_dense_oracle_fits():
     problem = Problem(size=(64, 64))
     cases = [Case("dense oracle", partial(exact, iterations=5))]
-    for spatial in ("lattice", "grid"):
+    for spatial in SPATIAL_FILTERS:
         cases.append(Case(f"ours, {spatial}", partial(ours, iterations=5, spatial=spatial)))
     case = "forward 64x64 wide L=21 T=5"
     outcomes = compare(case, problem, cases, peer="dense oracle", runs=3, warm_up=False)

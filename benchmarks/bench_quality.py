@@ -8,6 +8,7 @@ from measure import ROWS, Row
 from problems import WIDE
 
 from densecrf_rnn import CRFParams, metrics, refine, samples
+from densecrf_rnn.params import SPATIAL_FILTERS
 
 ITERATIONS = 10
 PARAMS = {
@@ -48,7 +49,7 @@ def test_refined(name):
             .argmax(0)
             for s in pairs()
         ]
-        for spatial in ("grid", "lattice")
+        for spatial in SPATIAL_FILTERS
     }  # fmt: skip
     differ = np.mean([(a != b).mean() for a, b in zip(*labels.values(), strict=True)])
     grid, lattice = map(score, labels.values())

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from densecrf_rnn import engines
+from densecrf_rnn.engines import registry
 
 try:
     hypothesis = importlib.import_module("hypothesis")
@@ -46,15 +47,15 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def pytest_generate_tests(metafunc):
-    """Every engine for `backend`; those of tensors alone too where torch is tested."""
+    """Run tests with `backend` on each engine; tests of tensors on the serial launcher as well."""
     if "backend" in metafunc.fixturenames:
         tensors = metafunc.module.__name__.startswith("test_nn_")
-        metafunc.parametrize("backend", ["cpu", "numba"] + ["serial"] * tensors, indirect=True)
+        metafunc.parametrize("backend", [*registry._ENGINES] + ["serial"] * tensors, indirect=True)
 
 
 @pytest.fixture
 def backend(request):
-    """The name of each engine; skipped, with the engine's own reason, where it cannot run."""
+    """Name of an engine; the test is skipped with the engine's reason where it cannot run."""
     reason = engines.why_unavailable(request.param)
     if reason is not None:
         pytest.skip(reason)
@@ -63,8 +64,8 @@ def backend(request):
 
 @pytest.fixture
 def both_backends():
-    """For tests that compare the native engine with the Numba reference."""
-    for name in ("cpu", "numba"):
+    """Skip a test that compares the native engine with the Numba reference where one is absent."""
+    for name in registry._ENGINES:
         reason = engines.why_unavailable(name)
         if reason is not None:
             pytest.skip(reason)
@@ -77,8 +78,8 @@ def dtype(request):
 
 @pytest.fixture(scope="session")
 def shared_data():
-    """The folder of large data sets beside the repository."""
+    """The folder of large data sets next to the repository."""
     folder = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("the data sets are not here (no folder ../shared/data beside the repository)")
+        pytest.skip("the data sets are not here (no folder ../shared/data next to the repository)")
     return folder.resolve()

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as npst
 
 from densecrf_rnn import CRFParams, files, samples
+from densecrf_rnn.files import arrays as array_files
 from densecrf_rnn.files import halves
 from densecrf_rnn.files.record import FolderInUseError, Record, checksum
 from densecrf_rnn.params import NORMALIZATIONS, QUALITIES
@@ -64,8 +65,13 @@ def write_tiff(path, array):
 
 WRITERS = {
     ".npy": write_npy, ".npz": write_npz, ".NPZ": write_compressed, ".pt": write_pt,
-    ".safetensors": write_safetensors, ".h5": write_h5, ".zarr": write_zarr, ".tif": write_tiff,
+    ".pth": write_pt, ".safetensors": write_safetensors, ".h5": write_h5, ".hdf5": write_h5,
+    ".zarr": write_zarr, ".tif": write_tiff,
 }  # fmt: skip
+
+
+def test_every_kind_of_array_file_is_tested():
+    assert set(array_files._READERS) == set(files.pairs.ARRAYS) <= set(WRITERS)
 
 
 # --- logits --------------------------------------------------------------------------------------

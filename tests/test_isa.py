@@ -12,7 +12,7 @@ import densecrf_rnn
 from densecrf_rnn import engines
 
 NAMES = ("baseline", "avx2", "avx512")
-IMPORT = "from densecrf_rnn import CRFParams, engines, refine, samples"
+IMPORT = "from densecrf_rnn import CRFParams, engines, params, refine, samples"
 REFINE = f"""
 import sys
 import numpy as np
@@ -22,7 +22,7 @@ sample = samples.load("2007_000033")
 image, logits = sample.image[60:190, 200:361], sample.logits[:, 60:190, 200:361]
 results = {{
     spatial: refine(logits, image, CRFParams(spatial=spatial), backend="cpu")
-    for spatial in ("grid", "lattice")
+    for spatial in params.SPATIAL_FILTERS
 }}
 np.savez(sys.argv[1], **results)
 print(engines.native_isa())

@@ -11,7 +11,7 @@ import nn_problems as make  # noqa: E402
 
 from densecrf_rnn import CRFRNN, CRFParams, engines, samples  # noqa: E402
 from densecrf_rnn.nn.functional import mean_field  # noqa: E402
-from densecrf_rnn.params import NORMALIZATIONS  # noqa: E402
+from densecrf_rnn.params import NORMALIZATIONS, SPATIAL_FILTERS  # noqa: E402
 
 ENGINE = "serial"
 pytestmark = pytest.mark.skipif(
@@ -44,7 +44,7 @@ def test_marginals_of_a_photograph_stay_near_those_of_float32(params, storage):
 
 
 @pytest.mark.parametrize("labels", [1, 2, 5, 9])
-@pytest.mark.parametrize("spatial", ["grid", "lattice"])
+@pytest.mark.parametrize("spatial", SPATIAL_FILTERS)
 @pytest.mark.parametrize("quality", ["standard", "symmetric"])
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_every_kind_of_kernel_stays_near_float32(labels, spatial, quality, normalization):

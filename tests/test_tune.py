@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import densecrf_rnn
 from densecrf_rnn import CRFParams, engines, metrics, refine, tuning
 from densecrf_rnn.inference.mean_field import infer
+from densecrf_rnn.params import FEATURE_ORDERS, SPATIAL_FILTERS
 from densecrf_rnn.tuning import Task, confusions, cross_validate, tune
 
 optuna = pytest.importorskip("optuna")
@@ -303,7 +304,7 @@ def test_one_lattice_serves_several_settings(monkeypatch):
 
 @given(
     seed=st.integers(0, 2**32 - 1),
-    spatial=st.sampled_from(("grid", "lattice")),
+    spatial=st.sampled_from(SPATIAL_FILTERS),
     masked=st.booleans(),
 )
 def test_kept_lattices_change_no_bit(seed, spatial, masked):
@@ -316,7 +317,7 @@ def test_kept_lattices_change_no_bit(seed, spatial, masked):
             theta_alpha=rng.choice([3.0, 10.0]), theta_beta=rng.choice([5.0, 20.0]),
             theta_gamma=rng.choice([1.0, 2.0]), w_bilateral=rng.random(), spatial=spatial,
             normalization=rng.choice(["after", "symmetric"]).item(),
-            self_term=bool(rng.integers(2)), feature_order=rng.choice(["xy", "yx"]).item(),
+            self_term=bool(rng.integers(2)), feature_order=rng.choice(FEATURE_ORDERS).item(),
             quality=rng.choice(["standard", "symmetric"]).item(),
         )  # fmt: skip
         once, again = (
