@@ -1,23 +1,25 @@
-// One Gibbs conditional of a grid CRF, as every engine computes it to the bit: scores in float32 in
-// one order of operations (so without fused multiply-adds), weights and their sums in whole
-// numbers. densecrf_rnn/reference/gibbs.py is its definition.
+// The Gibbs conditional of one pixel of a grid CRF. All engines compute it bit-identically: scores
+// in float32 in a fixed order of operations, without fused multiply-adds; probabilities as
+// unnormalised integer weights, whose sum does not depend on the order.
+// densecrf_rnn/reference/gibbs.py defines it.
 #pragma once
 
+#include <cfloat>
 #include <cstdint>
 
 #include "softmax.hpp"
 
 namespace dcrf {
 
-// What a pixel's conditional is made of. Labels lie in an image with a margin of "nothing", the
-// label L, whose row in every table is 0: so neither borders nor masks need a branch.
+// Edge classes and their tables. The image of labels is padded: pixels outside the image or the
+// mask have the extra label L, whose table rows are 0, so that borders and masks need no branch.
 struct Neighbours {
-  int classes = 0, labels = 0;
-  int width = 0;  // numbers from one row of a table to the next, at least L
-  // [2 C, L + 1, width]: rows of edges that begin at the pixel, psi_c(., l), then of those that end
-  // there, psi_c(l, .).
+  int classes = 0, labels = 0;  // C, L
+  int width = 0;                // stride of the table rows in elements, at least L
+  // [2 C, L + 1, width], indexed by edge class and the neighbour's label l: C tables psi_c(., l)
+  // for the neighbour at +offset, then C tables psi_c(l, .) for the one at -offset.
   const float* rows = nullptr;
-  const std::int64_t* step = nullptr;  // [C], from a pixel to its neighbour, with the margin
+  const std::int64_t* step = nullptr;  // [C], the offsets as steps in the padded image of labels
 
   DCRF_HOST_DEVICE inline const float* row(int index, int label) const {
     return rows + (std::int64_t(index) * (labels + 1) + label) * width;
@@ -26,7 +28,7 @@ struct Neighbours {
 
 using Label = std::uint16_t;
 
-// The score of one label of the pixel at `here`.
+// Return the score of one label at a pixel; `here` points to the pixel's label in the padded image.
 DCRF_HOST_DEVICE inline float score(const Neighbours& of, float logit, const Label* here,
                                     int label) {
   float outward = logit, inward = 0;
@@ -37,18 +39,27 @@ DCRF_HOST_DEVICE inline float score(const Neighbours& of, float logit, const Lab
   return outward + inward;
 }
 
-// The weight of the likeliest label: so large that the weights of all sum to below 2^32.
+constexpr int kWeightBits = 24;  // of the largest weight: a float32 holds it exactly
+
+// Return the weight of the most probable label: 2^kWeightBits, or less with more than 255 labels so
+// that the sum of all weights stays below 2^32.
 DCRF_HOST_DEVICE inline float weight_scale(int labels) {
   int length = 0;
   while (labels >> length != 0) ++length;
-  return float(std::uint32_t(1) << (length <= 8 ? 24 : 32 - length));
+  const int room = 32 - length;
+  return float(std::uint32_t(1) << (room < kWeightBits ? room : kWeightBits));
 }
 
-// What the random word falls on: between 0 and the sum of the weights.
+// Return whether sweeps at this inverse temperature take the most probable label (ICM): infinity.
+DCRF_HOST_DEVICE inline bool is_greedy(float beta) { return beta > FLT_MAX; }
+
+// Map a random word to 0..total - 1. The drawn label is the first whose cumulative weight is
+// larger.
 DCRF_HOST_DEVICE inline std::uint32_t threshold(std::uint32_t word, std::uint32_t total) {
   return std::uint32_t((std::uint64_t(word) * total) >> 32);
 }
 
+// Return the integer weight of a label, rounded towards 0; `greatest` is the largest score.
 DCRF_HOST_DEVICE inline std::uint32_t weight(float score, float greatest, float beta, float scale) {
   return std::uint32_t(exponential((score - greatest) * beta) * scale);
 }

@@ -9,6 +9,10 @@
 
 namespace dcrf {
 
+constexpr int kPhiloxRounds = 10;
+constexpr std::uint32_t kPhiloxFactor0 = 0xD2511F53u, kPhiloxFactor1 = 0xCD9E8D57u;
+constexpr std::uint32_t kPhiloxKeyStep0 = 0x9E3779B9u, kPhiloxKeyStep1 = 0xBB67AE85u;
+
 struct Philox {
   std::uint32_t word[4];
 };
@@ -21,15 +25,15 @@ DCRF_HOST_DEVICE inline std::uint32_t upper_product(std::uint32_t a, std::uint32
 // Encrypt the counter c0..c3 with the key k0, k1. The constants are those of the paper.
 DCRF_HOST_DEVICE inline Philox philox(std::uint32_t c0, std::uint32_t c1, std::uint32_t c2,
                                       std::uint32_t c3, std::uint32_t k0, std::uint32_t k1) {
-  for (int round = 0; round < 10; ++round) {
-    const std::uint32_t high0 = upper_product(0xD2511F53u, c0), low0 = 0xD2511F53u * c0;
-    const std::uint32_t high1 = upper_product(0xCD9E8D57u, c2), low1 = 0xCD9E8D57u * c2;
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    const std::uint32_t high0 = upper_product(kPhiloxFactor0, c0), low0 = kPhiloxFactor0 * c0;
+    const std::uint32_t high1 = upper_product(kPhiloxFactor1, c2), low1 = kPhiloxFactor1 * c2;
     c0 = high1 ^ c1 ^ k0;
     c1 = low1;
     c2 = high0 ^ c3 ^ k1;
     c3 = low0;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+    k0 += kPhiloxKeyStep0;
+    k1 += kPhiloxKeyStep1;
   }
   return {{c0, c1, c2, c3}};
 }

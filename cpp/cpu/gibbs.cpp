@@ -15,19 +15,20 @@
 namespace dcrf {
 namespace {
 
-constexpr std::int64_t kPixelsPerChunk = 4096;  // when logits are laid out
-constexpr std::int64_t kPixelsPerPart = 128;    // of one colour: too few, and threads only wait
+constexpr std::int64_t kPixelsPerChunk = 4096;  // in the parallel loop that transposes logits
+constexpr std::int64_t kPixelsPerPart = 128;    // of one colour; with fewer, threads mostly wait
 
+// Return the number of labels padded to a width that the loops use.
 int gibbs_width(int labels) {
   constexpr int kHalf = kGibbsLanes / 2;
   return labels <= kHalf ? kHalf : (labels + kGibbsLanes - 1) / kGibbsLanes * kGibbsLanes;
 }
 
-// Labels with a margin of "nothing", as wide as the longest edge: above and below the image, and on
-// one side, for what lies left of a row is the margin of the row before.
+// Layout of the padded image of labels. Its margin is as wide as the longest offset, above, below
+// and to the right of the image; the margin to the left of a row is that of the row before.
 struct Padded {
-  std::int64_t rows = 0, columns = 0;  // of the margin
-  std::int64_t stride = 0, size = 0;
+  std::int64_t rows = 0, columns = 0;   // width of the margin
+  std::int64_t stride = 0, size = 0;    // of a row and of the whole, in elements
 
   explicit Padded(const GibbsBatch& batch) {
     for (int c = 0; c < batch.classes; ++c) {
@@ -37,12 +38,13 @@ struct Padded {
     stride = batch.width + columns;
     size = (batch.height + 2 * rows) * stride + columns;
   }
+  // Return the index of the first pixel of a row.
   std::int64_t at(std::int64_t row) const { return columns + (rows + row) * stride; }
 };
 
-// Rows repeat after m of them.
+// Return the columns that each colour takes in a row, [colour, row mod m].
 std::vector<GibbsStripe> stripes(const GibbsBatch& batch) {
-  std::vector<GibbsStripe> found(std::size_t(batch.m) * batch.m);  // [colour, row mod m]
+  std::vector<GibbsStripe> found(std::size_t(batch.m) * batch.m);
   const int step = batch.m / std::gcd(batch.a, batch.m);
   for (int row = 0; row < batch.m; ++row) {
     for (int x = 0; x < step; ++x) {
@@ -54,7 +56,7 @@ std::vector<GibbsStripe> stripes(const GibbsBatch& batch) {
   return found;
 }
 
-// psi_c(., l), then psi_c(l, .), as core/gibbs.hpp wants them.
+// Return Neighbours::rows.
 Buffer<float> table_rows(const GibbsBatch& batch, int width) {
   const int labels = batch.labels;
   const std::int64_t size = 2 * std::int64_t(batch.classes) * (labels + 1) * width;
@@ -74,7 +76,7 @@ Buffer<float> table_rows(const GibbsBatch& batch, int width) {
   return rows;
 }
 
-// The columns of those, if labels and "nothing" fit into a vector.
+// Return GibbsPass::columns, or null if the L + 1 labels do not fit into one vector.
 Buffer<float> table_columns(const GibbsBatch& batch, int width, const float* rows) {
   const int labels = batch.labels, tables = 2 * batch.classes;
   if (labels >= kGibbsLanes) return nullptr;
@@ -90,26 +92,29 @@ Buffer<float> table_columns(const GibbsBatch& batch, int width, const float* row
   return columns;
 }
 
-// Some rows of an image. They may be drawn in the next colour once they and all parts within reach
-// of their edges have been drawn in the last one, so threads wait for their neighbours alone.
+// A range of rows of an image. Its next colour may be drawn once the part itself and all parts that
+// its edges lead to have finished the previous colour. There is no barrier for the whole image.
 struct alignas(64) Part {
   std::int64_t begin = 0, end = 0;       // rows
-  int first = 0, last = 0;               // parts within reach
-  std::atomic<std::int64_t> colours{0};  // drawn so far, over all sweeps
-  std::atomic<bool> taken{false};        // being drawn
+  int first = 0, last = 0;               // the parts that edges lead to
+  std::atomic<std::int64_t> colours{0};  // number of colours finished, over all sweeps
+  std::atomic<bool> taken{false};        // whether a thread is drawing it
 };
 
-// Two parts next to each other, which one thread goes on with while it can, for its caches hold
-// them. It draws first the one beside the pair that is drawn at the same time, and has that of the
-// other to draw before it could have to wait.
+// Two adjacent parts, which one thread keeps as long as it can, because they are in its caches.
+// Even pairs begin with their second part and odd pairs with their first. So the two sides of a
+// border are drawn at about the same time, and each thread has its other part to draw before it
+// might wait.
 struct alignas(64) Pair {
   Part part[2];
-  std::atomic<const void*> owner{nullptr};  // the thread that drew in it last
+  std::atomic<const void*> owner{nullptr};  // identifies the thread that last drew a part of it
 };
+
+// The parts of an image and which of them may be drawn.
 
 class Parts {
  public:
-  // One part, or two for each thread.
+  // Divide `rows` into 1 part or an even number of them; `reach` is the longest edge, in rows.
   Parts(std::int64_t rows, std::int64_t reach, int parts, std::int64_t colours)
       : pairs_((parts + 1) / 2), colours_(colours) {
     for (int i = 0; i < parts; ++i) {
@@ -124,11 +129,12 @@ class Parts {
     }
   }
 
-  // A part that may be drawn, now this thread's. There always is one or will be: that which has the
-  // fewest colours. So any number of threads, one included, gets to the end.
+  // Wait for a part that may be drawn and take it. Prefer this thread's own pairs, then pairs that
+  // nobody has drawn, then any. The part with the fewest finished colours can always be drawn, so
+  // any number of threads makes progress.
   Part& take() {
-    static thread_local char me;
-    constexpr int kPatience = 256;  // before it takes what was another thread's
+    static thread_local char me;    // its address identifies the thread
+    constexpr int kPatience = 256;  // tries before a part of another thread's pair is taken
     for (int spin = 0;; ++spin) {
       for (const Owner owner : {kMe, kNobody, kAnybody}) {
         if (owner == kAnybody && spin < kPatience) continue;
@@ -143,6 +149,7 @@ class Parts {
     }
   }
 
+  // Release a part whose colour is finished.
   static void give_back(Part& part) {
     part.colours.fetch_add(1, std::memory_order_release);
     part.taken.store(false, std::memory_order_release);
@@ -168,6 +175,7 @@ class Parts {
     return nullptr;
   }
 
+  // Return whether the next colour of a part may be drawn.
   bool ready(const Part& part) {
     const std::int64_t drawn = part.colours.load(std::memory_order_acquire);
     bool all = part.end > part.begin && drawn < colours_;
@@ -180,6 +188,7 @@ class Parts {
   std::int64_t colours_;
 };
 
+// The data of a batch in the layouts of the loops.
 class Sweeper {
  public:
   Sweeper(const GibbsBatch& batch, std::int32_t* labels, double* marginals, std::int64_t* changes)
@@ -198,7 +207,7 @@ class Sweeper {
     neighbours_ = {batch.classes, batch.labels, width_, rows_.get(), steps_.data()};
   }
 
-  // All sweeps of one image.
+  // Run all sweeps of one image.
   void run(std::int64_t image, int threads) const {
     const std::int64_t height = batch_.height, width = batch_.width;
     std::vector<Label> padded(padded_.size, Label(batch_.labels));
@@ -224,12 +233,12 @@ class Sweeper {
   }
 
  private:
-  // All colours of all sweeps.
+  // Draw all colours of all sweeps in the padded image of labels.
   void draw_all(std::int64_t image, int threads, Label* padded, const float* logits) const {
     const std::int64_t most = batch_.height * batch_.width / (batch_.m * 2 * kPixelsPerPart);
     const std::int64_t pairs = std::min({most, batch_.height / 2, std::int64_t(threads)});
-    const int parties = int(std::max<std::int64_t>(pairs, 1));  // more would only wait
-    const int count = parties > 1 ? 2 * parties : 1;
+    const int parties = int(std::max<std::int64_t>(pairs, 1));  // more threads would only wait
+    const int count = parties > 1 ? 2 * parties : 1;            // of parts
     const std::int64_t colours = std::int64_t(batch_.sweeps) * batch_.m;
     Parts parts(batch_.height, padded_.rows, count, colours);
     std::vector<std::atomic<std::int64_t>> changed(batch_.sweeps);
@@ -242,9 +251,9 @@ class Sweeper {
     std::copy(changed.begin(), changed.end(), changes_ + image * batch_.sweeps);
   }
 
-  // Logits [L, N] of an image to [N, width], for a range of pixels.
+  // Transpose the logits [L, N] of an image to [N, width], for a range of pixels.
   void by_pixels(std::int64_t image, std::int64_t begin, std::int64_t end, float* out) const {
-    constexpr std::int64_t kBlock = 16;  // pixels of one cache line
+    constexpr std::int64_t kBlock = 16;  // pixels in one cache line of the input
     const std::int64_t pixels = batch_.height * batch_.width;
     const float* const in = batch_.logits + image * batch_.labels * pixels;
     for (std::int64_t first = begin; first < end; first += kBlock) {
@@ -260,7 +269,7 @@ class Sweeper {
     }
   }
 
-  // The pixels of one colour in a range of rows.
+  // Draw the pixels of one colour in a range of rows; return how many labels changed.
   std::int64_t draw(std::int64_t image, int sweep, int colour, std::int64_t begin, std::int64_t end,
                     Label* padded, const float* logits) const {
     std::vector<float> scores(width_);

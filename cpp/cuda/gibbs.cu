@@ -6,14 +6,16 @@ namespace dcrf {
 namespace cuda {
 namespace {
 
-constexpr std::int64_t kMostThreads = 1 << 18;  // bounds the scratch memory
+constexpr std::int64_t kMostThreads = 1 << 18;  // limits the scratch memory
 
+// Return the number of threads for the pixels of one colour.
 std::int64_t threads_for(const GibbsBatch& batch, int lanes) {
   const std::int64_t items =
       batch.images * batch.height * ((batch.width + batch.step - 1) / batch.step);
   return items * lanes < kMostThreads ? items * lanes : kMostThreads;
 }
 
+// Build the program with its scratch in the workspace.
 GibbsSweep prepared(const GibbsBatch& batch, Workspace& workspace) {
   GibbsSweep program;
   program.batch = batch;

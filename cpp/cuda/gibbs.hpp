@@ -1,5 +1,6 @@
-// The Gibbs sweep as a program: colour after colour with a barrier between, a group of lanes for
-// each pixel. The arithmetic is core/gibbs.hpp, so labels are those of the CPU engine to the bit.
+// The Gibbs sweep as a program: one colour after another with a barrier between, and a group of
+// lanes for each pixel. The arithmetic is that of core/gibbs.hpp, so that labels are bit-identical
+// to those of the CPU engine.
 #pragma once
 
 #include "../core/gibbs.hpp"
@@ -12,16 +13,16 @@ namespace cuda {
 
 struct GibbsSweep {
   GibbsBatch batch;
-  Label* padded = nullptr;  // [B, batch.padded_size], labels with a margin of "nothing"
-  float* scores = nullptr;  // [groups of lanes, L], scratch
+  Label* padded = nullptr;  // [B, batch.padded_size], padded images of labels
+  float* scores = nullptr;  // [groups of lanes, L], scratch for scores, then for weights
   int lane_count = 1;
   float scale = 1;
 
   DCRF_DEVICE void operator()(World& world) const {
     const Lanes lanes(world, lane_count);
     const std::int64_t pixels = batch.height * batch.width;
-    const Label nothing = Label(batch.neighbours.labels);
-    for_each(world, batch.images * batch.padded_size, [&](std::int64_t i) { padded[i] = nothing; });
+    const Label masked = Label(batch.neighbours.labels);
+    for_each(world, batch.images * batch.padded_size, [&](std::int64_t i) { padded[i] = masked; });
     for_each(world, batch.images * batch.sweeps, [&](std::int64_t i) { batch.changes[i] = 0; });
     world.sync();
     for_each(world, batch.images * pixels, [&](std::int64_t p) {
@@ -47,13 +48,13 @@ struct GibbsSweep {
   }
 
  private:
-  // Where the label of a pixel lies.
+  // Return a pointer to the label of a pixel in its padded image.
   DCRF_DEVICE Label* here(std::int64_t image, std::int64_t pixel) const {
     return padded + image * batch.padded_size + batch.padded_first +
            pixel / batch.width * batch.padded_stride + pixel % batch.width;
   }
 
-  // Each lane has some labels, in order.
+  // Draw one pixel by a group of lanes. Each lane handles a range of labels, in the order of ranks.
   DCRF_DEVICE void draw(const World& world, const Lanes& lanes, std::int64_t image,
                         std::int64_t pixel, int sweep) const {
     const Neighbours& of = batch.neighbours;
@@ -66,7 +67,7 @@ struct GibbsSweep {
     float* const score_of = scores + world.rank() / lanes.size() * of.labels;
     const float* const logits =
         batch.logits + (image * batch.height * batch.width + pixel) * of.labels;
-    float greatest = -3.0e38f;  // below any score
+    float greatest = -FLT_MAX;
     for (int l = begin; l < end; ++l) {
       const float found = score(of, logits[l], own, l);
       score_of[l] = found;
@@ -74,8 +75,8 @@ struct GibbsSweep {
     }
     greatest = lanes.greatest(greatest);
     const float beta = batch.inverse_temperature[sweep];
-    const bool greedy = beta > 3.0e38f;
-    int lowest = of.labels;  // of the likeliest labels
+    const bool greedy = is_greedy(beta);
+    int lowest = of.labels;  // of the most probable labels
     std::uint32_t sum = 0;
     for (int l = begin; l < end; ++l) {
       if (greedy) {
@@ -83,7 +84,7 @@ struct GibbsSweep {
         continue;
       }
       const std::uint32_t w = weight(score_of[l], greatest, beta, scale);
-      score_of[l] = float(w);  // exactly: it is a float, cut to a whole number
+      score_of[l] = float(w);  // exact: w is at most 2^kWeightBits
       sum += w;
     }
     int drawn = -1;

@@ -1,4 +1,4 @@
-// Batches of grid CRFs that own their arrays, and their sweeps by definition: one pixel after
+// Random batches of grid CRFs that own their arrays, and serial sweeps over them: one pixel after
 // another, with the scalar functions of core/.
 #pragma once
 
@@ -19,7 +19,7 @@ struct GibbsScene {
   std::vector<float> inverse_temperature{1.0f, 0.4f, std::numeric_limits<float>::infinity()};
   dcrf::GibbsBatch batch;
 
-  // Every fifth pixel or so takes no part.
+  // Mask out about a fifth of the pixels.
   GibbsScene(std::int64_t images, std::int64_t height, std::int64_t width, int count,
              std::vector<std::int32_t> vectors, int a, int b, int m)
       : offsets(std::move(vectors)) {
@@ -71,7 +71,7 @@ struct GibbsScene {
     return out;
   }
 
-  // In the order of the colours, or against it within each.
+  // Draw one colour after another, the pixels of each in raster order or backwards.
   Result run_serially(bool backwards) const {
     Result out = empty();
     const std::int64_t pixels = batch.height * batch.width;
@@ -123,7 +123,7 @@ struct GibbsScene {
     std::vector<std::uint32_t> weights(count);
     std::uint32_t total = 0;
     for (int l = 0; l < count; ++l) {
-      weights[l] = beta > 1e38f
+      weights[l] = dcrf::is_greedy(beta)
                        ? total == 0 && scores[l] == greatest
                        : dcrf::weight(scores[l], greatest, beta, dcrf::weight_scale(count));
       total += weights[l];

@@ -1,4 +1,4 @@
-// The Gibbs program on the serial launcher: the labels of the CPU engine, to the bit.
+// The Gibbs program on the serial launcher draws labels bit-identical to those of the CPU engine.
 #include "cuda_problems.hpp"
 #include "gibbs_problems.hpp"
 
@@ -6,7 +6,7 @@ using namespace tests;
 
 namespace {
 
-// As nn/sampling_device.py hands them over.
+// Lay out the batch as nn/gibbs/device.py does and run the program.
 GibbsScene::Result run_program(const GibbsScene& scene) {
   const dcrf::GibbsBatch& of = scene.batch;
   const std::int64_t pixels = of.height * of.width;

@@ -1,5 +1,5 @@
-// Gibbs sweeps: random numbers as published, and every instruction set and number of threads gives
-// the labels of a scalar sweep, one pixel after another.
+// Gibbs sweeps: random numbers are those published, and every instruction set and number of threads
+// draws the labels of a serial scalar sweep.
 #include "gibbs_problems.hpp"
 
 using namespace tests;
@@ -38,8 +38,8 @@ TEST(sweeps_of_odd_images_and_neighbourhoods) {
   check_sweeps(GibbsScene(3, 1, 1, 2, {}, 0, 0, 1));
   check_sweeps(GibbsScene(1, 9, 4, 6, {8, -3, -1, 0}, 0, 1, 2));  // whole rows of one colour
   check_sweeps(GibbsScene(2, 13, 11, 3, {0, 2, 5, 1}, 1, 1, 4));
-  check_sweeps(GibbsScene(1, 67, 150, 2, {0, 1, 1, 0}, 1, 1, 2));  // several parts
-  check_sweeps(GibbsScene(1, 67, 150, 3, {20, 3, 1, 0}, 1, 1, 2));  // edges over several of them
+  check_sweeps(GibbsScene(1, 67, 150, 2, {0, 1, 1, 0}, 1, 1, 2));  // several parts of rows
+  check_sweeps(GibbsScene(1, 67, 150, 3, {20, 3, 1, 0}, 1, 1, 2));  // over several parts
 }
 
 TEST(statistics_count_each_edge_once) {

@@ -1,6 +1,6 @@
-// Compiled once per instruction set, and like loops.cpp without functions of the standard library.
-// Drawing a label is a long chain of dependent steps, so a few pixels of a colour, which do not
-// depend on each other, go through it side by side.
+// Compiled once per instruction set and, like loops.cpp, without functions of the standard library.
+// Drawing a label is a long chain of dependent instructions. Pixels of one colour do not depend on
+// each other, so several are drawn at a time to overlap their chains.
 #include "gibbs.hpp"
 
 #include "../../core/philox.hpp"
@@ -14,11 +14,11 @@ namespace dcrf::DCRF_ISA {
 
 namespace {
 
-constexpr int kBlock = 16;  // pixels whose random words are made together
+constexpr int kBlock = 16;  // pixels whose random words are computed together
 
-constexpr int kWide = kGibbsLanes;  // pixels that are drawn side by side where labels are few
+constexpr int kWide = kGibbsLanes;  // pixels per vector in draw_across
 
-// Whether lanes of a register can be exchanged as lanes of another say, in one step.
+// Whether one instruction permutes the lanes of a vector by the indices in another.
 #ifdef __clang__
 constexpr bool kLooksUp = false;
 #else
@@ -28,7 +28,7 @@ constexpr bool kLooksUp = DCRF_PACK_BYTES >= 32;
 template <int N>
 using Words = Pack<std::uint32_t, N>;
 
-// Some pixels that are to be drawn.
+// Pixels to draw.
 struct Block {
   int count = 0;
   Label* label[kBlock];
@@ -38,10 +38,10 @@ struct Block {
 
 using Eight = Words<8>;
 
-// Both halves of the products of words with a number.
+// Multiply each word by a number; return the upper and the lower 32 bits of the products.
 DCRF_INLINE void multiply(const Eight& words, std::uint32_t by, Eight& high, Eight& low) {
 #ifdef __AVX2__
-  // Compilers see no way from a loop to this instruction, which multiplies every second word.
+  // Compilers do not generate _mm256_mul_epu32, which multiplies every second word, from a loop.
   const __m256i factor = _mm256_set1_epi64x(by), all = (__m256i)words;
   const __m256i even = _mm256_mul_epu32(all, factor);
   const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(all, 32), factor);
@@ -53,8 +53,8 @@ DCRF_INLINE void multiply(const Eight& words, std::uint32_t by, Eight& high, Eig
 #endif
 }
 
-// The random words of a block: random_word of core/philox.hpp. Several vectors side by side, for
-// each is one long chain.
+// Compute random_word() of core/philox.hpp for each pixel of a block. The rounds of one vector are
+// a dependent chain, so those of several vectors are interleaved.
 DCRF_INLINE void add_words(const GibbsPass& pass, Block& block) {
   constexpr int kVectors = kBlock / 8;
   Eight c0[kVectors], c1[kVectors], c2[kVectors], c3[kVectors];
@@ -65,24 +65,25 @@ DCRF_INLINE void add_words(const GibbsPass& pass, Block& block) {
     c3[i] = Eight{} + std::uint32_t(pass.chain >> 32);
   }
   std::uint32_t k0 = std::uint32_t(pass.seed), k1 = std::uint32_t(pass.seed >> 32);
-  for (int round = 0; round < 10; ++round) {
+  for (int round = 0; round < kPhiloxRounds; ++round) {
     DCRF_UNROLL
     for (int i = 0; i < kVectors; ++i) {
       Eight high0, low0, high1, low1;
-      multiply(c0[i], 0xD2511F53u, high0, low0);
-      multiply(c2[i], 0xCD9E8D57u, high1, low1);
+      multiply(c0[i], kPhiloxFactor0, high0, low0);
+      multiply(c2[i], kPhiloxFactor1, high1, low1);
       c0[i] = high1 ^ c1[i] ^ k0;
       c1[i] = low1;
       c2[i] = high0 ^ c3[i] ^ k1;
       c3[i] = low0;
     }
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+    k0 += kPhiloxKeyStep0;
+    k1 += kPhiloxKeyStep1;
   }
   for (int i = 0; i < kVectors; ++i) __builtin_memcpy(block.word + 8 * i, &c0[i], sizeof c0[i]);
 }
 
-// The scores of N * Packs labels of P pixels, from the label `first` on.
+// Compute the scores of labels first .. first + N * Packs - 1 at P pixels, those of the block from
+// `at` on.
 template <int N, int Packs, int P>
 DCRF_INLINE void add_neighbours(const GibbsPass& pass, const Block& block, int at, int first,
                                 Pack<float, N> (&scores)[P][Packs]) {
@@ -121,7 +122,7 @@ DCRF_INLINE void add_neighbours(const GibbsPass& pass, const Block& block, int a
   }
 }
 
-// weight() of core/gibbs.hpp for several labels.
+// Vector version of weight() of core/gibbs.hpp.
 template <int N>
 DCRF_INLINE Words<N> weights_of(const GibbsPass& pass, const Pack<float, N>& scores,
                                 const Pack<float, N>& greatest) {
@@ -129,7 +130,7 @@ DCRF_INLINE Words<N> weights_of(const GibbsPass& pass, const Pack<float, N>& sco
   return (Words<N>)__builtin_convertvector(p, Pack<std::int32_t, N>);
 }
 
-// The pack with its lanes moved up by `By`, and zeros below.
+// Return the pack with its lanes moved up by `By` and zeros in the lanes below.
 template <int N, int By>
 DCRF_INLINE Words<N> moved_up(const Words<N>& a) {
   Pack<std::int32_t, N> from;
@@ -143,7 +144,7 @@ DCRF_INLINE Words<N> moved_up(const Words<N>& a) {
 #endif
 }
 
-// Sums up to each lane.
+// Return the sum of lanes 0..i in each lane i.
 template <int N>
 DCRF_INLINE Words<N> cumulative(Words<N> a) {
   a += moved_up<N, 1>(a);
@@ -157,6 +158,7 @@ DCRF_INLINE std::uint32_t sum_of(const Words<N>& a) {
   return cumulative<N>(a)[N - 1];
 }
 
+// Add the conditional of a pixel to its marginals.
 DCRF_INLINE void add_marginal(const GibbsPass& pass, std::uint32_t pixel,
                               const std::uint32_t* weights, std::uint32_t total) {
   const int labels = pass.neighbours.labels;
@@ -165,7 +167,7 @@ DCRF_INLINE void add_marginal(const GibbsPass& pass, std::uint32_t pixel,
   for (int l = 0; l < labels; ++l) sum[l] += double(weights[l]) * share;
 }
 
-// Draws P pixels whose labels fit into registers.
+// Draw P pixels from `at` on; all N * Packs scores of a pixel stay in registers.
 template <int N, int Packs, int P>
 DCRF_INLINE void draw(const GibbsPass& pass, const Block& block, int at, std::uint32_t* weights,
                       Label* drawn) {
@@ -195,7 +197,8 @@ DCRF_INLINE void draw(const GibbsPass& pass, const Block& block, int at, std::ui
   }
 }
 
-// The likeliest label of one pixel, the lowest if there are several; or any number of labels.
+// Draw one pixel with any number of labels, through scratch in memory. At infinite beta the lowest
+// of the most probable labels is taken.
 template <int N>
 DCRF_INLINE Label draw_in_memory(const GibbsPass& pass, const Block& block, int at, float* scores,
                                  std::uint32_t* weights) {
@@ -209,7 +212,7 @@ DCRF_INLINE Label draw_in_memory(const GibbsPass& pass, const Block& block, int 
   }
   greatest = max_lanes<float, N>(greatest);
   std::uint32_t total = 0;
-  if (pass.beta == __builtin_inff()) {
+  if (is_greedy(pass.beta)) {
     for (int l = 0; l < of.labels; ++l) {
       weights[l] = total == 0 && scores[l] == greatest[0];
       total += weights[l];
@@ -228,6 +231,7 @@ DCRF_INLINE Label draw_in_memory(const GibbsPass& pass, const Block& block, int 
   return Label(drawn);
 }
 
+// Return table[index[i]] in each lane i.
 DCRF_INLINE Pack<float, kWide> look_up(const float* table, const Pack<std::int32_t, kWide>& index) {
 #ifdef __clang__
   Pack<float, kWide> out{};
@@ -238,9 +242,8 @@ DCRF_INLINE Pack<float, kWide> look_up(const float* table, const Pack<std::int32
 #endif
 }
 
-// Draws as many pixels as a table's column has entries when L labels and "nothing" fit into a
-// register: a lane holds a pixel, not a label, and an entry of a table is found by exchanging
-// lanes.
+// Draw kWide pixels at once, where each lane holds a pixel instead of a label. The table entries
+// for the neighbours' labels, at most kWide, are looked up by a permutation of lanes.
 template <int L>
 DCRF_INLINE void draw_across(const GibbsPass& pass, const Block& block, int at, Label* drawn) {
   using Index = Pack<std::int32_t, kWide>;
@@ -292,12 +295,12 @@ DCRF_INLINE void draw_across(const GibbsPass& pass, const Block& block, int at, 
   }
 }
 
-// Packs 0: any number of labels, and the likeliest label; -L: L labels in draw_across. How many
-// labels changed.
+// Draw the pixels of a block and empty it; return how many labels changed. Packs > 0 selects
+// draw(), 0 draw_in_memory() and -L draw_across<L>().
 template <int N, int Packs, int P>
 DCRF_INLINE std::int64_t draw_block(const GibbsPass& pass, Block& block, float* scores,
                                     std::uint32_t* weights) {
-  for (int i = block.count; i < kBlock; ++i) {  // drawn, and forgotten
+  for (int i = block.count; i < kBlock; ++i) {  // fill the block; these draws are discarded
     block.label[i] = block.label[0];
     block.pixel[i] = block.pixel[0];
   }
@@ -310,7 +313,7 @@ DCRF_INLINE std::int64_t draw_block(const GibbsPass& pass, Block& block, float* 
       drawn[i] = draw_in_memory<N>(pass, block, i, scores, weights);
   } else if (pass.marginals == nullptr) {
     for (int i = 0; i < block.count; i += P) draw<N, Packs, P>(pass, block, i, weights, drawn + i);
-  } else {  // each adds to the sums of its pixel, once
+  } else {  // one by one: pixels that fill the block must not be added to the marginals
     for (int i = 0; i < block.count; ++i) draw<N, Packs, 1>(pass, block, i, weights, drawn + i);
   }
   std::int64_t changed = 0;
@@ -322,10 +325,11 @@ DCRF_INLINE std::int64_t draw_block(const GibbsPass& pass, Block& block, float* 
   return changed;
 }
 
+// Draw the pixels of a range of rows by draw_block().
 template <int N, int Packs, int P>
 DCRF_INLINE std::int64_t draw_rows(const GibbsPass& pass, std::int64_t begin, std::int64_t end,
                                    float* scores, std::uint32_t* weights) {
-  const Label nothing = Label(pass.neighbours.labels);
+  const Label masked = Label(pass.neighbours.labels);
   Block block;
   std::int64_t changed = 0;
   for (std::int64_t y = begin; y < end; ++y) {
@@ -335,7 +339,7 @@ DCRF_INLINE std::int64_t draw_rows(const GibbsPass& pass, std::int64_t begin, st
     for (std::int64_t x = stripe.first; x < pass.width; x += stripe.step) {
       block.label[block.count] = row + x;
       block.pixel[block.count] = std::uint32_t(y * pass.width + x);
-      block.count += row[x] != nothing;
+      block.count += row[x] != masked;
       if (block.count == kBlock) changed += draw_block<N, Packs, P>(pass, block, scores, weights);
     }
   }
@@ -345,9 +349,9 @@ DCRF_INLINE std::int64_t draw_rows(const GibbsPass& pass, std::int64_t begin, st
 
 std::int64_t gibbs_rows(const GibbsPass& pass, std::int64_t begin, std::int64_t end, float* scores,
                         std::uint32_t* weights) {
-  // Vectors as wide as registers: two make up kGibbsLanes where those are narrow.
+  // N labels fill a register; K registers hold kGibbsLanes labels.
   constexpr int N = kLanes<float>, K = kGibbsLanes / N, kNarrow = kGibbsLanes / 2;
-  if (pass.beta == __builtin_inff() || pass.neighbours.width > 4 * kGibbsLanes)
+  if (is_greedy(pass.beta) || pass.neighbours.width > 4 * kGibbsLanes)
     return draw_rows<kNarrow, 0, 1>(pass, begin, end, scores, weights);
   if constexpr (kLooksUp) {
     switch (pass.neighbours.labels) {

@@ -1,44 +1,44 @@
-// The hot loop of the Gibbs sweep: pixels of one colour in some rows. Compiled without fused
-// multiply-adds for every instruction set, so that all give the same bits.
+// The inner loop of the Gibbs sweep: pixels of one colour in a range of rows. It is compiled for
+// every instruction set without fused multiply-adds, so that results are bit-identical.
 #pragma once
 
 #include "../../core/gibbs.hpp"
 
 namespace dcrf {
 
-// The pixels of one colour in a row: first, first + step, ... ; none if step is 0.
+// The columns of one colour in a row: first, first + step, ... ; none if step is 0.
 struct GibbsStripe {
   std::int64_t first = 0, step = 0;
 };
 
-// One image, one colour, one sweep, as the loop sees them.
+// Arguments of the inner loop for one image, colour and sweep.
 struct GibbsPass {
-  Neighbours neighbours;                 // width: a multiple of kGibbsLanes, as that of the logits
-  const float* columns = nullptr;        // [2 C, L, kGibbsLanes]: of the same tables, the columns,
-                                         // if a column fits
-  const float* logits = nullptr;         // [H, W, width]; -infinity beyond the labels
-  Label* labels = nullptr;               // of the first pixel, with the margin around
-  std::int64_t stride = 0;               // from a row of labels to the next
-  std::int64_t width = 0;                // W
-  const GibbsStripe* stripes = nullptr;  // [m], of the rows from the first on; then again
+  Neighbours neighbours;           // width is a multiple of kGibbsLanes, or kGibbsLanes / 2
+  const float* columns = nullptr;  // [2 C, L, kGibbsLanes], the same tables with the neighbour's
+                                   // label last; null if L + 1 labels do not fit into a vector
+  const float* logits = nullptr;   // [H, W, neighbours.width]; -infinity from label L on
+  Label* labels = nullptr;         // label of the first pixel, in the padded image
+  std::int64_t stride = 0;         // of a row of the padded image, in elements
+  std::int64_t width = 0;          // W
+  const GibbsStripe* stripes = nullptr;  // [m], indexed by row mod m
   int m = 1;
-  double* marginals = nullptr;  // [H, W, L], added to; null: not wanted
+  double* marginals = nullptr;  // [H, W, L], the conditionals are added to it; may be null
   std::uint64_t seed = 0, chain = 0;
   std::uint32_t sweep = 0;
-  float beta = 1;  // inverse temperature; infinity: the likeliest label
-  float scale = 1;
+  float beta = 1;  // inverse temperature; infinity takes the most probable label
+  float scale = 1;  // weight_scale(L)
 };
 
-constexpr int kGibbsLanes = 8;  // labels in one vector; rows of up to 4 labels have half of one
+constexpr int kGibbsLanes = 8;  // labels per vector; up to 4 labels use half a vector
 
 struct GibbsLoops {
-  // Draws the labels of a range of rows; how many changed. Scratch: scores [width], weights
-  // [width].
+  // Draw the labels of a range of rows and return how many changed. `scores` and `weights` are
+  // scratch of neighbours.width elements.
   std::int64_t (*rows)(const GibbsPass& pass, std::int64_t begin, std::int64_t end, float* scores,
                        std::uint32_t* weights);
 };
 
-// The table for this processor.
+// Return the loops compiled for this processor's instruction set.
 const GibbsLoops& gibbs_loops();
 
 }  // namespace dcrf
