@@ -112,7 +112,7 @@ def test_the_score_is_its_definition(case):
     logits, tables, y, mask = small_case(case)
     wild = y if mask is None else np.where(mask, y, -7)  # outside the mask anything may stand
     found = gibbs.score(logits, wild, tables, OFFSETS, mask=mask)
-    assert found == pytest.approx(reference.energy(logits, y, tables, OFFSETS, mask), abs=1e-4)
+    assert found == pytest.approx(reference.score(logits, y, tables, OFFSETS, mask), abs=1e-4)
 
 
 def test_energy_is_an_alias_of_score():
@@ -139,7 +139,7 @@ def test_conditional_is_the_ratio_of_scores(case):
     energies = []
     for label in range(len(logits)):
         y[pixel] = label
-        energies.append(reference.energy(logits, y, tables, OFFSETS, mask))
+        energies.append(reference.score(logits, y, tables, OFFSETS, mask))
     exact = np.exp(np.array(energies) - max(energies))
     np.testing.assert_allclose(p[:, 1, 2], exact / exact.sum(), atol=1e-5)
     by_definition = reference.conditional(logits, y, tables, OFFSETS, pixel, mask)

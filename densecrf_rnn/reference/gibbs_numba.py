@@ -1,6 +1,6 @@
-"""The Gibbs sweep in Numba, colour by colour: the engine where no native module was compiled.
+"""The Gibbs sweep in Numba, one colour after another: the engine without a native module.
 
-The arithmetic of gibbs.py step by step, so the same bits. Serial on purpose.
+Each step is that of reference/gibbs.py, so that results are bit-identical. It is serial.
 """
 
 import math
@@ -9,29 +9,32 @@ import numpy as np
 
 from .._typing import Array
 from .compiled import compiled
-from .gibbs import weight_scale
+from .gibbs import PHILOX_FACTORS, PHILOX_KEY_STEPS, PHILOX_ROUNDS, weight_scale
 
 
 @compiled
 def philox(counter, key):
-    """Four random words of a counter [4] and a key [2], in place of the counter; all uint32."""
+    """Replace a counter [4] by its four random words; counter and key [2] are uint32."""
     c0, c1, c2, c3 = counter[0], counter[1], counter[2], counter[3]
     k0, k1 = key[0], key[1]
-    for _ in range(10):
-        first = np.uint64(0xD2511F53) * np.uint64(c0)
-        second = np.uint64(0xCD9E8D57) * np.uint64(c2)
+    for _ in range(PHILOX_ROUNDS):
+        first = np.uint64(PHILOX_FACTORS[0]) * np.uint64(c0)
+        second = np.uint64(PHILOX_FACTORS[1]) * np.uint64(c2)
         c0 = np.uint32(second >> np.uint64(32)) ^ c1 ^ k0
         c1 = np.uint32(second & np.uint64(0xFFFFFFFF))
         c2 = np.uint32(first >> np.uint64(32)) ^ c3 ^ k1
         c3 = np.uint32(first & np.uint64(0xFFFFFFFF))
-        k0 = np.uint32(k0 + np.uint32(0x9E3779B9))
-        k1 = np.uint32(k1 + np.uint32(0xBB67AE85))
+        k0 = np.uint32(k0 + np.uint32(PHILOX_KEY_STEPS[0]))
+        k1 = np.uint32(k1 + np.uint32(PHILOX_KEY_STEPS[1]))
     counter[0], counter[1], counter[2], counter[3] = c0, c1, c2, c3
 
 
 @compiled
 def _exponential(x, cell, bits):
-    """exp of a float32 up to 0; `cell` [1] float32 and `bits` its view as uint32 are scratch."""
+    """Return exp(x) of a float32 x <= 0.
+
+    `cell` [1] float32 and its uint32 view `bits` are scratch.
+    """
     magic = np.float32(12583039.0)
     clamped = x if x > np.float32(-88.0) else np.float32(-88.0)
     shifted = np.float32(clamped * np.float32(1.44269504)) + magic
@@ -54,14 +57,14 @@ def _sweep(
     logits, labels, tables, offsets, a, b, m, step, key, chain, number, beta, scale, marginals,
     scratch,
 ):
-    """One sweep of one image; how many labels changed. `marginals` is empty where not wanted."""
+    """Sweep one image once; return the number of changed labels. `marginals` may be empty."""
     count, height, width = logits.shape
     greedy = np.isinf(beta)
     outward, inward, weight, counter, cell, bits = scratch
     changed = 0
     for colour in range(m):
         for row in range(height):
-            first = 0  # a colour comes again every `step` columns, or is not in this row
+            first = 0  # a colour repeats every `step` columns or does not occur in this row
             while first < step and (a * first + b * row) % m != colour:
                 first += 1
             for column in range(first, width if first < step else 0, step):
@@ -79,16 +82,16 @@ def _sweep(
                     if 0 <= y < height and 0 <= x < width and labels[y, x] >= 0:
                         for label in range(count):
                             inward[label] += tables[c, labels[y, x], label]
-                likeliest = 0
+                best = 0
                 for label in range(count):
                     outward[label] += inward[label]
-                    if outward[label] > outward[likeliest]:
-                        likeliest = label
-                greatest = outward[likeliest]
+                    if outward[label] > outward[best]:
+                        best = label
+                greatest = outward[best]
                 total = 0
                 for label in range(count):
                     if greedy:
-                        weight[label] = int(label == likeliest)
+                        weight[label] = int(label == best)
                     else:
                         p = _exponential((outward[label] - greatest) * beta, cell, bits)
                         weight[label] = int(p * scale)
@@ -125,7 +128,7 @@ def sweep(
     marginals: Array | None,
     changes: Array,
 ) -> None:
-    """Sweep a batch of images; shapes as in `engines.gibbs.GibbsProblem`."""
+    """Sweep a batch of images; arguments as in `engines.gibbs.GibbsProblem`."""
     count = logits.shape[1]
     key = np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32)
     cell = np.zeros(1, np.float32)
@@ -146,7 +149,7 @@ def sweep(
 
 @compiled
 def statistics(labels, offsets, counts):
-    """Add to counts [C, L, L] the pairs of labels [B, H, W] at the ends of edges."""
+    """Add the label pairs of all edges of labels [B, H, W] to counts [C, L, L]."""
     images, height, width = labels.shape
     for c in range(len(offsets)):
         for image in range(images):
