@@ -26,9 +26,8 @@ from network import UNet
 from torch import Tensor, nn
 
 from densecrf_rnn import CRFRNN, CRFParams, GibbsCRF
-from densecrf_rnn.gibbs.convergence import diagnose
 from densecrf_rnn.files import replaced
-from densecrf_rnn.gibbs.neighbourhood import sparse_neighbourhood
+from densecrf_rnn.gibbs import diagnose, sparse_neighbourhood
 from densecrf_rnn.nn import ChainStore
 
 BATCH = 4
