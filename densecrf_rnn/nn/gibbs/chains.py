@@ -15,7 +15,7 @@ from ..._atomic import replaced
 from ...gibbs.checks import SEED_BITS
 from .sampling import float32_logits, start
 
-INDEX_BITS = 63  # an image's index fits torch.int64
+IMAGE_BITS = 63  # an image's index fits torch.int64
 
 
 @dataclass
@@ -265,7 +265,7 @@ def _numbers(index: Any, images: int) -> list[int]:
             "image in the data set"
         )
     numbers = [
-        checks.count(f"index[{i}]", n, 0, below_power=INDEX_BITS) for i, n in enumerate(given)
+        checks.count(f"index[{i}]", n, 0, below_power=IMAGE_BITS) for i, n in enumerate(given)
     ]
     if len(set(numbers)) != len(numbers):
         raise ValueError("index holds an image twice; a batch may hold each image once")
