@@ -42,8 +42,7 @@ def confusion_matrix(truth: Array, prediction: Array, labels: int, ignore: int =
     >>> confusion_matrix(np.array([0, 1, 255]), np.array([0, 0, 1]), 2).tolist()
     [[1, 0], [1, 0]]
     """
-    if truth.shape != prediction.shape:
-        raise ValueError(f"truth has shape {truth.shape} but prediction {prediction.shape}")
+    _check_shapes(truth, prediction)
     scored = truth != ignore
     t = truth[scored].astype(np.int64)
     p = prediction[scored].astype(np.int64)
@@ -86,8 +85,7 @@ def border_distance(truth: Array, limit: int) -> Array:
     >>> border_distance(np.array([[0, 0, 0, 1, 1, 1, 1]]), limit=3).tolist()
     [[2.0, 1.0, 0.0, 0.0, 1.0, 2.0, inf]]
     """
-    if limit < 1:
-        raise ValueError(f"limit is {limit}; it must be at least 1 pixel")
+    _check_pixels("limit", limit)
     far = limit**2
     squared: Array = np.full(truth.shape, far, np.int64 if far > 2**30 else np.int32)
     for axis in range(truth.ndim):
@@ -140,8 +138,7 @@ def trimap(truth: Array, width: int) -> Array:
     >>> trimap(np.array([[0, 0, 0, 1, 1, 1, 1]]), width=2).astype(int).tolist()
     [[0, 1, 1, 1, 1, 0, 0]]
     """
-    if width < 1:
-        raise ValueError(f"width is {width}; it must be at least 1 pixel")
+    _check_pixels("width", width)
     return np.isfinite(border_distance(truth, width))
 
 
@@ -172,19 +169,27 @@ def trimap_confusions(
     >>> trimap_confusions(truth, prediction, [1, 3], labels=2).tolist()
     [[[1, 0], [1, 0]], [[2, 1], [1, 0]]]
     """
-    if truth.shape != prediction.shape:
-        raise ValueError(f"truth has shape {truth.shape} but prediction {prediction.shape}")
+    _check_shapes(truth, prediction)
     out = np.zeros((len(widths), labels, labels), np.int64)
     if not len(widths):
         return out
     for width in widths:
-        if width < 1:
-            raise ValueError(f"a width is {width}; it must be at least 1 pixel")
+        _check_pixels("a width", width)
     distance = border_distance(truth, max(widths))
     for confusion, width in zip(out, widths):
         band = distance < width
         confusion[:] = confusion_matrix(truth[band], prediction[band], labels, ignore)
     return out
+
+
+def _check_shapes(truth: Array, prediction: Array) -> None:
+    if truth.shape != prediction.shape:
+        raise ValueError(f"truth has shape {truth.shape} but prediction {prediction.shape}")
+
+
+def _check_pixels(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} is {value}; it must be at least 1 pixel")
 
 
 # --- scores --------------------------------------------------------------------------------------

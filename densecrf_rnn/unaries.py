@@ -110,9 +110,8 @@ def logits_from_probabilities(probabilities: Array, floor: float = 1e-5) -> Arra
         if not (low >= 0 and high <= 1):  # NaN fails both
             found = "NaN" if np.isnan(low) else f"{low!s}..{high!s}"
             raise ValueError(
-                f"probabilities holds {found}; they must lie in 0..1: np.clip them if rounding "
-                "put them slightly outside, divide by their sum over the labels if they are not "
-                "normalised, and use logits as they are"
+                f"probabilities holds {found}; they must lie in 0..1, so np.clip rounding "
+                "errors, or divide by the sum over the labels; logits need no conversion"
             )
     else:
         raise TypeError(

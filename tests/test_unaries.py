@@ -93,12 +93,25 @@ def test_what_is_no_probability_is_refused(wrong):
         unaries.logits_from_probabilities(np.array([[wrong], [0.5]]))
 
 
+def test_probabilities_that_rounding_put_outside_are_told_exactly_and_can_be_clipped():
+    p = np.array([[1.0000001], [0.0]], np.float32)
+    with pytest.raises(ValueError, match=r"holds 0\.0\.\.1\.0000001; .*np\.clip"):
+        unaries.logits_from_probabilities(p)
+    assert unaries.logits_from_probabilities(np.clip(p, 0, 1))[0, 0] == 0
+    unaries.logits_from_probabilities(p / p.sum(0))
+
+
 def test_probabilities_of_other_integers_are_refused():
     with pytest.raises(TypeError, match="int64"):
         unaries.logits_from_probabilities(np.array([[0], [1]]))
 
 
 # --- temperature, subsets ------------------------------------------------------------------------
+
+
+def test_former_names_are_the_same_functions():
+    assert unaries.softened is unaries.scale_temperature
+    assert unaries.of_classes is unaries.select_classes
 
 
 @given(scores, st.floats(0.1, 10))

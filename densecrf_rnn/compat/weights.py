@@ -107,7 +107,10 @@ def load_crfasrnn_pytorch(crf: "CRFRNN", state_dict: Mapping[str, Any]) -> Conve
       compatibility <- crfrnn.compatibility_matrix, negated: that package adds what ours subtracts
       ignored score_fr.weight: not a parameter of the CRF
     """
-    _check_kind("state_dict", state_dict, Mapping, "a mapping of names to tensors")
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(
+            f"state_dict is {type(state_dict).__name__}; it must be a mapping of names to tensors"
+        )
     entries, ignored = _by_name(state_dict)
     return _load(crf, entries, ignored, "crfasrnn_pytorch", adds=True)
 
@@ -222,11 +225,6 @@ def _in_order(what: str, given: Any) -> _Entries:
             f"{what} holds {len(given)} arrays; it must hold three: {', '.join(NAMES)}"
         )
     return {name: (f"{what}[{i}]", given[i]) for i, name in enumerate(NAMES)}
-
-
-def _check_kind(name: str, value: Any, kind: type, wanted: str) -> None:
-    if not isinstance(value, kind):
-        raise TypeError(f"{name} is {type(value).__name__}; it must be {wanted}")
 
 
 def _matrix(name: str, value: Any, labels: int) -> Array:

@@ -41,6 +41,13 @@ def buffer(name: str, given: Any) -> Array:
     return given
 
 
+def array(name: str, given: Any, kinds: str, wanted: str) -> None:
+    """Check that `given` is a NumPy array whose `dtype.kind` is one of `kinds`."""
+    if not isinstance(given, np.ndarray) or given.dtype.kind not in kinds:
+        kind = getattr(given, "dtype", type(given).__name__)
+        raise TypeError(f"{name} is {kind}; give a NumPy array of {wanted}")
+
+
 def finite(name: str, array: Array) -> Array:
     """Check that an array is finite and return it."""
     if not np.isfinite(array).all():

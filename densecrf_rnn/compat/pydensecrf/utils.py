@@ -45,9 +45,7 @@ def unary_from_labels(
     gt_prob = checks.number("gt_prob", gt_prob)
     if not 0 < gt_prob < 1:
         raise ValueError(f"gt_prob is {gt_prob:g}; it must lie between 0 and 1, both excluded")
-    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
-        kind = getattr(labels, "dtype", type(labels).__name__)
-        raise TypeError(f"labels is {kind}; give a NumPy array of integers")
+    _arguments.array("labels", labels, "iu", "integers")
     zero_unsure = bool(zero_unsure)
     flat = labels.ravel().astype(np.int64)
     if flat.size and not 0 <= flat.min() <= flat.max() < n_labels + zero_unsure:
@@ -107,9 +105,7 @@ def unary_from_softmax(
     >>> unary_from_softmax(np.full((2, 3, 4), 0.5)).shape
     (2, 12)
     """
-    if not isinstance(sm, np.ndarray) or sm.dtype.kind not in "fiu":
-        kind = getattr(sm, "dtype", type(sm).__name__)
-        raise TypeError(f"sm is {kind}; give a NumPy array of floating point, labels first")
+    _arguments.array("sm", sm, "fiu", "floating point, labels first")
     if sm.ndim == 0 or len(sm) == 0:
         raise ValueError(f"sm has shape {sm.shape}; it must be [labels, ...]")
     _arguments.finite("sm", sm)
@@ -206,9 +202,7 @@ def create_pairwise_bilateral(
     >>> create_pairwise_bilateral((10, 10), 0.5, np.ones((1, 2), np.float32)).tolist()
     [[0.0, 0.0], [0.0, 0.10000000149011612], [2.0, 2.0]]
     """
-    if not isinstance(img, np.ndarray) or img.dtype.kind not in "biuf":
-        kind = getattr(img, "dtype", type(img).__name__)
-        raise TypeError(f"img is {kind}; give a NumPy array of integers or floating point")
+    _arguments.array("img", img, "biuf", "integers or floating point")
     if isinstance(chdim, bool) or not isinstance(chdim, (int, np.integer)):
         raise TypeError(f"chdim is {chdim!r}; give the axis of the channels, or -1 for none")
     if not -img.ndim <= chdim < img.ndim or img.ndim < 1 + (chdim != -1):
