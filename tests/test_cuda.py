@@ -11,8 +11,10 @@ torch = pytest.importorskip("torch")
 import nn_problems as make  # noqa: E402
 
 from densecrf_rnn import CRFRNN, BackendUnavailableError, CRFParams, engines  # noqa: E402
-from densecrf_rnn.nn import functional, fused, ops  # noqa: E402
-from densecrf_rnn.nn.tensors import Grid, Kernel, Lattice  # noqa: E402
+from densecrf_rnn.nn import functional  # noqa: E402
+from densecrf_rnn.nn.ops.kernels import Grid, Kernel, Kernels, Lattice  # noqa: E402
+from densecrf_rnn.nn.ops.lattice_build import lattice_build  # noqa: E402
+from densecrf_rnn.nn.ops.mean_field import mean_field  # noqa: E402
 from densecrf_rnn.params import QUALITIES  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
@@ -146,35 +148,35 @@ def test_an_image_gives_the_same_bits_in_any_batch():
 def fused_arguments(labels=5):
     """A mean field with its lattice already built, on the GPU."""
     logits = torch.randn(2, labels, 30 * 31, device="cuda")
-    lattice = Lattice(*ops.lattice_build(torch.randn(2, 930, 5, device="cuda"), "standard", "cuda"))
+    lattice = Lattice(*lattice_build(torch.randn(2, 930, 5, device="cuda"), "standard", "cuda"))
     kernel = Kernel(lattice, *[logits.new_empty(0)] * 3)
     grid = Grid([30, 31], [3.0, 3.0], "after", True)
     coupling = torch.randn(2, labels, labels, device="cuda") / 10
-    return logits, coupling, fused.flatten([kernel]), *grid
+    return logits, coupling, Kernels([kernel]).flatten(), *grid
 
 
 def test_a_mean_field_can_be_captured_in_a_graph():
     arguments = fused_arguments()
     options = (5, False, 2**30, "full", "cuda")
-    wanted = fused.mean_field(*arguments, *options)[0]  # which also makes the grid's tables
+    wanted = mean_field(*arguments, *options)[0]  # which also makes the grid's tables
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found = fused.mean_field(*arguments, *options)[0]
+        found = mean_field(*arguments, *options)[0]
     graph.replay()
     assert torch.equal(found, wanted)
     arguments[0].mul_(0.5)
     graph.replay()
-    assert torch.equal(found, fused.mean_field(*arguments, *options)[0])
+    assert torch.equal(found, mean_field(*arguments, *options)[0])
 
 
 def test_work_is_queued_on_the_current_stream():
     arguments = fused_arguments()
-    wanted = fused.mean_field(*arguments, 5, False, 2**30, "full", "cuda")[0]
+    wanted = mean_field(*arguments, 5, False, 2**30, "full", "cuda")[0]
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        found = fused.mean_field(*arguments, 5, False, 2**30, "full", "cuda")[0]
+        found = mean_field(*arguments, 5, False, 2**30, "full", "cuda")[0]
     stream.synchronize()
     assert torch.equal(found, wanted)
 

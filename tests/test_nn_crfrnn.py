@@ -13,6 +13,7 @@ import nn_problems as make  # noqa: E402
 from densecrf_rnn import CRFParams, CRFRNN, engines  # noqa: E402
 from densecrf_rnn.engines import why_unavailable  # noqa: E402
 from densecrf_rnn.nn import IMAGENET_MEAN, IMAGENET_STD, crfrnn, functional  # noqa: E402
+from densecrf_rnn.nn.ops import dispatch  # noqa: E402
 from densecrf_rnn.params import SPATIAL_FILTERS  # noqa: E402
 
 
@@ -316,7 +317,7 @@ def test_crfrnn_builds_each_lattice_once_and_those_of_a_batch_in_one_call(
     monkeypatch, iterations, normalization, self_term, spatial
 ):
     counting = Counting(engines.engine("auto"))
-    monkeypatch.setattr(engines, "engine", lambda name: counting)
+    monkeypatch.setattr(dispatch, "engine", lambda name: counting)
     params = CRFParams(normalization=normalization, self_term=self_term, spatial=spatial)
     crf = CRFRNN(3, params=params, iterations=iterations)
     logits, image = problem(6, 7, batch=3)
@@ -575,7 +576,7 @@ def test_compiled_layer_names_the_image_that_it_refuses(dynamic, value):
 def test_products_of_weights_beyond_the_range_are_refused():
     weights, mu = torch.full((2, 3), 1e38), 100 * (1 - torch.eye(3))
     logits, image = torch.zeros(1, 3, 4, 5), torch.rand(1, 3, 4, 5) * 255
-    with pytest.raises(ValueError, match="messages could pass the range"):
+    with pytest.raises(ValueError, match="messages could exceed the range"):
         functional.mean_field(logits, image, kernel_weights=weights, compatibility=mu)
 
 

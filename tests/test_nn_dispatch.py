@@ -7,7 +7,8 @@ torch = pytest.importorskip("torch")
 import nn_problems as make  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from densecrf_rnn.nn import dispatch, functional  # noqa: E402
+from densecrf_rnn.nn import functional  # noqa: E402
+from densecrf_rnn.nn.ops import dispatch  # noqa: E402
 
 
 class Recorder(TorchDispatchMode):
@@ -54,16 +55,16 @@ def test_what_is_differentiated_is_recorded():
     assert twice(x.detach()).grad_fn is None
     with torch.no_grad():
         assert twice(x).grad_fn is None
-    assert dispatch.is_recorded([x]) and dispatch.is_recorded(1, "a", x)
-    assert not dispatch.is_recorded([x.detach()], 1, "a", None)
+    assert dispatch.way([x]) == dispatch.way(1, "a", x) == dispatch.DIFFERENTIATED
+    assert dispatch.way([x.detach()], 1, "a", None) == dispatch.PLAIN
 
 
 def test_subclasses_of_tensors_pass_the_dispatcher():
     class Own(torch.Tensor):
         pass
 
-    assert dispatch.is_recorded(torch.ones(2).as_subclass(Own))
-    assert not dispatch.is_recorded(torch.nn.Parameter(torch.ones(2), requires_grad=False))
+    assert dispatch.way(torch.ones(2).as_subclass(Own)) == dispatch.DISPATCHED
+    assert dispatch.way(torch.nn.Parameter(torch.ones(2), requires_grad=False)) == dispatch.PLAIN
 
 
 def test_positions_kept_in_inference_mode_serve_training():

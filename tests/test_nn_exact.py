@@ -15,7 +15,8 @@ import nn_problems as make  # noqa: E402
 import oracles  # noqa: E402
 import densecrf_rnn  # noqa: E402
 from densecrf_rnn import CRFParams, CRFRNN, engines  # noqa: E402
-from densecrf_rnn.nn import exact, functional  # noqa: E402
+from densecrf_rnn.nn import functional  # noqa: E402
+from densecrf_rnn.nn.ops import exact_filter as exact  # noqa: E402
 from densecrf_rnn.reference import dense  # noqa: E402
 
 OPERATORS = list(product(make.NORMALIZATIONS, (True, False)))

@@ -11,7 +11,7 @@ import nn_problems as make  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from densecrf_rnn import CRFParams, kernels, mean_field as numpy_mean_field  # noqa: E402
-from densecrf_rnn.nn import functional, operators  # noqa: E402
+from densecrf_rnn.nn import build, functional  # noqa: E402
 from densecrf_rnn.params import FEATURE_ORDERS, SPATIAL_FILTERS  # noqa: E402
 from densecrf_rnn.reference import dense  # noqa: E402
 
@@ -119,11 +119,11 @@ def test_features_are_numpys_to_the_last_bit(dtype, theta):
     _, image = make.problem(0, 11, 13, dtype=dtype)
     params, spacing = make.small_params(), (1.5, 0.75)
     kernel = kernels.Kernel(theta, 2 * theta)
-    pixels = operators.pixels({"image": image}, None, params, spacing, dtype)
+    pixels = build.Pixels.of({"image": image}, None, params.feature_order, spacing, dtype)
     array = make.numpy_image(image[0])
     positions = kernels.positions((11, 13), "xy", spacing, array.dtype.type)
     with Divisors() as divisors:
-        found = operators.Gaussian(kernel, theta, 2 * theta).features(pixels)
+        found = build.Gaussian(kernel, theta, 2 * theta).features(pixels)
     np.testing.assert_array_equal(found[0].numpy(), kernel.features(positions, array))
     # On CUDA a division by a Python number would be rounded differently.
     assert len(divisors.found) == 2

@@ -6,8 +6,10 @@ torch = pytest.importorskip("torch")
 
 from densecrf_rnn import BackendUnavailableError  # noqa: E402
 from densecrf_rnn.engines import why_unavailable  # noqa: E402
-from densecrf_rnn.nn import fused, ops  # noqa: E402
-from densecrf_rnn.nn.tensors import NO_GRID, Grid, Kernel, Lattice  # noqa: E402
+from densecrf_rnn.nn import stepwise  # noqa: E402
+from densecrf_rnn.nn.ops.kernels import NO_GRID, Grid, Kernel, Kernels, Lattice  # noqa: E402
+from densecrf_rnn.nn.ops.lattice_build import lattice_build  # noqa: E402
+from densecrf_rnn.nn.ops.mean_field import mean_field, mean_field_backward  # noqa: E402
 from densecrf_rnn.params import QUALITIES  # noqa: E402
 
 BUDGET = (2**30, "full")  # nothing worked out again, nothing rounded
@@ -25,7 +27,7 @@ def fused_backend(request):
 
 def problem(dtype=torch.float64, batch=2, labels=3, grid=FLAT, spread=2.0, quality="standard",
             self_term=False, backend="cpu"):
-    """Arguments of fused.mean_field up to the grid: two lattices, one for all images and one each.
+    """Arguments of mean_field up to the grid: two lattices, one for all images and one each.
 
     Everything that a gradient can be taken for requires one.
     """
@@ -37,7 +39,7 @@ def problem(dtype=torch.float64, batch=2, labels=3, grid=FLAT, spread=2.0, quali
 
     kernels = []
     for count in (1, batch):
-        lattice = ops.lattice_build(spread * random(count, points, 3), quality, backend)
+        lattice = lattice_build(spread * random(count, points, 3), quality, backend)
         # The more points, the larger the sums that these keep near 1.
         scales = [(random(count, points, 1).abs() + 0.5) * 20 / points for _ in range(3)]
         if count == batch:
@@ -46,7 +48,7 @@ def problem(dtype=torch.float64, batch=2, labels=3, grid=FLAT, spread=2.0, quali
             scales[2] = random(0)
         kernels.append(Kernel(Lattice(*lattice), *scales))
     tensors = [random(batch, labels, points), random(2 + (grid.size is not None), labels, labels),
-               *fused.flatten(kernels)]
+               *Kernels(kernels).flatten()]
     tensors = [t.requires_grad_() if t.is_floating_point() and t.dim() > 1 else t for t in tensors]
     return tensors[0], tensors[1], tensors[2:], grid
 
@@ -72,10 +74,10 @@ def gradients(refined, logits, coupling, kernels, seed=9):
 def test_mean_field_passes_opcheck(fused_backend, dtype, batch, grid):
     given = problem(dtype, batch, grid=grid, backend=fused_backend)
     options = (3, True, *BUDGET, fused_backend)
-    torch.library.opcheck(fused.mean_field.of_torch, (*given[:3], *grid, *options))
+    torch.library.opcheck(mean_field.of_torch, (*given[:3], *grid, *options))
     plain = detached(*given)
     options = (3, False, *BUDGET, fused_backend)
-    torch.library.opcheck(fused.mean_field.of_torch, (*plain[:3], *grid, *options))
+    torch.library.opcheck(mean_field.of_torch, (*plain[:3], *grid, *options))
 
 
 @pytest.mark.parametrize("wanted", [(False, False), (True, False), (True, True)])
@@ -83,9 +85,9 @@ def test_mean_field_passes_opcheck(fused_backend, dtype, batch, grid):
 def test_mean_field_backward_passes_opcheck(fused_backend, batch, wanted):
     logits, coupling, kernels, grid = detached(*problem(batch=batch, backend=fused_backend))
     options = (coupling, kernels, *grid)
-    refined, saved = fused.mean_field(logits, *options, 3, True, *BUDGET, fused_backend)
+    refined, saved = mean_field(logits, *options, 3, True, *BUDGET, fused_backend)
     arguments = (torch.randn_like(refined), logits, saved, *options, wanted, 3, *BUDGET)
-    torch.library.opcheck(fused.mean_field_backward.of_torch, (*arguments, fused_backend))
+    torch.library.opcheck(mean_field_backward.of_torch, (*arguments, fused_backend))
 
 
 # --- values and gradients ------------------------------------------------------------------------
@@ -101,9 +103,9 @@ def test_fused_mean_field_and_its_gradients_equal_the_unfused(
     given = problem(batch=batch, labels=labels, grid=grid, quality=quality,
                     backend=fused_backend)
     logits, coupling, kernels, _ = given
-    whole = fused.mean_field(*given[:3], *grid, 4, True, *BUDGET, fused_backend)[0]
-    messages = fused.messages_of(kernels, grid, fused_backend)
-    steps = fused.mean_field_unfused(logits, [coupling] * 4, messages)[-1]
+    whole = mean_field(*given[:3], *grid, 4, True, *BUDGET, fused_backend)[0]
+    messages = stepwise.messages(Kernels.unflatten(kernels, grid), fused_backend)
+    steps = stepwise.mean_field(logits, [coupling] * 4, messages)[-1]
     torch.testing.assert_close(whole, steps, rtol=1e-11, atol=1e-11)
     for found, wanted in zip(gradients(whole, *given[:3]), gradients(steps, *given[:3])):
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
@@ -120,7 +122,7 @@ def test_a_small_memory_budget_keeps_less_for_the_same_gradients(
                     backend=fused_backend)
     results, kept = [], []
     for budget in (2**30, 1):
-        refined, saved = fused.mean_field(*given[:3], *grid, 4, True, budget, "full", fused_backend)
+        refined, saved = mean_field(*given[:3], *grid, 4, True, budget, "full", fused_backend)
         results.append((refined, *gradients(refined, *given[:3])))
         kept.append(int((saved != 0).sum()))
     assert kept[1] < kept[0] / 2
@@ -130,7 +132,7 @@ def test_a_small_memory_budget_keeps_less_for_the_same_gradients(
 
 def test_a_gradient_of_no_iterations_is_the_identity(fused_backend):
     logits, coupling, kernels, grid = problem(backend=fused_backend)
-    refined = fused.mean_field(logits, coupling, kernels, *grid, 0, True, *BUDGET, fused_backend)[0]
+    refined = mean_field(logits, coupling, kernels, *grid, 0, True, *BUDGET, fused_backend)[0]
     assert torch.equal(refined, logits)
     found = torch.autograd.grad(refined.sum(), [logits, coupling, kernels[1]])
     assert (found[0] == 1).all() and (found[1] == 0).all() and (found[2] == 0).all()
@@ -143,7 +145,7 @@ def test_a_gradient_of_no_iterations_is_the_identity(fused_backend):
 def test_mean_field_second_derivative_allows_a_frozen_input(fused_backend, frozen):
     *arguments, grid = detached(*problem(backend=fused_backend))
     free = arguments[1 - frozen].requires_grad_()
-    refined = fused.mean_field(*arguments, *grid, 2, True, *BUDGET, fused_backend)[0]
+    refined = mean_field(*arguments, *grid, 2, True, *BUDGET, fused_backend)[0]
     (first,) = torch.autograd.grad(refined.square().sum(), free, create_graph=True)
     (second,) = torch.autograd.grad(first.square().sum(), free)
     assert torch.isfinite(second).all() and second.abs().max() > 0
@@ -151,7 +153,7 @@ def test_mean_field_second_derivative_allows_a_frozen_input(fused_backend, froze
 
 def test_a_second_derivative_of_no_iterations_is_that_of_the_identity(fused_backend):
     logits, coupling, kernels, grid = problem(backend=fused_backend)
-    refined = fused.mean_field(logits, coupling, kernels, *grid, 0, True, *BUDGET, fused_backend)[0]
+    refined = mean_field(logits, coupling, kernels, *grid, 0, True, *BUDGET, fused_backend)[0]
     (first,) = torch.autograd.grad(refined.square().sum(), logits, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), logits)
     assert torch.equal(first, 2 * logits) and (second == 2).all()
@@ -164,7 +166,7 @@ def test_a_gradient_made_to_be_differentiated_equals_the_plain_one(fused_backend
 
     def refined():
         made = [*kernels[:3], before, *kernels[4:]]
-        return fused.mean_field(logits, coupling, made, *grid, 2, True, *BUDGET, fused_backend)[0]
+        return mean_field(logits, coupling, made, *grid, 2, True, *BUDGET, fused_backend)[0]
 
     inputs = [logits, coupling, kernels[1], kernels[3]]
     wanted = torch.autograd.grad(refined().sin().sum(), inputs, retain_graph=True)
@@ -178,11 +180,11 @@ def test_a_gradient_made_to_be_differentiated_equals_the_plain_one(fused_backend
 
 def test_mean_field_without_a_fused_engine_is_refused():
     pytest.importorskip("numba")
-    lattice = Lattice(*ops.lattice_build(torch.rand(1, 5, 3), "standard", "numba"))
+    lattice = Lattice(*lattice_build(torch.rand(1, 5, 3), "standard", "numba"))
     kernel = Kernel(lattice, *[torch.empty(0)] * 3)
-    arguments = (torch.zeros(1, 2, 5), torch.zeros(1, 2, 2), fused.flatten([kernel]))
+    arguments = (torch.zeros(1, 2, 5), torch.zeros(1, 2, 2), Kernels([kernel]).flatten())
     with pytest.raises(BackendUnavailableError, match="no fused mean field"):
-        fused.mean_field(*arguments, *NO_GRID, 1, False, *BUDGET, "numba")
+        mean_field(*arguments, *NO_GRID, 1, False, *BUDGET, "numba")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -190,10 +192,10 @@ def test_mean_field_refuses_logits_that_are_no_numbers(fused_backend, value):
     logits, coupling, kernels, grid = detached(*problem(backend=fused_backend))
     logits[1, 2, 3] = value
     with pytest.raises(ValueError, match="logits contains"):
-        fused.mean_field(logits, coupling, kernels, *grid, 2, False, *BUDGET, fused_backend)
+        mean_field(logits, coupling, kernels, *grid, 2, False, *BUDGET, fused_backend)
 
 
 def test_mean_field_refuses_coupling_of_another_dtype(fused_backend):
     logits, coupling, kernels, grid = detached(*problem(backend=fused_backend))
     with pytest.raises(TypeError, match="logits is torch.float64 but coupling torch.float32"):
-        fused.mean_field(logits, coupling.float(), kernels, *grid, 2, False, *BUDGET, fused_backend)
+        mean_field(logits, coupling.float(), kernels, *grid, 2, False, *BUDGET, fused_backend)

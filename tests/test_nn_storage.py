@@ -11,6 +11,7 @@ import nn_problems as make  # noqa: E402
 
 from densecrf_rnn import CRFRNN, CRFParams, engines, samples  # noqa: E402
 from densecrf_rnn.nn.functional import mean_field  # noqa: E402
+from densecrf_rnn.nn.ops import dispatch  # noqa: E402
 from densecrf_rnn.params import NORMALIZATIONS, SPATIAL_FILTERS  # noqa: E402
 
 ENGINE = "serial"
@@ -113,7 +114,7 @@ def test_workspace_shrinks_to_little_more_than_half():
 
     logits, image = make.problem(0, 20, 20, labels=8, dtype=torch.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engines, "device_module", lambda *args: Watched())
+        patch.setattr(dispatch, "native_module", lambda *args: Watched())
         for storage in ("full", "float16"):
             mean_field(logits, image, make.small_params(), backend=ENGINE, storage=storage)
     marginals = 20 * 20 * 8 * 4

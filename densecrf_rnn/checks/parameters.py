@@ -46,8 +46,8 @@ def kernels(given: Sequence[Any], kind: type[Any], guides: Any) -> None:
             )
 
 
-def kernel_weights(array: Any, kernels: int, labels: int) -> None:
-    """Check that kernel weights are finite, of shape [M], [M, L] or [M, L, L]."""
+def kernel_weights(array: Any, kernels: int, labels: int, *, values: bool = True) -> None:
+    """Check that kernel weights have shape [M], [M, L] or [M, L, L] and finite `values`."""
     allowed = ((kernels,), (kernels, labels), (kernels, labels, labels))
     if tuple(array.shape) not in allowed:
         raise ValueError(
@@ -56,7 +56,8 @@ def kernel_weights(array: Any, kernels: int, labels: int) -> None:
             f"{wording.size(allowed[2])}: one weight per kernel, one per kernel and label, or one "
             "matrix per kernel"
         )
-    parameter("kernel_weights", array)
+    if values:
+        parameter("kernel_weights", array)
 
 
 def bandwidths(array: Any, kernels: int) -> None:
@@ -71,14 +72,15 @@ def bandwidths(array: Any, kernels: int) -> None:
         raise ValueError(f"bandwidths holds {float(array.min()):g}; they must be positive")
 
 
-def compatibility(array: Any, labels: int) -> None:
-    """Check that a compatibility matrix is finite, of shape [L, L]."""
+def compatibility(array: Any, labels: int, *, values: bool = True) -> None:
+    """Check that a compatibility matrix has shape [L, L] and finite `values`."""
     if tuple(array.shape) != (labels, labels):
         raise ValueError(
             f"compatibility has shape {wording.shape(array)}; it must be [{labels}, {labels}], "
             "the penalty of each label (row) next to each other label (column)"
         )
-    parameter("compatibility", array)
+    if values:
+        parameter("compatibility", array)
 
 
 def untied(name: str, array: Any, iterations: int) -> None:

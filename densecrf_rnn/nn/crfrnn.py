@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,18 +10,10 @@ from torch import Tensor, nn
 from .. import engines, checks
 from ..kernels import Kernel, from_params
 from ..params import CRFParams, Normalization
-from .functional import (
-    Method,
-    Storage,
-    Update,
-    autocast_to_float32,
-    default_weights,
-    free_energy,
-    mean_field,
-)
-
-if TYPE_CHECKING:
-    from .segmenter import Segmenter
+from .arguments import STORAGES, Method, Storage, default_weights
+from .functional import free_energy, mean_field
+from .segmenter import Segmenter
+from .stepwise import UPDATES, Update
 
 # A bandwidth that learns stays within this factor of where it began.
 BANDWIDTH_RANGE = 16.0
@@ -142,7 +134,7 @@ class CRFRNN(nn.Module):
         self.memory_budget = checks.count("memory_budget", memory_budget, 1, below_power=63)
         checks.option("kernel_weights", kernel_weights, ("diagonal", "scalar", "full"))
         checks.option("compatibility", compatibility, ("learned", "potts"))
-        checks.option("update", update, ("softmax", "relu"))
+        checks.option("update", update, UPDATES)
         self.update = update
         checks.params(params, CRFParams)
         if normalization is not None:
@@ -154,7 +146,7 @@ class CRFRNN(nn.Module):
         if method == "lattice":  # the other needs no engine
             engines.resolve(backend)
         self.method = method
-        checks.option("storage", storage, ("full", "float16", "bfloat16"))
+        checks.option("storage", storage, STORAGES)
         self.storage = storage
         self.backend = backend
 
@@ -287,9 +279,8 @@ class CRFRNN(nn.Module):
         -------
         Tensor, shape and dtype of `logits`; with `return_all` a list of them, one per iteration
         """
-        logits = autocast_to_float32(logits)
-        checks.logits(logits, batched=True)
-        if logits.shape[1] != self.num_classes:
+        checks.array_kind("logits", logits, batched=True)
+        if logits.dim() in (4, 5) and logits.shape[1] != self.num_classes:
             raise ValueError(
                 f"logits has {logits.shape[1]} labels but this CRFRNN was made for "
                 f"{self.num_classes}; make it with num_classes={logits.shape[1]}"
@@ -390,7 +381,7 @@ class CRFRNN(nn.Module):
         scale: float = 255.0,
         pick: Callable[[Any], Tensor] | None = None,
         **options: Any,
-    ) -> "Segmenter":
+    ) -> Segmenter:
         """A model of `backbone` followed by a CRF-RNN head; see `Segmenter`.
 
         Parameters
@@ -415,7 +406,5 @@ class CRFRNN(nn.Module):
         -------
         Segmenter
         """
-        from .segmenter import Segmenter
-
         crf = cls(num_classes, **options)
         return Segmenter(backbone, crf, mean=mean, std=std, scale=scale, pick=pick)

@@ -17,7 +17,7 @@ from torch import Tensor
 from .. import engines, checks
 from ..engines import device as structs
 from ..params import QUALITIES
-from .tensors import Grid, Kernel, Lattice, is_given
+from .ops.kernels import Grid, Kernel, Lattice, is_given
 
 
 class Call:
@@ -119,7 +119,7 @@ def lattice_build(native: Any, features: Tensor, quality: str, name: str) -> Lat
     if features.is_cuda and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
             "a lattice cannot be built while a CUDA graph is captured, for that waits for the "
-            "device; build it before, and capture the mean field (densecrf_rnn.nn.fused)"
+            "device; build it before, and capture the mean field (densecrf_rnn.nn.ops.mean_field)"
         )
     images, points, dims = features.shape
     corners = dims + 1

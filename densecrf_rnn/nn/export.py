@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import onnx_runtime
 from .crfrnn import CRFRNN
-from .tensors import rows
+from .ops.kernels import rows
 
 
 def export_onnx(model: nn.Module, args: Sequence[Any], file: Any = None, **options: Any) -> Any:

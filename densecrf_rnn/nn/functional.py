@@ -1,22 +1,18 @@
 """Mean-field inference of a dense CRF on tensors, differentiable; NumPy's twin of the same name."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import engines, checks
-from ..kernels import Kernel, from_params
+from .. import checks
+from ..kernels import Kernel
 from ..params import CRFParams
-from . import exact, fused, operators, transforms
-
-Method = Literal["lattice", "exact"]
-Update = Literal["softmax", "relu"]
-Storage = Literal["full", "float16", "bfloat16"]
-
-_NOTHING = nullcontext()
+from . import arguments, build, stepwise, transforms
+from .arguments import Arguments, Method, Storage, autocast_to_float32, full_precision
+from .ops.mean_field import mean_field as fused_mean_field
+from .stepwise import UPDATES, Update
 
 
 def mean_field(
@@ -145,27 +141,23 @@ def mean_field(
     )
     iterations = checks.count("iterations", iterations, 0)
     memory_budget = checks.count("memory_budget", memory_budget, 1, below_power=63)
-    checks.option("update", update, ("softmax", "relu"))
-    p = _problem(
-        logits, image, params, kernel_weights, compatibility, kernels, bandwidths, guides, mask,
-        spacing, iterations, tied, method, backend,
-    )  # fmt: skip
-    plain = method == "lattice" and update == "softmax" and tied and not return_all
-    _check_storage(storage, p.given, plain, backend)
-    with _no_autocast(p.given.device.type):
-        if plain and _is_fused(backend, p.given.device.type):
-            made = operators.on_lattices(p.gaussians, p.pixels, params, backend)
-            inputs = made.inputs
-            coupling = p.couplings[0][made.order] if len(made.order) > 1 else p.couplings[0]
-            differentiable = [p.u, coupling, *inputs]
-            keep = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)
-            options = (iterations, keep, memory_budget, storage, backend)
-            steps = [fused.mean_field(p.u, coupling, inputs, *made.grid, *options)[0]]
+    checks.option("update", update, UPDATES)
+    checks.array_kind("logits", logits, batched=True)
+    logits = autocast_to_float32(logits)
+    with full_precision(logits):
+        given = arguments.check(
+            logits, image, params, kernel_weights, compatibility, kernels, bandwidths, guides,
+            mask, spacing, iterations, tied, method, backend,
+        )  # fmt: skip
+        plain = method == "lattice" and update == "softmax" and tied and not return_all
+        arguments.check_storage(storage, given, plain)
+        if plain and given.fused:
+            steps = [_fused(given, iterations, memory_budget, storage)]
         else:
-            messages = _messages(p, params, method, backend)
-            steps = fused.mean_field_unfused(p.u, p.couplings[:iterations], messages, update)
-        found = [_as_logits(step, p.given, mask) for step in steps]
-        return found if return_all else found[-1] if found else p.given.clone()
+            couplings = given.couplings[:iterations]
+            steps = stepwise.mean_field(given.u, couplings, _messages(given), update)
+        found = [_as_logits(step, given) for step in steps]
+    return found if return_all else found[-1] if found else logits.clone()
 
 
 def free_energy(
@@ -233,261 +225,56 @@ def free_energy(
     transforms.refuse_tangents(
         *steps, logits, image, kernel_weights, compatibility, bandwidths, *(guides or {}).values()
     )
-    checks.option("update", update, ("softmax", "relu"))
-    p = _problem(
-        logits, image, params, kernel_weights, compatibility, kernels, bandwidths, guides, mask,
-        spacing, 1, True, method, backend,
-    )  # fmt: skip
-    steps = [autocast_to_float32(step) for step in steps]
-    found = []
-    with _no_autocast(p.given.device.type):
-        messages = _messages(p, params, method, backend)
+    checks.option("update", update, UPDATES)
+    checks.array_kind("logits", logits, batched=True)
+    logits, *steps = map(autocast_to_float32, (logits, *steps))
+    with full_precision(logits):
+        given = arguments.check(
+            logits, image, params, kernel_weights, compatibility, kernels, bandwidths, guides,
+            mask, spacing, 1, True, method, backend,
+        )  # fmt: skip
+        messages = _messages(given)
+        found = []
         for step in steps:
-            checks.refined(step, p.given, batched=True)
-            checks.same_device(step, p.given, "refined")
-            if mask is not None:
-                step = step.where(mask[:, None], 0.0)
-            if not torch.compiler.is_compiling():
-                checks.logits_values(step.detach(), batched=True, name="refined")
-            rows = _label_rows(step)
-            of_pixel = fused.free_energy_unfused(rows, p.u, p.couplings[0], messages, update)
-            if p.pixels.seen is not None:
-                of_pixel = of_pixel * p.pixels.seen[..., 0]
-            found.append(of_pixel.sum(1))
+            rows = arguments.check_refined(step, given)
+            per_pixel = stepwise.free_energy(rows, given.u, given.couplings[0], messages, update)
+            if given.pixels.inside is not None:
+                per_pixel = per_pixel * given.pixels.inside[..., 0]
+            found.append(per_pixel.sum(1))
     if isinstance(refined, Tensor):
         return found[0]
-    return torch.stack(found) if found else p.given.new_empty(0, len(p.given))
+    return torch.stack(found) if found else logits.new_empty(0, logits.shape[0])
 
 
-class _Problem(NamedTuple):
-    """The arguments of a mean field, once they have been looked at."""
-
-    given: Tensor  # the logits in the dtype of the arithmetic, [B, L, *S]
-    u: Tensor  # the same, 0 outside the mask, two labels at least; [B, L, N]
-    couplings: list[Tensor]  # [M, L, L] for each iteration
-    gaussians: list[operators.Gaussian]
-    pixels: operators.Pixels
-
-
-def _problem(
-    logits: Tensor,
-    image: Tensor,
-    params: CRFParams,
-    kernel_weights: Tensor | None,
-    compatibility: Tensor | None,
-    kernels: Sequence[Kernel] | None,
-    bandwidths: Tensor | None,
-    guides: Mapping[str, Tensor] | None,
-    mask: Tensor | None,
-    spacing: Sequence[float] | None,
-    iterations: int,
-    tied: bool,
-    method: Method,
-    backend: str,
-) -> _Problem:
-    given = autocast_to_float32(logits)
-    kernels = from_params(params) if kernels is None else tuple(kernels)
-    every_guide = {"image": image, **(guides or {})}
-    if mask is not None:
-        checks.logits(given, batched=True)
-        checks.mask(mask, (given.shape[0], *given.shape[2:]), batched=True)
-        logits = given.where(mask[:, None], 0.0)
-    else:
-        logits = given
-    _check(logits, every_guide, mask, kernels, params, method, backend)
-    size = logits.shape[2:]
-    labels = max(2, logits.shape[1])
-    with _no_autocast(logits.device.type):
-        couplings = _couplings(
-            params, kernels, kernel_weights, compatibility, labels, iterations, tied, logits
-        )
-        gaussians = _gaussians(kernels, bandwidths, logits)
-        used = {k.guide for k in kernels if k.theta_guide is not None} | {"image"}
-        looked_at = {name: every_guide[name] for name in used}
-        spacing = checks.spacing(spacing, len(size))
-        pixels = operators.pixels(looked_at, mask, params, spacing, logits.dtype)
-        if method == "exact":
-            seen = looked_at if mask is None else pixels.guides
-            logits = exact.checked(logits, list(seen.values()), "\n".join(seen), params.theta_beta)
-        return _Problem(given, _label_rows(logits), couplings, gaussians, pixels)
+def _fused(given: Arguments, iterations: int, memory_budget: int, storage: Storage) -> Tensor:
+    """Run all iterations in one operator; returns refined logits [B, L, N]."""
+    kernels, order = build.on_lattices(
+        given.gaussians, given.pixels, given.params, given.backend
+    )
+    coupling = given.couplings[0]
+    if order != sorted(order):
+        coupling = coupling[order]
+    inputs = kernels.flatten()
+    differentiable = [given.u, coupling, *inputs]
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)
+    options = (iterations, keep, memory_budget, storage, given.backend)
+    return fused_mean_field(given.u, coupling, inputs, *kernels.grid, *options)[0]
 
 
-def _messages(
-    p: _Problem, params: CRFParams, method: Method, backend: str
-) -> list[fused.Message]:
-    """The operator N K of each kernel, for filtering one by one."""
-    if method == "exact":
-        return operators.exact_messages(p.gaussians, p.pixels, params)
-    made = operators.on_lattices(p.gaussians, p.pixels, params, backend)
-    found = fused.messages_of(made.inputs, made.grid, backend)
-    return [found[made.order.index(kernel)] for kernel in range(len(found))]
+def _messages(given: Arguments) -> list[stepwise.Message]:
+    """Return the operator N K of each kernel, for filtering one by one."""
+    problem = (given.gaussians, given.pixels, given.params)
+    if given.method == "exact":
+        return build.exact(*problem)
+    kernels, order = build.on_lattices(*problem, given.backend)
+    found = stepwise.messages(kernels, given.backend)
+    return [found[order.index(kernel)] for kernel in range(len(found))]
 
 
-def _no_autocast(device: str) -> AbstractContextManager[None]:
-    """Where float32 stays float32; nothing where it does anyway, for even that takes its time."""
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _NOTHING
-
-
-def _as_logits(rows: Tensor, given: Tensor, mask: Tensor | None) -> Tensor:
-    """Refined [B, L, N] in the shape of what was given, and that where the mask is False."""
-    if given.shape[1] == 1:
+def _as_logits(rows: Tensor, given: Arguments) -> Tensor:
+    """Return refined [B, L, N] in the shape of the logits, which stand outside the mask."""
+    logits, mask = given.logits, given.mask
+    if logits.shape[1] == 1:
         rows = rows[:, 1:] - rows[:, :1]
-    refined = rows.reshape(given.shape)
-    return refined if mask is None else refined.where(mask[:, None], given)
-
-
-def _label_rows(logits: Tensor) -> Tensor:
-    """Logits [B, L, *S] as [B, L, N], one logit x as those of the labels (0, x)."""
-    u = logits.flatten(2)
-    return torch.cat([torch.zeros_like(u), u], dim=1) if u.shape[1] == 1 else u
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _is_fused(backend: str, device: str) -> bool:
-    on_device = engines.device_module(backend, device) is not None
-    return on_device or engines.fused_engine(backend) is not None
-
-
-def autocast_to_float32(logits: Tensor) -> Tensor:
-    """What an autocast backbone gives, as float32: like torch's own losses, the CRF wants that."""
-    lower = logits.dtype in (torch.float16, torch.bfloat16)
-    if lower and torch.is_autocast_enabled(logits.device.type):
-        return logits.float()
-    return logits
-
-
-def _check(
-    logits: Tensor,
-    guides: Mapping[str, Tensor],
-    mask: Tensor | None,
-    kernels: Sequence[Kernel],
-    params: CRFParams,
-    method: Method,
-    backend: str,
-) -> None:
-    checks.method(method, backend)
-    checks.params(params, CRFParams)
-    checks.logits(logits, batched=True)
-    checks.kernels(kernels, Kernel, guides)
-    for name, guide in guides.items():
-        checks.image(guide, logits, batched=True, name=name)
-        checks.same_device(guide, logits, name)
-    if mask is not None:
-        checks.same_device(mask, logits, "mask")
-    # Values are not known while a graph is traced. Those for the exact method an operator checks.
-    if method == "lattice" and not torch.compiler.is_compiling():
-        native = engines.device_module(backend, logits.device.type)
-        engines.resolve("auto" if backend == "auto" and native is not None else backend)
-        if mask is None:
-            checks.image_range(guides["image"].detach(), params.theta_beta)
-        if native is not None or _is_fused(backend, "cpu"):  # that finds what else is wrong
-            checks.probabilities(logits.detach(), batched=True)
-        else:
-            checks.logits_values(logits.detach(), batched=True)
-
-
-def _check_storage(storage: Storage, logits: Tensor, plain: bool, backend: str) -> None:
-    checks.option("storage", storage, ("full", "float16", "bfloat16"))
-    if storage == "full":
-        return
-    if logits.dtype != torch.float32:
-        raise TypeError(
-            f"storage is {storage!r} but logits {logits.dtype}, which is kept in full; give float32"
-        )
-    if engines.device_module(backend, logits.device.type) is None:
-        raise ValueError(
-            f"storage is {storage!r}, which the CUDA engine alone has, but logits are on "
-            f"{logits.device}; leave storage at 'full', or move them to a GPU"
-        )
-    if not plain:
-        raise ValueError(
-            f"storage is {storage!r} but method, update, tied or return_all is not the default, "
-            "and those keep float32; leave storage at 'full'"
-        )
-
-
-def _gaussians(
-    kernels: Sequence[Kernel], bandwidths: Tensor | None, like: Tensor
-) -> list[operators.Gaussian]:
-    """Each kernel with its deviations: its own, or those given."""
-    if bandwidths is None:
-        return [operators.Gaussian(k, k.theta_position, k.theta_guide) for k in kernels]
-    checks.array_kind("bandwidths", bandwidths, batched=True)
-    _same_kind("bandwidths", bandwidths, like)
-    if not torch.compiler.is_compiling():
-        checks.bandwidths(bandwidths.detach(), len(kernels))
-    return [
-        operators.Gaussian(
-            k,
-            None if k.theta_position is None else theta[0],
-            None if k.theta_guide is None else theta[1],
-        )
-        for k, theta in zip(kernels, bandwidths, strict=True)
-    ]
-
-
-def _same_kind(name: str, tensor: Tensor, like: Tensor) -> None:
-    if tensor.dtype != like.dtype or tensor.device != like.device:
-        raise TypeError(
-            f"{name} is {tensor.dtype} on {tensor.device} but logits {like.dtype} on "
-            f"{like.device}; move one with .to(...) (a module: crf.to(logits))"
-        )
-
-
-def _couplings(
-    params: CRFParams,
-    kernels: Sequence[Kernel],
-    kernel_weights: Tensor | None,
-    compatibility: Tensor | None,
-    labels: int,
-    iterations: int,
-    tied: bool,
-    like: Tensor,
-) -> list[Tensor]:
-    """The coupling of each iteration; at least one."""
-    eye = torch.eye(labels, dtype=like.dtype, device=like.device)
-    mu = 1 - eye if compatibility is None else compatibility
-    if kernel_weights is None:
-        kernel_weights = default_weights(params, labels, kernels).to(eye)
-    for name, tensor in (("compatibility", mu), ("kernel_weights", kernel_weights)):
-        checks.array_kind(name, tensor, batched=True)
-        _same_kind(name, tensor, like)
-        if not tied and (name == "kernel_weights" or compatibility is not None):
-            checks.untied(name, tensor, iterations)
-    if tied:
-        return [_coupling(mu, kernel_weights, len(kernels), like)] * max(iterations, 1)
-    mus = [mu] * iterations if compatibility is None else list(mu)
-    return [
-        _coupling(m, w, len(kernels), like) for m, w in zip(mus, kernel_weights, strict=True)
-    ]
-
-
-def _coupling(mu: Tensor, kernel_weights: Tensor, kernels: int, like: Tensor) -> Tensor:
-    """mu W for each kernel: how a message about one label bears on another. [M, L, L]"""
-    if not torch.compiler.is_compiling():
-        checks.compatibility(mu.detach(), max(2, like.shape[1]))
-        checks.kernel_weights(kernel_weights.detach(), kernels, max(2, like.shape[1]))
-    if kernel_weights.dim() == 3:
-        coupling = torch.bmm(mu.expand(len(kernel_weights), -1, -1), kernel_weights)
-    else:
-        weights = kernel_weights if kernel_weights.dim() == 2 else kernel_weights[:, None]
-        coupling = mu * weights[:, None, :]  # one weight per column, or one for all
-    if not torch.compiler.is_compiling():
-        points = like.shape[2:].numel()
-        checks.coupling(coupling.detach(), points, torch.finfo(like.dtype).max)
-    return coupling
-
-
-def default_weights(
-    params: CRFParams, labels: int, kernels: Sequence[Kernel] | None = None
-) -> Tensor:
-    """The weights in `params` of each kernel, float64: [M], or [M, L] if one has L."""
-    if kernels is None:
-        kernels = from_params(params)
-    given = {"w_bilateral": params.w_bilateral, "w_spatial": params.w_spatial}
-    for name, weight in given.items():
-        checks.weights_fit(name, weight, labels)  # type: ignore[arg-type]
-    names = ["w_spatial" if k.theta_guide is None else "w_bilateral" for k in kernels]
-    tensors = [torch.tensor(given[name], dtype=torch.float64) for name in names]
-    per_label = any(tensor.dim() == 1 for tensor in tensors)
-    return torch.stack([t.expand(labels) if per_label else t for t in tensors])
+    refined = rows.reshape(logits.shape)
+    return refined if mask is None else refined.where(mask[:, None], logits)

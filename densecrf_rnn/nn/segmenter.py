@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from .. import checks
-from .crfrnn import CRFRNN
 
 # The statistics that ImageNet backbones are normalised with (RGB, fractions of 255).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -24,6 +23,7 @@ class Segmenter(nn.Module):
         Maps images [B, C, *S] to logits [B, L, *s]: a tensor, a mapping with "out" or "logits", or
         an object with `.logits`.
     crf : CRFRNN
+        Any module that takes logits and an image.
     mean, std : one float per channel, or one for all
         What the images were normalised with, as fractions of `scale`.
     scale : float
@@ -34,6 +34,7 @@ class Segmenter(nn.Module):
 
     Examples
     --------
+    >>> from densecrf_rnn import CRFRNN
     >>> model = CRFRNN.wrap(nn.Conv2d(3, 2, 1), 2, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     >>> model(torch.randn(1, 3, 6, 7)).shape
     torch.Size([1, 2, 6, 7])
@@ -45,7 +46,7 @@ class Segmenter(nn.Module):
     def __init__(
         self,
         backbone: nn.Module,
-        crf: CRFRNN,
+        crf: nn.Module,
         *,
         mean: Sequence[float] | float = 0.0,
         std: Sequence[float] | float = 1.0,

@@ -12,9 +12,9 @@ from ..._typing import Array
 from ...engines.gibbs import GibbsProblem, gibbs_engine
 from ...gibbs.checks import check_logits
 from ...gibbs.neighbourhood import colouring
-from .. import ops
-from ..functional import autocast_to_float32
-from ..tensors import rows
+from ..arguments import autocast_to_float32
+from ..ops.dispatch import native_for
+from ..ops.kernels import rows
 from . import device
 
 
@@ -69,7 +69,7 @@ class Sampler:
         """
         first = self._next
         self._next = [number + len(inverse_temperature) for number in first]
-        native = ops.device_module(self._backend, self._logits)
+        native = native_for(self._backend, self._logits)
         if native is not None:
             return device.gibbs_sweep(
                 native, self._logits, self.labels, self._tables, self._offsets, self._colours,
@@ -105,7 +105,7 @@ def start(
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def pair_counts(labels: Tensor, num_classes: int, offsets: Array, backend: str) -> Tensor:
     """Count the label pairs of labels [B, H, W] int32 at the two ends of edges, [C, L, L]."""
-    if ops.device_module(backend, labels) is not None:
+    if native_for(backend, labels) is not None:
         return device.pair_counts(labels, num_classes, offsets)
     counts = np.zeros((len(offsets), num_classes, num_classes), np.int64)
     gibbs_engine(backend).statistics(rows(labels), offsets, counts, torch.get_num_threads())

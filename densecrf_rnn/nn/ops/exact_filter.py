@@ -1,48 +1,46 @@
-"""The Gaussian kernel itself as an operator, in O(N^2) time: no lattice, no grid, no engine.
+"""Filtering with the Gaussian kernel itself as an operator, in O(N^2) time: no lattice, no engine.
 
-K is worked out tile by tile with torch's own arithmetic, wherever the tensors are, and forgotten
-again, so memory is O(N). This file knows no image and no mean field.
+K is computed tile by tile with torch's own arithmetic, on the tensors' device, and not kept, so
+memory is O(N).
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import checks
-from .dispatch import operator
-from .ops import no_second_derivative, nothing_to_keep
+from .dispatch import no_second_derivative, nothing_to_keep, operator
 
 # Bytes of a tile. On CPUs 1024 x 1024 float32 was the fastest of 128 to 2048: it and a scratch tile
-# fit the caches. On a device the work on a tile must be long beside the launch of a kernel.
+# fit the caches. On a device the work on a tile must take long compared with a kernel launch.
 _TILE = {"cpu": 2**22, "device": 2**26}
 
 
 def tile_side(like: Tensor) -> int:
-    """Rows and columns of a tile of K, for the dtype and the device of `like`."""
+    """Return the side length of a tile of K for the dtype and the device of `like`."""
     size = _TILE["cpu" if like.device.type == "cpu" else "device"]
     return math.isqrt(size // like.element_size())
 
 
 class _Tiles:
-    """Tiles of K, one at a time, for N points; in memory that serves for all of them.
+    """Computes the tiles of K for N points one at a time, all in the same memory.
 
-    Memory of their own each would cost more time than the arithmetic, in page faults.
+    With newly allocated memory for each tile, page faults would take longer than the arithmetic.
     """
 
     def __init__(self, like: Tensor, points: int) -> None:
         self._points = points
         self._side = min(tile_side(like), points)
         self._room = like.new_empty(2, self._side * self._side)
-        # K below this counts as 0 (float32: 1e-31), as its products would leave the normal range
-        # of numbers, where processors take ten times as long.
+        # K below exp(this) counts as 0 (float32: 1e-31): its products would be subnormal numbers,
+        # with which processors take ten times as long.
         normal = torch.finfo(like.dtype)
         self._least_exponent = math.log(normal.tiny / normal.eps)
 
     def places(self) -> Iterator[tuple[slice, slice]]:
-        """Rows and columns of the tiles on and above the diagonal; K is symmetric."""
+        """Yield the rows and columns of each tile on and above the diagonal; K is symmetric."""
         begins = range(0, self._points, self._side)
         cuts = [slice(begin, min(begin + self._side, self._points)) for begin in begins]
         for i, rows in enumerate(cuts):
@@ -50,10 +48,10 @@ class _Tiles:
                 yield rows, columns
 
     def kernel(self, planes: Tensor, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
-        """A tile of K from the features of one image [D, N], and scratch memory of its shape.
+        """Return a tile of K from one image's features [D, N], and scratch memory of its shape.
 
-        By differences: |f_i|^2 + |f_j|^2 - 2 f_i . f_j would lose in float32 what is small beside
-        |f_i|^2. So K_ii is 1, and pixels far from the origin are as good as others.
+        By differences: in float32, |f_i|^2 + |f_j|^2 - 2 f_i . f_j cancels where distances are
+        small compared with |f_i|. So K_ii is exactly 1, and accuracy does not depend on the origin.
         """
         shape = (rows.stop - rows.start, columns.stop - columns.start)
         exponent, scratch = (room[: shape[0] * shape[1]].view(shape) for room in self._room)
@@ -66,7 +64,7 @@ class _Tiles:
 
 
 def _side_by_side(values: Tensor, groups: int) -> Tensor:
-    """Values [B, N, C]; where one kernel serves all images, as [1, N, B * C]."""
+    """Return values [B, N, C]; where one kernel serves all images, as [1, N, B * C]."""
     if groups == len(values):
         return values
     return values.transpose(0, 1).flatten(1)[None]
@@ -88,23 +86,23 @@ def _check_shapes(values: Tensor, features: Tensor) -> None:
 
 @operator("densecrf_rnn::exact_filter")
 def exact_filter(values: Tensor, features: Tensor, self_term: bool) -> Tensor:
-    """K values, where K_ij = exp(-|f_i - f_j|^2 / 2); with K_ii = 0 if there is no self term.
+    """Return K values, where K_ij = exp(-|f_i - f_j|^2 / 2); K_ii = 0 without a self term.
 
     Parameters
     ----------
     values : Tensor [B, N, C], float32 or float64
-    features : Tensor [B, N, D], or [1, N, D] for all images, in bandwidths
-        Of the dtype and on the device of `values`.
+    features : Tensor [B, N, D], or [1, N, D] for all images
+        Divided by the bandwidths; dtype and device of `values`.
 
     Raises
     ------
     TypeError, ValueError
-        `values` and `features` do not go together.
+        `values` and `features` differ in dtype, or their shapes do not match.
 
     Notes
     -----
-    [CRF-RNN] section 3. O(N^2 (D + C)) time, O(N) memory. Matrix products are as exact as
-    torch.set_float32_matmul_precision asks, by default fully.
+    [CRF-RNN] section 3. O(N^2 (D + C)) time, O(N) memory. The precision of matrix products is that
+    of torch.set_float32_matmul_precision, by default full float32.
     """
     _check_shapes(values, features)
     given = _side_by_side(values, len(features))
@@ -152,10 +150,10 @@ exact_filter.register_autograd(_filter_backward, setup_context=_filter_setup_con
 
 @operator("densecrf_rnn::exact_feature_gradient")
 def exact_feature_gradient(values: Tensor, cotangent: Tensor, features: Tensor) -> Tensor:
-    """The gradient of <cotangent, K values> for the features, in their shape.
+    """Return the gradient of <cotangent, K values> for the features, in their shape.
 
-    With S_ij = K_ij (<g_i, v_j> + <v_i, g_j>) that of f_i is the sum over j of S_ij (f_j - f_i).
-    A pixel's term with itself is 0, so whether K has it does not matter.
+    With S_ij = K_ij (<g_i, v_j> + <v_i, g_j>), the gradient for f_i is the sum over j of
+    S_ij (f_j - f_i). The term i = j is 0, so the gradient does not depend on the self term.
     """
     _check_shapes(values, features)
     _check_shapes(cotangent, features)
@@ -182,40 +180,3 @@ def _(values: Tensor, cotangent: Tensor, features: Tensor) -> Tensor:
 
 
 exact_feature_gradient.register_autograd(no_second_derivative, setup_context=nothing_to_keep)
-
-
-# --- what comes in -------------------------------------------------------------------------------
-
-
-@operator("densecrf_rnn::checked")
-def checked(
-    logits: Tensor, guides: Sequence[Tensor], names: str, theta_beta: float
-) -> Tensor:
-    """A copy of the logits, once their values and those of the guides have been looked at.
-
-    The guides' names stand one to a line.
-
-    An operator, so that a compiled graph looks as well: nothing else here refuses NaN.
-    """
-    for guide, name in zip(guides, names.split("\n"), strict=True):
-        checks.image_values(guide, theta_beta, name)
-    checks.logits_values(logits, batched=True)
-    return logits.clone(memory_format=torch.contiguous_format)
-
-
-@checked.register_fake
-def _(
-    logits: Tensor, guides: Sequence[Tensor], names: str, theta_beta: float
-) -> Tensor:
-    return torch.empty_like(logits, memory_format=torch.contiguous_format)
-
-
-def _checked_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    return grad, [None] * ctx.guides, None, None
-
-
-def _checked_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.guides = len(inputs[1])
-
-
-checked.register_autograd(_checked_backward, setup_context=_checked_setup_context)

@@ -1,0 +1,263 @@
+"""Check the arguments of one call, once, and bring them into the form that the rest works on."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .. import checks, engines
+from ..kernels import Kernel, from_params
+from ..params import CRFParams
+from .build import Gaussian, Pixels
+from .ops import dispatch
+from .ops.check_values import check_values
+
+Method = Literal["lattice", "exact"]
+Storage = Literal["full", "float16", "bfloat16"]
+STORAGES: tuple[Storage, ...] = get_args(Storage)
+
+_NOTHING = nullcontext()
+
+
+def autocast_to_float32(logits: Tensor) -> Tensor:
+    """Return what an autocast backbone computed as float32, as torch's own losses do."""
+    lower = logits.dtype in (torch.float16, torch.bfloat16)
+    if lower and torch.is_autocast_enabled(logits.device.type):
+        return logits.float()
+    return logits
+
+
+def full_precision(logits: Tensor) -> AbstractContextManager[Any]:
+    """Return a context without autocast; cheap where autocast is off, unlike torch.autocast."""
+    device = logits.device.type
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else _NOTHING
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The checked arguments of a mean field."""
+
+    logits: Tensor  # [B, L, *S]
+    u: Tensor  # the logits as [B, L, N] with at least two labels; 0 outside the mask
+    mask: Tensor | None  # [B, *S] of bool
+    couplings: list[Tensor]  # mu W [M, L, L] of each iteration; at least one
+    gaussians: list[Gaussian]
+    pixels: Pixels
+    params: CRFParams
+    method: Method
+    backend: str
+    fused: bool  # whether an engine runs the mean field as one operator
+
+
+def check(
+    logits: Tensor,
+    image: Tensor,
+    params: CRFParams,
+    kernel_weights: Tensor | None,
+    compatibility: Tensor | None,
+    kernels: Sequence[Kernel] | None,
+    bandwidths: Tensor | None,
+    guides: Mapping[str, Tensor] | None,
+    mask: Tensor | None,
+    spacing: Sequence[float] | None,
+    iterations: int,
+    tied: bool,
+    method: Method,
+    backend: str,
+) -> Arguments:
+    """Check what `mean_field` and `free_energy` have in common; see there for the arguments.
+
+    Values are checked only in eager calls, for they are unknown while a graph is traced; except
+    those for the exact method, which an operator checks.
+    """
+    checks.params(params, CRFParams)
+    checks.method(method, backend)
+    checks.logits(logits, batched=True)
+    kernels = from_params(params) if kernels is None else tuple(kernels)
+    every_guide = {"image": image, **(guides or {})}
+    checks.kernels(kernels, Kernel, every_guide)
+    for name, guide in every_guide.items():
+        checks.image(guide, logits, batched=True, name=name)
+        checks.same_device(guide, logits, name)
+    inside = logits
+    if mask is not None:
+        checks.mask(mask, (logits.shape[0], *logits.shape[2:]), batched=True)
+        checks.same_device(mask, logits, "mask")
+        inside = logits.where(mask[:, None], 0.0)
+    spacing = checks.spacing(spacing, logits.dim() - 2)
+    fused = method == "lattice" and _has_fused(backend, logits.device.type)
+    if method == "lattice" and not torch.compiler.is_compiling():
+        _check_values(inside, image if mask is None else None, params, fused)
+    couplings = _couplings(
+        params, kernels, kernel_weights, compatibility, iterations, tied, logits
+    )
+    gaussians = _gaussians(kernels, bandwidths, logits)
+    used = {k.guide for k in kernels if k.theta_guide is not None} | {"image"}
+    used_guides = {name: guide for name, guide in every_guide.items() if name in used}
+    pixels = Pixels.of(used_guides, mask, params.feature_order, spacing, logits.dtype)
+    if method == "exact":
+        seen = used_guides if mask is None else pixels.guides
+        inside = check_values(inside, list(seen.values()), "\n".join(seen), params.theta_beta)
+    return Arguments(
+        logits, label_rows(inside), mask, couplings, gaussians, pixels, params, method, backend,
+        fused,
+    )  # fmt: skip
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_fused(backend: str, device: str) -> bool:
+    """Tell whether an engine for tensors on `device` runs whole mean fields; raise if none can."""
+    if dispatch.native_module(backend, device) is not None:
+        return True
+    return hasattr(dispatch.engine(backend), "mean_field")
+
+
+def _check_values(logits: Tensor, image: Tensor | None, params: CRFParams, fused: bool) -> None:
+    """Check values, and warn of likely mistakes. A fused engine itself finds NaN and infinity."""
+    if image is not None:
+        checks.image_range(_for_checks(image), params.theta_beta)
+    if fused:
+        checks.probabilities(_for_checks(logits), batched=True)
+    else:
+        checks.logits_values(_for_checks(logits), batched=True)
+
+
+def _for_checks(tensor: Tensor) -> Any:
+    """Return a view as an array where possible: NumPy takes less time for a few numbers."""
+    tensor = tensor.detach()
+    arrays = tensor.device.type == "cpu" and tensor.dtype != torch.bfloat16
+    return tensor.numpy() if arrays else tensor
+
+
+def check_refined(refined: Tensor, like: Arguments) -> Tensor:
+    """Check a result of `mean_field`; return it as [B, L, N] with at least two labels."""
+    checks.refined(refined, like.logits, batched=True)
+    checks.same_device(refined, like.logits, "refined")
+    if like.mask is not None:
+        refined = refined.where(like.mask[:, None], 0.0)
+    if not torch.compiler.is_compiling():
+        checks.logits_values(refined.detach(), batched=True, name="refined")
+    return label_rows(refined)
+
+
+def check_storage(storage: Storage, given: Arguments, plain: bool) -> None:
+    """Check that `storage` is "full", or that the CUDA engine runs a call with default options."""
+    checks.option("storage", storage, STORAGES)
+    if storage == "full":
+        return
+    if given.logits.dtype != torch.float32:
+        raise TypeError(
+            f"storage is {storage!r} but logits {given.logits.dtype}, which is kept in full; give "
+            "float32"
+        )
+    if engines.device_module(given.backend, given.logits.device.type) is None:
+        raise ValueError(
+            f"storage is {storage!r}, which the CUDA engine alone has, but logits are on "
+            f"{given.logits.device}; leave storage at 'full', or move them to a GPU"
+        )
+    if not plain:
+        raise ValueError(
+            f"storage is {storage!r} but method, update, tied or return_all is not the default, "
+            "and those keep float32; leave storage at 'full'"
+        )
+
+
+def label_rows(logits: Tensor) -> Tensor:
+    """Return logits [B, L, *S] as [B, L, N], one logit x as those of the labels (0, x)."""
+    u = logits.flatten(2)
+    return torch.cat([torch.zeros_like(u), u], dim=1) if u.shape[1] == 1 else u
+
+
+def _gaussians(
+    kernels: Sequence[Kernel], bandwidths: Tensor | None, like: Tensor
+) -> list[Gaussian]:
+    """Return each kernel with its own bandwidths, or with those given."""
+    if bandwidths is None:
+        return [Gaussian(k, k.theta_position, k.theta_guide) for k in kernels]
+    _check_parameter("bandwidths", bandwidths, like)
+    if not torch.compiler.is_compiling():
+        checks.bandwidths(bandwidths.detach(), len(kernels))
+    return [
+        Gaussian(
+            k,
+            None if k.theta_position is None else theta[0],
+            None if k.theta_guide is None else theta[1],
+        )
+        for k, theta in zip(kernels, bandwidths, strict=True)
+    ]
+
+
+def _check_parameter(name: str, tensor: Tensor, like: Tensor) -> None:
+    """Check that a parameter is a tensor of the logits' dtype and device."""
+    checks.array_kind(name, tensor, batched=True)
+    if tensor.dtype != like.dtype or tensor.device != like.device:
+        raise TypeError(
+            f"{name} is {tensor.dtype} on {tensor.device} but logits {like.dtype} on "
+            f"{like.device}; move one with .to(...) (a module: crf.to(logits))"
+        )
+
+
+def _couplings(
+    params: CRFParams,
+    kernels: Sequence[Kernel],
+    kernel_weights: Tensor | None,
+    compatibility: Tensor | None,
+    iterations: int,
+    tied: bool,
+    like: Tensor,
+) -> list[Tensor]:
+    """Return mu W of each iteration, at least one; see `_coupling`."""
+    labels = max(2, like.shape[1])
+    weights = kernel_weights
+    if weights is None:
+        weights = default_weights(params, labels, kernels).to(like)
+    mu = compatibility
+    if mu is None:
+        mu = 1 - torch.eye(labels, dtype=like.dtype, device=like.device)
+    for name, tensor in (("compatibility", mu), ("kernel_weights", weights)):
+        _check_parameter(name, tensor, like)
+    if tied:
+        return [_coupling(mu, weights, len(kernels), like)] * max(iterations, 1)
+    checks.untied("kernel_weights", weights, iterations)
+    if compatibility is not None:
+        checks.untied("compatibility", mu, iterations)
+    mus = [mu] * iterations if compatibility is None else list(mu)
+    return [_coupling(m, w, len(kernels), like) for m, w in zip(mus, weights, strict=True)]
+
+
+def _coupling(mu: Tensor, weights: Tensor, kernels: int, like: Tensor) -> Tensor:
+    """Return the coupling mu W of each kernel: the penalty of a label per unit of message.
+
+    [M, L, L], from a compatibility [L, L] and weights [M], [M, L] or [M, L, L].
+    """
+    eager, labels = not torch.compiler.is_compiling(), max(2, like.shape[1])
+    if eager:
+        checks.compatibility(mu, labels, values=False)
+        checks.kernel_weights(weights, kernels, labels, values=False)
+    if weights.dim() == 3:
+        coupling = torch.bmm(mu.expand(kernels, -1, -1), weights)
+    else:  # one weight per column of mu, or one for all
+        coupling = mu * (weights[:, None] if weights.dim() == 2 else weights[:, None, None])
+    if eager:
+        try:
+            checks.coupling(coupling.detach(), like.shape[2:].numel(), torch.finfo(like.dtype).max)
+        except ValueError:  # where a factor is not finite, name it
+            checks.compatibility(mu.detach(), labels)
+            checks.kernel_weights(weights.detach(), kernels, labels)
+            raise
+    return coupling
+
+
+def default_weights(params: CRFParams, labels: int, kernels: Sequence[Kernel]) -> Tensor:
+    """Return the weight in `params` of each kernel, float64: [M], or [M, L] if one has L."""
+    given = {"w_bilateral": params.w_bilateral, "w_spatial": params.w_spatial}
+    for name, weight in given.items():
+        checks.weights_fit(name, weight, labels)  # type: ignore[arg-type]
+    names = ["w_spatial" if k.theta_guide is None else "w_bilateral" for k in kernels]
+    tensors = [torch.tensor(given[name], dtype=torch.float64) for name in names]
+    per_label = any(tensor.dim() == 1 for tensor in tensors)
+    return torch.stack([t.expand(labels) if per_label else t for t in tensors])

@@ -1,0 +1,43 @@
+"""The value checks of the exact method as an operator, so that a compiled graph checks as well."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import checks
+from .dispatch import operator
+
+
+@operator("densecrf_rnn::checked")
+def check_values(
+    logits: Tensor, guides: Sequence[Tensor], names: str, theta_beta: float
+) -> Tensor:
+    """Check the values of logits and guides, and return a copy of the logits.
+
+    `names` holds the guides' names, one a line. Operators whose results do not depend on a check
+    could be dropped from a graph; hence the copy, which the mean field continues with.
+    """
+    for guide, name in zip(guides, names.split("\n"), strict=True):
+        checks.image_values(guide, theta_beta, name)
+    checks.logits_values(logits, batched=True)
+    return logits.clone(memory_format=torch.contiguous_format)
+
+
+@check_values.register_fake
+def _(
+    logits: Tensor, guides: Sequence[Tensor], names: str, theta_beta: float
+) -> Tensor:
+    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.guides = len(inputs[1])
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    return grad, [None] * ctx.guides, None, None
+
+
+check_values.register_autograd(_backward, setup_context=_setup_context)

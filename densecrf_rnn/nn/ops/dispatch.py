@@ -1,0 +1,162 @@
+"""Declare torch operators that an eager call runs without the cost of torch's dispatcher.
+
+On a small image a call through the dispatcher takes as long as the work. The dispatcher is needed
+where a graph is traced or a mode or tensor subclass watches; a plain eager call needs the function
+alone, and one that is differentiated an autograd.Function around it.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from ... import engines
+
+_PLAIN_TYPES = (Tensor, nn.Parameter)
+Backward = Callable[..., Any]
+Setup = Callable[[Any, tuple[Any, ...], Any], None]
+
+# The engines by name and kind of device. Cached, because several operators ask in every call and
+# finding out whether an engine can run is slow. Errors are not cached.
+native_module = lru_cache(maxsize=None)(engines.device_module)
+
+
+@lru_cache(maxsize=None)
+def engine(backend: str) -> engines.Engine:
+    """Return the engine for tensors on a CPU, see `engines.engine`."""
+    return engines.engine(backend)
+
+
+def native_for(backend: str, like: Tensor) -> Any:
+    """Return the native module for tensors on the device of `like`; None: NumPy's engines."""
+    return native_module(backend, like.device.type)
+
+
+class Operator:
+    """A function that is also a torch operator; calling it picks the cheapest correct way.
+
+    Parameters
+    ----------
+    name : str
+        Name of the operator, "namespace::name".
+    function : callable
+        Computes on tensors without recording; annotated as `torch.library.custom_op` asks for.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.of_torch = torch.library.custom_op(name, mutates_args=())(function)
+        self.register_fake = self.of_torch.register_fake
+        self.backward: Backward | None = None
+        self.setup_context: Setup | None = None
+        self.__doc__ = function.__doc__
+
+    def register_autograd(self, backward: Backward, *, setup_context: Setup | None = None) -> None:
+        """Register the gradient; the arguments are those of torch's method of the same name."""
+        self.of_torch.register_autograd(backward, setup_context=setup_context)
+        self.backward, self.setup_context = backward, setup_context
+
+    def __call__(self, *args: Any) -> Any:
+        found = way(*args)
+        if found == PLAIN:
+            return self.function(*args)
+        if found == DIFFERENTIATED and self.backward is not None:
+            lengths = tuple(len(arg) if _is_list_of_tensors(arg) else None for arg in args)
+            flat = (*_flat(args, lengths), (self, lengths))
+            return _Recorded.apply(*flat)  # type: ignore[no-untyped-call]
+        return self.of_torch(*args)
+
+
+# How an operator is called: its function, an autograd.Function around it, or torch's dispatcher.
+PLAIN, DIFFERENTIATED, DISPATCHED = "plain", "differentiated", "dispatched"
+
+
+def way(*args: Any) -> str:
+    """Return the cheapest correct way to call an operator: tensors, lists of them, or others."""
+    if is_traced():
+        return DISPATCHED
+    found, gradients = PLAIN, torch.is_grad_enabled()
+    for arg in args:
+        for one in arg if isinstance(arg, (list, tuple)) else (arg,):
+            if isinstance(one, Tensor):
+                if type(one) not in _PLAIN_TYPES:
+                    return DISPATCHED
+                if gradients and one.requires_grad:
+                    found = DIFFERENTIATED
+    return found
+
+
+def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
+    """Declare a function to be the operator `name`."""
+    return lambda function: Operator(name, function)
+
+
+def is_traced() -> bool:
+    """Tell whether this thread's calls become a graph, or are seen by one of torch's modes."""
+    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+        return True
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
+
+
+class _Recorded(torch.autograd.Function):
+    """An operator whose gradient is recorded: what `custom_op` does, without the dispatcher.
+
+    autograd.Function takes tensors, no lists of them; so the arguments come flattened, and
+    `lengths` holds the length of each list, or None for any other argument.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *flat: Any) -> Any:
+        ctx.operator, ctx.lengths = flat[-1]
+        args = tuple(_grouped(flat[:-1], ctx.lengths))
+        output = ctx.operator.function(*args)
+        if ctx.operator.setup_context is not None:
+            ctx.operator.setup_context(ctx, args, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+        flat = ctx.needs_input_grad
+        ctx.needs_input_grad = _grouped(flat[:-1], ctx.lengths)
+        try:
+            found = ctx.operator.backward(ctx, *gradients)
+        finally:
+            ctx.needs_input_grad = flat
+        found = found if isinstance(found, tuple) else (found,)
+        return (*_flat(found, ctx.lengths), None)
+
+
+def _is_list_of_tensors(arg: Any) -> bool:
+    return isinstance(arg, (list, tuple)) and any(isinstance(one, Tensor) for one in arg)
+
+
+def _flat(args: Sequence[Any], lengths: Sequence[int | None]) -> list[Any]:
+    """Replace each list of a known length by its entries."""
+    flat: list[Any] = []
+    for arg, length in zip(args, lengths, strict=True):
+        flat.extend([arg] if length is None else arg)
+    return flat
+
+
+def _grouped(flat: Sequence[Any], lengths: Sequence[int | None]) -> list[Any]:
+    """Undo `_flat`."""
+    entries = iter(flat)
+    return [
+        next(entries) if length is None else [next(entries) for _ in range(length)]
+        for length in lengths
+    ]
+
+
+def no_second_derivative(ctx: Any, *gradients: Tensor) -> NoReturn:
+    """Raise: the backward of operators that compute a gradient for lattice weights or features."""
+    raise NotImplementedError(
+        "the gradient for an image or for features cannot be differentiated again; for a second "
+        "derivative with respect to logits or weights, pass image.detach()"
+    )
+
+
+def nothing_to_keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """Keep nothing: the `setup_context` of operators whose backward raises."""

@@ -1,0 +1,55 @@
+"""Filtering on a regular grid as an operator (inference/grid.py).
+
+The kernel follows from a few numbers, so the operator takes those; `Grid` makes the kernel of them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...inference import grid
+from .dispatch import operator
+from .kernels import Grid, rows
+
+
+@operator("densecrf_rnn::grid_filter")
+def grid_filter(
+    values: Tensor,
+    size: Sequence[int],
+    deviation: Sequence[float],
+    normalization: str,
+    self_term: bool,
+    transpose: bool,
+) -> Tensor:
+    """Return N K values, or (N K)' values, for values [B, N, C] and the fields of a `Grid`."""
+    out = torch.empty_like(values, memory_format=torch.contiguous_format)
+    arrays = rows(values)  # computed on a CPU, wherever the values are
+    kernel = Grid(size, deviation, normalization, self_term).kernel(arrays.dtype)
+    if transpose:
+        kernel = kernel.transposed()
+    before, after = kernel.before, kernel.after
+    for b, array in enumerate(arrays):
+        given = array if before is None else array * before[:, None]
+        found = grid.filtered(kernel, given)
+        if kernel.diagonal is not None:
+            found = found - kernel.diagonal[:, None] * given
+        out[b] = torch.from_numpy(found if after is None else found * after[:, None])
+    return out
+
+
+@grid_filter.register_fake
+def _(values: Tensor, *args: Any) -> Tensor:
+    return torch.empty_like(values, memory_format=torch.contiguous_format)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, *ctx.grid, ctx.transpose = inputs
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return grid_filter(grad, *ctx.grid, not ctx.transpose), None, None, None, None, None
+
+
+grid_filter.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,101 @@
+"""Building lattices as an operator; its gradient flows from the weights to the features."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ... import checks, engines
+from .. import device
+from . import dispatch
+from .dispatch import native_for, no_second_derivative, nothing_to_keep, operator
+from .kernels import Lattice, rows
+
+
+@operator("densecrf_rnn::lattice_build")
+def lattice_build(
+    features: Tensor, quality: str, backend: str, name: str = "features"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Build the lattice of each point set in features [B, N, D], of any strides.
+
+    Returns the fields of a `Lattice`. Error messages about NaN and infinity speak of `name`.
+    """
+    checks.float_dtype("features", features, batched=True)
+    native = native_for(backend, features)
+    if native is not None:
+        return device.lattice_build(native, features, quality, name)
+    images = list(features.numpy(force=True))
+    if images:
+        checks.feature_rows(images[0])
+    batch, points, dims = features.shape
+    size = engines.Plan.links_size(points, dims, quality)
+    lattice = Lattice(
+        features.new_empty(batch, points, dims + 1, dtype=torch.int32),
+        features.new_empty(batch, points, dims + 1),
+        torch.from_numpy(engines.reserve((batch, size), np.int32)),
+    )
+    engine = dispatch.engine(backend)
+    if not engine.build(images, lattice.plans(batch), quality, torch.get_num_threads()):
+        checks.refuse_features(*images, name=name)
+    return lattice
+
+
+@lattice_build.register_fake
+def _(
+    features: Tensor, quality: str, backend: str, name: str = "features"
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, points, dims = features.shape
+    links: tuple[Any, ...]
+    if native_for(backend, features) is not None:
+        links = (torch.library.get_ctx().new_dynamic_size(),)
+    else:
+        links = (batch, engines.Plan.links_size(points, dims, quality))
+    return (
+        features.new_empty(batch, points, dims + 1, dtype=torch.int32),
+        features.new_empty(batch, points, dims + 1),
+        features.new_empty(links, dtype=torch.int32),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    features, _, ctx.backend = inputs[:3]
+    ctx.entries = len(inputs)
+    ctx.save_for_backward(features)
+    ctx.mark_non_differentiable(output[0], output[2])
+    ctx.set_materialize_grads(False)  # else autograd fills the gradients of these two with zeros
+
+
+def _backward(
+    ctx: Any, _: None, d_weight: Tensor | None, __: None
+) -> tuple[Tensor | None, ...]:
+    found = None
+    if d_weight is not None:
+        (features,) = ctx.saved_tensors
+        found = lattice_feature_gradient(features, d_weight, ctx.backend)
+    return (found, *[None] * (ctx.entries - 1))
+
+
+lattice_build.register_autograd(_backward, setup_context=_setup_context)
+
+
+@operator("densecrf_rnn::lattice_feature_gradient")
+def lattice_feature_gradient(features: Tensor, d_weight: Tensor, backend: str) -> Tensor:
+    """Return the gradient for features [B, N, D] of any strides, from that for the weights."""
+    native = native_for(backend, features)
+    if native is not None:
+        return device.feature_gradient(native, features, d_weight)
+    out = features.new_empty(features.shape)
+    arrays = (features.numpy(force=True), rows(d_weight), out.numpy())
+    engine = dispatch.engine(backend)
+    for image, cotangent, found in zip(*arrays, strict=True):
+        engine.feature_gradient(image, cotangent, found, torch.get_num_threads())
+    return out
+
+
+@lattice_feature_gradient.register_fake
+def _(features: Tensor, d_weight: Tensor, backend: str) -> Tensor:
+    return features.new_empty(features.shape)
+
+
+lattice_feature_gradient.register_autograd(no_second_derivative, setup_context=nothing_to_keep)

@@ -1,0 +1,282 @@
+"""All iterations of a mean field as one operator, and its gradient as another."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import checks, engines
+from .. import device, stepwise
+from . import dispatch
+from .dispatch import native_for, no_second_derivative, nothing_to_keep, operator
+from .kernels import Grid, Kernels, Parts, is_given, rows
+from .lattice_filter import over_images
+
+
+@operator("densecrf_rnn::mean_field")
+def mean_field(
+    logits: Tensor,
+    coupling: Tensor,
+    kernels: Sequence[Tensor],
+    size: Sequence[int] | None,
+    deviation: Sequence[float] | None,
+    normalization: str,
+    self_term: bool,
+    iterations: int,
+    keep: bool,
+    memory_budget: int,
+    storage: str,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """Return refined logits [B, L, N] and, if `keep`, what the backward pass needs.
+
+    Parameters
+    ----------
+    logits : Tensor [B, L, N]
+    coupling : Tensor [M, L, L]
+        mu W of each kernel.
+    kernels : list of tensors
+        `Kernels.flatten`.
+    size, deviation, normalization, self_term
+        The fields of `Kernels.grid`.
+    memory_budget : int
+        Bytes that may be kept for all images together.
+    storage : str
+        Precision of values at vertices and cells; see `functional.mean_field`.
+    """
+    if coupling.dtype != logits.dtype:
+        raise TypeError(f"logits is {logits.dtype} but coupling {coupling.dtype}")
+    k = Kernels.unflatten(kernels, Grid(size, deviation, normalization, self_term))
+    native = native_for(backend, logits)
+    shape = _saved_shape(logits, iterations, keep, memory_budget, native)
+    if native is not None:
+        saved = logits.new_empty(shape)
+        problem = (logits, coupling, k.lattices, k.grid, k.grid_scales, iterations)
+        return device.mean_field(native, *problem, storage, saved), saved
+    engine = _fused_engine(backend)
+    batch = len(logits)
+    u, c = rows(logits), rows(coupling)
+    refined = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    # Zeros, because what an engine leaves unwritten must be the same each time.
+    kept = engines.reserve(shape, u.dtype)
+    arrays = (k.for_images(batch, c.dtype), u, refined.numpy(), kept)
+    problems = [engines.Problem(*image) for image in zip(*arrays, strict=True)]
+    options = (iterations, False, _share(memory_budget, batch), torch.get_num_threads())
+    if not engine.mean_field(problems, c, *options):
+        checks.logits_values(logits, batched=True)
+        raise ValueError("logits lie beyond what the engine can compute with")
+    return refined, torch.from_numpy(kept)
+
+
+@mean_field.register_fake
+def _(
+    logits: Tensor,
+    coupling: Tensor,
+    kernels: Sequence[Tensor],
+    size: Sequence[int] | None,
+    deviation: Sequence[float] | None,
+    normalization: str,
+    self_term: bool,
+    iterations: int,
+    keep: bool,
+    memory_budget: int,
+    storage: str,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    native = native_for(backend, logits)
+    shape = _saved_shape(logits, iterations, keep, memory_budget, native)
+    return logits.new_empty(logits.shape), logits.new_empty(shape)
+
+
+def _saved_shape(
+    logits: Tensor, iterations: int, keep: bool, memory_budget: int, native: Any
+) -> tuple[int, ...]:
+    """Return the shape of the marginals of all iterations, none if not `keep`.
+
+    On a CPU whatever the budget: what an engine leaves unwritten is never resident.
+    """
+    if native is not None:
+        return device.saved_shape(logits, iterations, keep, memory_budget)
+    batch, labels, points = logits.shape
+    return (batch, iterations, points, engines.row_width(labels)) if keep else (batch, 0, 0, 0)
+
+
+def _share(memory_budget: int, batch: int) -> int:
+    """Return one image's share of the budget."""
+    return memory_budget // max(batch, 1)
+
+
+def _fused_engine(backend: str) -> engines.FusedEngine:
+    found: Any = dispatch.engine(backend)
+    if not hasattr(found, "mean_field"):
+        raise engines.BackendUnavailableError(f"backend {backend!r} has no fused mean field")
+    return found
+
+
+# --- its gradient --------------------------------------------------------------------------------
+
+
+@operator("densecrf_rnn::mean_field_backward")
+def mean_field_backward(
+    d_refined: Tensor,
+    logits: Tensor,
+    saved: Tensor,
+    coupling: Tensor,
+    kernels: Sequence[Tensor],
+    size: Sequence[int] | None,
+    deviation: Sequence[float] | None,
+    normalization: str,
+    self_term: bool,
+    wanted: Sequence[bool],
+    iterations: int,
+    memory_budget: int,
+    storage: str,
+    backend: str,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Return the gradients for logits [B, L, N], coupling [M, L, L] and the lattice kernels.
+
+    The last are the four `Parts` of each lattice kernel in one list; [0] for a part that the kernel
+    does not have, and for all parts of a kernel whose gradient is not `wanted`.
+    """
+    k = Kernels.unflatten(kernels, Grid(size, deviation, normalization, self_term))
+    batch = len(logits)
+    parts = _wanted_parts(k, wanted)
+    found = [
+        Parts(*(p.new_empty(batch, *p.shape[1:]) if is_given(p) else p.clone() for p in group))
+        for group in parts
+    ]
+    native = native_for(backend, logits)
+    if native is not None:
+        problem = (d_refined, logits, saved, coupling, k.lattices, k.grid, k.grid_scales)
+        places = [Parts(*(p if is_given(p) else None for p in group)) for group in found]
+        d_logits, d_coupling = device.mean_field_backward(
+            native, *problem, places, iterations, storage
+        )
+        return d_logits, d_coupling, _over_images(found, parts)
+    engine = _fused_engine(backend)
+    d_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    d_couplings = coupling.new_empty(batch, *coupling.shape)
+    c = rows(coupling)
+    arrays = (
+        k.for_images(batch, c.dtype),
+        rows(logits),
+        rows(saved),
+        rows(d_refined),
+        d_logits.numpy(),
+        d_couplings.numpy(),
+        [_places(found, b, k.grid) for b in range(batch)],
+    )
+    problems = [engines.BackwardProblem(*image) for image in zip(*arrays, strict=True)]
+    options = (iterations, _share(memory_budget, batch), torch.get_num_threads())
+    engine.mean_field_backward(problems, c, *options)
+    return d_logits, d_couplings.sum(0), _over_images(found, parts)
+
+
+@mean_field_backward.register_fake
+def _(
+    d_refined: Tensor,
+    logits: Tensor,
+    saved: Tensor,
+    coupling: Tensor,
+    kernels: Sequence[Tensor],
+    size: Sequence[int] | None,
+    deviation: Sequence[float] | None,
+    normalization: str,
+    self_term: bool,
+    wanted: Sequence[bool],
+    iterations: int,
+    memory_budget: int,
+    storage: str,
+    backend: str,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    k = Kernels.unflatten(kernels, Grid(size, deviation, normalization, self_term))
+    parts = [p.new_empty(p.shape) for group in _wanted_parts(k, wanted) for p in group]
+    return logits.new_empty(logits.shape), coupling.new_empty(coupling.shape), parts
+
+
+mean_field_backward.register_autograd(no_second_derivative, setup_context=nothing_to_keep)
+
+
+def _wanted_parts(kernels: Kernels, wanted: Sequence[bool]) -> list[Parts]:
+    """Return the parts of each lattice kernel; [0] for those whose gradient is not wanted."""
+    return [
+        k.parts if one else Parts(*(p.new_empty(0) for p in k.parts))
+        for k, one in zip(kernels.lattices, wanted, strict=True)
+    ]
+
+
+def _places(
+    found: Sequence[Parts], image: int, grid: Grid
+) -> list[engines.KernelGradient | None]:
+    """Return where an engine writes the gradients of one image's kernels; None: not wanted."""
+    places: list[engines.KernelGradient | None] = []
+    for weight, *scales in found:
+        if is_given(weight):
+            own = [s[image, :, 0].numpy() if is_given(s) else None for s in scales]
+            places.append(engines.KernelGradient(weight[image].numpy(), *own))
+        else:
+            places.append(None)
+    return places if grid.size is None else [*places, None]
+
+
+def _over_images(found: Sequence[Parts], parts: Sequence[Parts]) -> list[Tensor]:
+    """Return the gradients [B, ...] in the shapes of `parts`, in one list."""
+    return [
+        over_images(d, len(p)) if is_given(p) else d
+        for gradients, group in zip(found, parts, strict=True)
+        for d, p in zip(gradients, group, strict=True)
+    ]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    logits, coupling, kernels, *grid, ctx.iterations, ctx.keep = inputs[:-3]
+    ctx.options = inputs[-3:]  # memory_budget, storage, backend
+    ctx.grid = Grid(*grid)
+    ctx.save_for_backward(output[1], logits, coupling, *kernels)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # else autograd fills the gradient of `saved` with zeros
+
+
+def _backward(ctx: Any, d_refined: Tensor | None, _: None) -> tuple[Any, ...]:
+    found: tuple[Any, Any, list[Any]]
+    if d_refined is None:
+        found = (None, None, [None] * len(ctx.needs_input_grad[2]))
+    elif torch.is_grad_enabled():
+        found = _differentiable_gradient(ctx, d_refined)
+    else:
+        found = _gradient(ctx, d_refined)
+    return (*found, *[None] * (len(ctx.grid) + 5))
+
+
+def _gradient(ctx: Any, d_refined: Tensor) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    assert ctx.keep, "a gradient is asked for that was not prepared"
+    saved, logits, coupling, *kernels = ctx.saved_tensors
+    needs = Kernels.unflatten(ctx.needs_input_grad[2], ctx.grid)
+    wanted = [any((*k.lattice, *k.parts)) for k in needs.lattices]
+    options = (wanted, ctx.iterations, *ctx.options)
+    d_logits, d_coupling, flat = mean_field_backward(
+        d_refined, logits, saved, coupling, kernels, *ctx.grid, *options
+    )
+    found = [part if is_given(part) else None for part in flat]
+    parts = [Parts(*found[i : i + 4]) for i in range(0, len(found), 4)]
+    return d_logits, d_coupling, needs.flatten_parts(parts)
+
+
+def _differentiable_gradient(ctx: Any, d_refined: Tensor) -> tuple[Any, Any, list[Any]]:
+    """Compute the gradient filter by filter, so that it can be differentiated again."""
+    # Aliases, so that each gradient ends at an input of this operator: one input may have been
+    # made from another (a normaliser from weights, an image from logits).
+    _, *inputs = [tensor.view_as(tensor) for tensor in ctx.saved_tensors]
+    logits, coupling, *kernels = inputs
+    if ctx.iterations == 0:
+        return d_refined, None, [None] * len(kernels)
+    messages = stepwise.messages(Kernels.unflatten(kernels, ctx.grid), ctx.options[-1])
+    refined = stepwise.mean_field(logits, [coupling] * ctx.iterations, messages)[-1]
+    leaves = [tensor for tensor in inputs if tensor.requires_grad]
+    found = iter(torch.autograd.grad(refined, leaves, d_refined, create_graph=True))
+    d_logits, d_coupling, *d_kernels = (next(found) if t.requires_grad else None for t in inputs)
+    return d_logits, d_coupling, d_kernels
+
+
+mean_field.register_autograd(_backward, setup_context=_setup_context)

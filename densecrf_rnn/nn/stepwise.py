@@ -1,0 +1,126 @@
+"""Mean field and free energy with one operator per filter, instead of one for the whole.
+
+Slower than ops/mean_field.py, and used where that operator cannot be: for other updates, untied
+iterations, the results of all iterations, the exact method and second derivatives.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from .ops.grid_filter import grid_filter
+from .ops.kernels import Grid, Kernel, Kernels, is_given
+from .ops.lattice_filter import lattice_filter
+
+Update = Literal["softmax", "relu"]
+UPDATES: tuple[Update, ...] = ("softmax", "relu")
+# The operator N K of one kernel as a function of values [B, N, C].
+Message = Callable[[Tensor], Tensor]
+
+
+def scaled(
+    operator: Message, before: Tensor, after: Tensor, diagonal: Tensor, values: Tensor
+) -> Tensor:
+    """Return after (operator - diag(diagonal)) (before values), for scales as `Kernel` has them."""
+    values = values * before if is_given(before) else values
+    out = operator(values)
+    out = out - diagonal * values if is_given(diagonal) else out
+    return out * after if is_given(after) else out
+
+
+def filtered(kernel: Kernel, values: Tensor, backend: str) -> Tensor:
+    """Return N K values on lattices, for values [B, N, C]."""
+
+    def operator(given: Tensor) -> Tensor:
+        return lattice_filter(given, *kernel.lattice, False, backend)
+
+    return scaled(operator, kernel.before, kernel.after, kernel.diagonal, values)
+
+
+def grid_filtered(grid: Grid, scales: Sequence[Tensor], values: Tensor) -> Tensor:
+    """Return N K values on a grid; `scales` are those of `Kernels.grid_scales`."""
+
+    def operator(given: Tensor) -> Tensor:
+        return grid_filter(given, *grid, False)
+
+    if not scales:
+        return operator(values)
+    before, after, diagonal = scales
+    return scaled(operator, before, after, diagonal, values)
+
+
+def messages(kernels: Kernels, backend: str) -> list[Message]:
+    """Return the operator N K of each kernel, in their order; the grid is the last."""
+    found: list[Message] = [partial(filtered, k, backend=backend) for k in kernels.lattices]
+    if kernels.grid.size is not None:
+        found.append(partial(grid_filtered, kernels.grid, kernels.grid_scales))
+    return found
+
+
+def mean_field(
+    u: Tensor, couplings: Sequence[Tensor], messages: Sequence[Message], update: str = "softmax"
+) -> list[Tensor]:
+    """Return the refined logits [B, L, N] of every iteration.
+
+    Parameters
+    ----------
+    u : Tensor [B, L, N]
+    couplings : sequence of T tensors [M, L, L]
+        mu W of each kernel, for each iteration.
+    messages : sequence of M functions
+    update : {"softmax", "relu"}
+    """
+    u = u.mT.contiguous()  # [B, N, L]
+    steps = []
+    refined = u
+    for coupling in couplings:
+        q = _marginals(refined, update)
+        refined = u - _pairwise(q, coupling, messages)
+        steps.append(refined.mT)
+    return steps
+
+
+def free_energy(
+    refined: Tensor,
+    u: Tensor,
+    coupling: Tensor,
+    messages: Sequence[Message],
+    update: str = "softmax",
+) -> Tensor:
+    """Return each pixel's term of the free energy, [B, N].
+
+    Parameters
+    ----------
+    refined, u : Tensor [B, L, N]
+    coupling : Tensor [M, L, L]
+    messages, update
+        As in `mean_field`.
+    """
+    refined, u = refined.mT.contiguous(), u.mT  # [B, N, L]
+    q = _marginals(refined, update)
+    # The softmax of -inf is 0 and its logarithm -inf; log_softmax is also exact for small q.
+    log_q = refined.log_softmax(-1) if update == "softmax" else q.where(q > 0, 1.0).log()
+    # Where q = 0 both terms may be -inf; the product counts as 0.
+    relative = (log_q - u).where(q > 0, 0.0)
+    return (q * (relative + _pairwise(q, coupling, messages) / 2)).sum(-1)
+
+
+def _pairwise(q: Tensor, coupling: Tensor, messages: Sequence[Message]) -> Tensor:
+    """Return mu sum_m W_m N_m K_m q, [B, N, L]."""
+    weighted = (m(q) @ c.mT for m, c in zip(messages, coupling, strict=True))
+    return reduce(torch.add, weighted)
+
+
+def _marginals(logits: Tensor, update: str) -> Tensor:
+    """Return the marginals of logits [B, N, L]."""
+    if update == "softmax":
+        return logits.softmax(-1)
+    checks.option("update", update, UPDATES)
+    q = logits.relu()
+    total = q.sum(-1, keepdim=True)
+    some = total > 0
+    return torch.where(some, q / total.where(some, 1.0), 1 / logits.shape[-1])
