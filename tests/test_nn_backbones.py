@@ -71,9 +71,9 @@ def test_wrap_picks_logits_out_of_anything_with_a_function():
 
 
 @pytest.mark.parametrize("container, message", [
-    (lambda x: (x, x), "returned tuple; .* give it pick="),
-    (lambda x: {"masks": x}, "returned dict with 'masks'; .* give it pick="),
-    (lambda x: {}, "returned dict with nothing in it"),
+    (lambda x: (x, x), "returned tuple; .* pass pick="),
+    (lambda x: {"masks": x}, "returned dict with 'masks'; .* pass pick="),
+    (lambda x: {}, "returned dict with no entries"),
     (lambda x: None, "returned NoneType"),
 ])
 def test_wrap_refuses_outputs_in_which_it_finds_no_logits(container, message):

@@ -340,7 +340,7 @@ class Returns(torch.nn.Module):
 @pytest.mark.parametrize("result", [{"mask": torch.zeros(1)}, (torch.zeros(1),), None])
 def test_wrap_refuses_backbones_that_return_no_logits(result):
     model = CRFRNN.wrap(Returns(result), LABELS)
-    with pytest.raises(TypeError, match="the backbone returned .*give it pick="):
+    with pytest.raises(TypeError, match="the backbone returned .*pass pick="):
         model(torch.zeros(1, 3, 4, 5))
 
 

@@ -187,7 +187,7 @@ def test_onnx_export_refuses_a_model_without_a_head_and_options_that_the_node_la
         export_onnx(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))
     model = segmenter()
     monkeypatch.setattr(model.crf, "forward", lambda logits, image: logits + 1)
-    with pytest.raises(ValueError, match="an option that its ONNX node lacks"):
+    with pytest.raises(ValueError, match="an option that its ONNX node does not support"):
         export_onnx(model, (images(6, 7),))
 
 

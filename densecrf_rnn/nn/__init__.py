@@ -1,4 +1,4 @@
-"""The torch layer: the only folder that imports torch."""
+"""The torch layers; the only folder that imports torch."""
 
 from . import functional
 from .gibbs.chains import Chains, ChainStore

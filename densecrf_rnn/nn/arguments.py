@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from .. import checks, engines
+from .. import checks
 from ..kernels import Kernel, from_params
 from ..params import CRFParams
 from .build import Gaussian, Pixels
@@ -154,7 +154,7 @@ def check_storage(storage: Storage, given: Arguments, plain: bool) -> None:
             f"storage is {storage!r} but logits {given.logits.dtype}, which is kept in full; give "
             "float32"
         )
-    if engines.device_module(given.backend, given.logits.device.type) is None:
+    if dispatch.native_module(given.backend, given.logits.device.type) is None:
         raise ValueError(
             f"storage is {storage!r}, which the CUDA engine alone has, but logits are on "
             f"{given.logits.device}; leave storage at 'full', or move them to a GPU"

@@ -1,4 +1,4 @@
-"""CRFRNN: dense-CRF mean field as a trainable layer."""
+"""CRFRNN: the mean field of a dense CRF as a trainable layer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .. import engines, checks
+from .. import checks, engines
 from ..kernels import Kernel, from_params
 from ..params import CRFParams, Normalization
 from .arguments import STORAGES, Method, Storage, default_weights
@@ -15,72 +15,71 @@ from .functional import free_energy, mean_field
 from .segmenter import Segmenter
 from .stepwise import UPDATES, Update
 
-# A bandwidth that learns stays within this factor of where it began.
+# A learned bandwidth stays within this factor of its initial value.
 BANDWIDTH_RANGE = 16.0
-# What the released code of [CRF-RNN] multiplies the learning rate of the network by.
+# Multipliers of the network's learning rate in the released code of [CRF-RNN].
 LEARNING_RATES = {"kernel_weights": 1e4, "compatibility": 1e3, "bandwidths": 1e3}
 
 
 class CRFRNN(nn.Module):
-    """A CRF-RNN head: logits and their image in, refined logits out, trained with the backbone.
+    """A CRF-RNN head that refines logits, given the image, and trains with the backbone.
 
     Parameters
     ----------
     num_classes : int
-        Labels L, at least 2; or 1 for a binary segmenter whose one logit x stands for the labels
+        Labels L, at least 2; or 1 for binary segmentation, where one logit x stands for the labels
         (0, x).
     params : CRFParams
-        Bandwidths (fixed) and initial kernel weights. They belong to the constructor, not to the
-        state_dict: build the module that loads a checkpoint with the same ones.
+        Bandwidths (fixed) and initial kernel weights. The state_dict does not contain the
+        bandwidths: to load a checkpoint, build the module with the same `params`.
     iterations, eval_iterations : int
-        Mean-field updates in train() and in eval() mode; 10 in the latter by default, or if not
-        `tied` as many as in training.
+        Mean-field updates in train() and in eval() mode. `eval_iterations` defaults to 10, and to
+        `iterations` if not `tied`.
     kernel_weights : {"diagonal", "scalar", "full"}
-        What is learned for each kernel: a weight per label, one weight, or an L x L matrix.
+        Shape of each kernel's weights: one per label, one for all labels, or an L x L matrix.
     compatibility : {"learned", "potts"}
-        A learned L x L matrix, asymmetric, that starts at Potts; or Potts, fixed.
+        A learned L x L matrix, which may become asymmetric and starts as Potts; or fixed Potts.
     trainable_bandwidths : bool
-        Whether the kernels' deviations learn. Each stays within a factor of 16 of where it began,
-        so training can neither collapse nor overflow it. A kernel of position alone is then
-        filtered by a lattice, in training and after it, for a grid has no such gradient.
+        Whether the kernels' bandwidths are learned. Each stays within a factor of 16 of its initial
+        value, so training can neither collapse nor overflow it. A kernel of position alone is then
+        filtered by a lattice, also in eval(), because a grid has no gradient for its bandwidth.
     tied : bool
-        Whether all iterations share weights and compatibility; else each has its own.
+        Whether all iterations share weights and compatibility; otherwise each has its own.
     update : {"softmax", "relu"}
-        How marginals are made of logits; see `functional.mean_field`.
+        How marginals are computed from logits; see `functional.mean_field`.
     normalization, self_term
-        In place of those in `params`, if given.
+        Override those in `params`.
     kernels : sequence of M `kernels.Kernel`, optional
-        In place of the bilateral and the spatial one with the bandwidths of `params`.
+        Replace the bilateral and the spatial kernel with the bandwidths of `params`.
     memory_budget : int
         Bytes that a forward pass may keep for the gradient; see `functional.mean_field`.
     method : {"lattice", "exact"}
         How kernels are filtered: in O(N), or exactly in O(N^2); see `functional.mean_field`.
     storage : {"full", "float16", "bfloat16"}
-        What the CUDA engine keeps lattice values in; see `functional.mean_field`.
+        Precision of lattice values in the CUDA engine; see `functional.mean_field`.
     backend : str
         "auto", or a name from `available_backends()`.
 
     Attributes
     ----------
     kernel_weights : nn.Parameter [M, L], [M] or [M, L, L]; [T, ...] if not `tied`
-        M kernels: bilateral, then spatial. For num_classes=1, L is 2 here and below: the labels
-        (0, x).
+        M kernels: bilateral, then spatial. For num_classes=1, L is 2 here and below.
     compatibility : nn.Parameter or buffer [L, L]; [T, L, L] if not `tied`
-        Penalty of a label (row) at a pixel beside another (column).
+        Penalty of a label (row) next to another label (column).
     log_bandwidths : nn.Parameter [M, 2] or None
-        What learns of the deviations (position, guide) of each kernel; see `bandwidths`.
+        Parameters from which `bandwidths` (position, guide) are computed.
 
     Raises
     ------
     TypeError, ValueError
-        An argument of the wrong kind or range.
+        An argument has the wrong type or range.
     BackendUnavailableError
         `backend` cannot run here; the message says why.
 
     Notes
     -----
-    Train the backbone before the head, as the paper does: behind an untrained network the head
-    settles on the commonest label.
+    Train the backbone before the head, as the paper does: with an untrained network the head
+    learns to predict the most frequent label everywhere.
     [CRF-RNN] sections 3 to 5; defaults as published: 160 / 3 / 3, weights 5 and 3, T = 5 in
     training and 10 at test time.
 
@@ -128,7 +127,7 @@ class CRFRNN(nn.Module):
         if not tied and (iterations == 0 or eval_iterations != iterations):
             raise ValueError(
                 f"iterations is {iterations} and eval_iterations {eval_iterations}; iterations "
-                "that are not tied have parameters of their own, so give one number above 0 for "
+                "that are not tied have parameters of their own, so give one positive number for "
                 "both"
             )
         self.memory_budget = checks.count("memory_budget", memory_budget, 1, below_power=63)
@@ -143,7 +142,7 @@ class CRFRNN(nn.Module):
             params = replace(params, self_term=self_term)
         self.params = params
         checks.method(method, backend)
-        if method == "lattice":  # the other needs no engine
+        if method == "lattice":  # the exact method needs no engine
             engines.resolve(backend)
         self.method = method
         checks.option("storage", storage, STORAGES)
@@ -176,36 +175,39 @@ class CRFRNN(nn.Module):
         else:
             self.register_buffer("compatibility", mu.clone())
         thetas = [[k.theta_position or 1.0, k.theta_guide or 1.0] for k in self.kernels]
-        # Known from the arguments, so not part of the state that is saved.
+        # Follows from the arguments, so it is not saved in the state_dict.
         self.register_buffer("initial_bandwidths", torch.tensor(thetas), persistent=False)
         learns = nn.Parameter(torch.zeros(len(thetas), 2)) if trainable_bandwidths else None
         self.register_parameter("log_bandwidths", learns)
 
     @property
     def bandwidths(self) -> Tensor:
-        """The deviations (position, guide) of each kernel, [M, 2]; 1 where it has none.
+        """The bandwidths (position, guide) of each kernel, [M, 2]; 1 where it has none.
 
-        ``initial * 16 ** tanh(log_bandwidths)``: within a factor of 16, whatever is learned.
+        ``initial * 16 ** tanh(log_bandwidths)``, which stays within a factor of 16.
         """
         if self.log_bandwidths is None:
             return self.initial_bandwidths
         return self.initial_bandwidths * BANDWIDTH_RANGE ** self.log_bandwidths.tanh()
 
     def freeze(self, *names: str, frozen: bool = True) -> "CRFRNN":
-        """Take parameters out of training, or with `frozen` False back in; all if none is named.
+        """Exclude parameters from training, or include them again.
 
         Parameters
         ----------
-        names : "kernel_weights", "compatibility", "bandwidths"
+        *names : "kernel_weights", "compatibility", "bandwidths"
+            Default all.
+        frozen : bool
 
         Returns
         -------
-        CRFRNN : this one
+        CRFRNN
+            This module.
 
         Raises
         ------
         ValueError
-            Another name, or one of what does not learn in this head.
+            A name is unknown, or this head does not learn that parameter.
         """
         found = self._learned()
         for name in names:
@@ -215,20 +217,21 @@ class CRFRNN(nn.Module):
         return self
 
     def parameter_groups(self, lr: float, **multipliers: float) -> list[dict[str, Any]]:
-        """The parameters for an optimiser, each with its own learning rate.
+        """Return the parameters for an optimiser, each with its own learning rate.
 
         Parameters
         ----------
         lr : float
             The network's learning rate.
         **multipliers : float
-            By name, what it is multiplied by; default those of the released code of [CRF-RNN],
-            1e4 for weights and 1e3 for the compatibility, made for its loss summed over pixels.
+            Multiplier of `lr` by parameter name. The defaults are those of the released code of
+            [CRF-RNN], 1e4 for weights and 1e3 for the compatibility, chosen for its loss summed
+            over pixels.
 
         Returns
         -------
         list of dict
-            As torch optimisers take them; what is frozen is left out.
+            In the form that torch optimisers take; frozen parameters are left out.
 
         Examples
         --------
@@ -248,7 +251,7 @@ class CRFRNN(nn.Module):
         ]
 
     def _learned(self) -> dict[str, nn.Parameter]:
-        """By the names that users call them."""
+        """Return the learned parameters by the names that users call them."""
         found = {"kernel_weights": self.kernel_weights, "compatibility": self.compatibility}
         if self.log_bandwidths is not None:
             found["bandwidths"] = self.log_bandwidths
@@ -264,7 +267,7 @@ class CRFRNN(nn.Module):
         spacing: Sequence[float] | None = None,
         return_all: bool = False,
     ) -> Any:
-        """Refined logits; see `functional.mean_field` for the arguments and the errors.
+        """Refine logits; see `functional.mean_field` for the arguments and the errors.
 
         Parameters
         ----------
@@ -277,13 +280,14 @@ class CRFRNN(nn.Module):
 
         Returns
         -------
-        Tensor, shape and dtype of `logits`; with `return_all` a list of them, one per iteration
+        Tensor, shape and dtype of `logits`
+            With `return_all` a list of them, one per iteration.
         """
         checks.array_kind("logits", logits, batched=True)
         if logits.dim() in (4, 5) and logits.shape[1] != self.num_classes:
             raise ValueError(
-                f"logits has {logits.shape[1]} labels but this CRFRNN was made for "
-                f"{self.num_classes}; make it with num_classes={logits.shape[1]}"
+                f"logits has {logits.shape[1]} labels but this CRFRNN was built for "
+                f"{self.num_classes}; build it with num_classes={logits.shape[1]}"
             )
         return mean_field(
             logits,
@@ -309,13 +313,13 @@ class CRFRNN(nn.Module):
         mask: Tensor | None = None,
         spacing: Sequence[float] | None = None,
     ) -> Tensor:
-        """The free energy of what this head made of `logits`; see `functional.free_energy`.
+        """Compute the free energy of this head's output; see `functional.free_energy`.
 
         Parameters
         ----------
         refined : Tensor, or the list that ``forward(..., return_all=True)`` returns
         logits, image, guides, mask, spacing
-            As they went into `forward`.
+            The arguments of that `forward`.
 
         Returns
         -------
@@ -324,7 +328,7 @@ class CRFRNN(nn.Module):
         Raises
         ------
         ValueError
-            This head's iterations are not tied, so there is no one energy.
+            The iterations are not tied, so there is no single energy.
 
         Examples
         --------
@@ -349,7 +353,7 @@ class CRFRNN(nn.Module):
         )
 
     def _settings(self) -> dict[str, Any]:
-        """What says which CRF this is, for whatever is computed of it."""
+        """Return the arguments of `functional` that describe this CRF."""
         return {
             "params": self.params,
             "kernel_weights": self.kernel_weights,
@@ -382,7 +386,7 @@ class CRFRNN(nn.Module):
         pick: Callable[[Any], Tensor] | None = None,
         **options: Any,
     ) -> Segmenter:
-        """A model of `backbone` followed by a CRF-RNN head; see `Segmenter`.
+        """Build a model of `backbone` followed by a CRF-RNN head; see `Segmenter`.
 
         Parameters
         ----------
@@ -392,13 +396,13 @@ class CRFRNN(nn.Module):
             (torchvision) and in an object with `.logits` (Hugging Face).
         num_classes : int
         mean, std : one float per channel, or one for all
-            What the images were normalised with, as fractions of `scale`: the head sees
-            (image * std + mean) * scale, which brings them back to 0..255.
+            The mean and standard deviation that the images were normalised with, as fractions of
+            `scale`. The head uses (image * std + mean) * scale, that is, 0..255.
         scale : float
-            Top of the intensity range that theta_beta refers to; 1 for images that are already
-            in the units of theta_beta.
+            Upper end of the intensity range that theta_beta refers to; 1 for images that are
+            already in the units of theta_beta.
         pick : function, optional
-            Takes the logits out of what the backbone returns, where that is something else.
+            Extracts the logits from any other output of the backbone.
         **options
             Keyword arguments of `CRFRNN`.
 

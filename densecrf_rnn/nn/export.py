@@ -15,30 +15,35 @@ from .ops.kernels import rows
 
 
 def export_onnx(model: nn.Module, args: Sequence[Any], file: Any = None, **options: Any) -> Any:
-    """Export a model whose every CRFRNN becomes one node; returns torch's ONNXProgram.
+    """Export a model to ONNX, with each CRFRNN as one node.
 
     Parameters
     ----------
     model : nn.Module
-        Such as one of `CRFRNN.wrap`; float32, in eval() mode for the iterations of evaluation.
+        For example from `CRFRNN.wrap`; float32. Its mode, train() or eval(), selects the number of
+        iterations.
     args : sequence
-        Example inputs. They are run once, to compare the node with the layer.
+        Example inputs. The model runs on them once, to compare the node with the layer.
     file : path, optional
-        Where to write the model.
+        File to write.
     **options
         Keyword arguments of ``torch.onnx.export``, such as `dynamic_shapes` and `input_names`.
+
+    Returns
+    -------
+    torch.onnx.ONNXProgram
 
     Raises
     ------
     TypeError, ValueError
-        `model` has no CRFRNN, or one with an option that the node does not have.
+        `model` has no CRFRNN, or one with an option that the node does not support.
     ImportError
         onnx or onnxscript is not installed.
 
     Notes
     -----
-    The node is ai.onnx.contrib::DenseCRFMeanField, inputs logits, image, kernel weights and
-    compatibility. `densecrf_rnn.onnx_runtime` runs it, without torch.
+    The node is ai.onnx.contrib::DenseCRFMeanField with inputs logits, image, kernel weights and
+    compatibility. `densecrf_rnn.onnx_runtime` runs it without torch.
 
     Examples
     --------
@@ -49,7 +54,7 @@ def export_onnx(model: nn.Module, args: Sequence[Any], file: Any = None, **optio
     heads = [module for module in model.modules() if isinstance(module, CRFRNN)]
     if not heads:
         raise ValueError(
-            f"{type(model).__name__} has no CRFRNN; torch.onnx.export writes it as it is"
+            f"{type(model).__name__} has no CRFRNN; use torch.onnx.export for it"
         )
     args = tuple(args)
     _compare(model, heads, args)
@@ -59,7 +64,7 @@ def export_onnx(model: nn.Module, args: Sequence[Any], file: Any = None, **optio
 
 @contextmanager
 def _as_nodes(heads: Sequence[CRFRNN]) -> Iterator[None]:
-    """Heads that put a node into the graph in place of what they compute."""
+    """Replace the forward pass of each head by an ONNX node while the context is active."""
     for head in heads:
         head.forward = partial(_node, head)  # type: ignore[method-assign]
     try:
@@ -89,7 +94,7 @@ def _settings(crf: CRFRNN, spacing: Sequence[float] | None) -> str:
 
 
 def _compare(model: nn.Module, heads: Sequence[CRFRNN], args: Sequence[Any]) -> None:
-    """Refuse heads that compute something else than the node does."""
+    """Run the model and raise ValueError if a head's result differs from that of its node."""
 
     def look(crf: CRFRNN, given: Any, options: dict[str, Any], refined: Any) -> None:
         options = dict(zip(("logits", "image"), given, strict=False)) | options
@@ -105,9 +110,9 @@ def _compare(model: nn.Module, heads: Sequence[CRFRNN], args: Sequence[Any]) -> 
                 equal = False
         if not equal:
             raise ValueError(
-                "this CRFRNN has an option that its ONNX node lacks"
+                "this CRFRNN uses an option that its ONNX node does not support"
                 + (f" ({', '.join(others)})" if others else "")
-                + "; torch.export takes any"
+                + "; torch.export supports all options"
             )
 
     hooks = [head.register_forward_hook(look, with_kwargs=True) for head in heads]

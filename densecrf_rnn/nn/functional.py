@@ -1,4 +1,4 @@
-"""Mean-field inference of a dense CRF on tensors, differentiable; NumPy's twin of the same name."""
+"""Mean field and free energy of a dense CRF on tensors, differentiable."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,88 +36,89 @@ def mean_field(
     storage: Storage = "full",
     backend: str = "auto",
 ) -> Any:
-    """Refined logits after some mean-field iterations of a dense CRF.
+    """Refine logits by mean-field iterations of a dense CRF.
 
     Parameters
     ----------
     logits : Tensor [B, L, H, W] or [B, L, D, H, W], float32 or float64
-        (Under autocast float16 and bfloat16 too: they are then computed with in float32.)
-        Log-likelihood of each label up to a constant per pixel; higher is likelier. -inf rules a
-        label out. L = 1: one logit x, treated as the labels (0, x). B may be 0.
+        (Under autocast also float16 and bfloat16, which are converted to float32.)
+        Log-likelihood of each label up to a constant per pixel. -inf rules a label out. L = 1: one
+        logit x, treated as the labels (0, x). B may be 0.
     image : Tensor [B, C, H, W] or [B, C, D, H, W], integer or floating point, on the same device
         Guide of the appearance kernel, up to 14 channels (13 in 3-D), in the units of
         ``params.theta_beta`` (0..255 by default).
     params : CRFParams
         Bandwidths, weights and options.
     kernel_weights : Tensor [M], [M, L] or [M, L, L], optional
-        Weights of the M kernels (bilateral, spatial) in place of those in `params`: a number, one
-        per label, or a full matrix each. If not `tied`: [T, ...].
+        Weights of the M kernels (bilateral, spatial), which replace those in `params`: one per
+        kernel, one per kernel and label, or one matrix per kernel. If not `tied`: [T, ...].
     compatibility : Tensor [L, L], optional
-        Penalty of label l (row) at a pixel beside label l' (column); default Potts, 1 - I. If not
-        `tied`: [T, L, L].
+        Penalty of label l (row) next to label l' (column); default Potts, 1 - I. If not `tied`:
+        [T, L, L].
     iterations : int, at least 0
         Mean-field updates T; 0 returns the logits.
     kernels : sequence of M `kernels.Kernel`, optional
-        In place of the two with the bandwidths of `params`. Default weights are ``w_bilateral`` for
-        those that look at a guide and ``w_spatial`` for the others.
+        Replace the two kernels with the bandwidths of `params`. Default weights are ``w_bilateral``
+        for kernels that use a guide and ``w_spatial`` for the others.
     bandwidths : Tensor [M, 2], optional
-        Deviations (position, guide) of each kernel in place of its own, differentiable; what a
-        kernel does not have is not looked at. Kernels of position alone are then filtered by
-        lattices, for a grid has no such gradient.
+        Bandwidths (position, guide) of each kernel, which replace its own; differentiable. Entries
+        for a bandwidth that a kernel does not have are ignored. Kernels of position alone are then
+        filtered by lattices, because a grid has no gradient for its bandwidth.
     guides : mapping of names to tensors [B, C, *S], optional
-        What `kernels` look at beside the image: depth, near infrared, an embedding.
+        What `kernels` use besides the image: depth, near infrared, an embedding.
     mask : Tensor [B, *S] of bool, optional
-        Pixels that are False neither send nor receive messages, and come back unchanged; what
-        logits and guides hold there is not looked at.
+        Pixels where the mask is False are excluded: they neither send nor receive messages and are
+        returned unchanged. Logits and guides may hold any values there.
     spacing : sequence of one float per spatial axis, optional
         Pixel size along each axis of `logits`, in the unit of theta_alpha and theta_gamma.
     update : {"softmax", "relu"}
-        How marginals are made of logits; "relu" divides what is above 0 by its sum (all labels
-        alike where nothing is).
+        How marginals are computed from logits; "relu" divides positive logits by their sum
+        (uniform where none is positive).
     tied : bool
         Whether all iterations share weights and compatibility.
     return_all : bool
         Whether to return a list of the logits after each of the T iterations.
     memory_budget : int, at least 1
-        Bytes that the forward pass may keep for the gradient, all images together. Where the
-        marginals of all iterations do not fit, it keeps the values at the lattices' vertices if
-        they are fewer, and the backward pass takes longer. (Without a self term: always marginals.)
-        The exact method and the options below keep all marginals and messages whatever the budget.
+        Bytes that the forward pass may keep for the gradient, for all images together. If the
+        marginals of all iterations need more, it keeps the values at the lattices' vertices where
+        these need less memory, and the backward pass takes longer. (Without a self term it always
+        keeps marginals.) The exact method and the options named in the notes keep all marginals and
+        messages, regardless of the budget.
     method : {"lattice", "exact"}
-        How kernels are filtered: approximately in O(N), as `params.spatial` and `params.quality`
-        say; or exactly in O(N^2), all kernels, whatever those say. N pixels.
+        How kernels are filtered: approximately, in O(N) for N pixels, as `params.spatial` and
+        `params.quality` say; or exactly, in O(N^2), ignoring those two.
     storage : {"full", "float16", "bfloat16"}
-        What the CUDA engine keeps values at lattice vertices and grid cells in, in the forward
-        pass: the dtype of `logits`; or of float32 logits 16 bits, for half the memory traffic, with
-        all arithmetic in float32. The backward pass takes the rounding's derivative for 1.
+        How the CUDA engine stores values at lattice vertices and grid cells in the forward pass:
+        in the dtype of `logits`; or, for float32 logits, in 16 bits, with half the memory traffic
+        and all arithmetic in float32. The backward pass ignores the rounding.
     backend : str
-        "auto", or a name from `available_backends()`. For the exact method "auto": it needs none.
+        "auto", or a name from `available_backends()`. The exact method uses none: leave "auto".
 
     Returns
     -------
     Tensor, shape and dtype of `logits` (float32 for lower precision under autocast)
-        U' of the last iteration: logits again, for cross-entropy. Differentiable in `logits`,
+        U' of the last iteration: logits, to be used with cross-entropy. Differentiable in `logits`,
         `kernel_weights`, `compatibility` and `bandwidths`, and once in `image` and `guides`. With
         `return_all` a list of such tensors.
 
     Raises
     ------
     TypeError, ValueError
-        An argument of the wrong kind, shape, dtype, device or range, or with NaN or infinity.
+        An argument has the wrong type, shape, dtype, device or range, or holds NaN or infinity.
     BackendUnavailableError
         No engine for the tensors' device can run here; the message says why.
 
     Notes
     -----
     [CRF-RNN] section 4; "relu" section 6, untied iterations section 7.1. Lattices are built once
-    per image and serve all iterations, all labels and the backward pass. The gradient for the image
-    is that of the lattice, which is piecewise linear in the features, normaliser included. Threads:
-    torch.get_num_threads().
+    per image and used by all iterations, all labels and the backward pass. The gradient for the
+    image is that of the lattice filter, which is piecewise linear in the features, and of its
+    normaliser. The number of threads is torch.get_num_threads().
 
-    The options `update`, `tied` and `return_all` run filter by filter, in two to seven times the
-    time, the most where a lattice has few vertices. The exact method runs on torch alone, on
-    any device, and works each kernel out anew for every message and its gradient; it is what the
-    lattice approximates. Memory is O(N).
+    Other values of `update`, `tied` and `return_all` than the defaults run one operator per filter
+    and take two to seven times as long, the most where a lattice has few vertices. The exact method
+    runs in torch on any device and recomputes each kernel for every message and its gradient; it
+    is what the lattice approximates. Its memory is O(N).
 
     Examples
     --------
@@ -177,36 +178,37 @@ def free_energy(
     method: Method = "lattice",
     backend: str = "auto",
 ) -> Tensor:
-    """The mean-field free energy F(Q) of each image: the smaller, the nearer Q is to the CRF.
+    """Compute the mean-field free energy F(Q) of each image; lower is better.
 
-    F(Q) = sum_i Q_i . (ln Q_i - U_i) + 1/2 sum_i Q_i . mu sum_m W_m (N_m K_m Q)_i, and
-    KL(Q || P) = F(Q) + ln Z where the CRF has no self term.
+    F(Q) = sum_i Q_i . (ln Q_i - U_i) + 1/2 sum_i Q_i . mu sum_m W_m (N_m K_m Q)_i. Without a self
+    term, KL(Q || P) = F(Q) + ln Z.
 
     Parameters
     ----------
     refined : Tensor, shape and dtype of `logits`, or a sequence of T of them
-        What `mean_field` returns, with `return_all` too; `update` makes the marginals Q of it.
+        Results of `mean_field`, also with `return_all`. Their marginals, computed as `update` says,
+        are Q.
     logits, image, params, kernel_weights, compatibility, kernels, bandwidths, guides, mask,
     spacing, update, method, backend
-        As in `mean_field`, all iterations tied. Pixels outside the mask do not count.
+        As in `mean_field`, with tied iterations. Pixels outside the mask are excluded.
 
     Returns
     -------
     Tensor [B], or for a sequence [T, B], dtype of `logits`
-        In nats, summed over the pixels. Infinite where Q gives weight to a label that `logits`
-        rules out. Differentiable in all that `mean_field` is, and in `refined`.
+        In nats, summed over the pixels. Infinite where Q is positive for a label that `logits`
+        rules out. Differentiable in `refined` and in the same arguments as `mean_field`.
 
     Raises
     ------
     TypeError, ValueError
-        An argument of the wrong kind, shape, dtype, device or range, or with NaN or infinity.
+        An argument has the wrong type, shape, dtype, device or range, or holds NaN or infinity.
     BackendUnavailableError
         No engine for the tensors' device can run here; the message says why.
 
     Notes
     -----
-    [KK11] section 2, and docs/math.md, which says what an asymmetric operator and the self term
-    make of it. Kernels are built once for all of a sequence.
+    [KK11] section 2; docs/math.md covers asymmetric operators and the self term. Kernels are built
+    once for a whole sequence.
 
     Examples
     --------

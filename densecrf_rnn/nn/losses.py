@@ -1,4 +1,4 @@
-"""Losses that torch does not have. The softmax loss of the papers is torch's cross_entropy."""
+"""Losses that torch lacks. The softmax loss of the papers is torch's cross_entropy."""
 
 import torch
 from torch import Tensor
@@ -15,20 +15,21 @@ def robust_log_likelihood(
     ignore_index: int = 255,
     reduction: str = "mean",
 ) -> Tensor:
-    """The negative logarithm of the marginals plus a constant: bounded, so outliers count less.
+    """Compute -log of the marginals plus a constant: bounded, so that outliers count less.
 
     Parameters
     ----------
     logits : Tensor [B, L, *S], floating point
     target : Tensor [B, *S], integer
         Labels 0..L-1, or `ignore_index`.
-    epsilon : float, above 0
-        The loss of a pixel is -log((q + epsilon) / (1 + epsilon)), where q is the marginal of its
-        label: 0 where q = 1, at most log(1 + 1 / epsilon). Towards 0 it becomes the softmax loss.
+    epsilon : float, positive
+        A pixel's loss is -log((q + epsilon) / (1 + epsilon)), where q is the marginal of its label:
+        0 where q = 1, at most log(1 + 1 / epsilon). It tends to the softmax loss as epsilon tends
+        to 0.
     ignore_index : int
-        Label of the pixels that do not count.
+        Label of the pixels that are excluded.
     reduction : {"mean", "sum", "none"}
-        Over the pixels that count; "none" gives [B, *S], 0 where they do not.
+        Over the pixels that are not excluded; "none" returns [B, *S], 0 at excluded pixels.
 
     Returns
     -------
@@ -37,7 +38,7 @@ def robust_log_likelihood(
     Raises
     ------
     TypeError, ValueError
-        `epsilon` is not above 0, or `reduction` another word. Of shapes torch complains itself.
+        `epsilon` is not a positive number, or `reduction` is unknown. Torch checks the shapes.
 
     Notes
     -----
@@ -53,7 +54,7 @@ def robust_log_likelihood(
     checks.option("reduction", reduction, ("mean", "sum", "none"))
     log_q = -cross_entropy(logits, target.long(), ignore_index=ignore_index, reduction="none")
     counts = target != ignore_index
-    # Gradients pass through exp(log q) alone, which is at most 1: no division by a small marginal.
+    # The gradient flows through exp(log q) <= 1, so nothing is divided by a small marginal.
     loss = torch.where(counts, -torch.log((log_q.exp() + epsilon) / (1 + epsilon)), 0.0)
     if reduction == "none":
         return loss

@@ -1,4 +1,4 @@
-"""Tensors that torch.save wrote, as NumPy arrays."""
+"""Read tensors that torch.save wrote, as NumPy arrays."""
 
 import pickle
 from pathlib import Path
@@ -9,22 +9,22 @@ from .._typing import Array
 
 
 def load_arrays(path: Path) -> dict[str, Array]:
-    """The tensors of a file by name; a tensor alone has the name "".
+    """Return the tensors of a file by name; a single tensor has the name "".
 
-    Only tensors and plain containers are unpickled (``weights_only=True``), so no code of the file
-    runs. bfloat16, which NumPy has not, becomes float32.
+    Only tensors and plain containers are unpickled (``weights_only=True``), so no code in the file
+    runs. bfloat16, which NumPy lacks, becomes float32.
 
     Raises
     ------
     ValueError
-        The file holds something else. Others: whatever torch.load raises.
+        The file holds something else. Other errors are those of torch.load.
     """
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # its own advice is to run whatever the file holds
+    except pickle.UnpicklingError as error:  # torch's message suggests to run the file's code
         raise ValueError(
-            "it holds Python objects, which may run any code when they are read; save the tensor "
-            "alone: torch.save(tensor, path)"
+            "it holds Python objects, which may run any code when they are read; save only the "
+            "tensor: torch.save(tensor, path)"
         ) from error
     if isinstance(loaded, torch.Tensor):
         return {"": _array(loaded)}

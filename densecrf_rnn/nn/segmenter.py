@@ -1,4 +1,4 @@
-"""Segmenter: any segmentation network with a CRF-RNN head behind it."""
+"""Segmenter: any segmentation network followed by a CRF-RNN head."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,13 +9,13 @@ from torch.nn.functional import interpolate
 
 from .. import checks
 
-# The statistics that ImageNet backbones are normalised with (RGB, fractions of 255).
+# Normalisation of images for ImageNet backbones (RGB, fractions of 255).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Segmenter(nn.Module):
-    """A backbone and a CRF-RNN head that train as one; made by `CRFRNN.wrap`.
+    """A backbone and a CRF-RNN head that train together; built by `CRFRNN.wrap`.
 
     Parameters
     ----------
@@ -23,14 +23,14 @@ class Segmenter(nn.Module):
         Maps images [B, C, *S] to logits [B, L, *s]: a tensor, a mapping with "out" or "logits", or
         an object with `.logits`.
     crf : CRFRNN
-        Any module that takes logits and an image.
     mean, std : one float per channel, or one for all
-        What the images were normalised with, as fractions of `scale`.
+        The mean and standard deviation that the images were normalised with, as fractions of
+        `scale`.
     scale : float
-        The head sees (image * std + mean) * scale.
+        The head uses (image * std + mean) * scale.
     pick : function, optional
-        Takes the logits out of what the backbone returns, where that is something else: for a tuple
-        ``pick=lambda outputs: outputs[0]``. (One that is to be pickled is a named function.)
+        Extracts the logits from any other output of the backbone: for a tuple
+        ``pick=lambda outputs: outputs[0]``. (To pickle the model, use a named function.)
 
     Examples
     --------
@@ -60,39 +60,39 @@ class Segmenter(nn.Module):
         if pick is not None and not callable(pick):
             raise TypeError(f"pick is {type(pick).__name__}; it must be a function of the outputs")
         self.pick = pick
-        # Known from the arguments, so not part of the state that is saved.
+        # Follow from the arguments, so they are not saved in the state_dict.
         for name, given in (("mean", mean), ("std", std)):
             numbers = checks.weight(name, given)
             if name == "std" and not torch.tensor(numbers).gt(0).all():
-                raise ValueError(f"std is {given!r}; it must be above 0")
+                raise ValueError(f"std is {given!r}; it must be positive")
             self.register_buffer(name, torch.tensor(numbers).reshape(-1), persistent=False)
 
     def forward(self, image: Tensor, *, return_outputs: bool = False, **options: Any) -> Any:
-        """Refined logits at the size of the image: a tensor, whatever the backbone returns.
+        """Return refined logits at the size of the image, whatever the backbone returns.
 
-        Logits smaller than the image are enlarged (bi- or trilinearly, corners not aligned). An
-        image that requires grad gets the gradient through the backbone and that through the head's
-        kernel.
+        Logits smaller than the image are enlarged (bi- or trilinearly, align_corners=False). The
+        gradient for an image that requires grad flows through the backbone and the head's kernels.
 
         Parameters
         ----------
         image : Tensor [B, C, *S]
         return_outputs : bool
-            Also hand over what the backbone returned, as it is: "aux" of torchvision for a loss of
-            its own, hidden states, the logits before the head.
+            Also return the backbone's unchanged outputs, for example the logits before the head,
+            hidden states or torchvision's "aux" for an auxiliary loss.
         **options
             Keyword arguments of the head, such as `spacing`; see `CRFRNN.forward`.
 
         Returns
         -------
-        Tensor [B, L, *S]; with `return_outputs` that and the backbone's outputs
+        Tensor [B, L, *S]
+            With `return_outputs` a tuple of it and the backbone's outputs.
 
         Raises
         ------
         TypeError
-            The backbone returns something that no logits can be found in.
+            No logits are found in the backbone's output.
         ValueError
-            `mean` or `std` has neither 1 nor C entries, or what `CRFRNN` refuses.
+            `mean` or `std` has neither 1 nor C entries, or `CRFRNN` rejects its arguments.
         """
         outputs = self.backbone(image)
         logits = self._logits(outputs)
@@ -100,7 +100,7 @@ class Segmenter(nn.Module):
         if logits.dim() != image.dim():
             raise ValueError(
                 f"the backbone's logits have shape {tuple(logits.shape)} for images of shape "
-                f"{tuple(image.shape)}; they must be [B, L, *S], so choose them with "
+                f"{tuple(image.shape)}; they must be [B, L, *S], so extract them with "
                 "CRFRNN.wrap(..., pick=...)"
             )
         if logits.shape[2:] != size:
@@ -110,7 +110,7 @@ class Segmenter(nn.Module):
         return (refined, outputs) if return_outputs else refined
 
     def _logits(self, outputs: Any) -> Tensor:
-        """The logits among the outputs of the backbone."""
+        """Find the logits in the backbone's output."""
         if self.pick is not None:
             found = self.pick(outputs)
         elif isinstance(outputs, Mapping):
@@ -123,15 +123,15 @@ class Segmenter(nn.Module):
         if self.pick is not None:
             what = f"{type(found).__name__} from pick"
         elif isinstance(outputs, Mapping):
-            what += f" with {', '.join(map(repr, outputs)) or 'nothing in it'}"
+            what += f" with {', '.join(map(repr, outputs)) or 'no entries'}"
         raise TypeError(
             f"the backbone returned {what}; CRFRNN.wrap finds logits in a tensor, in a mapping "
-            'with "out" or "logits" and in an object with .logits, so give it pick=, a function '
-            "that takes them out of anything else"
+            'with "out" or "logits" and in an object with .logits; for any other output pass '
+            "pick=, a function that extracts them"
         )
 
     def _guide(self, image: Tensor) -> Tensor:
-        """The image in the units of theta_beta."""
+        """Return the image in the units of theta_beta."""
         channels = image.shape[1]
         for name in ("mean", "std"):
             found = getattr(self, name).shape[0]

@@ -1,7 +1,8 @@
-"""Mean fields under the transforms of torch.func, which cannot look into custom operators.
+"""Support for torch.func, whose transforms cannot trace into custom operators.
 
-grad, vjp, jacrev, functional_call and vmap meet one opaque function instead, with a gradient of its
-own. It keeps only its inputs, so the gradient runs the forward pass once more; vmap is a loop.
+Under grad, vjp, jacrev, functional_call and vmap the whole call becomes one opaque function with a
+gradient of its own. It keeps only its inputs, so the gradient runs the forward pass again; vmap is
+a loop.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,12 +15,12 @@ from torch.utils import _pytree as pytree
 
 
 def active() -> bool:
-    """Whether a transform of torch.func is at work, and not torch.compile."""
+    """Tell whether a transform of torch.func is active, outside torch.compile."""
     return torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling()
 
 
 def refuse_tangents(*tensors: Tensor | None) -> None:
-    """Forward-mode derivatives would be lost in custom operators without a word."""
+    """Raise if a tensor has a forward-mode tangent, which custom operators would drop silently."""
     if torch.compiler.is_compiling():
         return
     for tensor in tensors:
@@ -37,7 +38,7 @@ def _no_forward_mode() -> NoReturn:
 
 
 def opaque(function: Callable[..., Tensor], *args: Any, **options: Any) -> Any:
-    """function(*args, **options), its tensors hidden from the transforms that are at work."""
+    """Call function(*args, **options) with its tensors hidden from the active transforms."""
     leaves, spec = pytree.tree_flatten((args, options))
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
 
@@ -53,7 +54,7 @@ def opaque(function: Callable[..., Tensor], *args: Any, **options: Any) -> Any:
 
 
 class _Opaque(torch.autograd.Function):
-    """call(*tensors). Its forward pass runs one transform further out, at last outside them all."""
+    """Calls call(*tensors); each level of transforms unwraps one, until none is active."""
 
     @staticmethod
     def forward(call: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ class _Opaque(torch.autograd.Function):
 
 
 class _Gradient(torch.autograd.Function):
-    """The gradient of `_Opaque` for those of its tensors that are wanted."""
+    """The gradient of `_Opaque` for the tensors whose entry in `wanted` is True."""
 
     @staticmethod
     def forward(
@@ -135,7 +136,7 @@ class _Gradient(torch.autograd.Function):
 def _rows(
     info: Any, dims: Sequence[int | None], tensors: Sequence[Tensor]
 ) -> list[list[Tensor]]:
-    """The tensors of each call that vmap stands for."""
+    """Return the tensors of each of the calls that vmap replaces."""
     return [
         [
             tensor if dim is None else tensor.select(dim, i)
