@@ -9,8 +9,7 @@
 #include "sort.hpp"
 #include "workspace.hpp"
 
-namespace dcrf {
-namespace cuda {
+namespace dcrf::cuda {
 namespace {
 
 // Call body with the number of words of a key, 1, 2 or the maximum, as an integral constant.
@@ -49,9 +48,8 @@ template <typename T>
 void locate_corners(const FeatureView<T>& features, const KeyLayout& layout, T* weight,
                     std::uint64_t* keys, const Stream& stream) {
   with_words(layout, [&](auto words) {
-    constexpr int kWords = decltype(words)::value;
-    const Locate<T, kWords> program{
-        features, Scales<T>(layout.dims), KeyMaths<kWords>(layout), layout.words, weight, keys};
+    const Locate<T, words()> program{
+        features, Scales<T>(layout.dims), KeyMaths<words()>(layout), layout.words, weight, keys};
     launch(program, features.images * features.points, stream);
   });
 }
@@ -79,8 +77,8 @@ std::int64_t number_keys(const KeyLayout& layout, std::int64_t count, const std:
     std::swap(from, to);
   }
   with_words(layout, [&](auto words) {
-    constexpr int kWords = decltype(words)::value;
-    launch(MarkFirsts<kWords>{count, layout.words, keys, order, room.order}, count, stream);
+    const Keys<words()> all{keys, count, layout.words};
+    launch(MarkFirsts<words()>{all, order, room.order}, count, stream);
   });
   running_sum(count, room.order, number, room.scratch, room.bytes, stream);
   return fetch(number + count - 1, stream);
@@ -89,9 +87,8 @@ std::int64_t number_keys(const KeyLayout& layout, std::int64_t count, const std:
 void distinct_keys(const KeyLayout& layout, const Sorted& sorted, std::uint64_t* out,
                    const Stream& stream) {
   with_words(layout, [&](auto words) {
-    constexpr int kWords = decltype(words)::value;
-    const Distinct<kWords> program{sorted.count, sorted.distinct, layout.words, sorted.keys,
-                                   sorted.order, sorted.number,   out};
+    const Keys<words()> keys{sorted.keys, sorted.count, layout.words};
+    const Distinct<words()> program{keys, sorted.distinct, sorted.order, sorted.number, out};
     launch(program, sorted.count, stream);
   });
 }
@@ -99,9 +96,8 @@ void distinct_keys(const KeyLayout& layout, const Sorted& sorted, std::uint64_t*
 void surround(const KeyLayout& layout, std::int64_t count, const std::uint64_t* keys,
               std::uint64_t* out, const Stream& stream) {
   with_words(layout, [&](auto words) {
-    constexpr int kWords = decltype(words)::value;
-    const Surround<kWords> program{KeyMaths<kWords>(layout), count, layout.words,
-                                   layout.dims + 1,          keys,  out};
+    const Keys<words()> all{keys, count, layout.words};
+    const Surround<words()> program{KeyMaths<words()>(layout), all, layout.dims + 1, out};
     launch(program, count, stream);
   });
 }
@@ -114,15 +110,12 @@ void link_vertices(const KeyLayout& layout, const Sorted& corners,
   const Links links(array, Links::size(vertices, corners.count, corner_count), corners.count,
                     corner_count);
   with_words(layout, [&](auto words) {
-    constexpr int kWords = decltype(words)::value;
-    FillEntries<kWords> fill;
+    FillEntries<words()> fill;
     fill.entries = corners.count;
-    fill.touched = corners.distinct;
-    fill.words = layout.words;
     fill.order = corners.order;
     fill.number = corners.number;
-    fill.touched_keys = touched_keys;
-    fill.keys = keys;
+    fill.touched = {touched_keys, corners.distinct, layout.words};
+    fill.keys = {keys, vertices, layout.words};
     fill.links = links;
     fill.array = array;
     fill.vertex = vertex;
@@ -134,10 +127,7 @@ void link_vertices(const KeyLayout& layout, const Sorted& corners,
       const SortRoom sums(vertices, room.scratch);
       running_sum(vertices, room.chunk_count, room.chunks_before, sums.scratch, sums.bytes, stream);
     }
-    Link<kWords> link{KeyMaths<kWords>(layout)};
-    link.words = layout.words;
-    link.corners = corner_count;
-    link.keys = keys;
+    Link<words()> link{KeyMaths<words()>(layout), fill.keys, corner_count};
     link.begins = room.begins;
     link.chunk_count = room.chunk_count;
     link.chunks_before = room.chunks_before;
@@ -164,5 +154,4 @@ DCRF_INSTANTIATE(float)
 DCRF_INSTANTIATE(double)
 #undef DCRF_INSTANTIATE
 
-}  // namespace cuda
-}  // namespace dcrf
+}  // namespace dcrf::cuda

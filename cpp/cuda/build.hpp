@@ -6,8 +6,50 @@
 #include "../core/key.hpp"
 #include "world.hpp"
 
-namespace dcrf {
-namespace cuda {
+namespace dcrf::cuda {
+
+// Binary search: return the first i in [0, count) where below(i) is false, or `count`. below(i)
+// must be true before that index and false from there on.
+template <class Below>
+DCRF_DEVICE std::int64_t partition_point(std::int64_t count, const Below& below) {
+  std::int64_t low = 0, high = count;
+  while (low < high) {
+    const std::int64_t middle = (low + high) / 2;
+    if (below(middle)) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+// An array of keys, [words, count]: word w of key i is data[w * count + i].
+template <int Words>
+struct Keys {
+  const std::uint64_t* data = nullptr;
+  std::int64_t count = 0;
+  int words = 1;  // words of a key in use, at most Words
+
+  DCRF_DEVICE Key<Words> operator[](std::int64_t i) const {
+    Key<Words> key;
+    for (int w = 0; w < words; ++w) key.word[w] = data[w * count + i];
+    return key;
+  }
+  // Return the index of `key`, or -1 if it is not there; the keys must be sorted.
+  DCRF_DEVICE std::int32_t find(const Key<Words>& key) const {
+    const std::int64_t at =
+        partition_point(count, [&](std::int64_t i) { return (*this)[i] < key; });
+    return at < count && (*this)[at] == key ? std::int32_t(at) : -1;
+  }
+};
+
+// Store key i of an array [words, count].
+template <int Words>
+DCRF_DEVICE void write_key(const Key<Words>& key, int words, std::int64_t count, std::int64_t i,
+                           std::uint64_t* to) {
+  for (int w = 0; w < words; ++w) to[w * count + i] = key.word[w];
+}
 
 // elevation_scale of each feature, computed once on the host since it needs double precision.
 template <typename T>
@@ -52,7 +94,7 @@ struct Locate {
       for (int k = 0; k <= d; ++k) {
         const std::int64_t slot = point * corners + k;
         weight[slot] = simplex.weight[k];
-        for (int w = 0; w < words; ++w) keys[w * points * corners + slot] = key.word[w];
+        write_key(key, words, points * corners, slot, keys);
         if (k < d) maths.advance(key, axis[k]);
       }
     });
@@ -100,48 +142,32 @@ struct Gather {
   }
 };
 
-// Read key `at` of an array [words, count].
-template <int Words>
-DCRF_DEVICE Key<Words> read_key(const std::uint64_t* keys, std::int64_t count, int words,
-                                std::int64_t at) {
-  Key<Words> key;
-  for (int w = 0; w < words; ++w) key.word[w] = keys[w * count + at];
-  return key;
-}
-
 // first[i] = 1 if the key at sorted position i differs from the one before, else 0.
 template <int Words>
 struct MarkFirsts {
-  std::int64_t count = 0;
-  int words = 1;
-  const std::uint64_t* keys = nullptr;  // [words, count]
+  Keys<Words> keys;
   const std::int32_t* order = nullptr;  // [count]
   std::int32_t* first = nullptr;        // [count]
 
   DCRF_DEVICE void operator()(World& world) const {
-    for_each(world, count, [&](std::int64_t i) {
-      first[i] = i == 0 || !(read_key<Words>(keys, count, words, order[i]) ==
-                             read_key<Words>(keys, count, words, order[i - 1]));
-    });
+    for_each(world, keys.count,
+             [&](std::int64_t i) { first[i] = i == 0 || !(keys[order[i]] == keys[order[i - 1]]); });
   }
 };
 
 // Write the distinct keys in sorted order.
 template <int Words>
 struct Distinct {
-  std::int64_t count = 0, distinct = 0;
-  int words = 1;
-  const std::uint64_t* keys = nullptr;  // [words, count]
-  const std::int32_t* order = nullptr;  // [count]
-  const std::int32_t* number =
-      nullptr;                   // [count]: 1 + index of the distinct key, by sorted position
-  std::uint64_t* out = nullptr;  // [words, distinct]
+  Keys<Words> keys;
+  std::int64_t distinct = 0;
+  const std::int32_t* order = nullptr;   // [count]
+  const std::int32_t* number = nullptr;  // [count]: 1 + index of its distinct key
+  std::uint64_t* out = nullptr;          // [words, distinct]
 
   DCRF_DEVICE void operator()(World& world) const {
-    for_each(world, count, [&](std::int64_t i) {
-      if (i > 0 && number[i] == number[i - 1]) return;
-      for (int w = 0; w < words; ++w)
-        out[w * distinct + number[i] - 1] = keys[w * count + order[i]];
+    for_each(world, keys.count, [&](std::int64_t i) {
+      if (i == 0 || number[i] != number[i - 1])
+        write_key(keys[order[i]], keys.words, distinct, number[i] - 1, out);
     });
   }
 };
@@ -150,75 +176,45 @@ struct Distinct {
 template <int Words>
 struct Surround {
   KeyMaths<Words> maths;
-  std::int64_t count = 0;
-  int words = 1, corners = 2;
-  const std::uint64_t* keys = nullptr;  // [words, count]
-  std::uint64_t* out = nullptr;         // [words, count (2 d + 3)]
+  Keys<Words> keys;
+  int corners = 2;
+  std::uint64_t* out = nullptr;  // [words, count (2 d + 3)]
 
   DCRF_DEVICE void operator()(World& world) const {
-    const std::int64_t all = count * (2 * corners + 1);
-    for_each(world, count, [&](std::int64_t v) {
-      const Key<Words> key = read_key<Words>(keys, count, words, v);
+    const std::int64_t all = keys.count * (2 * corners + 1);
+    for_each(world, keys.count, [&](std::int64_t v) {
+      const Key<Words> key = keys[v];
       for (int i = 0; i <= 2 * corners; ++i) {
         const Key<Words> one = i == 0         ? key
                                : i <= corners ? maths.neighbour(key, i - 1)
                                               : maths.neighbour_back(key, i - 1 - corners);
-        for (int w = 0; w < words; ++w) out[w * all + i * count + v] = one.word[w];
+        write_key(one, keys.words, all, i * keys.count + v, out);
       }
     });
   }
 };
-
-// Binary search: return the first i in [0, count) where below(i) is false, or `count`. below(i)
-// must be true before that index and false from there on.
-template <class Below>
-DCRF_DEVICE std::int64_t partition_point(std::int64_t count, const Below& below) {
-  std::int64_t low = 0, high = count;
-  while (low < high) {
-    const std::int64_t middle = (low + high) / 2;
-    if (below(middle)) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
-}
-
-// Return the index of `key` in the sorted keys [words, count], or -1 if it is not there.
-template <int Words>
-DCRF_DEVICE std::int32_t find(const Key<Words>& key, const std::uint64_t* keys, std::int64_t count,
-                              int words) {
-  const std::int64_t at = partition_point(
-      count, [&](std::int64_t i) { return read_key<Words>(keys, count, words, i) < key; });
-  return at < count && read_key<Words>(keys, count, words, at) == key ? std::int32_t(at) : -1;
-}
 
 // From the sorted corners, write the vertex of each corner, the entries of the links, and for each
 // vertex where its entries begin and its number of chunks. A vertex is touched if it is a corner of
 // a point; filled lattices also have others, whose `begins` and `chunk_count` stay 0.
 template <int Words>
 struct FillEntries {
-  std::int64_t entries = 0, touched = 0;
-  int words = 1;
-  const std::int32_t* order = nullptr;          // [entries]
-  const std::int32_t* number = nullptr;         // [entries]: 1 + index of the touched vertex
-  const std::uint64_t* touched_keys = nullptr;  // [words, touched]; null: all vertices are touched
-  const std::uint64_t* keys = nullptr;          // [words, vertices]
+  std::int64_t entries = 0;
+  const std::int32_t* order = nullptr;   // [entries]
+  const std::int32_t* number = nullptr;  // [entries]: 1 + index of the touched vertex
+  Keys<Words> touched;  // keys of the touched vertices; data null: all vertices are touched
+  Keys<Words> keys;     // keys of all vertices, sorted
   Links links;
   std::int32_t* array = nullptr;        // the memory that `links` points into, writable
   std::int32_t* vertex = nullptr;       // [entries]
-  std::int32_t* vertex_of = nullptr;    // [touched], scratch; unused if touched_keys is null
+  std::int32_t* vertex_of = nullptr;    // [touched], scratch; unused if all are touched
   std::int32_t* begins = nullptr;       // [vertices], 1 + the first entry; initially 0
   std::int32_t* chunk_count = nullptr;  // [vertices], initially 0
 
   DCRF_DEVICE void operator()(World& world) const {
     std::int32_t* const entry = array + (links.entry - array);
-    if (touched_keys != nullptr) {
-      for_each(world, touched, [&](std::int64_t v) {
-        const Key<Words> key = read_key<Words>(touched_keys, touched, words, v);
-        vertex_of[v] = find<Words>(key, keys, links.vertices, words);
-      });
+    if (touched.data != nullptr) {
+      for_each(world, touched.count, [&](std::int64_t v) { vertex_of[v] = keys.find(touched[v]); });
       world.sync();
     }
     for_each(world, entries, [&](std::int64_t i) {
@@ -239,7 +235,7 @@ struct FillEntries {
  private:
   // Return the vertex of a touched vertex.
   DCRF_DEVICE std::int32_t of(std::int32_t touched_vertex) const {
-    return touched_keys == nullptr ? touched_vertex : vertex_of[touched_vertex];
+    return touched.data == nullptr ? touched_vertex : vertex_of[touched_vertex];
   }
 };
 
@@ -248,8 +244,8 @@ struct FillEntries {
 template <int Words>
 struct Link {
   KeyMaths<Words> maths;
-  int words = 1, corners = 2;
-  const std::uint64_t* keys = nullptr;          // [words, vertices]
+  Keys<Words> keys;  // keys of all vertices, sorted
+  int corners = 2;
   const std::int32_t* begins = nullptr;         // [vertices]
   const std::int32_t* chunk_count = nullptr;    // [vertices]
   const std::int32_t* chunks_before = nullptr;  // [vertices], inclusive sum of chunk_count
@@ -282,9 +278,7 @@ struct Link {
     // Search the backward neighbour only, and store the pair at both vertices.
     for_each(world, corners * vertices, [&](std::int64_t i) {
       const std::int64_t axis = i / vertices, v = i - axis * vertices;
-      const Key<Words> key = read_key<Words>(keys, vertices, words, v);
-      const Key<Words> wanted = maths.neighbour_back(key, int(axis));
-      const std::int32_t other = find<Words>(wanted, keys, vertices, words);
+      const std::int32_t other = keys.find(maths.neighbour_back(keys[v], int(axis)));
       if (other < 0) return;
       neighbour[2 * i + 1] = other;
       neighbour[2 * (axis * vertices + other)] = std::int32_t(v);
@@ -302,5 +296,4 @@ struct Link {
   }
 };
 
-}  // namespace cuda
-}  // namespace dcrf
+}  // namespace dcrf::cuda

@@ -11,8 +11,7 @@
 
 #define DCRF_DEVICE __device__ inline
 
-namespace dcrf {
-namespace cuda {
+namespace dcrf::cuda {
 
 constexpr int kWarpThreads = 32;
 constexpr int kBlockThreads = 256;
@@ -122,5 +121,4 @@ T fetch(const T* from, const Stream& stream) {
   return out;
 }
 
-}  // namespace cuda
-}  // namespace dcrf
+}  // namespace dcrf::cuda

@@ -3,8 +3,7 @@
 
 #include "world.hpp"
 
-namespace dcrf {
-namespace cuda {
+namespace dcrf::cuda {
 
 std::vector<std::tuple<std::string, int, std::int64_t>> devices() {
   int count = 0;
@@ -28,5 +27,4 @@ std::string driver() {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
-}  // namespace cuda
-}  // namespace dcrf
+}  // namespace dcrf::cuda

@@ -6,8 +6,7 @@
 #include <tuple>
 #include <vector>
 
-namespace dcrf {
-namespace cuda {
+namespace dcrf::cuda {
 
 // Return name, compute capability (10 * major + minor) and memory in bytes of each usable device.
 // Throws with CUDA's message if there is no driver, it is too old, or there is no device.
@@ -16,5 +15,4 @@ std::vector<std::tuple<std::string, int, std::int64_t>> devices();
 // Return the CUDA version that the driver supports, e.g. "13.0", or the reason why it is unknown.
 std::string driver();
 
-}  // namespace cuda
-}  // namespace dcrf
+}  // namespace dcrf::cuda

@@ -4,8 +4,7 @@
 #include "engine.hpp"
 #include "workspace.hpp"
 
-namespace dcrf {
-namespace cuda {
+namespace dcrf::cuda {
 namespace {
 
 // Return a spread without scales and coupling.
@@ -39,13 +38,9 @@ template <typename T>
 void filter(const LatticeView<T>& lattice, const Shape& shape, const T* values, bool transpose,
             T* out, void* memory, const Stream& stream) {
   Workspace workspace(memory);
-  Filter<T> program;
-  program.kernel = bare_kernel(lattice);
-  program.spread = bare_spread(program.kernel, shape, transpose, workspace);
-  program.shape = shape;
-  program.values = values;
-  program.out = out;
-  program.lane_count = lanes_for(shape.channels);
+  const KernelView<T> kernel = bare_kernel(lattice);
+  const Spread<T> spread = bare_spread(kernel, shape, transpose, workspace);
+  const Filter<T> program{kernel, spread, shape, values, out, lanes_for(shape.channels)};
   launch(program, shape.images * shape.points * program.lane_count, stream);
 }
 
@@ -54,27 +49,19 @@ void filter_weight_gradient(const LatticeView<T>& lattice, const Shape& shape, c
                             const T* cotangent, bool transpose, T* d_weight, void* memory,
                             const Stream& stream) {
   Workspace workspace(memory);
-  FilterWeightGradient<T> program;
-  program.kernel = bare_kernel(lattice);
-  program.sliced = bare_spread(program.kernel, shape, transpose, workspace);
-  program.splatted = bare_spread(program.kernel, shape, !transpose, workspace);
-  program.shape = shape;
-  program.values = values;
-  program.cotangent = cotangent;
-  program.d_weight = d_weight;
-  program.lane_count = lanes_for(shape.channels);
+  const KernelView<T> kernel = bare_kernel(lattice);
+  const Spread<T> sliced = bare_spread(kernel, shape, transpose, workspace);
+  const Spread<T> splatted = bare_spread(kernel, shape, !transpose, workspace);
+  const int lanes = lanes_for(shape.channels);
+  const FilterWeightGradient<T> program{kernel, sliced,    splatted, shape,
+                                        values, cotangent, d_weight, lanes};
   launch(program, shape.images * shape.points * program.lane_count, stream);
 }
 
 template <typename T>
 void self_response(const LatticeView<T>& lattice, std::int64_t points, const T* cotangent, T* out,
                    const Stream& stream) {
-  SelfResponse<T> program;
-  program.lattice = lattice;
-  program.points = points;
-  program.scale = slice_scale<T>(lattice.dims);
-  program.cotangent = cotangent;
-  program.out = out;
+  const SelfResponse<T> program{lattice, points, slice_scale<T>(lattice.dims), cotangent, out};
   launch(program, points, stream);
 }
 
@@ -89,5 +76,4 @@ DCRF_INSTANTIATE(float)
 DCRF_INSTANTIATE(double)
 #undef DCRF_INSTANTIATE
 
-}  // namespace cuda
-}  // namespace dcrf
+}  // namespace dcrf::cuda

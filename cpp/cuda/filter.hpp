@@ -4,8 +4,7 @@
 
 #include "slice.hpp"
 
-namespace dcrf {
-namespace cuda {
+namespace dcrf::cuda {
 
 // Run all steps of a spread of the rows `from`, with a barrier after each.
 template <typename T>
@@ -146,5 +145,4 @@ struct SelfResponse {
   }
 };
 
-}  // namespace cuda
-}  // namespace dcrf
+}  // namespace dcrf::cuda

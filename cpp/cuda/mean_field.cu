@@ -6,8 +6,7 @@
 #include "engine.hpp"
 #include "workspace.hpp"
 
-namespace dcrf {
-namespace cuda {
+namespace dcrf::cuda {
 namespace {
 
 template <typename S, typename T>
@@ -123,5 +122,4 @@ DCRF_INSTANTIATE(float)
 DCRF_INSTANTIATE(double)
 #undef DCRF_INSTANTIATE
 
-}  // namespace cuda
-}  // namespace dcrf
+}  // namespace dcrf::cuda

@@ -5,8 +5,7 @@
 #include "../core/softmax.hpp"
 #include "slice.hpp"
 
-namespace dcrf {
-namespace cuda {
+namespace dcrf::cuda {
 
 // Return the diagonal of the scaled kernel, after * diagonal * before, which the self terms remove.
 template <typename T>
@@ -355,5 +354,4 @@ struct Backward {
   }
 };
 
-}  // namespace cuda
-}  // namespace dcrf
+}  // namespace dcrf::cuda

@@ -11,8 +11,7 @@
 #include <cuda_fp16.h>
 #endif
 
-namespace dcrf {
-namespace cuda {
+namespace dcrf::cuda {
 
 // Bit patterns of float (1 sign, 8 exponent, 23 fraction bits).
 constexpr std::uint32_t kMagnitude = 0x7fffffffu, kInfinity = 0x7f800000u;
@@ -83,5 +82,4 @@ class Bfloat16 {
   std::uint16_t bits_;
 };
 
-}  // namespace cuda
-}  // namespace dcrf
+}  // namespace dcrf::cuda

@@ -11,8 +11,7 @@
 #include "mean_field.cu"
 #include "sort.hpp"
 
-namespace dcrf {
-namespace cuda {
+namespace dcrf::cuda {
 
 std::vector<std::tuple<std::string, int, std::int64_t>> devices() {
   return {{"the serial launcher", 0, 0}};
@@ -42,5 +41,4 @@ void running_sum(std::int64_t count, const std::int32_t* in, std::int32_t* out, 
   std::partial_sum(in, in + count, out);
 }
 
-}  // namespace cuda
-}  // namespace dcrf
+}  // namespace dcrf::cuda

@@ -3,8 +3,7 @@
 
 #include "spread.hpp"
 
-namespace dcrf {
-namespace cuda {
+namespace dcrf::cuda {
 
 // The d + 1 vertices of the simplex of one point: rows of their values, barycentric weights.
 template <typename T>
@@ -80,5 +79,4 @@ DCRF_DEVICE void slice(const Lanes& lanes, const KernelView<T>& k, const Shape& 
   }
 }
 
-}  // namespace cuda
-}  // namespace dcrf
+}  // namespace dcrf::cuda

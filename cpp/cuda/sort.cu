@@ -5,8 +5,7 @@
 #include <cub/device/device_radix_sort.cuh>
 #include <cub/device/device_scan.cuh>
 
-namespace dcrf {
-namespace cuda {
+namespace dcrf::cuda {
 
 std::size_t sort_scratch(std::int64_t count) {
   std::size_t sort = 0, scan = 0;
@@ -39,5 +38,4 @@ void running_sum(std::int64_t count, const std::int32_t* in, std::int32_t* out, 
         "the sum failed");
 }
 
-}  // namespace cuda
-}  // namespace dcrf
+}  // namespace dcrf::cuda

@@ -7,8 +7,7 @@
 
 #include "world.hpp"
 
-namespace dcrf {
-namespace cuda {
+namespace dcrf::cuda {
 
 // Return the bytes of scratch memory that the functions below need for `count` items.
 std::size_t sort_scratch(std::int64_t count);
@@ -22,5 +21,4 @@ void sort_pairs(std::int64_t count, int bits, const std::uint64_t* keys_in,
 void running_sum(std::int64_t count, const std::int32_t* in, std::int32_t* out, void* scratch,
                  std::size_t scratch_bytes, const Stream& stream);
 
-}  // namespace cuda
-}  // namespace dcrf
+}  // namespace dcrf::cuda

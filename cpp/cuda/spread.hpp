@@ -6,8 +6,7 @@
 #include "narrow.hpp"
 #include "world.hpp"
 
-namespace dcrf {
-namespace cuda {
+namespace dcrf::cuda {
 
 // Buffers of one spread, [kernel.rows(images), width] unless noted. S is the storage type: T, the
 // type of the arithmetic, or a 16-bit type of narrow.hpp.
@@ -346,5 +345,4 @@ DCRF_DEVICE void spread_step(const World& world, const Lanes& lanes, const Kerne
   }
 }
 
-}  // namespace cuda
-}  // namespace dcrf
+}  // namespace dcrf::cuda

@@ -15,8 +15,7 @@
 
 #define DCRF_DEVICE inline
 
-namespace dcrf {
-namespace cuda {
+namespace dcrf::cuda {
 
 // Return a positive integer environment variable, or 1.
 inline int from_environment(const char* name) {
@@ -122,5 +121,4 @@ T fetch(const T* from, const Stream&) {
   return *from;
 }
 
-}  // namespace cuda
-}  // namespace dcrf
+}  // namespace dcrf::cuda

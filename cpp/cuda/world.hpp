@@ -14,8 +14,7 @@
 #include "threads.hpp"
 #endif
 
-namespace dcrf {
-namespace cuda {
+namespace dcrf::cuda {
 
 // A group of `count` neighbouring threads (a power of two) that share one item.
 class Lanes {
@@ -80,5 +79,4 @@ DCRF_DEVICE void for_each(const World& world, std::int64_t n, const Body& body) 
   for (std::int64_t i = world.rank(); i < n; i += world.size()) body(i);
 }
 
-}  // namespace cuda
-}  // namespace dcrf
+}  // namespace dcrf::cuda

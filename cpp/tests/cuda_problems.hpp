@@ -174,7 +174,7 @@ struct DeviceLattice {
       least[i % dims] = std::min(least[i % dims], double(from[i]));
       greatest[i % dims] = std::max(greatest[i % dims], double(from[i]));
     }
-    std::int32_t low[dcrf::kMaxDims], high[dcrf::kMaxDims];
+    std::int32_t low[dcrf::kMaxDims] = {}, high[dcrf::kMaxDims] = {};
     CHECK(dcrf::quotient_range<T>(least.data(), greatest.data(), dims, low, high));
     return dcrf::KeyLayout(dims, low, high, images);
   }
