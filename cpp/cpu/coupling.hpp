@@ -1,4 +1,5 @@
-// A matrix over labels laid out for the loops, in both senses.
+// Stores the coupling matrix C = mu W of one kernel in the layouts that the loops need, for
+// products with C and with its transpose.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +10,8 @@
 
 namespace dcrf {
 
-// scale C for a matrix C [L, L]. Where every column is constant but for its diagonal (Potts, with
-// one weight or one per label) it costs O(L) in place of O(L^2).
+// The matrix scale * C, C [L, L]. If every column is constant except for its diagonal element
+// (Potts with a scalar or per-label weight), a product costs O(L) instead of O(L^2).
 template <typename T>
 class Coupling {
  public:
@@ -69,9 +70,9 @@ class Coupling {
 
   int labels_, width_;
   bool simple_ = true;
-  std::vector<T> constant_, extra_;  // [width]: each column off its diagonal, and what that adds
+  std::vector<T> constant_, extra_;  // [width]: off-diagonal value per column; diagonal minus it
   std::vector<T> ones_;              // [width]: 1 at labels
-  std::vector<T> columns_, rows_;    // [L, width]: C' and C, where it is not simple
+  std::vector<T> columns_, rows_;    // [L, width]: transposed C and C, if C is not simple
 };
 
 }  // namespace dcrf

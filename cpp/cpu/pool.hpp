@@ -1,5 +1,5 @@
-// Threads for the CPU loops: one pool per process, shared by every call. Work is cut by the
-// caller into chunks that do not depend on the number of threads, so results do not either.
+// Thread pool of the CPU engine: one per process, shared by all calls. Callers cut their work into
+// chunks that do not depend on the number of threads, so results do not depend on it either.
 #pragma once
 
 #include <cstdint>
@@ -7,14 +7,14 @@
 
 namespace dcrf {
 
-// How the loops cut their work. Fixed, because partial sums are added up by unit of work.
-constexpr std::int64_t kPointChunk = 4096;     // points per unit of work
-constexpr std::int64_t kVertexChunk = 1024;    // vertices per unit of work
-constexpr std::int64_t kRowChunk = 4096;       // rows of values per unit of work
-constexpr std::int64_t kClearChunk = 1 << 17;  // numbers per unit of work
+// Chunk sizes. They are fixed, since partial sums per chunk determine the rounding of results.
+constexpr std::int64_t kPointChunk = 4096;     // points per chunk
+constexpr std::int64_t kVertexChunk = 1024;    // vertices per chunk
+constexpr std::int64_t kRowChunk = 4096;       // rows of values per chunk
+constexpr std::int64_t kClearChunk = 1 << 17;  // numbers per chunk
 
-// While one lives, its thread and the loops it runs take numbers too small to be normal for 0,
-// which a mean field does not need and processors are slow at.
+// During its lifetime, its thread and the loops it runs treat subnormal numbers as 0: a mean field
+// does not need them, and processors are slow with them.
 class FlushToZero {
  public:
   FlushToZero();
@@ -26,14 +26,14 @@ class FlushToZero {
   unsigned before_;
 };
 
-// Calls body(0) ... body(chunks - 1), each once, on at most `threads` threads including the
-// caller's; in order on the caller's thread alone when the pool is already in use (a nested call,
-// or another Python thread). The first exception that a body throws is thrown again from here;
-// chunks not yet begun are then left out. All threads compute in the caller's floating-point mode.
+// Call body(0) ... body(chunks - 1), once each, on at most `threads` threads, the caller's
+// included. If the pool is in use (a nested call, or another Python thread), the caller runs all
+// chunks, in order. The first exception of a body is rethrown here; chunks that have not started
+// are then skipped. All threads use the caller's floating-point mode.
 void parallel_for(std::int64_t chunks, int threads, const std::function<void(std::int64_t)>& body);
 
-// While one lives, its thread calls `check` about ten times a second, in the loops that it runs or
-// waits for. It may throw, which ends the loop as an exception of its body would.
+// During its lifetime, its thread calls `check` about ten times a second while it runs or waits for
+// a loop. An exception of `check` ends the loop like one of its body.
 class InterruptCheck {
  public:
   explicit InterruptCheck(void (*check)());
@@ -42,11 +42,11 @@ class InterruptCheck {
   InterruptCheck& operator=(const InterruptCheck&) = delete;
 };
 
-// Calls this thread's check if it is due, and throws if its work is no longer wanted. For long
-// loops that are not cut into chunks.
+// Call this thread's interrupt check if it is due, and throw if its loop has failed on another
+// thread. For long loops within a chunk.
 void poll_interrupt();
 
-// Chunks of `size` items cover `items`; body receives the half-open range of each.
+// Cut `items` into chunks of `size` and call body(begin, end) for each half-open range in parallel.
 template <class Body>
 void parallel_ranges(std::int64_t items, std::int64_t size, int threads, const Body& body) {
   parallel_for((items + size - 1) / size, threads, [&](std::int64_t chunk) {

@@ -1,5 +1,5 @@
-// What the bindings call. Every function puts programs on a stream and returns; only `number_keys`
-// waits for an answer. Memory is the caller's, scratch and workspaces included.
+// Interface of the CUDA engine, called by the bindings. Functions enqueue programs on a stream and
+// return; only `number_keys` waits for a result. The caller allocates all memory, scratch included.
 #pragma once
 
 #include <cstddef>
@@ -15,21 +15,22 @@ namespace cuda {
 
 // --- building a lattice, in this order (build.cu) ---
 
-// The weights [images N, d+1] and the keys [layout.words, entries] of all corners.
+// Compute the barycentric weights [images N, d+1] and keys [layout.words, entries] of all corners.
 template <typename T>
 void locate_corners(const FeatureView<T>& features, const KeyLayout& layout, T* weight,
                     std::uint64_t* keys, const Stream& stream);
 
-// Bytes that number_keys, or link_vertices, wants for this many keys.
+// Return the bytes of scratch memory that number_keys and link_vertices need for `count` keys.
 std::size_t scratch_size(std::int64_t count);
 
-// The sorted order of the keys, and for each in that order which of the distinct ones it is, from 1
-// on; the answer is how many those are. Waits for it.
+// Sort keys [words, count] and number the distinct ones: write their sorted `order` and, for each
+// sorted position, the `number` of its distinct key, from 1. Wait, and return how many are
+// distinct.
 std::int64_t number_keys(const KeyLayout& layout, std::int64_t count, const std::uint64_t* keys,
                          std::int32_t* order, std::int32_t* number, void* scratch,
                          const Stream& stream);
 
-// Numbered keys.
+// Keys and what number_keys found.
 struct Sorted {
   std::int64_t count = 0, distinct = 0;
   const std::uint64_t* keys = nullptr;   // [words, count]
@@ -37,67 +38,70 @@ struct Sorted {
   const std::int32_t* number = nullptr;  // [count]
 };
 
-// The distinct keys, [words, distinct], in order.
+// Write the distinct keys in sorted order, [words, distinct].
 void distinct_keys(const KeyLayout& layout, const Sorted& sorted, std::uint64_t* out,
                    const Stream& stream);
 
-// Keys and all their neighbours, [words, count (2 d + 3)].
+// Write the keys [words, count] and those of all neighbours, [words, count (2 d + 3)].
 void surround(const KeyLayout& layout, std::int64_t count, const std::uint64_t* keys,
               std::uint64_t* out, const Stream& stream);
 
-// What `link_vertices` works with; the last four are scratch.
+// Scratch memory of `link_vertices`.
 struct LinkRoom {
-  std::int32_t* vertex_of = nullptr;      // [distinct], or null where all vertices are touched
-  std::int32_t* begins = nullptr;         // [vertices], zeros
-  std::int32_t* chunk_count = nullptr;    // [vertices], zeros
+  std::int32_t* vertex_of = nullptr;      // [distinct]; null if all vertices are corners
+  std::int32_t* begins = nullptr;         // [vertices], initially 0
+  std::int32_t* chunk_count = nullptr;    // [vertices], initially 0
   std::int32_t* chunks_before = nullptr;  // [vertices]
   void* scratch = nullptr;                // scratch_size(vertices)
 };
 
-// Writes vertex [entries] and links [Links::size], from the corners; `keys` [words, vertices] are
-// those of all vertices, in order, `touched_keys` those of the corners, or null if they are the
-// same.
+// Write the vertex of each corner, [entries], and the links, [Links::size]. `keys` [words,
+// vertices] are the sorted keys of all vertices; `touched_keys` are those of corners only, null if
+// equal.
 void link_vertices(const KeyLayout& layout, const Sorted& corners,
                    const std::uint64_t* touched_keys, std::int64_t vertices,
                    const std::uint64_t* keys, std::int32_t* vertex, std::int32_t* links,
                    const LinkRoom& room, const Stream& stream);
 
-// d_feature [images, N, d] from d_weight [images, N, d+1].
+// Backpropagate from d_weight [images, N, d+1] to d_feature [images, N, d].
 template <typename T>
 void feature_gradient(const FeatureView<T>& features, const T* d_weight, T* d_feature,
                       const Stream& stream);
 
 // --- one lattice (filter.cu) ---
 
+// Return the bytes of workspace for `filters` filters.
 template <typename T>
 std::size_t filter_workspace(const LatticeView<T>& lattice, const Shape& shape, int filters);
 
-// out = K values, or K' values; rows of `shape`.
+// Write out = K values, or K' values if `transpose`; rows of `shape`.
 template <typename T>
 void filter(const LatticeView<T>& lattice, const Shape& shape, const T* values, bool transpose,
             T* out, void* workspace, const Stream& stream);
 
-// d_weight [images N, d+1] of <cotangent, K values>, or of <cotangent, K' values>, for each image
-// of the shape. Wants the workspace of two filters.
+// Write the gradient of <cotangent, K values> (or K' values) with respect to the barycentric
+// weights, [images N, d+1] for the images of `shape`. Needs the workspace of two filters.
 template <typename T>
 void filter_weight_gradient(const LatticeView<T>& lattice, const Shape& shape, const T* values,
                             const T* cotangent, bool transpose, T* d_weight, void* workspace,
                             const Stream& stream);
 
-// out [points] = the diagonal of K; or with `cotangent` [points] the gradient of <cotangent,
-// diagonal> for the weights, [points, d+1]. `points` are those of all the lattice's images.
+// Write the diagonal of K to out [points]; or, with `cotangent` [points], the gradient of
+// <cotangent, diagonal> with respect to the weights, [points, d+1]. `points` counts all the images
+// of the lattice.
 template <typename T>
 void self_response(const LatticeView<T>& lattice, std::int64_t points, const T* cotangent, T* out,
                    const Stream& stream);
 
 // --- whole mean fields (mean_field.cu) ---
 
-// S is the type that values at vertices and cells are kept in: T, or for float one of narrow.hpp.
+// Return the bytes of workspace. S is the storage type of values at vertices and cells: T, or for
+// T = float also Half or Bfloat16.
 template <typename S, typename T>
 std::size_t mean_field_workspace(const Model<T>& model, bool saves);
 
-// U' of the last iteration, in planes. `saved` [T, images N, width] receives the marginals that
-// each iteration starts from; or null.
+// Run all iterations and write the refined logits (planes). `saved` [iterations, images N, width]
+// receives the marginals at the start of each iteration, unless null.
 template <typename S, typename T>
 void mean_field(const Model<T>& model, const T* logits, T* refined, T* saved, void* workspace,
                 const Stream& stream);
@@ -105,7 +109,8 @@ void mean_field(const Model<T>& model, const T* logits, T* refined, T* saved, vo
 template <typename T>
 std::size_t backward_workspace(const Model<T>& model, const PointGradient<T>* wanted);
 
-// The gradients; `wanted` [kernels].
+// Backpropagate from d_refined (planes) to the logits, the couplings [kernels, L, L] and whatever
+// `wanted` [kernels] asks for.
 template <typename T>
 void mean_field_backward(const Model<T>& model, const T* saved, const T* d_refined, T* d_logits,
                          T* d_coupling, const PointGradient<T>* wanted, void* workspace,

@@ -1,6 +1,6 @@
-// What programs work on: lattices and grids of a batch of images, in device memory that the caller
-// owns. Points are counted through the batch: point p of image b is b N + p. Plain data, the same
-// for every compiler.
+// Views that CUDA programs take: lattices and grids of a batch of images in device memory, which
+// the caller owns. Points are indexed through the batch: point p of image b has index b N + p.
+// Plain data, laid out alike by nvcc and the host compiler.
 #pragma once
 
 #include <cstdint>
@@ -10,13 +10,13 @@
 namespace dcrf {
 namespace cuda {
 
-// Where a program runs. The serial launcher takes no notice of it.
+// The CUDA device and stream on which a program runs; ignored by the serial launcher.
 struct Stream {
   int device = 0;
   void* handle = nullptr;
 };
 
-// The features of `images` times `points` points; strides are in numbers.
+// Features [images, points, dims] with any strides, in elements (not bytes).
 template <typename T>
 struct FeatureView {
   const T* data = nullptr;
@@ -25,26 +25,30 @@ struct FeatureView {
   int dims = 0;
 };
 
-constexpr int kSegmentChunk = 64;  // entries of a vertex that one group of lanes adds up
+// Entries of a vertex that one group of lanes sums. Vertices with more are cut into chunks, so that
+// a few vertices with very many entries do not serialise the splat.
+constexpr int kSegmentChunk = 64;
 
-// The lattices of one image that serves all, or of every image, under one numbering of vertices.
-// An entry is one corner of one point; those of a vertex lie together, by point.
+// Links between points and vertices, for the lattice of one image (shared by the batch) or of all
+// images (under one numbering of the vertices). An entry is one corner of one point; entries are
+// grouped by vertex, and ordered by point within a vertex.
 struct Links {
-  std::int64_t vertices = 0, entries = 0;      // entries: points times corners
-  const std::int32_t* entry = nullptr;         // [entries], point times corners plus corner
+  std::int64_t vertices = 0, entries = 0;      // entries = points * (d+1)
+  const std::int32_t* entry = nullptr;         // [entries], point * (d+1) + corner
   const std::int32_t* segment = nullptr;       // [vertices + 1], first entry of each vertex
   const std::int32_t* chunk_first = nullptr;   // [vertices + 1], first chunk of each vertex
-  const std::int32_t* chunk_vertex = nullptr;  // [most_chunks]
-  const std::int32_t* neighbour = nullptr;     // [d+1, vertices, 2], one step back and forth; or -1
+  const std::int32_t* chunk_vertex = nullptr;  // [most_chunks], vertex of each chunk
+  const std::int32_t* neighbour = nullptr;     // [d+1, vertices, 2], backward and forward; -1: none
 
+  // Upper bound on the number of chunks.
   DCRF_HOST_DEVICE std::int64_t most_chunks() const { return vertices + entries / kSegmentChunk; }
+  // Return the length of the array that holds the links.
   static std::int64_t size(std::int64_t vertices, std::int64_t entries, int corners) {
     return entries + 2 * (vertices + 1) + vertices + entries / kSegmentChunk +
            2 * corners * vertices;
   }
 
-  // As it lies in an array of `length` numbers, which tells how many vertices there are and, by
-  // what is left over, the quality.
+  // The array may be longer than `size` by the quality, 0..2, from which it is recovered.
   static int quality(std::int64_t length, std::int64_t entries, int corners) {
     return int((length - size(0, entries, corners)) % (3 + 2 * corners));
   }
@@ -60,32 +64,35 @@ struct Links {
   }
 };
 
+// Lattice with N points per image.
 template <typename T>
 struct LatticeView {
   Links links;
-  int dims = 0;                          // d; 0: there is no lattice
-  bool symmetric = false;                // the mean of the blurs in either order of the axes
-  std::int64_t images = 1;               // 1, or all
+  int dims = 0;                          // d; 0: no lattice
+  bool symmetric = false;                // average the blurs in both axis orders
+  std::int64_t images = 1;               // 1 (shared by the batch) or the batch size
   const std::int32_t* vertex = nullptr;  // [images N, d+1]
   const T* weight = nullptr;             // [images N, d+1]
 };
 
-// A regular grid over the pixels of an image, the same for all. The last axis is the column.
+// A regular grid over the pixels of an image, the same for all images. The last axis is the column.
+// Along each axis, a pixel is splatted to, and sliced from, three consecutive cells.
 template <typename T>
 struct GridView {
-  int axes = 0;  // 2 or 3; 0: there is no grid
-  std::int64_t size[3] = {};
-  std::int64_t cells[3] = {};
-  int radius[3] = {};
-  const std::int32_t* cell[3] = {};   // [size], the first of three
-  const std::int32_t* first[3] = {};  // [cells + 1], how many pixels have a lesser first cell
+  int axes = 0;                       // 2 or 3; 0: no grid
+  std::int64_t size[3] = {};          // pixels per axis
+  std::int64_t cells[3] = {};         // cells per axis
+  int radius[3] = {};                 // support radius of the blur, in cells
+  const std::int32_t* cell[3] = {};   // [size], first of the pixel's three cells
+  const std::int32_t* first[3] = {};  // [cells + 1], number of pixels with a smaller first cell
   const T* splat[3] = {};             // [size, 3]
   const T* slice[3] = {};             // [size, 3]
-  const T* band[3] = {};              // [2 radius + 1]
+  const T* band[3] = {};              // [2 radius + 1], blur weights
 };
 
-// message = after (K - diag(diagonal)) (before q); scales, or null: of the images of its lattice,
-// or of a grid for all images or for each.
+// A kernel of a mean field, on a lattice or a grid: message = after (K - diag(diagonal)) (before
+// q). The scales before, after and diagonal are null if absent, [N] if all images share them (one
+// shared lattice; a grid unless grid_scales_per_image), else [images N].
 template <typename T>
 struct KernelView {
   LatticeView<T> lattice;
@@ -96,11 +103,11 @@ struct KernelView {
   bool grid_scales_per_image = false;
 
   DCRF_HOST_DEVICE bool is_grid() const { return grid.axes > 0; }
-  // Where the scales, vertices and weights of a point lie, given its place in its image.
+  // Return the index of a point in the kernel's arrays; `in_image` is its index within its image.
   DCRF_HOST_DEVICE std::int64_t own(std::int64_t point, std::int64_t in_image) const {
     return (is_grid() ? grid_scales_per_image : lattice.images > 1) ? point : in_image;
   }
-  // Rows of values for a batch.
+  // Return the number of rows of values (vertices or cells) of a batch.
   DCRF_HOST_DEVICE std::int64_t rows(std::int64_t images) const {
     if (is_grid()) {
       std::int64_t cells = images;
@@ -111,25 +118,25 @@ struct KernelView {
   }
 };
 
-// A batch of rows [images points, width] with `channels` numbers each.
+// Shape of a batch of rows, [images * points, width]; the first `channels` columns are used.
 struct Shape {
-  std::int64_t points = 0;  // of one image
+  std::int64_t points = 0;  // per image
   std::int64_t images = 0;
   int channels = 0;
   int width = 0;
 };
 
-// The mean field of a batch. Planes are [images, L, N], rows [images N, width].
+// A mean-field problem of a batch. Arrays called planes are [images, L, N], rows [images N, width].
 template <typename T>
 struct Model {
   Shape shape;  // channels: labels
   int kernels = 0;
   int iterations = 0;
-  const T* coupling = nullptr;  // [kernels, L, L], mu W: rows are the pixel's own label
+  const T* coupling = nullptr;  // [kernels, L, L], mu W; row: the pixel's own label
   KernelView<T> kernel[kMaxKernels];
 
   DCRF_HOST_DEVICE std::int64_t points() const { return shape.images * shape.points; }
-  // Where the number of a point and label lies in planes.
+  // Return the index of a point's label in planes.
   DCRF_HOST_DEVICE std::int64_t in_planes(std::int64_t point, std::int64_t in_image,
                                           int label) const {
     return (point - in_image) * shape.channels + label * shape.points + in_image;
@@ -142,11 +149,11 @@ struct Model {
   }
 };
 
-// Where the gradient of one lattice kernel goes, for every image; weight null: not wanted.
+// Output arrays for the gradients of one lattice kernel; `weight` is null if they are not wanted.
 template <typename T>
 struct PointGradient {
   T* weight = nullptr;    // [images N, d+1]
-  T* before = nullptr;    // [images N]; null exactly where the kernel's is
+  T* before = nullptr;    // [images N]; null if the kernel's is null
   T* after = nullptr;     // likewise
   T* diagonal = nullptr;  // likewise
 };

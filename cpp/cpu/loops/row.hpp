@@ -1,4 +1,5 @@
-// One row of label values in registers: W numbers as packs of the widest kind, then of halves.
+// One row of W label values in registers: as many packs of the widest size as fit, then packs of
+// half that size, and so on.
 #pragma once
 
 #include "../../core/numerics.hpp"
@@ -29,7 +30,7 @@ struct Row {
     for (int i = 0; i < kCount; ++i) part[i] = P{};
     rest.clear();
   }
-  // this = w row, this += w row, this += row, all from memory.
+  // set_scaled: this = w * row; add_scaled: this += w * row; add: this += row (row in memory).
   DCRF_INLINE void set_scaled(T w, const T* row) {
     DCRF_UNROLL
     for (int i = 0; i < kCount; ++i) part[i] = w * dcrf::DCRF_ISA::load<T, N>(row + i * N);
@@ -65,7 +66,7 @@ struct Row {
     for (int i = 0; i < kCount; ++i) part[i] -= x;
     rest.subtract(x);
   }
-  DCRF_INLINE void clip(T least) {  // what is below -least becomes 0
+  DCRF_INLINE void clip(T least) {  // set elements below -least to 0
     DCRF_UNROLL
     for (int i = 0; i < kCount; ++i) part[i] = part[i] < -least ? P{} : part[i];
     rest.clip(least);
@@ -147,8 +148,8 @@ struct Width {
   static constexpr int value = W;
 };
 
-// Calls body(Width<W>(), offset) for blocks that cover a row of `width`: one block as wide as the
-// row where W says how wide that is, else (W = 0, width a multiple of 8) blocks of 32 and of 8.
+// Call body(Width<block>(), offset) for blocks that cover a row. If W > 0, it is the width of the
+// row and there is one block; if W = 0, `width` is a multiple of 8 and blocks of 32 and 8 are used.
 template <int W, class Body>
 DCRF_INLINE void in_blocks(int width, const Body& body) {
   if constexpr (W > 0) {
@@ -160,7 +161,7 @@ DCRF_INLINE void in_blocks(int width, const Body& body) {
   }
 }
 
-// Calls body(Width<W>()) with W = width for rows of up to 32, else W = 0.
+// Call body(Width<W>()) with W = width for rows of up to 32 numbers, else with W = 0.
 template <class Body>
 DCRF_INLINE void with_width(int width, const Body& body) {
   switch (width) {
@@ -185,7 +186,7 @@ DCRF_INLINE void with_width(int width, const Body& body) {
   }
 }
 
-// Asks for a row to be brought near.
+// Prefetch a row, one cache line (64 bytes) at a time.
 template <typename T>
 DCRF_INLINE void prefetch(const T* row, int width) {
   for (int c = 0; c < width; c += int(64 / sizeof(T))) __builtin_prefetch(row + c);
