@@ -53,17 +53,18 @@ DCRF_DEVICE void slice_grid(const Lanes& lanes, const KernelView<T>& k, const Sh
   const std::int64_t layer = line / g.size[rows], y = line - layer * g.size[rows];
   const std::int64_t layers = g.axes == 3 ? g.cells[0] : 1;
   const std::int64_t first_layer = g.axes == 3 ? g.cell[0][layer] : 0;
-  const int depth = g.axes == 3 ? 3 : 1;
+  const int depth = g.axes == 3 ? kTaps : 1;
   const std::int64_t image = point / shape.points;
   for (int i = 0; i < depth; ++i) {
-    const T layer_weight = g.axes == 3 ? scale * taps[0][3 * layer + i] : scale;
+    const T layer_weight = g.axes == 3 ? scale * taps[0][kTaps * layer + i] : scale;
     const std::int64_t z = image * layers + first_layer + i;
-    for (int j = 0; j < 3; ++j) {
-      const T row_weight = layer_weight * taps[rows][3 * y + j];
+    for (int j = 0; j < kTaps; ++j) {
+      const T row_weight = layer_weight * taps[rows][kTaps * y + j];
       const std::int64_t row = z * g.cells[rows] + g.cell[rows][y] + j;
       const S* const from = values + (row * g.cells[columns] + g.cell[columns][x]) * width;
-      for (int h = 0; h < 3; ++h)
-        sum.add(lanes, c, shape.channels, row_weight * taps[columns][3 * x + h], from + h * width);
+      for (int h = 0; h < kTaps; ++h)
+        sum.add(lanes, c, shape.channels, row_weight * taps[columns][kTaps * x + h],
+                from + h * width);
     }
   }
 }

@@ -8,6 +8,8 @@
 
 namespace dcrf::cuda {
 
+constexpr int kTaps = 3;  // consecutive cells per axis that a pixel is splatted to or sliced from
+
 // Buffers of one spread, [kernel.rows(images), width] unless noted. S is the storage type: T, the
 // type of the arithmetic, or a 16-bit type of narrow.hpp.
 template <typename S>
@@ -213,12 +215,13 @@ DCRF_DEVICE void contract_axis(const World& world, const Lanes& lanes, const Gri
     const std::int64_t o = line / cells, j = line - o * cells;
     // Factors are per pixel and are applied in the first contraction (last axis): `inner` is 1.
     const std::int64_t in_image = factor == nullptr ? 0 : o * size % shape.points;
-    const std::int64_t begin = grid.first[axis][j < 2 ? 0 : j - 2], end = grid.first[axis][j + 1];
+    const std::int64_t begin = grid.first[axis][j < kTaps ? 0 : j - kTaps + 1],
+                       end = grid.first[axis][j + 1];
     for_blocks(lanes, shape.channels, [&](int c) {
       BlockSum<T> sum;
       for (std::int64_t x = begin; x < end; ++x) {
         const std::int64_t at = (o * size + x) * inner + i;
-        T weight = taps[3 * x + j - grid.cell[axis][x]];
+        T weight = taps[kTaps * x + j - grid.cell[axis][x]];
         if (factor != nullptr) weight *= factor[factor_per_image ? at : in_image + x];
         sum.add(lanes, c, shape.channels, weight, from + at * shape.width);
       }

@@ -58,10 +58,13 @@ class Lanes {
 
 constexpr int kPerLane = 4;  // numbers of a row that one lane keeps in registers
 
-// Return the number of lanes for rows of `channels` numbers: 1, 8 or a warp, so that most rows fit
-// in the registers of one group.
+// Return the number of lanes for rows of `channels` numbers: 1, kGroup or as many as there can be,
+// so that most rows fit in the registers of one group.
 inline int lanes_for(std::int64_t channels) {
-  const int wanted = channels <= kPerLane ? 1 : channels <= 8 * kPerLane ? 8 : 32;
+  constexpr int kGroup = 8;
+  const int wanted = channels <= kPerLane            ? 1
+                     : channels <= kGroup * kPerLane ? kGroup
+                                                     : max_lanes();
   return wanted < max_lanes() ? wanted : max_lanes();
 }
 
