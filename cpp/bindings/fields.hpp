@@ -8,7 +8,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "generated/limits.hpp"
+#include <generated/limits.hpp>  // written by CMake from densecrf_rnn/_limits.py
 
 namespace bindings {
 

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "generated/limits.hpp"
+#include <generated/limits.hpp>  // written by CMake from densecrf_rnn/_limits.py
 #include "portable.hpp"
 
 namespace dcrf {

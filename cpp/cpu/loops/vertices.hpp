@@ -1,12 +1,11 @@
-// Loops over the values at lattice vertices and grid cells: ghosts, blur, coupling, band filter.
-// They implement the entries of Loops (../loops.hpp) of the same names.
+// The loops over rows of vertices and of grid cells: ghosts, blur, coupling.
 #pragma once
 
 #include "coupling.hpp"
 
 namespace dcrf::DCRF_ISA {
 
-constexpr int kAhead = 16;  // rows to prefetch ahead
+constexpr int kAhead = 16;  // rows
 
 template <typename T>
 void fold(const std::int32_t* ghost, const std::int32_t* owner, std::int64_t count, T* rows,
@@ -53,8 +52,8 @@ void broadcast(const std::int32_t* ghost, const std::int32_t* owner, std::int64_
   });
 }
 
-// Blur with weights 1/2 (kBlurSide), 1, 1/2 along chains of neighbours, in place, with one read and
-// one write per row. `chain` lists the rows of whole chains; kChainEnd marks the last row of each.
+// Blur with weights 1/2, 1, 1/2 (kBlurSide) along runs of rows, in place: one read and one write of each. The list holds whole
+// chains; kChainEnd marks a chain's last row.
 template <typename T>
 void blur(const std::uint32_t* chain, std::int64_t count, T* rows, int width) {
   with_width(width, [&](auto w) {
@@ -95,7 +94,7 @@ T finish(const CouplingView<T>& coupling, const std::int32_t* row, std::int64_t 
   T greatest = 0;
   with_width(width, [&](auto w) {
     constexpr int W = decltype(w)::value;
-    Row<T, (W > 0 ? W : 8)> top;  // maximum |value| per column
+    Row<T, (W > 0 ? W : 8)> top;  // of the size of values, lane by lane
     top.clear();
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int64_t at_row = (row != nullptr ? row[i] : i) * width;
@@ -156,7 +155,7 @@ template <typename T>
 bool range(const T* from, std::int64_t stride, std::int64_t count, T* least, T* greatest) {
   constexpr int N = kLanes<T>;
   T low = from[0], high = from[0];
-  T poison = 0;  // sum of 0 * x: NaN if any x is not finite
+  T poison = 0;  // 0 x is NaN where x is not finite
   std::int64_t i = 0;
   if (stride == 1 && count >= N) {
     Pack<T, N> lows = load<T, N>(from), highs = lows, poisons{};
