@@ -50,9 +50,7 @@ def logits(array: Any, *, batched: bool) -> None:
         way_out = ""
         if len(array.shape) - batched == 2:
             way_out = "; a binary map is " + ("logits[:, None]" if batched else "logits[None]")
-        raise ValueError(
-            f"logits has shape {wording.shape(array)}; it must be {layout}{way_out}"
-        )
+        raise wording.shape_error("logits", array, layout + way_out)
     float_dtype("logits", array, batched=batched)
     if 0 in array.shape[batched:]:
         raise ValueError(
@@ -89,7 +87,7 @@ def image(array: Any, logits: Any, *, batched: bool, name: str = "image") -> Non
         elif len(array.shape) == len(size) + batched:
             one = "[:, None]" if batched else "[..., None]"
             way_out = f"; a one-channel image is {name}{one}"
-        raise ValueError(f"{name} has shape {wording.shape(array)}; it must be {layout}{way_out}")
+        raise wording.shape_error(name, array, layout + way_out)
     found = tuple(array.shape[2:] if batched else array.shape[:-1])
     if found != size:
         raise ValueError(

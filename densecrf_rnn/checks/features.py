@@ -20,9 +20,7 @@ def features(array: Any) -> None:
     """Check that `array` is [N, D] of float32 or float64, 1 <= D <= MAX_DIMS; not its values."""
     arrays.array_kind("features", array, batched=False)
     if len(array.shape) != 2:
-        raise ValueError(
-            f"features has shape {wording.shape(array)}; it must be [N, D], one row per point"
-        )
+        raise wording.shape_error("features", array, "[N, D], one row per point")
     dims = array.shape[1]
     if not 1 <= dims <= _limits.MAX_DIMS:
         raise ValueError(f"features has {dims} columns; a lattice takes 1 to {_limits.MAX_DIMS}")
@@ -52,17 +50,15 @@ def refuse_features(*arrays: Any, name: str = "features") -> NoReturn:
 
     `name` is the argument that NaN or infinity are attributed to.
     """
-    for array in arrays:
-        if not np.isfinite(_reach(array)).all():
+    reaches = [_reach(array) for array in arrays]
+    for array, reach in zip(arrays, reaches, strict=True):
+        if not np.isfinite(reach).all():
             wording.raise_non_finite(name, array)
-    array = max(arrays, key=lambda a: _elevated(_reach(a)))
-    excess = _elevated(_reach(array)) / _MAX_ELEVATED[wording.dtype(array)]
-    way_out = "use larger bandwidths (theta)"
-    if wording.dtype(array) == "float32":
-        way_out += " or float64 input"
+    reach, dtype = max(reaches, key=_elevated), wording.dtype(arrays[0])
     raise ValueError(
-        f"features reach {_reach(array).max():g} bandwidths from the origin, {excess:.3g} times "
-        f"what {wording.dtype(array)} can index as lattice coordinates; {way_out}"
+        f"features reach {reach.max():g} bandwidths from the origin, "
+        f"{_elevated(reach) / _MAX_ELEVATED[dtype]:.3g} times what {dtype} can index as lattice "
+        f"coordinates; use larger bandwidths (theta){' or float64 input' * (dtype == 'float32')}"
     )
 
 
@@ -70,10 +66,8 @@ def values(array: Any, points: int, dtype: Any) -> None:
     """Check that `array` is finite, [N, C] with N = `points`, and of the lattice's dtype."""
     arrays.array_kind("values", array, batched=False)
     if len(array.shape) != 2 or array.shape[0] != points:
-        raise ValueError(
-            f"values has shape {wording.shape(array)}; it must be [N, C] with N = {points}, one "
-            "row per point of the lattice"
-        )
+        wanted = f"[N, C] with N = {points}, one row per point of the lattice"
+        raise wording.shape_error("values", array, wanted)
     if array.dtype != dtype:
         raise TypeError(
             f"values has dtype {wording.dtype(array)} but the lattice was built from {dtype} "

@@ -50,11 +50,11 @@ def kernel_weights(array: Any, kernels: int, labels: int, *, values: bool = True
     """Check that kernel weights have shape [M], [M, L] or [M, L, L] and finite `values`."""
     allowed = ((kernels,), (kernels, labels), (kernels, labels, labels))
     if tuple(array.shape) not in allowed:
-        raise ValueError(
-            f"kernel_weights has shape {wording.shape(array)}; it must be "
-            f"{wording.size(allowed[0])}, {wording.size(allowed[1])} or "
-            f"{wording.size(allowed[2])}: one weight per kernel, one per kernel and label, or one "
-            "matrix per kernel"
+        raise wording.shape_error(
+            "kernel_weights",
+            array,
+            f"{' or '.join(map(wording.size, allowed))}: one weight per kernel, one per kernel and "
+            "label, or one matrix per kernel",
         )
     if values:
         parameter("kernel_weights", array)
@@ -63,10 +63,8 @@ def kernel_weights(array: Any, kernels: int, labels: int, *, values: bool = True
 def bandwidths(array: Any, kernels: int) -> None:
     """Check that bandwidths are finite and positive, of shape [M, 2]."""
     if tuple(array.shape) != (kernels, 2):
-        raise ValueError(
-            f"bandwidths has shape {wording.shape(array)}; it must be [{kernels}, 2], the "
-            "bandwidths (position, guide) of each kernel"
-        )
+        wanted = f"[{kernels}, 2], the bandwidths (position, guide) of each kernel"
+        raise wording.shape_error("bandwidths", array, wanted)
     parameter("bandwidths", array)
     if not float(array.min()) > 0:
         raise ValueError(f"bandwidths holds {float(array.min()):g}; they must be positive")
@@ -75,10 +73,8 @@ def bandwidths(array: Any, kernels: int) -> None:
 def compatibility(array: Any, labels: int, *, values: bool = True) -> None:
     """Check that a compatibility matrix has shape [L, L] and finite `values`."""
     if tuple(array.shape) != (labels, labels):
-        raise ValueError(
-            f"compatibility has shape {wording.shape(array)}; it must be [{labels}, {labels}], "
-            "the penalty of each label (row) next to each other label (column)"
-        )
+        wanted = f"[{labels}, {labels}], the penalty of each label (row) next to each (column)"
+        raise wording.shape_error("compatibility", array, wanted)
     if values:
         parameter("compatibility", array)
 

@@ -9,6 +9,11 @@ def shape(array: Any) -> str:
     return str(tuple(map(int, array.shape)))
 
 
+def shape_error(name: str, array: Any, wanted: str) -> ValueError:
+    """Return the error for an array of another shape than `wanted`."""
+    return ValueError(f"{name} has shape {shape(array)}; it must be {wanted}")
+
+
 def size(lengths: Sequence[int]) -> str:
     """Return lengths as "2 x 3"; a single one as "[2]"."""
     return f"[{lengths[0]}]" if len(lengths) == 1 else " x ".join(map(str, lengths))
