@@ -10,17 +10,6 @@ from .schedules import annealed, icm, marginals
 from .sweeps import start, sweep
 
 __all__ = [
-    "annealed",
-    "colouring",
-    "conditional",
-    "dense_neighbourhood",
-    "diagnose",
-    "energy",
-    "icm",
-    "marginals",
-    "score",
-    "sparse_neighbourhood",
-    "start",
-    "statistics",
-    "sweep",
-]
+    "annealed", "colouring", "conditional", "dense_neighbourhood", "diagnose", "energy", "icm",
+    "marginals", "score", "sparse_neighbourhood", "start", "statistics", "sweep",
+]  # fmt: skip

@@ -375,12 +375,12 @@ class GibbsCRF(nn.Module):
         labels: Tensor,
         seed: int,
         chains: Sequence[int],
-        first_sweep: Sequence[int],
+        sweeps: Sequence[int],
     ) -> Sampler:
-        return Sampler(
-            logits, labels, self.tables, self._vectors(), chains=chains, first_sweep=first_sweep,
-            seed=checks.count("seed", seed, 0, below_power=SEED_BITS), backend=self.backend,
-        )  # fmt: skip
+        """Return chains of this CRF that have had `sweeps` sweeps."""
+        seed = checks.count("seed", seed, 0, below_power=SEED_BITS)
+        vectors = self._vectors()
+        return Sampler(logits, labels, self.tables, vectors, seed, chains, sweeps, self.backend)
 
     def _started(
         self, logits: Tensor, mask: Tensor | None, seed: int, chains: Sequence[int]

@@ -1,4 +1,4 @@
-"""Gibbs sweeps where the tensors are: what sampling.py does on a device."""
+"""Gibbs sweeps and pair statistics of tensors on a device, by the program of a native module."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from ..device import Call
 
 
 def pair_counts(labels: Tensor, num_classes: int, offsets: Array) -> Tensor:
-    """How often each pair of labels [B, H, W] stands at the ends of an edge, [C, L, L]."""
+    """Count the label pairs of labels [B, H, W] at the two ends of edges, [C, L, L]."""
     counts = torch.zeros(
         (len(offsets), num_classes**2), dtype=torch.int64, device=labels.device
     )
@@ -24,7 +24,7 @@ def pair_counts(labels: Tensor, num_classes: int, offsets: Array) -> Tensor:
         i, j = ends(labels, offset)
         both = ((i >= 0) & (j >= 0)).flatten()
         pair = (i.clamp(min=0).long() * num_classes + j.clamp(min=0)).flatten()
-        table.scatter_add_(0, pair, both.long())  # whole numbers: the same in any order
+        table.scatter_add_(0, pair, both.long())  # integers: exact in any order
     return counts.reshape(-1, num_classes, num_classes)
 
 
@@ -41,7 +41,7 @@ def gibbs_sweep(
     inverse_temperature: Array,
     sums: Tensor | None,
 ) -> Tensor:
-    """`sampling.gibbs_sweep` by a native module's program."""
+    """Sweep once for each inverse temperature; arguments as in `sampling.Sampler`."""
     images, count, height, width = logits.shape
     changes = torch.zeros(
         (images, len(inverse_temperature)), dtype=torch.int64, device=logits.device
@@ -50,15 +50,16 @@ def gibbs_sweep(
         return changes.cpu()
     call = Call(native, logits)
 
-    def given(array: Any, dtype: torch.dtype) -> int:
+    def copied(array: Any, dtype: torch.dtype) -> int:
+        """Copy an array to the device and return its address."""
         return call.address(torch.as_tensor(array, dtype=dtype).to(logits.device), dtype)
 
-    # Labels lie in a margin as wide as the longest edge: above, below, and on one side, for what is
-    # left of a row is the margin of the row before.
+    # The margin of the padded labels is as wide as the longest offset: above, below and to the
+    # right of the image. The margin to the left of a row is that of the row before.
     down, right = (int(n) for n in np.abs(offsets).max(0, initial=0))
     stride = width + right
     steps = offsets.astype(np.int64) @ np.array([stride, 1])
-    # psi_c(., l) for each l, then psi_c(l, .); a row of zeros is that of "nothing".
+    # Rows psi_c(., l) and psi_c(l, .), and a row of zeros for the label L of masked pixels.
     tables_both_ways = torch.nn.functional.pad(torch.cat([tables.mT, tables]), (0, 0, 0, 1))
     in_order = logits.movedim(1, -1).contiguous()
     step, first = _stripes(colours)
@@ -67,7 +68,7 @@ def gibbs_sweep(
         classes=len(offsets),
         labels=count,
         rows=call.address(tables_both_ways),
-        step=given(steps, torch.int64),
+        step=copied(steps, torch.int64),
     )
     batch = DeviceGibbsBatch(
         images=images,
@@ -81,12 +82,12 @@ def gibbs_sweep(
         padded_stride=stride,
         colours=colours.m,
         step=step,
-        first=given(first, torch.int32),
+        first=copied(first, torch.int32),
         seed=seed,
-        chain=given(_words(chains), torch.int64),
-        first_sweep=given(_words(first_sweep), torch.int64),
+        chain=copied(_words(chains), torch.int64),
+        first_sweep=copied(_words(first_sweep), torch.int64),
         sweeps=len(inverse_temperature),
-        inverse_temperature=given(inverse_temperature, torch.float32),
+        inverse_temperature=copied(inverse_temperature, torch.float32),
         marginals=0 if sums is None else call.room(sums, torch.float64),
         changes=call.room(changes, torch.int64),
     )
@@ -98,12 +99,15 @@ def gibbs_sweep(
 
 
 def _words(numbers: Sequence[int]) -> Array:
-    """Numbers below 2^64 as torch can hold them: the same bits with a sign."""
+    """Return integers below 2^64 as int64 with the same bits."""
     return np.array(numbers, np.uint64).view(np.int64)
 
 
 def _stripes(colours: Colouring) -> tuple[int, Array]:
-    """How far apart pixels of a colour are in a row, and the first, [colour, row mod m], or -1."""
+    """Return the distance between pixels of one colour in a row, and the first column of each.
+
+    The columns are [colour, row mod m], -1 where a colour does not occur in a row.
+    """
     a, b, m = colours
     step = m // math.gcd(a, m)
     first = np.full((m, m), -1, np.int32)

@@ -1,6 +1,7 @@
 """Gibbs sweeps and pair statistics of tensors, by the NumPy engines or by a device program."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,39 +27,22 @@ def float32_logits(logits: Any) -> Tensor:
     return logits
 
 
+@dataclass
 class Sampler:
-    """Gibbs chains on a batch of images; `gibbs.schedules` can run them. Arguments are checked.
+    """Gibbs chains on a batch of images; `gibbs.schedules` can run them. Arguments are checked."""
 
-    Parameters
-    ----------
-    logits : Tensor [B, L, H, W] float32
-    labels : Tensor [B, H, W] int32
-        Current labels, updated in place; negative outside the mask.
-    tables : Tensor [C, L, L] float32
-    offsets : ndarray [C, 2] int32
-    seed : int
-    chains, first_sweep : sequence of B int
-        Number of each image's chain and of its first sweep.
-    backend : str
-    """
+    logits: Tensor  # [B, L, H, W] float32
+    labels: Tensor  # [B, H, W] int32, updated in place; negative outside the mask
+    tables: Tensor  # [C, L, L] float32
+    offsets: Array  # [C, 2] int32
+    seed: int
+    chains: Sequence[int]  # number of each image's chain
+    sweeps: Sequence[int]  # that each chain has had: the number of its next sweep
+    backend: str
 
-    def __init__(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        tables: Tensor,
-        offsets: Array,
-        *,
-        seed: int,
-        chains: Sequence[int],
-        first_sweep: Sequence[int],
-        backend: str,
-    ) -> None:
-        self.labels = labels
-        self._logits, self._tables = logits.detach().contiguous(), tables.detach().contiguous()
-        self._offsets, self._colours = offsets, colouring(offsets)
-        self._seed, self._chains, self._next = seed, chains, list(first_sweep)
-        self._backend = backend
+    def __post_init__(self) -> None:
+        self.logits = self.logits.detach().contiguous()
+        self.tables = self.tables.detach().contiguous()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def draw(self, inverse_temperature: Array, sums: Tensor | None = None) -> Tensor:
@@ -67,22 +51,22 @@ class Sampler:
         Adds the conditionals that labels were drawn from to `sums` [B, H, W, L] float64. Returns
         the number of labels that each sweep changed, [B, S] int64 on the CPU.
         """
-        first = self._next
-        self._next = [number + len(inverse_temperature) for number in first]
-        native = native_for(self._backend, self._logits)
+        first = self.sweeps
+        self.sweeps = [number + len(inverse_temperature) for number in first]
+        colours = colouring(self.offsets)
+        native = native_for(self.backend, self.logits)
         if native is not None:
             return device.gibbs_sweep(
-                native, self._logits, self.labels, self._tables, self._offsets, self._colours,
-                self._seed, self._chains, first, inverse_temperature, sums,
+                native, self.logits, self.labels, self.tables, self.offsets, colours, self.seed,
+                self.chains, first, inverse_temperature, sums,
             )  # fmt: skip
         changes = np.empty((len(self.labels), len(inverse_temperature)), np.int64)
         problem = GibbsProblem(
-            rows(self._logits), self.labels.numpy(), rows(self._tables), self._offsets,
-            self._colours, self._seed, np.array(self._chains, np.uint64),
-            np.array(first, np.uint64), inverse_temperature,
-            None if sums is None else sums.numpy(), changes,
+            rows(self.logits), self.labels.numpy(), rows(self.tables), self.offsets, colours,
+            self.seed, np.array(self.chains, np.uint64), np.array(first, np.uint64),
+            inverse_temperature, None if sums is None else sums.numpy(), changes,
         )  # fmt: skip
-        gibbs_engine(self._backend).sweep(problem, torch.get_num_threads())
+        gibbs_engine(self.backend).sweep(problem, torch.get_num_threads())
         return torch.from_numpy(changes)
 
 
@@ -94,11 +78,11 @@ def start(
     labels = logits.new_zeros((images, height, width), dtype=torch.int32)
     if mask is not None:
         labels = labels.where(mask, -1)
-    state = Sampler(
-        logits, labels, logits.new_zeros(0, count, count), np.zeros((0, 2), np.int32), seed=seed,
-        chains=chains, first_sweep=[0] * images, backend=backend,
-    )  # fmt: skip
-    state.draw(np.ones(1, np.float32))
+    no_tables, no_offsets = logits.new_zeros(0, count, count), np.zeros((0, 2), np.int32)
+    sampler = Sampler(
+        logits, labels, no_tables, no_offsets, seed, chains, [0] * images, backend
+    )
+    sampler.draw(np.ones(1, np.float32))
     return labels
 
 
