@@ -84,3 +84,17 @@ def plain_mean_field(logits, matrices, kernel_weights, compatibility, iterations
 def small_params(**changes):
     """`SMALL` with some fields changed."""
     return CRFParams(**{**SMALL, **changes})
+
+
+def assert_compiles_into_one_graph(crf, logits, image):
+    """Check that a compiled layer gives the values and all gradients of the layer itself."""
+
+    def gradients(layer):
+        given = [logits.clone().requires_grad_(), image.clone().requires_grad_()]
+        out = layer(*given)
+        return out, *torch.autograd.grad(out.sin().sum(), [*given, *crf.parameters()])
+
+    torch._dynamo.reset()
+    compiled = torch.compile(crf, fullgraph=True, backend="aot_eager")
+    for found, wanted in zip(gradients(compiled), gradients(crf), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)

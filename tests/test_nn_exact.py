@@ -328,16 +328,7 @@ def test_exact_gradient_for_the_image_cannot_be_differentiated_again():
 def test_exact_layer_compiles_into_one_graph():
     logits, image = make.problem(15, 6, 7, batch=2, dtype=torch.float32)
     crf = CRFRNN(3, params=make.small_params(self_term=False), method="exact")
-
-    def gradients(layer):
-        given = [logits.clone().requires_grad_(), image.clone().requires_grad_()]
-        out = layer(*given)
-        return out, *torch.autograd.grad(out.sin().sum(), [*given, *crf.parameters()])
-
-    torch._dynamo.reset()
-    compiled = torch.compile(crf, fullgraph=True, backend="aot_eager")
-    for found, wanted in zip(gradients(compiled), gradients(crf), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    make.assert_compiles_into_one_graph(crf, logits, image)
 
 
 # --- the layer, and what it refuses --------------------------------------------------------------

@@ -3,8 +3,6 @@
 import os
 import pickle
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -14,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from gibbs_problems import OFFSETS, SMALL, Enumerated, model  # noqa: E402
-from test_nn_integration import environment  # noqa: E402
+from processes import results_of_two  # noqa: E402
 
 from densecrf_rnn import CRFRNN, CRFParams, GibbsCRF, gibbs  # noqa: E402
 from densecrf_rnn.gibbs import schedules  # noqa: E402
@@ -329,19 +327,9 @@ def test_store_and_module_survive_pickling_and_state_dicts():
 
 
 WORKER = """
-import sys
-import torch
-import torch.distributed as dist
-from datetime import timedelta
-from torch.nn.parallel import DistributedDataParallel
 from densecrf_rnn.nn import ChainStore
 from test_nn_gibbs import problem
 
-rank, file, results = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-torch.set_num_threads(1)
-dist.init_process_group(
-    "gloo", init_method="file://" + file, rank=rank, world_size=2, timeout=timedelta(seconds=60)
-)
 crf, logits, target = problem()
 model, store = DistributedDataParallel(crf), ChainStore(3)
 for index in ([2 * rank, 2 * rank + 1], [1 - rank, 3 - rank]):  # shuffled between the epochs
@@ -351,36 +339,18 @@ for index in ([2 * rank, 2 * rank + 1], [1 - rank, 3 - rank]):  # shuffled betwe
     store.keep(chains)
     store.synchronize()
 everyone = store.chains(range(4), logits)
-torch.save([crf.tables.grad, everyone.labels, everyone.sweeps], f"{results}{rank}")
-dist.destroy_process_group()
+torch.save([crf.tables.grad, everyone.labels, everyone.sweeps], result)
 """
 
 
 def test_two_processes_learn_as_one(tmp_path):
-    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        pytest.skip("this torch is built without gloo")
-    files = [str(tmp_path / "rendezvous"), str(tmp_path / "result")]
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(rank), *files], env=environment(),
-            stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        errors = [worker.communicate(timeout=180)[1] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-    assert [worker.returncode for worker in workers] == [0, 0], errors
+    results = results_of_two(WORKER, tmp_path)
     crf, logits, target = problem()
     store = ChainStore(3)
     after(crf, logits, target, store, [[0, 1, 2, 3]])
     chains = store.chains(range(4), logits)
     crf.loss(logits, target, chains).backward()
-    for rank in range(2):
-        gradient, labels, sweeps = torch.load(f"{files[1]}{rank}", weights_only=True)
+    for gradient, labels, sweeps in results:
         torch.testing.assert_close(gradient, crf.tables.grad)
         assert torch.equal(labels, chains.labels) and sweeps == chains.sweeps
 

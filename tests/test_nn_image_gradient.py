@@ -211,16 +211,7 @@ def test_gradient_for_the_image_compiles_into_one_graph(self_term, normalization
     logits, image = make.problem(14, 6, 7, batch=2, dtype=torch.float32)
     params = make.small_params(self_term=self_term, normalization=normalization)
     crf = CRFRNN(3, params=params)
-
-    def gradients(layer):
-        given = [logits.clone().requires_grad_(), image.clone().requires_grad_()]
-        out = layer(*given)
-        return out, *torch.autograd.grad(out.sin().sum(), [*given, *crf.parameters()])
-
-    torch._dynamo.reset()
-    compiled = torch.compile(crf, fullgraph=True, backend="aot_eager")
-    for found, wanted in zip(gradients(compiled), gradients(crf), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    make.assert_compiles_into_one_graph(crf, logits, image)
 
 
 def test_wrap_passes_the_gradient_to_the_image_through_the_head_as_well():

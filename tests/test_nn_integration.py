@@ -3,18 +3,17 @@
 import copy
 import importlib.util
 import io
-import os
 import pickle
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 import nn_problems as make  # noqa: E402
+from processes import environment, results_of_two  # noqa: E402
 from densecrf_rnn import CRFRNN, onnx_runtime  # noqa: E402
 from densecrf_rnn.nn import export_onnx  # noqa: E402
 
@@ -43,14 +42,6 @@ def gradients(model, image):
 def assert_close(found, wanted, tolerance=1e-5):
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
-
-
-def environment():
-    """Of a process that finds the package and these tests."""
-    package = Path(importlib.util.find_spec("densecrf_rnn").origin).parents[1]
-    folders = [str(Path(__file__).parent), str(package), os.environ.get("PYTHONPATH", "")]
-    path = os.pathsep.join(filter(None, folders))
-    return {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "passive"}
 
 
 # --- torch.compile -------------------------------------------------------------------------------
@@ -332,48 +323,21 @@ def test_checkpointing_the_head_gives_the_same_gradients(use_reentrant):
 
 
 WORKER = """
-import sys
-import torch
-import torch.distributed as dist
-from datetime import timedelta
-from torch.nn.parallel import DistributedDataParallel
 from test_nn_integration import images, segmenter
 
-rank, store, results = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-torch.set_num_threads(1)
-dist.init_process_group(
-    "gloo", init_method="file://" + store, rank=rank, world_size=2, timeout=timedelta(seconds=60)
-)
 model = DistributedDataParallel(segmenter().double())
 half = images(6, 7, batch=4).double()[2 * rank : 2 * rank + 2]
 model(half).square().mean().backward()
-torch.save([p.grad for p in model.module.parameters()], f"{results}{rank}")
-dist.destroy_process_group()
+torch.save([p.grad for p in model.module.parameters()], result)
 """
 
 
 def test_two_processes_give_the_gradient_of_one(tmp_path):
-    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        pytest.skip("this torch is built without gloo")
-    env = environment()
-    command = [sys.executable, "-c", WORKER]
-    files = [str(tmp_path / "store"), str(tmp_path / "gradients")]
-    workers = [
-        subprocess.Popen([*command, str(rank), *files], env=env, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    try:
-        errors = [worker.communicate(timeout=180)[1] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-    assert [worker.returncode for worker in workers] == [0, 0], errors
+    results = results_of_two(WORKER, tmp_path)
     model = segmenter().double()
     model(images(6, 7, batch=4).double()).square().mean().backward()
     wanted = [p.grad for p in model.parameters()]
-    for rank in range(2):
-        found = torch.load(f"{files[1]}{rank}", weights_only=True)
+    for found in results:
         assert_close(found, wanted, 1e-6)
         assert all((g != 0).any() for g in found)
 
