@@ -1,4 +1,4 @@
-"""Make the coarse class scores that accompany the sample pictures of ``densecrf_rnn``.
+"""Make the coarse class scores that accompany the sample images of ``densecrf_rnn``.
 
 The script runs DeepLabv3 with a MobileNetV2 backbone (21 Pascal VOC classes, output stride 16)
 over photographs and writes, for each of them, the scores the network gives on its 33 x 33 grid.
@@ -12,14 +12,14 @@ line for each, ``name kind c_in c_out kernel stride dilation activation``.
 
 Each output file ``NAME.logits.npz`` holds ``q`` (uint8, class x row x column), ``scale`` and
 ``zero_point`` (float32 scalars); the scores are ``(q - zero_point) * scale``.  They cover the
-whole 513 x 513 input of the network, in whose top left corner the picture lies, so that bilinear
-interpolation to 513 x 513 with aligned corners, cut to the size of the picture, gives the scores
+whole 513 x 513 input of the network, in whose top left corner the image lies, so that bilinear
+interpolation to 513 x 513 with aligned corners, cut to the size of the image, gives the scores
 of every pixel.
 
 Usage::
 
     python examples/make_sample_logits.py --net deeplabv3_mnv2_voc_float.npz \\
-        --images PICTURE_OR_FOLDER [...] --out FOLDER
+        --images IMAGE_OR_FOLDER [...] --out FOLDER
 
 It needs PyTorch and scikit-image.
 """
@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from skimage import io
 
 INPUT_SIZE = 513
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 class DeepLabV3MobileNetV2:
@@ -81,12 +81,12 @@ class DeepLabV3MobileNetV2:
 
 
 def network_input(image: np.ndarray) -> torch.Tensor:
-    """Scale an RGB picture to [-1, 1] and pad it with zeros at the bottom and the right."""
+    """Scale an RGB image to [-1, 1] and pad it with zeros at the bottom and the right."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"expected an 8-bit RGB picture, got {image.dtype} {image.shape}")
+        raise ValueError(f"expected an 8-bit RGB image, got {image.dtype} {image.shape}")
     height, width = image.shape[:2]
     if max(height, width) > INPUT_SIZE:
-        raise ValueError(f"pictures may be at most {INPUT_SIZE} pixels high and wide")
+        raise ValueError(f"the image is {height} x {width}; at most {INPUT_SIZE} pixels a side fit")
     x = torch.zeros(1, 3, INPUT_SIZE, INPUT_SIZE)
     x[0, :, :height, :width] = (torch.from_numpy(image.copy()).permute(2, 0, 1) - 128.0) / 128.0
     return x
@@ -103,8 +103,8 @@ def quantise(logits: np.ndarray) -> dict[str, np.ndarray | np.float32]:
     }
 
 
-def pictures(arguments: list[Path]) -> list[Path]:
-    """List the given files and the pictures in the given folders, without label maps."""
+def image_files(arguments: list[Path]) -> list[Path]:
+    """List the given files and the images in the given folders, without label maps."""
     found: list[Path] = []
     for path in arguments:
         inside = sorted(path.iterdir()) if path.is_dir() else [path]
@@ -112,7 +112,7 @@ def pictures(arguments: list[Path]) -> list[Path]:
             p
             for p in inside
             if p == path
-            or (p.suffix.lower() in PICTURE_SUFFIXES and not p.stem.endswith("labels"))
+            or (p.suffix.lower() in IMAGE_SUFFIXES and not p.stem.endswith("labels"))
         ]
     return found
 
@@ -124,18 +124,18 @@ def sample_name(path: Path) -> str:
 
 @torch.inference_mode()
 def main() -> None:
-    """Read the command line and write one file of scores for each picture."""
+    """Read the command line and write one file of scores for each image."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--net", type=Path, required=True, help="weights of the network (.npz)")
     parser.add_argument(
-        "--images", type=Path, required=True, nargs="+", help="pictures, or folders of pictures"
+        "--images", type=Path, required=True, nargs="+", help="images, or folders of images"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the scores")
     options = parser.parse_args()
 
     net = DeepLabV3MobileNetV2(options.net)
     options.out.mkdir(parents=True, exist_ok=True)
-    for path in pictures(options.images):
+    for path in image_files(options.images):
         logits = net(network_input(io.imread(path)))[0].numpy()
         target = options.out / f"{sample_name(path)}.logits.npz"
         np.savez_compressed(target, **quantise(logits))  # type: ignore[arg-type]

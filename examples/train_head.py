@@ -1,6 +1,7 @@
-"""Train a small network on noisy discs, then the network and a CRF-RNN head behind it together.
+"""Train a small network on noisy discs, then the network together with a CRF-RNN head.
 
-As in the paper the network comes first: behind an untrained one, a head learns the commonest label.
+As in the paper, the network is trained alone first: with an untrained network, the head would learn
+to predict the most frequent label everywhere.
 """
 
 import torch
@@ -9,8 +10,8 @@ from torch import nn
 from densecrf_rnn import CRFRNN, CRFParams
 
 
-def pictures(count, size=48):
-    """Images [count, 3, size, size] in 0..1 and their labels [count, size, size]."""
+def make_images(count, size=48):
+    """Return images [count, 3, size, size] in 0..1 and their labels [count, size, size]."""
     rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     centre = torch.randint(16, size - 16, (2, count, 1, 1))
     disc = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < 17**2
@@ -20,19 +21,19 @@ def pictures(count, size=48):
 
 def train(network, steps=30):
     optimizer = torch.optim.Adam(network.train().parameters(), lr=0.01)
-    for image, labels in (pictures(4) for _ in range(steps)):
+    for image, labels in (make_images(4) for _ in range(steps)):
         optimizer.zero_grad()
         nn.functional.cross_entropy(network(image), labels).backward()
         optimizer.step()
     right = (network.eval()(test_image).argmax(1) == test_labels).float().mean()
-    print(f"{type(network).__name__}: {100 * right:.1f} % of pixels right on new pictures")
+    print(f"{type(network).__name__}: {100 * right:.1f} % of pixels correct on new images")
 
 
 torch.manual_seed(0)
-test_image, test_labels = pictures(32)
+test_image, test_labels = make_images(32)
 layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()]
 backbone = nn.Sequential(*layers, nn.Conv2d(8, 2, 3, padding=1))
 train(backbone)
-# Bandwidths in pixels and in intensities 0..255, to which wrap brings these images of 0..1.
+# Bandwidths are in pixels and in intensities 0..255: wrap scales images of 0..1 to that range.
 params = CRFParams(theta_alpha=8, theta_beta=60, theta_gamma=2, w_bilateral=1, w_spatial=1)
 train(CRFRNN.wrap(backbone, num_classes=2, params=params))

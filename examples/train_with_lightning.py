@@ -1,6 +1,6 @@
-"""A network with a CRF-RNN head inside a LightningModule, trained for two steps on noisy squares.
+"""Train a network with a CRF-RNN head in a LightningModule for two steps on noisy squares.
 
-Needs lightning (pip install lightning), which this package does not depend on.
+Needs lightning (pip install lightning), which is not a dependency of this package.
 """
 
 import logging
@@ -18,16 +18,16 @@ except ImportError as error:
 
 
 def squares(count, size=32):
-    """Pairs of an image [3, size, size] in 0..1 and its labels [size, size]."""
+    """Return pairs of an image [3, size, size] in 0..1 and its labels [size, size]."""
     labels = torch.zeros(count, size, size, dtype=torch.long)
-    for picture, (row, column) in zip(labels, torch.randint(4, 14, (count, 2)), strict=True):
-        picture[row : row + 14, column : column + 14] = 1
+    for one, (row, column) in zip(labels, torch.randint(4, 14, (count, 2)), strict=True):
+        one[row : row + 14, column : column + 14] = 1
     image = 0.3 + 0.4 * labels[:, None] + 0.2 * torch.randn(count, 3, size, size)
     return list(zip(image.clamp(0, 1), labels, strict=True))
 
 
 class Segmentation(lightning.LightningModule):
-    """The head has a learning rate of its own, above the network's, as in the paper's solver."""
+    """A network with a head that has a higher learning rate, as in the paper's solver."""
 
     def __init__(self):
         super().__init__()
@@ -64,4 +64,4 @@ trainer = lightning.Trainer(
 trainer.fit(module, loader)
 moved = [not torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True)]
 print(f"{trainer.global_step} steps, losses {', '.join(f'{x:.3f}' for x in module.losses)}")
-print(f"{sum(moved)} of {len(moved)} parameters moved, the head's among them: {all(moved[-2:])}")
+print(f"{sum(moved)} of {len(moved)} parameters changed; those of the head did: {all(moved[-2:])}")

@@ -61,7 +61,7 @@ def test_example_learns_and_draws_what_it_learned(needs_packages, tmp_path):
     again = run(tmp_path, *small, "--seeds", "0", "1", "--out", "results")  # nothing is left to do
     assert again.stdout == table + "\n"
     other = run(tmp_path, *small, "--width", "5", "--out", "results")
-    assert other.returncode == 1 and "another setting" in other.stderr
+    assert other.returncode == 1 and "other settings" in other.stderr
 
 
 def test_example_says_what_is_missing(needs_packages, tmp_path):
@@ -78,14 +78,14 @@ def test_frames_are_drawn_with_their_labels(needs_packages, tmp_path):
 
     for out, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         assert make_frames(tmp_path, "--out", out, "--seed", seed).returncode == 0
-    assert "is there already" in make_frames(tmp_path, "--out", "a").stderr
+    assert "already exists" in make_frames(tmp_path, "--out", "a").stderr
 
-    def pictures(out, kind):
+    def read_all(out, kind):
         return np.stack([imread(path) for path in sorted((tmp_path / out).glob(f"*/{kind}/*.png"))])
 
-    depth, labels = pictures("a", "depth"), pictures("a", "label")
-    np.testing.assert_array_equal(depth, pictures("b", "depth"))
-    assert (depth != pictures("c", "depth")).any()
+    depth, labels = read_all("a", "depth"), read_all("a", "label")
+    np.testing.assert_array_equal(depth, read_all("b", "depth"))
+    assert (depth != read_all("c", "depth")).any()
     assert depth.dtype == np.uint16 and labels.dtype == np.uint8
     assert 10 < len(np.unique(labels)) <= 20 and labels.max() < 20
     read = depth > 0

@@ -1,9 +1,9 @@
-"""Depth frames and their part labels, from folders of PNG files.
+"""Read depth frames and their part labels from folders of PNG files.
 
 Layout: FOLDER/train and FOLDER/val, each with depth/*.png (16 bits, millimetres, 0 where there is
-no reading) and label/*.png (8 bits, 0 for background, 1..19 for parts) under the same names;
+no reading) and label/*.png (8 bits, 0 for background, 1..19 for parts) of the same names;
 FOLDER/classes.txt with a line such as `1 head` for each label. The Kinect frames of the paper are
-not public; whoever has them names their folders: run.py --splits, --depth-folder, --label-folder.
+not public; for another layout use --splits, --depth-folder and --label-folder of run.py.
 """
 
 from pathlib import Path
@@ -15,14 +15,22 @@ from torch import Tensor
 
 from densecrf_rnn import metrics
 
-FAR = 5.0  # metres: what depth is divided by
+FAR = 5.0  # metres; depth is divided by it
 
 
 class Frames:
-    """A split in memory: depth [N, 2, H, W] (scaled, and whether there is a reading) and labels.
+    """A split in memory: depth [N, 2, H, W] (scaled depth, and 1 where there is a reading), labels.
 
-    `depth_folder` and `label_folder` are relative to the folder of the split. Of its frames the
-    first `most` are taken (0: all), of their rows and columns every `shrink`-th.
+    Parameters
+    ----------
+    folder : path
+        Folder of the split.
+    depth_folder, label_folder : str
+        Folders of the PNG files, relative to `folder`.
+    most : int
+        Maximum number of frames to read; 0 reads all.
+    shrink : int
+        Read every `shrink`-th row and column.
     """
 
     def __init__(
@@ -36,24 +44,24 @@ class Frames:
         paths = sorted((folder / depth_folder).glob("*.png"))[: most or None]
         if not paths:
             raise SystemExit(
-                f"{folder / depth_folder} holds no PNG files; --data is the folder of the splits"
+                f"{folder / depth_folder} holds no PNG files; --data must hold the splits"
             )
         depth, labels = [], []
         for path in paths:
             partner = folder / label_folder / path.name
             if not partner.is_file():
-                raise SystemExit(f"{path} has no labels: there is no {partner}")
+                raise SystemExit(f"{path} has no labels; {partner} does not exist")
             millimetres, parts = imread(path), imread(partner)
             if millimetres.ndim != 2 or millimetres.shape != parts.shape:
                 raise SystemExit(
                     f"{path} is {millimetres.shape} and its labels {parts.shape}; both must be "
-                    "pictures of one channel and of one size"
+                    "images of one channel and of the same size"
                 )
             metres = millimetres.astype(np.float32) / 1000
             depth.append(np.stack([metres / FAR, metres > 0]).astype(np.float32))
             labels.append(parts.astype(np.int64))
         if len({d.shape for d in depth}) > 1:
-            raise SystemExit(f"{folder} holds frames of several sizes; give them one")
+            raise SystemExit(f"{folder} holds frames of several sizes; all must have one size")
         self.depth = torch.from_numpy(np.stack(depth)[..., ::shrink, ::shrink].copy())
         self.labels = torch.from_numpy(np.stack(labels)[..., ::shrink, ::shrink].copy())
 
@@ -61,25 +69,25 @@ class Frames:
         return len(self.depth)
 
     def batches(self, size: int, shuffled: bool = True):
-        """Numbers, depth and labels of some frames at a time; each frame once."""
+        """Yield indices, depth and labels of `size` frames at a time; each frame once."""
         order = torch.randperm(len(self)) if shuffled else torch.arange(len(self))
         for index in order.split(size):
             yield index, self.depth[index], self.labels[index]
 
 
 def class_names(folder: Path) -> list[str]:
-    """Names of all labels, in order; from 0, the background."""
+    """Return the names of all labels in order; label 0 is the background."""
     path = folder / "classes.txt"
     if not path.is_file():
-        raise SystemExit(f"there is no {path}, with a line such as `1 head` for each label")
+        raise SystemExit(f"{path} does not exist; it holds a line such as `1 head` for each label")
     return [line.split(maxsplit=1)[1] for line in path.read_text().splitlines() if line.strip()]
 
 
 def scores(predicted: Tensor, labels: Tensor, count: int) -> dict[str, float]:
-    """Percent of the pixels of parts that are right, over all and as the mean of parts; mean IU.
+    """Return recall over the pixels of parts, its mean over parts, and mean IU, in percent.
 
-    The first two leave the background out, as the paper does, and do not see parts where there are
-    none; the last, over all labels, does.
+    The first two exclude pixels whose true label is the background, as the paper does, so they do
+    not count parts predicted there; mean IU covers all labels.
     """
     confusion = metrics.confusion_matrix(labels.numpy(), predicted.numpy(), count)
     parts = confusion[1:]

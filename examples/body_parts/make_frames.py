@@ -1,11 +1,12 @@
-"""Draws depth frames of a body of spheres with the labels of its parts, to try run.py on.
+"""Draw depth frames of a body made of spheres, with the labels of its parts, to try run.py.
 
     python examples/body_parts/make_frames.py --out frames
     python examples/body_parts/run.py --data frames --out results
 
-A figure in a random pose stands before a wall, as a depth camera sees it: millimetres in steps that
-grow with the distance, and no reading along silhouettes. L is the side that appears on the left
-when the figure faces the camera; one in seven has its back to it, where only context tells.
+A figure in a random pose stands in front of a wall. As with a depth camera, depth comes in steps
+that grow with the distance, and readings are missing along silhouettes. L is the side that appears
+on the left when the figure faces the camera; one figure in seven has its back to the camera, so
+that only context tells left from right.
 """
 
 import argparse
@@ -19,17 +20,17 @@ PARTS = (
     "torso_low_R", "thigh_L", "thigh_R", "shin_L", "shin_R", "foot_L", "foot_R", "upperarm_L",
     "upperarm_R", "forearm_L", "forearm_R", "hand_L", "hand_R",
 )  # fmt: skip
-FOCAL = 142 / 160  # in widths of the picture
+FOCAL = 142 / 160  # focal length as a multiple of the image's width
 
 
 def direction(out, ahead):
-    """A unit vector: angles in degrees away from straight down, outwards and to the front."""
+    """Return a unit vector that points down, turned outwards and forwards by angles in degrees."""
     out, ahead = np.deg2rad(out), np.deg2rad(ahead)
     return np.array([np.sin(out), np.cos(out) * np.cos(ahead), -np.sin(ahead) * np.cos(out)])
 
 
 def limb(start, lengths, angles, side):
-    """The ends of a chain of bones from `start`, the last angles relative to those before."""
+    """Return the joints of a chain of bones from `start`; each bone's angles add to the last's."""
     points, out, ahead = [start], 0.0, 0.0
     for length, (more_out, more_ahead) in zip(lengths, angles, strict=True):
         out, ahead = out + more_out, ahead + more_ahead
@@ -38,7 +39,7 @@ def limb(start, lengths, angles, side):
 
 
 def spheres(rng):
-    """A figure: centres [N, 3] (right, down, away; metres from the pelvis), radii, parts."""
+    """Return a figure: centres [N, 3] (right, down, away; metres from the pelvis), radii, parts."""
     bones = [("head", (0, -0.70, 0), (0, -0.76, 0), 0.10)]
     for letter, side in (("L", -1), ("R", 1)):
         for name, high, width in (("up", -0.48, 0.11), ("mid", -0.28, 0.09), ("low", -0.08, 0.09)):
@@ -66,7 +67,7 @@ def spheres(rng):
 
 
 def frame(rng, height, width):
-    """Depth in millimetres, uint16 [H, W], 0 where there is no reading, and labels, uint8."""
+    """Return depth in mm as uint16 [H, W], 0 where there is no reading, and labels as uint8."""
     centres, radii, parts = spheres(rng)
     turn = np.deg2rad(rng.normal(0, 25) + 180 * (rng.random() < 1 / 7))
     size = rng.uniform(0.85, 1.1)
@@ -100,26 +101,26 @@ def frame(rng, height, width):
 
 
 def main():
-    """Write a folder as frames.py reads it."""
+    """Write a folder in the layout that frames.py reads."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="a folder that is not there yet")
-    parser.add_argument("--train", type=int, default=400, help="frames to learn from")
-    parser.add_argument("--val", type=int, default=80, help="frames held out")
+    parser.add_argument("--out", type=Path, required=True, help="folder to create")
+    parser.add_argument("--train", type=int, default=400, help="number of training frames")
+    parser.add_argument("--val", type=int, default=80, help="number of validation frames")
     parser.add_argument("--size", type=int, nargs=2, default=[120, 160], metavar=("H", "W"))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.out.exists():
-        raise SystemExit(f"{options.out} is there already; give another --out, or remove it")
+        raise SystemExit(f"{options.out} already exists; remove it or choose another --out")
     rng = np.random.default_rng(options.seed)
     for split, count in (("train", options.train), ("val", options.val)):
         for kind in ("depth", "label"):
             (options.out / split / kind).mkdir(parents=True)
         for i in range(count):
-            for kind, picture in zip(("depth", "label"), frame(rng, *options.size), strict=True):
+            for kind, image in zip(("depth", "label"), frame(rng, *options.size), strict=True):
                 path = options.out / split / kind / f"{i:04d}.png"
-                imsave(path, picture, check_contrast=False)
+                imsave(path, image, check_contrast=False)
     lines = [f"{i} {name}\n" for i, name in enumerate(PARTS)]
     (options.out / "classes.txt").write_text("".join(lines))
 

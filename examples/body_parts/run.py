@@ -1,13 +1,13 @@
-"""Body parts from depth: a CNN alone, with a GibbsCRF (separate, end to end) and with a CRF-RNN.
+"""Segment body parts in depth images: a CNN alone, with a GibbsCRF, and with a CRF-RNN.
 
 The experiment of "A Generic CNN-CRF Model for Semantic Segmentation" (2015), section 4:
 
     python examples/body_parts/run.py --data FOLDER --out RESULTS --seeds 0 1 2
 
-FOLDER is laid out as frames.py says. Writes results.md to RESULTS, and for each seed its scores,
-pictures and labels (as the paper's figure 1) and what was learned (red attracts, blue repels). What
-is there already is not done again, and seeds may run side by side; the same command with all of
-them then makes one table.
+frames.py describes the layout of FOLDER. The script writes results.md to RESULTS, and for each seed
+its scores, images with labels (as the paper's figure 1) and the learned tables (red attracts, blue
+repels). Seeds that have results are not run again, and several may run in parallel; run the command
+once more with all seeds to gather them in one table.
 """
 
 import argparse
@@ -31,12 +31,12 @@ from densecrf_rnn.gibbs import diagnose, sparse_neighbourhood
 from densecrf_rnn.nn import ChainStore
 
 BATCH = 4
-# Student's t by the number of seeds: what makes a standard error a 95 % interval.
+# Student's t by the number of seeds: a 95 % interval is the mean +- t standard errors.
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
 
 
 def fit(parameters, frames, epochs, lr, loss_of, name):
-    """Adam with a cosine schedule; `loss_of` takes numbers, depth and labels of a batch."""
+    """Train by Adam with a cosine schedule; `loss_of` takes a batch's indices, depth, labels."""
     optimizer = torch.optim.Adam(parameters, lr=lr)
     steps = epochs * -(-len(frames) // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
@@ -53,11 +53,11 @@ def fit(parameters, frames, epochs, lr, loss_of, name):
 
 
 NETWORK_LR = 3e-3
-LATER_LR = NETWORK_LR / 10  # of the network with a CRF behind it, and of the one without
+LATER_LR = NETWORK_LR / 10  # for the network in the second stage, with or without a CRF
 
 
 def train_network(network, frames, epochs, lr, name):
-    """The network alone, by cross-entropy: the likelihood without any edges."""
+    """Train the network alone by cross-entropy, which is the likelihood of a CRF without edges."""
 
     def loss_of(index, depth, target):
         return nn.functional.cross_entropy(network(depth), target)
@@ -67,7 +67,7 @@ def train_network(network, frames, epochs, lr, name):
 
 
 def train_gibbs(network, frames, labels, options, separate):
-    """A GibbsCRF behind a trained network; if not `separate`, the network goes on learning."""
+    """Train a GibbsCRF on a trained network's logits; unless `separate`, the network as well."""
     network = copy.deepcopy(network)
     crf = GibbsCRF(labels, sparse_neighbourhood(options.radius), sweeps=100, burn_in=100)
     store = ChainStore(options.seed)
@@ -89,7 +89,7 @@ def train_gibbs(network, frames, labels, options, separate):
 
 
 def train_crfrnn(network, frames, labels, options):
-    """The same network with a CRF-RNN behind it, end to end; its guide is the depth in cm."""
+    """Train the network with a CRF-RNN end to end; the guide is the depth in cm."""
     network = copy.deepcopy(network)
     params = CRFParams(theta_alpha=8, theta_beta=10, theta_gamma=3, w_bilateral=1, w_spatial=1)
     crf = CRFRNN(labels, params=params)
@@ -103,24 +103,24 @@ def train_crfrnn(network, frames, labels, options):
 
 
 def centimetres(depth: Tensor) -> Tensor:
-    """The guide of the appearance kernel, [B, 1, H, W]."""
+    """Return the guide of the appearance kernel, [B, 1, H, W]: the depth in cm."""
     return depth[:, :1] * (FAR * 100)
 
 
 @torch.no_grad()
 def predictions(frames, label_of) -> Tensor:
-    """Labels [N, H, W] of all frames."""
+    """Return the predicted labels [N, H, W] of all frames."""
     return torch.cat([label_of(depth) for _, depth, _ in frames.batches(BATCH, shuffled=False)])
 
 
 def run(train, held_out, labels, options):
-    """All four methods with one seed: their predictions, and the tables learned end to end."""
+    """Run all methods with one seed; return predictions and the GibbsCRF trained end to end."""
     torch.manual_seed(options.seed)
     network = UNet(labels, options.width)
     cnn = train_network(network, train, options.epochs, NETWORK_LR, "CNN")
-    cnn.eval()  # from here on with the mean and variance of each channel that it has seen so far
+    cnn.eval()  # from here on, batch normalisation uses its running mean and variance
     alone = train_network(
-        copy.deepcopy(cnn), train, options.crf_epochs, LATER_LR, "CNN, as long as the others"
+        copy.deepcopy(cnn), train, options.crf_epochs, LATER_LR, "CNN, trained as long as others"
     )
     found = {"CNN alone": predictions(held_out, lambda depth: alone(depth).argmax(1))}
     network, crfrnn = train_crfrnn(cnn, train, labels, options)
@@ -134,12 +134,12 @@ def run(train, held_out, labels, options):
     with torch.no_grad():
         logits = network(held_out.depth[:1])[0].numpy()
     tables, offsets = crf.tables.detach().numpy(), crf.offsets.numpy()
-    print("  on a frame held out,", diagnose(logits, tables, offsets, sweeps=50, burn_in=50))
+    print("  on a validation frame,", diagnose(logits, tables, offsets, sweeps=50, burn_in=50))
     return found, crf
 
 
 def interval(values):
-    """Mean and half the width of its 95 % interval over seeds, or None for one seed."""
+    """Return the mean and half the width of its 95 % interval, or None for a single seed."""
     if len(values) < 2:
         return values[0], None
     spread = statistics.stdev(values) / len(values) ** 0.5
@@ -147,24 +147,24 @@ def interval(values):
 
 
 def written(values, digits):
-    """Mean and interval, for people."""
+    """Return mean and interval as text."""
     mean, half = interval(values)
     return f"{mean:{digits}}" + ("" if half is None else f" ± {half:.1f}")
 
 
 def draw_parts(path, held_out, found, labels):
-    """Depth, truth and what each method says, of a few frames."""
+    """Plot depth, true labels and the predictions of each method for a few frames."""
     columns = {"depth": held_out.depth[:, 0], "truth": held_out.labels, **found}
     rows = min(4, len(held_out))
     figure = Figure(figsize=(2.2 * len(columns), 1.8 * rows))
     axes = figure.subplots(rows, len(columns), squeeze=False)
     colours = colormaps["tab20"].resampled(labels)
     for row, number in enumerate(np.linspace(0, len(held_out) - 1, rows).astype(int)):
-        for axis, (name, pictures) in zip(axes[row], columns.items(), strict=True):
+        for axis, (name, images) in zip(axes[row], columns.items(), strict=True):
             if name == "depth":
-                axis.imshow(pictures[number], cmap="gray_r")
+                axis.imshow(images[number], cmap="gray_r")
             else:
-                seen = np.ma.masked_equal(pictures[number], 0)  # the background stays white
+                seen = np.ma.masked_equal(images[number], 0)  # leaves the background white
                 options = {"vmin": -0.5, "vmax": labels - 0.5, "interpolation": "nearest"}
                 axis.imshow(seen, cmap=colours, **options)
             axis.set_axis_off()
@@ -174,7 +174,7 @@ def draw_parts(path, held_out, found, labels):
 
 
 def draw_tables(path, crf, names):
-    """The table of each offset: rows are a pixel's label, columns that at the offset from it."""
+    """Plot each offset's table: rows are a pixel's label, columns the label at the offset."""
     tables, offsets = crf.tables.detach().numpy(), crf.offsets.tolist()
     columns = 4
     rows = -(-len(tables) // columns)
@@ -194,22 +194,22 @@ def draw_tables(path, crf, names):
 
 
 def main():
-    """Read the arguments, run every seed, write what was found."""
+    """Read the arguments, run every seed and write the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder of the frames")
-    parser.add_argument("--out", type=Path, default=Path("body_parts"), help="of the results")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the frames")
+    parser.add_argument("--out", type=Path, default=Path("body_parts"), help="results folder")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--epochs", type=int, default=20, help="of the CNN alone")
-    parser.add_argument("--crf-epochs", type=int, default=8, help="of each CRF behind it")
+    parser.add_argument("--epochs", type=int, default=20, help="epochs of the CNN alone")
+    parser.add_argument("--crf-epochs", type=int, default=8, help="epochs of the second stage")
     parser.add_argument("--width", type=int, default=16, help="channels of the CNN's first level")
     parser.add_argument("--radius", type=int, default=16, help="longest offset of the GibbsCRF")
     parser.add_argument("--table-lr", type=float, default=0.003, help="learning rate of the tables")
-    # A frame's chain moves on once an epoch, and in one sweep it forgets little.
-    parser.add_argument("--sweeps", type=int, default=10, help="of a chain before each step")
-    parser.add_argument("--shrink", type=int, default=1, help="take every so many-th row, column")
-    parser.add_argument("--most", type=int, default=0, help="take so many frames of each split")
+    # A frame's chain advances once per epoch, and successive sweeps are correlated.
+    parser.add_argument("--sweeps", type=int, default=10, help="sweeps per training step")
+    parser.add_argument("--shrink", type=int, default=1, help="use every Nth row and column")
+    parser.add_argument("--most", type=int, default=0, help="maximum frames per split (0: all)")
     parser.add_argument("--splits", nargs=2, default=["train", "val"], metavar=("TRAIN", "TEST"))
     parser.add_argument("--depth-folder", default="depth")
     parser.add_argument("--label-folder", default="label")
@@ -218,7 +218,7 @@ def main():
     folders = (options.depth_folder, options.label_folder, options.most, options.shrink)
     train, held_out = (Frames(options.data / split, *folders) for split in options.splits)
     if int(max(train.labels.max(), held_out.labels.max())) >= len(names):
-        raise SystemExit(f"a frame holds a label beyond the {len(names)} that classes.txt names")
+        raise SystemExit(f"a frame has a label above {len(names) - 1}, the last in classes.txt")
 
     options.out.mkdir(parents=True, exist_ok=True)
     settings = {k: str(v) for k, v in vars(options).items() if k not in ("data", "out", "seeds")}
@@ -226,11 +226,11 @@ def main():
     paths = {seed: options.out / f"seed{seed}.json" for seed in seeds}
     for path in paths.values():
         if path.exists() and json.loads(path.read_text())["settings"] != settings:
-            raise SystemExit(f"{path} is of another setting; give another --out, or remove it")
+            raise SystemExit(f"{path} has other settings; remove it or choose another --out")
     for options.seed, path in paths.items():
-        if path.exists():  # of a run that was stopped, or beside this one
+        if path.exists():  # from an earlier run, or one in parallel
             continue
-        print(f"seed {options.seed}: {len(train)} frames to learn from, {len(held_out)} held out")
+        print(f"seed {options.seed}: {len(train)} training, {len(held_out)} validation frames")
         start = time.monotonic()
         found, crf = run(train, held_out, len(names), options)
         hours = (time.monotonic() - start) / 3600
@@ -246,9 +246,10 @@ def main():
 
 
 def report(folder, seeds):
-    """The table of some seeds that have run, on the screen and as results.md.
+    """Print the table of all seeds and write it as results.md.
 
-    In brackets what is gained on the first method, seed by seed: they began with the same network.
+    Numbers in brackets are gains over the first method, computed per seed, as all methods of a seed
+    start from the same network.
     """
     runs = [json.loads((folder / f"seed{seed}.json").read_text()) for seed in seeds]
     methods = runs[0]["scores"]
