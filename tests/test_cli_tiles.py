@@ -125,7 +125,7 @@ def test_a_file_that_cannot_be_read_in_parts_is_named_and_stops_no_other(folders
     (folder / "images" / "a.tif").rename(folder / "images" / "a.png")
     assert command(folder, "--tile", "32") == 1
     captured = capsys.readouterr()
-    assert "1 refined" in captured.out and "a.png: .png is not read" in captured.err
+    assert "1 refined" in captured.out and "a.png: .png cannot be" in captured.err
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["b.tif", "refine.json"]
 
 

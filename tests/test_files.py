@@ -104,7 +104,7 @@ def test_one_of_several_arrays_is_taken_by_its_key(tmp_path, kind):
     else:
         pytest.importorskip("zarr").save(str(path), **arrays)
     np.testing.assert_array_equal(files.read_logits(path, key="features"), LOGITS + 1)
-    with pytest.raises(ValueError, match="2 arrays, 'features', 'logits'; say which"):
+    with pytest.raises(ValueError, match="2 arrays, 'features', 'logits'; choose one"):
         files.read_logits(path)
     with pytest.raises(ValueError, match="no array 'scores', but 'features', 'logits'"):
         files.read_logits(path, key="scores")
@@ -157,7 +157,7 @@ def test_marginals_of_some_labels_are_not_taken_for_those_of_the_first(tmp_path,
             found = files.read_logits(tmp_path / "a.npz", key="marginals", kind="probabilities")
             np.testing.assert_allclose(found, np.log(q), atol=2e-3)
             continue
-        with pytest.raises(ValueError, match="a.npz: its maps are those of the labels 3, 1 "):
+        with pytest.raises(ValueError, match="a.npz: holds maps of the labels 3, 1 "):
             files.read_logits(tmp_path / "a.npz", key="marginals", kind="probabilities")
 
 
@@ -181,7 +181,7 @@ def test_pickles_are_refused_and_nothing_in_them_runs(tmp_path):
         torch.save(Trap(tmp_path / "sprung"), tmp_path / "trap.pt")
         names += ["raw.pt", "trap.pt"]
     for name in names:
-        with pytest.raises(ValueError, match=f"{name}: .*may run any code"):
+        with pytest.raises(ValueError, match=f"{name}: .*(may run any|can run arbitrary) code"):
             files.read_logits(tmp_path / name)
     assert not (tmp_path / "sprung").exists()
 
@@ -322,7 +322,7 @@ def test_a_palette_is_kept_and_is_that_of_voc_otherwise(tmp_path):
 
 def test_colours_are_no_label_map(tmp_path, pictures):
     pictures.new("RGB", (2, 2)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="one channel.*RGB"):
+    with pytest.raises(ValueError, match="colours of RGB; a label map has one channel"):
         files.read_labels(tmp_path / "a.png")
 
 
@@ -579,8 +579,8 @@ def test_settings_come_back_from_json_to_the_last_bit(tmp_path, params, iteratio
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("{", "no settings in JSON"),
-        ("[]", "no object"),
+        ("{", "not valid settings in JSON"),
+        ("[]", "must be an object"),
         ('{"parms": {}}', "'parms'; they may hold 'params'"),
         ('{"params": {"theta": 1}}', "'theta': no such parameter; there are theta_alpha"),
         ('{"params": {"theta_beta": 0}}', "theta_beta is 0"),

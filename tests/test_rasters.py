@@ -280,8 +280,8 @@ def test_a_full_disk_leaves_nothing_behind(kind, tmp_path):
     ("change", "kind", "message"),
     [
         ({"logits": "none.tif"}, FileNotFoundError, "no such file"),
-        ({"logits": "image.png"}, ValueError, "image.png: .png is not read and written in parts"),
-        ({"out": "out.jpg"}, ValueError, "out.jpg: .jpg is not"),
+        ({"logits": "image.png"}, ValueError, "image.png: .png cannot be read and written"),
+        ({"out": "out.jpg"}, ValueError, "out.jpg: .jpg cannot be"),
         ({"image": "damaged.tif"}, ValueError, "damaged.tif: damaged, or not a GeoTIFF"),
         ({"image": "damaged.npy"}, ValueError, "damaged.npy: damaged, or not a .npy file"),
         ({"image": "damaged.zarr"}, ValueError, "damaged.zarr: damaged, or not a zarr array"),
@@ -290,7 +290,7 @@ def test_a_full_disk_leaves_nothing_behind(kind, tmp_path):
         ({"mask": "image.tif"}, ValueError, "has 4 bands; a mask has one"),
         ({"mask": "small.npy"}, ValueError, "small.npy is 5 x 6 x 3 but logits is 150 x 170"),
         ({"bands": [1, 5]}, ValueError, "image.tif: bands are [1, 5]; choose from [1, 2, 3, 4]"),
-        ({"bands": [1], "image": "small.npy"}, ValueError, "bands are of a GeoTIFF"),
+        ({"bands": [1], "image": "small.npy"}, ValueError, "only a GeoTIFF has bands"),
         ({"logits": "image.tif"}, TypeError, "logits has dtype uint8"),
         ({"kind": "probabilities"}, ValueError, "logits.tif: probabilities holds"),
         ({"tile": 0}, ValueError, "tile is 0"),
@@ -341,8 +341,8 @@ def test_a_cut_off_geotiff_is_refused_by_name(problem, tmp_path):
 
 def test_tiles_and_files_agree_on_what_is_read():
     """A default tile is a multiple of the blocks and chunks that are written."""
-    from densecrf_rnn.files import windows
+    from densecrf_rnn.files import geotiff, windows
 
     for axes, tile in tiles._DEFAULT_TILE.items():
         assert tile % windows._CHUNK[axes] == 0
-    assert tiles._DEFAULT_TILE[2] % windows._BLOCK == 0
+    assert tiles._DEFAULT_TILE[2] % geotiff._BLOCK == 0

@@ -9,7 +9,8 @@ import numpy as np
 
 from .._typing import Array
 from .. import files, metrics
-from ..files import arrays, nifti, pairs
+from ..files import formats
+from ..files.arrays import names_of_maps
 from . import UserError, progress
 
 MAX_LABELS = 2000  # confusion matrices of more labels would not fit in memory
@@ -78,12 +79,11 @@ def _grown(confusions: Array, labels: int) -> Array:
 
 def _prediction(path: Path, key: str | None, axes: int) -> Array:
     """Read a label map with `axes` axes; of a file of scores, the argmax over the labels."""
-    kind = files.extension(path)
-    if kind in pairs.PICTURES:
-        return files.read_labels(path)
-    if kind == ".npy":  # holds one array without a name, whatever key the other files need
+    if files.extension(path) == ".npy":  # holds one array without a name, whatever others need
         key = None
-    array = nifti.read_volume(path) if kind in pairs.VOLUMES else files.read_array(path, key)
+    if formats.kind(path) == "picture":
+        return files.read_labels(path)
+    array: Array = formats.function(path, "labels")(path, key)  # of any number of axes
     if array.ndim == axes + 2 and len(array) == 1:  # a batch of one
         array = array[0]
     if array.dtype.kind != "f" or array.ndim != axes + 1:
@@ -94,5 +94,5 @@ def _prediction(path: Path, key: str | None, axes: int) -> Array:
         )
     if np.isnan(array).any():
         raise ValueError(f"{path}: holds NaN at {int(np.isnan(array).sum())} places")
-    names = arrays.names_of_maps(path, array)
+    names = names_of_maps(path, array)
     return array.argmax(0) if names is None else names[array.argmax(0)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._typing import Array
 from .. import files
-from ..files.pairs import ARRAYS
+from ..files import formats
 from . import UserError
 from ._inputs import Inputs, Problem, channels_of, paired
 from ._scoring import warn_missing
@@ -57,7 +57,7 @@ class Examples(Sequence[Example]):
         """Read true labels, renumbered to the channels of the logits; ignored pixels: IGNORED."""
         args = self._args
         truth = files.read_labels(path, key=args.truth_key)
-        if args.axes == "xyz" and files.extension(path) in ARRAYS and truth.ndim == 3:
+        if args.axes == "xyz" and formats.kind(path) == "array" and truth.ndim == 3:
             truth = np.ascontiguousarray(truth.swapaxes(0, 2))
         names = self._inputs.label_names(max(2, len(problem.logits)))
         channels, foreign = channels_of(truth, names, truth == args.ignore)

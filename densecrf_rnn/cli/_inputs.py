@@ -12,7 +12,7 @@ import numpy as np
 
 from .._typing import Array
 from .. import files, unaries
-from ..files.pairs import ARRAYS, PICTURES, VOLUMES
+from ..files import formats
 from ..upsampling import upsample
 from . import UserError, _types
 
@@ -31,13 +31,13 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options that name the input files and describe their content."""
     parser.add_argument(
         "logits", metavar="LOGITS",
-        help=f"folder, quoted pattern or file of logits: arrays ({' '.join(ARRAYS)}), NIfTI, TIFF "
-        "with a page per label; or label maps, also as other image files",
+        help="folder, quoted pattern or file of logits: arrays, NIfTI, or TIFF with a page per "
+        f"label ({' '.join(formats.extensions('scores'))}); or of label maps",
     )  # fmt: skip
     parser.add_argument(
         "images", metavar="IMAGES",
         help="folder, quoted pattern or file of the images, one for each file of LOGITS, of the "
-        f"same stem (name without extension): {' '.join((*PICTURES, *VOLUMES))} or arrays",
+        f"same stem (name without extension): {' '.join(formats.extensions('image'))}",
     )  # fmt: skip
     group = parser.add_argument_group("content of the input files")
     group.add_argument(
@@ -179,15 +179,14 @@ class Inputs:
         return Problem(logits, image, mask, spacing)
 
     def _kind(self, match: files.Match) -> Literal["logits", "probabilities", "labels"]:
-        end = files.extension(match.paths[0])
         if self._args.kind is not None:
             return self._args.kind
-        return "labels" if end in PICTURES and end not in (".tif", ".tiff") else "logits"
+        return "logits" if formats.can(match.paths[0], "scores") else "labels"
 
     def _logits(self, match: files.Match) -> Array:
         args, path, kind = self._args, match.paths[0], self._kind(match)
         if kind != "labels":
-            axes = 3 if files.extension(match.paths[1]) in VOLUMES else None
+            axes = 3 if formats.kind(match.paths[1]) == "volume" else None
             logits = files.read_logits(
                 path, key=args.key, kind=kind, labels_last=args.labels_last, axes=axes
             )
@@ -205,7 +204,7 @@ class Inputs:
 
     def _zyx(self, match: files.Match, source: int, array: Array, first: int) -> Array:
         """Reverse the spatial axes, which begin at `first`, of a volume that --axes calls xyz."""
-        stored = files.extension(match.paths[source]) in ARRAYS
+        stored = formats.kind(match.paths[source]) == "array"
         axes = array.ndim - first - (source == 1)
         if self._args.axes == "zyx" or not stored or axes != 3:
             return array
@@ -264,7 +263,7 @@ class Inputs:
     def _batch_hint(self, match: files.Match, logits: Array) -> str:
         """Say if the file holds four axes, of which the first was taken for a batch of one."""
         path = match.paths[0]
-        if logits.ndim != 3 or files.extension(path) not in ARRAYS or self._args.labels_last:
+        if logits.ndim != 3 or formats.kind(path) != "array" or self._args.labels_last:
             return ""
         if files.read_array(path, self._args.key).ndim != 4:
             return ""

@@ -14,7 +14,7 @@ import numpy as np
 
 from .._typing import Array
 from .. import files
-from ..files.pairs import PICTURES, VOLUMES
+from ..files import formats
 from ..files.record import Record, checksum
 from ..inference.refine import refine
 from ..postprocess import most_probable, remove_small
@@ -116,14 +116,12 @@ class Refining:
         return outputs, q.shape
 
     def _endings(self, what: str, image: Path, axes: int | None) -> list[str]:
-        kind = files.extension(image)
         if what == "marginals":
             return [".npz"]
-        if kind in VOLUMES:
+        if formats.kind(image) == "volume":
             return [".nii.gz"]
-        if axes is None:
-            pages = kind not in PICTURES or kind in (".tif", ".tiff")
-            return [".png", ".npy"] if pages else [".png"]
+        if axes is None:  # files that hold no logits hold no volumes either
+            return [".png", ".npy"] if formats.can(image, "scores") else [".png"]
         return [".png" if axes == 2 else ".npy"]
 
     def _write(self, match: files.Match, q: Array, outputs: list[Path]) -> None:
@@ -137,7 +135,7 @@ class Refining:
             image = match.paths[1]
             files.write_labels(
                 outputs.pop(0), labels, palette=self._inputs.palette(match),
-                like=image if files.extension(image) in VOLUMES else None,
+                like=image if formats.kind(image) == "volume" else None,
             )  # fmt: skip
         if self._args.write != "labels":
             files.write_marginals(outputs.pop(0), q, dtype=self._dtype, classes=names)

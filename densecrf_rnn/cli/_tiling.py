@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from .. import files
-from ..files.windows import KINDS, Source
+from ..files import formats
 from ..params import CRFParams
 from . import UserError, _types, progress
 from ._inputs import Inputs
@@ -27,9 +27,9 @@ def add_tile_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("files larger than memory")
     group.add_argument(
         "--tile", type=_types.positive, metavar="N",
-        help="read, refine and write tiles of N x N pixels; all files must be "
-        f"{' '.join(KINDS)}, and outputs have the format of the images (a GeoTIFF with its "
-        "georeference; marginals in float32)",
+        help="read, refine and write tiles of N x N pixels; files must be "
+        f"{' '.join(formats.extensions('open'))}, and outputs have the format of the images (a "
+        "GeoTIFF with its georeference; marginals in float32)",
     )  # fmt: skip
     group.add_argument(
         "--halo", type=_types.halo, metavar="N",
@@ -77,7 +77,7 @@ class Tiling(Refining):
         args, settings = self._args, self.settings
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._engine)
-            shape = tuple(Source(match.paths[0], stack).maps().shape)
+            shape = tuple(formats.open_in_parts(match.paths[0], stack).maps().shape)
             self._check_central_units(match.paths[1], len(shape) - 1)
             bar = stack.enter_context(progress(unit="pixel", unit_scale=True, desc=match.stem))
 
@@ -98,7 +98,7 @@ class Tiling(Refining):
     def _check_central_units(self, image: Path, axes: int) -> None:
         """Check the units of a central crop of the image."""
         with contextlib.ExitStack() as stack:
-            array = Source(image, stack).image(axes, self._args.bands)
+            array = formats.open_in_parts(image, stack).image(axes, self._args.bands)
             middle = tuple(
                 slice(max(0, n // 2 - _CROP // 2), min(n, n // 2 + _CROP // 2))
                 for n in array.shape[:-1]

@@ -1,52 +1,37 @@
-"""Arrays of numbers in .npy, .npz, .pt, .safetensors, .h5 and .zarr files; no pickles.
+"""Read and write arrays in .npy, .npz, .pt, .safetensors, .h5 and .zarr files; never pickles.
 
-Knows nothing of what the numbers mean.
+A reader takes a path and the name of the array in a file that holds several, or None.
 """
 
 import contextlib
-import importlib
-import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .._atomic import replaced
 from .._typing import Array
-from .pairs import extension
+from .packages import reading, required
+from .paths import extension
+
+_PICKLED = (
+    "holds pickled Python objects, which can run arbitrary code when they are read; save plain "
+    "numbers, for example by np.save(path, np.asarray(x, np.float32))"
+)
 
 
-def read_array(path: Path | str, key: str | None = None) -> Array:
-    """The array that a file holds, or the one of its arrays that is called `key`.
-
-    Raises
-    ------
-    FileNotFoundError, PermissionError
-    ImportError
-        The package that reads such files is not installed.
-    ValueError
-        The file is damaged, holds pickled objects, or several arrays and no `key` says which; or
-        there is none of that name.
-    """
-    path = Path(path)
-    kind = extension(path)
-    reader = _READERS.get(kind)
-    if reader is None:
-        raise ValueError(f"{path}: {kind or 'no extension'} is none of {' '.join(_READERS)}")
-    if not path.exists():  # not every library says so
-        raise FileNotFoundError(2, "no such file", str(path))
-    array = reader(path, key)
+def checked(path: Path, array: Array) -> Array:
+    """Return an array in native byte order; raise ValueError if it holds Python objects."""
     if array.dtype.hasobject:
         raise ValueError(f"{path}: {_PICKLED}")
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    return array
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def names_of_maps(path: Path | str, maps: Array) -> Array | None:
-    """The labels of maps [L, ...] that `write_marginals` wrote with `classes`; None of any others.
+    """Return the labels of the maps [L, ...] of a file that `write_marginals` wrote with `classes`.
 
-    Such a file is an .npz of "marginals" and "classes".
+    Such a file is an .npz with the arrays "marginals" and "classes"; None for any other.
 
     Raises
     ------
@@ -60,92 +45,53 @@ def names_of_maps(path: Path | str, maps: Array) -> Array | None:
         if set(archive.files) != {"marginals", "classes"}:
             return None
         classes = np.asarray(archive["classes"])
-    whole = classes.dtype.kind in "iu" and classes.min(initial=0) >= 0
-    if not whole or classes.shape != (len(maps),) or len(np.unique(classes)) < len(maps):
+    integers = classes.dtype.kind in "iu" and classes.min(initial=0) >= 0
+    if not integers or classes.shape != (len(maps),) or len(np.unique(classes)) < len(maps):
         raise ValueError(
             f"{path}: its array 'classes' must hold the labels of the {len(maps)} maps, each once"
         )
     return classes.astype(np.int64)
 
 
-@contextlib.contextmanager
-def reading(path: Path, what: str) -> Iterator[None]:
-    """Turn whatever a library raises at a damaged file into a ValueError that names the file."""
-    try:
-        yield
-    except (FileNotFoundError, PermissionError, IsADirectoryError, MemoryError, ImportError):
-        raise
-    except Exception as error:  # libraries raise what they like at bytes that make no sense
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        reason = textwrap.shorten(first, 160, placeholder=" ...")
-        raise ValueError(f"{path}: damaged, or not {what} ({reason})") from error
+# --- readers -------------------------------------------------------------------------------------
 
 
-def required(module: str, package: str, extra: str, path: Path) -> Any:
-    """The module that reads or writes `path`, or an ImportError that says how to get it."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ImportError(_needs(path, package, extra)) from error
-
-
-def _needs(path: Path, package: str, extra: str) -> str:
-    return (
-        f"{path}: {extension(path)} files need {package}, which is not installed; "
-        f"pip install 'densecrf-rnn[{extra}]'"
-    )
-
-
-_PICKLED = (
-    "holds pickled Python objects, which may run any code when they are read; save plain numbers, "
-    "such as np.save(path, np.asarray(x, np.float32))"
-)
-
-
-def _npy(path: Path, key: str | None) -> Array:
-    _no_key(path, key)
+def read_npy(path: Path, key: str | None) -> Array:
+    """Read the array of a .npy file."""
+    _check_no_key(path, key)
     with _no_pickles(path), reading(path, "a .npy file"):
         array = np.load(path, allow_pickle=False)
         if not isinstance(array, np.ndarray):
-            raise ValueError("it is an archive; call it .npz")
+            raise ValueError("it is an archive; rename it to .npz")
         return array
 
 
-def _npz(path: Path, key: str | None) -> Array:
+def read_npz(path: Path, key: str | None) -> Array:
+    """Read one array of an .npz file."""
     with _no_pickles(path), reading(path, "an .npz file"):
         archive = np.load(path, allow_pickle=False)
     if isinstance(archive, np.ndarray):
-        raise ValueError(f"{path}: a plain array; call it .npy")
+        raise ValueError(f"{path}: holds a plain array; rename it to .npy")
     with archive:
         chosen = _choose(path, archive.files, key)
         with _no_pickles(path), reading(path, "an .npz file"):
             return np.asarray(archive[chosen])
 
 
-@contextlib.contextmanager
-def _no_pickles(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        if "allow_pickle" in str(error):
-            raise ValueError(f"{path}: {_PICKLED}") from error
-        raise
-
-
-def _torch(path: Path, key: str | None) -> Array:
-    try:
-        from ..nn.saved import load_arrays
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise ImportError(_needs(path, "torch", "torch")) from error
+def read_torch(path: Path, key: str | None) -> Array:
+    """Read one tensor of a file written by torch.save, without running code in it."""
+    saved = required("densecrf_rnn.nn.saved", "torch", path)
     with reading(path, "tensors saved by torch.save"):
-        arrays = load_arrays(path)
-    return _of(path, arrays, key)
+        arrays = saved.load_arrays(path)
+    if list(arrays) == [""]:
+        _check_no_key(path, key)
+        return arrays[""]
+    return arrays[_choose(path, list(arrays), key)]
 
 
-def _safetensors(path: Path, key: str | None) -> Array:
-    safetensors = required("safetensors", "safetensors", "files", path)
+def read_safetensors(path: Path, key: str | None) -> Array:
+    """Read one array of a .safetensors file."""
+    safetensors = required("safetensors", "files", path)
     with reading(path, "a .safetensors file"):
         with safetensors.safe_open(path, framework="numpy") as file:
             names = list(file.keys())
@@ -155,8 +101,9 @@ def _safetensors(path: Path, key: str | None) -> Array:
             return np.asarray(file.get_tensor(chosen))
 
 
-def _hdf5(path: Path, key: str | None) -> Array:
-    h5py = required("h5py", "h5py", "files", path)
+def read_hdf5(path: Path, key: str | None) -> Array:
+    """Read one dataset of an HDF5 file, also in a group."""
+    h5py = required("h5py", "files", path)
     names: list[str] = []
     with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
         if key is None or key not in file or isinstance(file[key], h5py.Group):
@@ -170,12 +117,13 @@ def _hdf5(path: Path, key: str | None) -> Array:
         return np.asarray(file[chosen][()])
 
 
-def _zarr(path: Path, key: str | None) -> Array:
-    zarr = required("zarr", "zarr", "files", path)
+def read_zarr(path: Path, key: str | None) -> Array:
+    """Read a zarr array, or one array of a zarr group."""
+    zarr = required("zarr", "files", path)
     with reading(path, "a zarr array or group"):
         node = zarr.open(str(path), mode="r")
     if isinstance(node, zarr.Array):
-        _no_key(path, key)
+        _check_no_key(path, key)
     else:
         with reading(path, "a zarr group"):
             members = dict(_zarr_arrays(node))
@@ -191,27 +139,18 @@ def _zarr_arrays(group: Any, above: str = "") -> Iterator[tuple[str, Any]]:
         yield from _zarr_arrays(below, f"{above}{name}/")
 
 
-_READERS = {
-    ".npy": _npy,
-    ".npz": _npz,
-    ".pt": _torch,
-    ".pth": _torch,
-    ".safetensors": _safetensors,
-    ".h5": _hdf5,
-    ".hdf5": _hdf5,
-    ".zarr": _zarr,
-}
+@contextlib.contextmanager
+def _no_pickles(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            raise ValueError(f"{path}: {_PICKLED}") from error
+        raise
 
 
-def _of(path: Path, arrays: Mapping[str, Array], key: str | None) -> Array:
-    if list(arrays) == [""]:
-        _no_key(path, key)
-        return arrays[""]
-    return arrays[_choose(path, list(arrays), key)]
-
-
-def _choose(path: Path, names: list[str], key: str | None) -> str:
-    """`key`, or the only name there is."""
+def _choose(path: Path, names: Sequence[str], key: str | None) -> str:
+    """Return `key`, or the only name; raise ValueError if there is no such array."""
     if key is None and len(names) == 1:
         return names[0]
     if key is not None and key in names:
@@ -220,10 +159,31 @@ def _choose(path: Path, names: list[str], key: str | None) -> str:
         raise ValueError(f"{path}: holds no array")
     shown = ", ".join(map(repr, sorted(names)[:8])) + (", ..." if len(names) > 8 else "")
     if key is None:
-        raise ValueError(f"{path}: holds {len(names)} arrays, {shown}; say which by its key")
+        raise ValueError(f"{path}: holds {len(names)} arrays, {shown}; choose one by `key`")
     raise ValueError(f"{path}: holds no array {key!r}, but {shown}")
 
 
-def _no_key(path: Path, key: str | None) -> None:
+def _check_no_key(path: Path, key: str | None) -> None:
     if key is not None:
         raise ValueError(f"{path}: holds one array without a name; leave out the key {key!r}")
+
+
+# --- writers -------------------------------------------------------------------------------------
+
+
+def write_npy(path: Path, **arrays: Array) -> None:
+    """Write the one array to a .npy file; its name is not stored."""
+    if len(arrays) != 1:
+        raise ValueError(f"{path}: .npy holds one array, not {' and '.join(arrays)}; write .npz")
+    array = np.ascontiguousarray(*arrays.values())
+    with replaced(path) as partial, open(partial, "wb") as file:
+        # np.save itself does not say why it could not write
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(array.data)
+
+
+def write_npz(path: Path, **arrays: Array) -> None:
+    """Write arrays by name to an .npz file, uncompressed."""
+    with replaced(path) as partial:
+        np.savez(partial, allow_pickle=False, **arrays)

@@ -5,17 +5,18 @@ from typing import Any
 
 import numpy as np
 
+from .._atomic import replaced
 from .._typing import Array
-from .arrays import reading, required
+from .packages import reading, required
 
 
 def read_volume(path: Path) -> Array:
-    """[D, H, W], or [C, D, H, W] if there are channels (axis 4 or 5), scaled as the header says."""
+    """Read [D, H, W], or [C, D, H, W] if there are channels (axis 4 or 5), scaled by the header."""
     with reading(path, "a NIfTI file"):
-        data = np.asanyarray(_loaded(path).dataobj)
+        data = np.asanyarray(_load(path).dataobj)
     if data.dtype.fields:
-        raise ValueError(f"{path}: a NIfTI file of colours; save [x, y, z, channel] of numbers")
-    if data.ndim == 5 and data.shape[3] == 1:  # the standard's place for vectors
+        raise ValueError(f"{path}: a NIfTI file of colours; save numbers, [x, y, z, channel]")
+    if data.ndim == 5 and data.shape[3] == 1:  # the standard stores vectors on axis 5
         data = data[:, :, :, 0]
     if data.ndim not in (3, 4):
         raise ValueError(
@@ -25,26 +26,40 @@ def read_volume(path: Path) -> Array:
     return np.ascontiguousarray(data.T)
 
 
+def read_scores(path: Path) -> Array:
+    """Read [L, D, H, W]."""
+    volume = read_volume(path)
+    return volume[None] if volume.ndim == 3 else volume
+
+
+def read_image(path: Path) -> Array:
+    """Read [D, H, W, C]."""
+    return np.moveaxis(read_scores(path), 0, -1)
+
+
 def read_voxel_size(path: Path) -> tuple[float, float, float]:
-    """Along depth, row and column, in the file's unit, which is millimetres as a rule."""
+    """Read the size along depth, row and column, in the unit of the file, usually millimetres."""
     with reading(path, "a NIfTI file"):
-        x, y, z = (float(size) for size in _loaded(path).header.get_zooms()[:3])
+        x, y, z = (float(size) for size in _load(path).header.get_zooms()[:3])
     return z, y, x
 
 
-def write_label_volume(path: Path, labels: Array, like: Path) -> None:
-    """Labels [D, H, W] with affine, units and orientation of `like`."""
-    nibabel = required("nibabel", "nibabel", "files", path)
+def write_labels(path: Path, labels: Array, palette: Array | None, like: Path | None) -> None:
+    """Write labels [D, H, W] with affine, units and orientation of the NIfTI file `like`."""
+    if labels.ndim != 3 or like is None:
+        raise ValueError(f"{path}: NIfTI needs labels [D, H, W], and a NIfTI image as `like`")
+    nibabel = required("nibabel", "files", path)
     with reading(like, "a NIfTI file"):
-        model = _loaded(like)
+        model = _load(like)
     header = model.header.copy()
     dtype = np.uint8 if labels.max(initial=0) < 256 else np.int32
     header.set_data_dtype(dtype)
     header.set_slope_inter(1, 0)
-    header["cal_min"] = header["cal_max"] = 0  # of the image's intensities
+    header["cal_min"] = header["cal_max"] = 0  # display range of the intensities
     image = type(model)(np.ascontiguousarray(labels.T).astype(dtype), model.affine, header)
-    nibabel.save(image, path)
+    with replaced(path) as partial:
+        nibabel.save(image, partial)
 
 
-def _loaded(path: Path) -> Any:
-    return required("nibabel", "nibabel", "files", path).load(path)
+def _load(path: Path) -> Any:
+    return required("nibabel", "files", path).load(path)

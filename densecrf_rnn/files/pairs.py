@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-ARRAYS = (".npy", ".npz", ".pt", ".pth", ".safetensors", ".h5", ".hdf5", ".zarr")
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm")
-VOLUMES = (".nii", ".nii.gz")
-EXTENSIONS = (*ARRAYS, *PICTURES, *VOLUMES)
+from .formats import FORMATS
+from .paths import extension, stem
 
 
 class Match(NamedTuple):
@@ -23,30 +21,6 @@ class Pairs(NamedTuple):
 
     found: list[Match]
     missing: list[str]
-
-
-def extension(path: Path | str) -> str:
-    """Return the extension in lower case: ".png", ".nii.gz"; "" if there is none.
-
-    Examples
-    --------
-    >>> extension("brain.NII.gz"), extension("2007.000033.png"), extension("README")
-    ('.nii.gz', '.png', '')
-    """
-    name = Path(path).name.lower()
-    return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
-
-
-def stem(path: Path | str, suffix: str = "") -> str:
-    """Return the name without its extension, and without `suffix` before the extension.
-
-    Examples
-    --------
-    >>> stem("scans/brain_0000.nii.gz", suffix="_0000")
-    'brain'
-    """
-    path = Path(path)
-    return path.name[: len(path.name) - len(extension(path))].removesuffix(suffix)
 
 
 def pair(
@@ -146,7 +120,7 @@ def _by_stem(source: Path | str, suffix: str) -> dict[str, Path]:
         raise FileNotFoundError(2, "no such file or folder", str(source))
     found: dict[str, Path] = {}
     for path in sorted(candidates):
-        if path.name.startswith(".") or extension(path) not in EXTENSIONS or not _is_file(path):
+        if path.name.startswith(".") or extension(path) not in FORMATS or not _is_file(path):
             continue
         if not path.name[: len(path.name) - len(extension(path))].endswith(suffix):
             continue
@@ -159,5 +133,5 @@ def _by_stem(source: Path | str, suffix: str) -> dict[str, Path]:
         found[name] = path
     if not found:
         ending = f" that end in {suffix!r}" if suffix else ""
-        raise ValueError(f"{source} has no files{ending} of a known kind: {' '.join(EXTENSIONS)}")
+        raise ValueError(f"{source} has no files{ending} of a known kind: {' '.join(FORMATS)}")
     return found

@@ -1,4 +1,4 @@
-"""refine_raster: from files to a file, tile by tile, for rasters that are larger than memory."""
+"""Refine rasters that are larger than memory, from files to a file, tile by tile."""
 
 import contextlib
 import math
@@ -12,9 +12,9 @@ from .._typing import Array
 from .. import postprocess, tiles, unaries
 from ..params import CRFParams
 from .._atomic import replaced
-from .pairs import extension
+from . import formats
 from .reading import Kind
-from .windows import GEOTIFF, Source, View, check_kind, created
+from .windows import Source, View
 
 
 def refine_raster(
@@ -36,7 +36,7 @@ def refine_raster(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Refine a raster of any size from files into a file, in the memory of a tile.
+    """Refine a raster of any size from files into a file, with the memory of one tile.
 
     Parameters
     ----------
@@ -44,42 +44,43 @@ def refine_raster(
         GeoTIFF (.tif, .tiff) with a band per label; or .zarr or .npy of shape [L, H, W] or
         [L, D, H, W]. Floating point; float16 is computed with as float32.
     image : path
-        GeoTIFF with a band per channel, an alpha band left out; or .zarr or .npy of shape [H, W, C]
-        or [D, H, W, C], of one channel also without that axis.
+        GeoTIFF with a band per channel, of which an alpha band is excluded; or .zarr or .npy of
+        shape [H, W, C] or [D, H, W, C]; the axis of a single channel may be missing.
     out : path
-        What to write: GeoTIFF, with the georeference of `image`, else of `logits`; .zarr or .npy.
-        It appears when it is complete and replaces what was there.
+        Output: GeoTIFF, with the georeference of `image`, else of `logits`; .zarr or .npy. It
+        appears when it is complete, and replaces an existing file.
     params : CRFParams
         As in `refine`.
     kind : {"logits", "probabilities"}
-        What `logits` holds: see `read_logits`.
+        Content of `logits`; see `read_logits`.
     bands : sequence of int, optional
-        Bands of a GeoTIFF `image` that are its channels, counted from 1; default all but alpha.
-        Name them where a fourth band is no alpha and yet marked so: GDAL marks it unless told
-        otherwise.
+        Bands of a GeoTIFF `image` to use as channels, counted from 1; default all but alpha. Needed
+        if a fourth band is marked as alpha but is not: GDAL marks it by default.
     marginals : bool
-        Write the marginals, float32 [L, ...], in place of the likeliest labels, the smallest
-        unsigned integer [...] that holds them.
+        Write the marginals, float32 [L, ...], instead of the most probable labels, in the smallest
+        unsigned integer that holds them.
     tile, halo
-        As in `refine_tiled`. A multiple of 256 suits a GeoTIFF, of 1024 a zarr array.
+        As in `refine_tiled`. Tiles are written fastest in multiples of 256 (GeoTIFF) or 1024
+        (zarr).
     compatibility, iterations, spacing, backend, threads
         As in `refine`.
     mask : path, optional
-        One band, or an array without channels; where it is 0 pixels take no part. So do pixels that
-        a GeoTIFF marks as without data (a nodata value, a mask or an alpha band), of either file.
-        They come out as nodata: the largest number of their integer, or NaN.
+        One band, or an array without channels; pixels where it is 0 are excluded. So are pixels
+        that a GeoTIFF, of logits or image, marks as without data (by a nodata value, a mask or an
+        alpha band). Excluded pixels are nodata in the output: the maximum of the integer type, or
+        NaN.
     progress : function of two ints, optional
-        Called after each tile with the number of pixels done and of all.
+        Called after each tile with the number of pixels done and the total.
 
     Raises
     ------
     OSError
-        A file is not there, or `out` cannot be written; what was there before is unchanged.
+        A file does not exist, or `out` cannot be written; an existing `out` is unchanged.
     ImportError
         The package that reads or writes such files is not installed.
     TypeError, ValueError
-        As in `refine_tiled`; a file of another kind, or damaged; or two GeoTIFFs that do not lie on
-        the same ground.
+        As in `refine_tiled`; also for a file of another format, a damaged file, or GeoTIFFs of
+        different georeference.
 
     Examples
     --------
@@ -92,23 +93,24 @@ def refine_raster(
     (40, 50)
     """
     out = Path(out)
-    check_kind(out)
+    create: formats.Create = formats.function(out, "create")
     with contextlib.ExitStack() as stack:
-        scores, picture = Source(Path(logits), stack), Source(Path(image), stack)
-        ground = _common_ground(picture, scores)
+        scores, guide, *masks = (
+            formats.open_in_parts(Path(path), stack)
+            for path in (logits, image, mask) if path is not None
+        )  # fmt: skip
+        ground = _common_ground(guide, scores)
         u = _logits(scores, kind)
         axes = len(u.shape) - 1
-        guide = picture.image(axes, bands)
-        valid = [(scores, scores.valid()), (picture, picture.valid())]
-        if mask is not None:
-            beside = Source(Path(mask), stack)
-            valid.append((beside, beside.nonzero()))
+        channels = guide.image(axes, bands)
+        valid = [(source, source.valid()) for source in (scores, guide)]
+        valid += [(source, source.nonzero()) for source in masks]
         seen = _all(valid, tuple(u.shape[1:]))
         parts = tiles.refined_tiles(
-            u, guide, params, tile=tile, halo=halo, compatibility=compatibility,
+            u, channels, params, tile=tile, halo=halo, compatibility=compatibility,
             iterations=iterations, mask=seen, spacing=spacing, backend=backend, threads=threads,
         )  # fmt: skip
-        if extension(out) in GEOTIFF and axes == 3:
+        if axes == 3 and formats.kind(out) == "picture":
             raise ValueError(f"{out}: a GeoTIFF holds no volumes; write .zarr or .npy")
         size = u.shape[1:]
         shape, dtype = u.shape, np.float32
@@ -118,11 +120,11 @@ def refine_raster(
         if seen is not None and marginals:
             nodata = math.nan
         elif seen is not None:
-            dtype = postprocess.label_dtype(max(2, u.shape[0]) + 1)  # one number more than labels
+            dtype = postprocess.label_dtype(max(2, u.shape[0]) + 1)  # one value more than labels
             nodata = int(np.iinfo(dtype).max)
         with (
             replaced(out) as partial,
-            created(partial, shape, dtype, axes, nodata, ground) as write,
+            create(partial, shape, dtype, axes, nodata, ground) as write,
         ):
             done = 0
             for where, q in parts:
@@ -136,6 +138,7 @@ def refine_raster(
 
 
 def _logits(source: Source, kind: Kind) -> tiles.Sliceable:
+    """Return the maps of a file as logits."""
     maps = source.maps()
     if kind == "logits":
         return maps
@@ -152,7 +155,7 @@ def _logits(source: Source, kind: Kind) -> tiles.Sliceable:
 def _all(
     masks: Sequence[tuple[Source, tiles.Sliceable | None]], size: tuple[int, ...]
 ) -> tiles.Sliceable | None:
-    """True where all are; None where none says anything."""
+    """Return the conjunction of the masks that are not None; None if all are."""
     given = []
     for source, mask in masks:
         if mask is None:
@@ -166,15 +169,15 @@ def _all(
     return View(size, bool, lambda where: np.logical_and.reduce([mask[where] for mask in given]))
 
 
-def _common_ground(picture: Source, scores: Source) -> dict[str, Any]:
-    """Where the rasters lie on the ground; both must say the same, if they say anything."""
-    one, other = picture.ground(), scores.ground()
+def _common_ground(guide: Source, scores: Source) -> dict[str, Any]:
+    """Return the georeference of the rasters, which must agree if both have one."""
+    one, other = guide.ground(), scores.ground()
     if "transform" in one and "transform" in other:
         pixel = max(abs(one["transform"].a), abs(one["transform"].b))
         same = one["transform"].almost_equals(other["transform"], precision=pixel / 100)
         if one["crs"] != other["crs"] or not same:
             raise ValueError(
-                f"{picture.path} lies at {_worded(one)} but {scores.path} at {_worded(other)}; "
+                f"{guide.path} lies at {_worded(one)} but {scores.path} at {_worded(other)}; "
                 "warp one to the other"
             )
     return one or other

@@ -1,4 +1,4 @@
-"""Logits, images, label maps and masks from files of any known kind."""
+"""Read logits, images, label maps and masks from files of any known format."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,14 +7,38 @@ import numpy as np
 
 from .._typing import Array
 from .. import unaries
-from . import halves, nifti, pictures
-from .arrays import names_of_maps, read_array
-from .pairs import PICTURES, VOLUMES, extension
-from .pictures import read_palette
-
-__all__ = ["read_image", "read_labels", "read_logits", "read_mask", "read_palette", "read_spacing"]
+from . import formats, halves
+from .arrays import names_of_maps
+from .paths import extension
 
 Kind = Literal["logits", "probabilities"]
+
+
+def read_array(path: Path | str, key: str | None = None) -> Array:
+    """Read the array in an array file, or the one called `key`.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError
+    ImportError
+        The package that reads such files is not installed.
+    ValueError
+        The file is no array file, is damaged or holds pickled objects; it holds several arrays and
+        `key` is None; or it has no array `key`.
+    """
+    path = Path(path)
+    if formats.kind(path) != "array":
+        ends = " ".join(end for end, form in formats.FORMATS.items() if form.kind == "array")
+        raise ValueError(f"{path}: {extension(path) or 'no extension'} is not one of {ends}")
+    return _read(path, "labels", key)
+
+
+def _read(path: Path, use: str, key: str | None) -> Array:
+    """Read a file by the function `use` of its format; arrays come as they are stored."""
+    read: formats.Read = formats.function(path, use)
+    if not path.exists():  # not every library says so
+        raise FileNotFoundError(2, "no such file", str(path))
+    return read(path, key)
 
 
 def read_logits(
@@ -25,7 +49,7 @@ def read_logits(
     labels_last: bool = False,
     axes: int | None = None,
 ) -> Array:
-    """Logits, or probabilities as their logarithm, ready for `refine`.
+    """Read logits, or probabilities as their logarithm, ready for `refine`.
 
     Parameters
     ----------
@@ -36,12 +60,13 @@ def read_logits(
     key : str, optional
         Name of the array in a file that holds several.
     kind : {"logits", "probabilities"}
-        What the numbers are: logits, floating point; or probabilities, floating point in 0..1 or
+        Content of the file: logits, floating point; or probabilities, floating point in 0..1 or
         8- and 16-bit integers of which 255 and 65535 stand for 1.
     labels_last : bool
         The arrays are [H, W, L] or [D, H, W, L], as TensorFlow saves them.
     axes : {2, 3}, optional
-        Spatial axes of an array file: 3 tells one logit per voxel, [1, D, H, W], from a batch.
+        Number of spatial axes of an array file: 3 distinguishes one logit per voxel, [1, D, H, W],
+        from a batch.
 
     Returns
     -------
@@ -51,12 +76,12 @@ def read_logits(
     Raises
     ------
     OSError
-        The file is not there or may not be read.
+        The file does not exist or cannot be read.
     ImportError
         The package that reads such files is not installed.
     ValueError
-        The file is damaged, holds pickled objects, several arrays and no `key`, no such numbers, or
-        maps of other labels than 0..L-1 (an array "classes" of `write_marginals`).
+        The file is damaged, holds pickled objects, several arrays and no `key`, other numbers than
+        `kind` says, or maps of other labels than 0..L-1 (an array "classes" of `write_marginals`).
 
     Examples
     --------
@@ -67,13 +92,8 @@ def read_logits(
     'float32'
     """
     path, names = Path(path), None
-    if extension(path) in VOLUMES:
-        array = nifti.read_volume(path)
-        array = array[None] if array.ndim == 3 else array
-    elif extension(path) in PICTURES:
-        array = pictures.read_maps(path)
-    else:
-        array = read_array(path, key)
+    array = _read(path, "scores", key)
+    if formats.kind(path) == "array":
         if labels_last and array.ndim >= 3:
             array = np.moveaxis(array, -1, 1 if _is_batch(array, axes) else 0)
         if _is_batch(array, axes):
@@ -84,45 +104,46 @@ def read_logits(
         raise ValueError(f"{path}: {kind} of shape {array.shape}; they must be {wanted}")
     if names is not None and not np.array_equal(names, np.arange(len(array))):
         raise ValueError(
-            f"{path}: its maps are those of the labels {', '.join(map(str, names[:8]))}"
+            f"{path}: holds maps of the labels {', '.join(map(str, names[:8]))}"
             f"{', ...' if len(names) > 8 else ''} (array 'classes'), which would be taken for "
-            f"0..{len(names) - 1}; refine the logits that they were made from with --classes, or "
-            "save them without 'classes'"
+            f"0..{len(names) - 1}; refine the original logits and choose the labels then, or save "
+            "the maps without 'classes'"
         )
     try:
         if kind == "probabilities":
             return unaries.logits_from_probabilities(array)
         if array.dtype.kind != "f":
             raise TypeError(
-                f"logits are {array.dtype}; they must be floating point (scores stored as "
-                "integers: times their scale first; probabilities and label maps: say so)"
+                f"logits are {array.dtype}; they must be floating point. If these are "
+                "probabilities, pass kind='probabilities'; for label maps use read_labels; "
+                "dequantise quantised scores first"
             )
     except (TypeError, ValueError) as error:
         raise type(error)(f"{path}: {error}") from error
     if array.dtype == np.float16:
         return halves.widened(array)
-    with np.errstate(over="ignore"):  # an infinity that float32 makes is refused as one
+    with np.errstate(over="ignore"):  # an infinity from this conversion is rejected later
         return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def _is_batch(array: Array, axes: int | None) -> bool:
-    """Whether the first axis is that of a batch of one."""
+    """Return whether the first axis is that of a batch of one."""
     sizes = (4, 5) if axes is None else (axes + 2,)
     return array.ndim in sizes and array.shape[0] == 1
 
 
 def read_image(path: Path | str, *, key: str | None = None, axes: int | None = None) -> Array:
-    """An image with its channels last, in its own units.
+    """Read an image with its channels last, in its own units.
 
     Parameters
     ----------
     path : path
-        A picture (palettes are resolved, alpha is left out), a NIfTI volume, or an array file.
+        An image file (palettes are resolved, alpha is dropped), a NIfTI volume, or an array file.
     key : str, optional
         Name of the array in a file that holds several.
     axes : {2, 3}, optional
-        Spatial axes of an array file: tells an image [H, W, C] from a volume [D, H, W] without a
-        channel axis. Default: three axes are [H, W, C].
+        Number of spatial axes of an array file: distinguishes an image [H, W, C] from a volume
+        [D, H, W] without a channel axis. Default: three axes are [H, W, C].
 
     Returns
     -------
@@ -143,13 +164,8 @@ def read_image(path: Path | str, *, key: str | None = None, axes: int | None = N
     (8, 9, 1)
     """
     path = Path(path)
-    if extension(path) in VOLUMES:
-        volume = nifti.read_volume(path)
-        return volume[..., None] if volume.ndim == 3 else np.moveaxis(volume, 0, -1)
-    if extension(path) in PICTURES:
-        return pictures.read_picture(path)
-    array = read_array(path, key)
-    if array.ndim == 2 or array.ndim == axes:
+    array = _read(path, "image", key)
+    if formats.kind(path) == "array" and (array.ndim == 2 or array.ndim == axes):
         array = array[..., None]
     if array.ndim not in (3, 4):
         raise ValueError(f"{path}: of shape {array.shape}; an image is [H, W, C] or [D, H, W, C]")
@@ -157,23 +173,32 @@ def read_image(path: Path | str, *, key: str | None = None, axes: int | None = N
 
 
 def read_spacing(path: Path | str) -> tuple[float, float, float] | None:
-    """The voxel size along depth, row and column of a NIfTI file; None of any other."""
+    """Return the voxel size along depth, row and column of a NIfTI file; None for any other."""
     path = Path(path)
-    return nifti.read_voxel_size(path) if extension(path) in VOLUMES else None
+    return formats.function(path, "voxel_size")(path) if formats.can(path, "voxel_size") else None
+
+
+def read_palette(path: Path | str) -> Array | None:
+    """Return the colours of a PNG with a palette, uint8 [256, 3]; None for any other file.
+
+    Colours that the file does not define are black.
+    """
+    path = Path(path)
+    return formats.function(path, "palette")(path) if formats.can(path, "palette") else None
 
 
 def read_labels(path: Path | str, *, key: str | None = None) -> Array:
-    """A label map: the indices of a palette picture, grey values, or an array of whole numbers.
+    """Read a label map: palette indices, grey values, or an array of integers.
 
     Returns
     -------
     ndarray [H, W] or [D, H, W] of integers
-        Also of a file that stores whole numbers as floating point, as some NIfTI writers do.
+        Also from a file that stores integers as floating point, as some NIfTI writers do.
 
     Raises
     ------
     OSError, ImportError, ValueError
-        As `read_logits`; also for a picture in colours without a palette, and for fractions.
+        As `read_logits`; also for an image with colours but no palette, and for fractions.
 
     Examples
     --------
@@ -184,12 +209,7 @@ def read_labels(path: Path | str, *, key: str | None = None) -> Array:
     [[0, 1, 2], [3, 4, 5]]
     """
     path = Path(path)
-    if extension(path) in VOLUMES:
-        labels = nifti.read_volume(path)
-    elif extension(path) in PICTURES:
-        labels = pictures.read_label_picture(path)
-    else:
-        labels = read_array(path, key)
+    labels = _read(path, "labels", key)
     if labels.ndim not in (2, 3):
         raise ValueError(
             f"{path}: of shape {labels.shape}; a label map is [H, W] or [D, H, W], without channels"
@@ -200,17 +220,17 @@ def read_labels(path: Path | str, *, key: str | None = None) -> Array:
         return labels.astype(np.uint8)
     if labels.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
-            whole = labels.astype(np.int32)
+            integers = labels.astype(np.int32)
         if not np.isfinite(labels).all():
-            raise ValueError(f"{path}: holds NaN or infinity; a label map holds whole numbers")
-        if not np.array_equal(whole, labels):
-            raise ValueError(f"{path}: holds fractions; a label map holds whole numbers")
-        return whole
+            raise ValueError(f"{path}: holds NaN or infinity; a label map holds integers")
+        if not np.array_equal(integers, labels):
+            raise ValueError(f"{path}: holds fractions; a label map holds integers")
+        return integers
     if labels.dtype.kind not in "iu":
-        raise ValueError(f"{path}: of dtype {labels.dtype}; a label map holds whole numbers")
+        raise ValueError(f"{path}: of dtype {labels.dtype}; a label map holds integers")
     return labels
 
 
 def read_mask(path: Path | str, *, key: str | None = None) -> Array:
-    """[H, W] or [D, H, W] of bool: True where a label map, a grey picture or an array is not 0."""
+    """Read a mask, bool [H, W] or [D, H, W]: True where a label map or an array is not 0."""
     return read_labels(path, key=key) != 0

@@ -1,4 +1,4 @@
-"""The parameters of a refinement as a JSON file: what `tune` writes and `refine` reads."""
+"""Store the parameters of a refinement in JSON files, which `tune` writes and `refine` reads."""
 
 import json
 from collections.abc import Mapping
@@ -16,19 +16,19 @@ from .._atomic import replaced
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """What `refine` is called with, beside its logits and image.
+    """The arguments of `refine` other than its inputs.
 
     Parameters
     ----------
     params : CRFParams
     iterations : int, at least 0
     compatibility : ndarray [L, L], optional
-        Penalty of a label (row) beside another (column); default Potts.
+        Penalty for a label (row) next to another (column); default Potts.
 
     Raises
     ------
     TypeError, ValueError
-        Something else.
+        A value of the wrong kind or range.
 
     Examples
     --------
@@ -48,7 +48,7 @@ class Settings:
             checks.compatibility(self.compatibility, len(self.compatibility))
 
     def to_dict(self) -> dict[str, Any]:
-        """Numbers, strings, lists and None alone: what JSON can hold."""
+        """Return the settings as values that JSON can hold."""
         mu = self.compatibility
         return {
             "params": self.params.to_dict(),
@@ -58,12 +58,12 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Settings":
-        """The settings that `to_dict` wrote; what is left out has its default.
+        """Return the settings that `to_dict` wrote; missing ones have their defaults.
 
         Raises
         ------
         TypeError, ValueError
-            A name that is none of these, or a value that cannot be.
+            An unknown name, or a value of the wrong kind or range.
         """
         unknown = set(values) - {"params", "iterations", "compatibility"}
         if unknown:
@@ -86,14 +86,14 @@ class Settings:
 
 
 def read_settings(path: Path | str) -> Settings:
-    """The settings in a JSON file.
+    """Read settings from a JSON file.
 
     Raises
     ------
     OSError
-        The file is not there or may not be read.
+        The file does not exist or cannot be read.
     ValueError
-        It holds no JSON, or no settings; the message says what is wrong.
+        The file holds no valid settings in JSON.
 
     Examples
     --------
@@ -106,10 +106,10 @@ def read_settings(path: Path | str) -> Settings:
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(values, dict):
-            raise ValueError("it holds no object {...}")
+            raise ValueError("it must be an object {...}")
         return Settings.from_dict(values)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: no settings in JSON: {error}") from error
+        raise ValueError(f"{path}: not valid settings in JSON: {error}") from error
 
 
 def write_settings(path: Path | str, settings: Settings) -> None:

@@ -1,0 +1,161 @@
+"""The table of file formats: by extension, the functions that read and write them.
+
+To add a format, write its functions in a module of this folder and add its extension to `FORMATS`.
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from .._typing import Array
+from . import arrays, geotiff, nifti, pillow, tiff, windows
+from .paths import extension
+
+Read = Callable[[Path, str | None], Array]  # (path, name of the array in the file)
+Open = Callable[[Path, contextlib.ExitStack], windows.Source]
+Create = Callable[..., contextlib.AbstractContextManager[windows.Write]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """The functions of one format; None where it cannot be used so.
+
+    Attributes
+    ----------
+    kind : {"array", "picture", "volume"}
+        Arrays are read as they are stored, with axes in any order; pictures are image files, with
+        channels last; volumes have a voxel size.
+    scores, image, labels : functions that read
+        Logits or probabilities [L, *S], images [*S, C] and label maps [*S].
+    voxel_size : function of a path
+    palette : function of a path
+    write_labels : function of (path, labels, palette, like)
+    write_marginals : function of (path, marginals=..., classes=...)
+    open : function of (path, stack)
+        Open a file to be read in parts.
+    create : context manager of (path, shape, dtype, axes, nodata, ground)
+        Create a file of `shape`, (*S) or (L, *S) with `axes` spatial axes, and yield a function
+        that writes a part of it. `nodata` marks pixels without data; `ground` is the georeference.
+    """
+
+    kind: Literal["array", "picture", "volume"]
+    scores: Read | None
+    image: Read
+    labels: Read
+    voxel_size: Callable[[Path], tuple[float, float, float]] | None = None
+    palette: Callable[[Path], Array | None] | None = None
+    write_labels: Callable[[Path, Array, Array | None, Path | None], None] | None = None
+    write_marginals: Callable[..., None] | None = None
+    open: Open | None = None
+    create: Create | None = None
+
+
+def _array(read: Read, write: Callable[..., None] | None = None, **more: Any) -> Format:
+    def checked(path: Path, key: str | None) -> Array:
+        return arrays.checked(path, read(path, key))
+
+    if write is not None:
+        more["write_marginals"] = write
+        more["write_labels"] = lambda path, labels, palette, like: write(path, labels=labels)
+    return Format("array", checked, checked, checked, **more)
+
+
+def _without_key(read: Callable[[Path], Array]) -> Read:
+    return lambda path, key: read(path)
+
+
+_PICTURE = Format(
+    "picture", None, _without_key(pillow.read_image), _without_key(pillow.read_labels)
+)
+_PNG = replace(_PICTURE, palette=pillow.read_palette, write_labels=pillow.write_labels)
+_TIFF = Format(
+    "picture", _without_key(tiff.read_scores), _without_key(tiff.read_image),
+    _without_key(tiff.read_labels), open=geotiff.GeoTiff, create=geotiff.created,
+)  # fmt: skip
+_NIFTI = Format(
+    "volume", _without_key(nifti.read_scores), _without_key(nifti.read_image),
+    _without_key(nifti.read_volume), nifti.read_voxel_size, write_labels=nifti.write_labels,
+)  # fmt: skip
+_HDF5, _TORCH = _array(arrays.read_hdf5), _array(arrays.read_torch)
+
+FORMATS = {
+    ".npy": _array(
+        arrays.read_npy, arrays.write_npy, open=windows.open_npy, create=windows.created_npy
+    ),
+    ".npz": _array(arrays.read_npz, arrays.write_npz),
+    ".pt": _TORCH,
+    ".pth": _TORCH,
+    ".safetensors": _array(arrays.read_safetensors),
+    ".h5": _HDF5,
+    ".hdf5": _HDF5,
+    ".zarr": _array(arrays.read_zarr, open=windows.open_zarr, create=windows.created_zarr),
+    ".png": _PNG,
+    **dict.fromkeys((".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm"), _PICTURE),
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+    ".nii": _NIFTI,
+    ".nii.gz": _NIFTI,
+}  # fmt: skip
+# Packages of the readers and writers, as pip names them.
+PACKAGES = ("pillow", "tifffile", "nibabel", "h5py", "zarr", "safetensors", "rasterio", "torch")
+
+
+_USES = {
+    "scores": "read as logits", "image": "read as an image", "labels": "read as a label map",
+    "write_labels": "written as a label map", "write_marginals": "written as marginals",
+    "open": "read and written in parts", "create": "read and written in parts",
+}  # fmt: skip
+
+
+def extensions(use: str) -> list[str]:
+    """Return the extensions of the formats that have the function `use`.
+
+    Examples
+    --------
+    >>> extensions("write_marginals")
+    ['.npy', '.npz']
+    """
+    return [end for end, form in FORMATS.items() if getattr(form, use) is not None]
+
+
+def can(path: Path, use: str) -> bool:
+    """Return whether the format of a file has the function `use`, an attribute of `Format`."""
+    return extension(path) in extensions(use)
+
+
+def function(path: Path, use: str) -> Any:
+    """Return the function `use` of the format of a file.
+
+    Raises
+    ------
+    ValueError
+        Files with this extension cannot be used so.
+    """
+    if not can(path, use):
+        raise ValueError(
+            f"{path}: {extension(path) or 'a file without extension'} cannot be {_USES[use]}; "
+            f"choose from {' '.join(extensions(use))}"
+        )
+    return getattr(FORMATS[extension(path)], use)
+
+
+def kind(path: Path) -> str | None:
+    """Return the kind of the format of a file, or None if it is of none."""
+    return FORMATS[extension(path)].kind if extension(path) in FORMATS else None
+
+
+def open_in_parts(path: Path, stack: contextlib.ExitStack) -> windows.Source:
+    """Open a file that is read in parts; `stack` closes it.
+
+    Raises
+    ------
+    OSError, ImportError, ValueError
+        The file does not exist; the package for it is not installed; the file is damaged, or of
+        another format.
+    """
+    opened: Open = function(path, "open")
+    if not path.exists():  # not every library says so
+        raise FileNotFoundError(2, "no such file", str(path))
+    return opened(path, stack)
