@@ -26,7 +26,8 @@ def package(module: str, user: str, install: str, note: str = "") -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        name = str(error.name).partition(".")[0].replace("skimage", "scikit-image")
+        name = str(error.name).partition(".")[0]
+        name = {"skimage": "scikit-image", "PIL": "pillow"}.get(name, name)
         raise ImportError(
             f"{user} needs {name}, which is not installed; pip install {install}{note}"
         ) from error

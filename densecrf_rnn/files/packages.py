@@ -1,12 +1,12 @@
-"""The packages that read and write files: import them, and word their errors."""
+"""The packages that read and write files: import them, and turn their errors into ours."""
 
 import contextlib
-import importlib
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .. import checks
 from .paths import extension
 
 
@@ -31,11 +31,4 @@ def required(module: str, extra: str, path: Path) -> Any:
     ImportError
         It is not installed; the message says how to install it.
     """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0].replace("PIL", "pillow")
-        raise ImportError(
-            f"{path}: {extension(path)} files need {package}, which is not installed; "
-            f"pip install 'densecrf-rnn[{extra}]'"
-        ) from error
+    return checks.package(module, f"{path}: {extension(path)}", f"'densecrf-rnn[{extra}]'")

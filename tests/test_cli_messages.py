@@ -1,0 +1,226 @@
+"""Messages of the command line name its options, not Python; following them works."""
+
+import ast
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import densecrf_rnn
+from densecrf_rnn import files
+from densecrf_rnn.cli import _options, _parser, _remedies, main
+
+pytest.importorskip("tqdm", reason="the commands need the extra cli")
+PACKAGE = Path(densecrf_rnn.__file__).parent
+LOGITS = np.random.default_rng(0).normal(size=(3, 8, 9)).astype(np.float32)
+IMAGE = np.random.default_rng(1).integers(0, 256, (8, 9, 3), np.uint8)
+# What only a Python caller can write.
+PYTHON = re.compile(
+    r"np\.\w|torch\.|\.astype|newbyteorder|\.numpy\(|\.to\(|\.float\(|\[None\]|\[\.\.\.|\[b\]"
+    r"|image \* 255|kind=|`key`|read_labels|float64 input|\[:, None\]"
+)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("densecrf_rnn.cli.refine.keep_memory", lambda most: None)
+    np.save("image.npy", IMAGE)
+    return tmp_path
+
+
+def refine(*options, logits="logits.npy", image="image.npy"):
+    return main(["refine", logits, image, "-o", "out", "--iterations", "1", *options])
+
+
+def probabilities():
+    p = np.exp(LOGITS)
+    return p / p.sum(0)
+
+
+# The array in logits.npy, that in image.npy, and options; then words of the advice, and the options
+# or arrays by which it is followed.
+ADVICE = {
+    "probabilities": (
+        probabilities(), IMAGE, [], "if they are, add --kind probabilities",
+        {"options": ["--kind", "probabilities"]},
+    ),
+    "an image in 0..1": (
+        LOGITS, IMAGE / np.float32(255), ["--theta-beta", "5"], "give --theta-beta 0.02",
+        {"options": ["--theta-beta", "0.02"]},
+    ),
+    "integer probabilities": (
+        (255 * probabilities()).astype(np.uint8), IMAGE, [], "add --kind probabilities",
+        {"options": ["--kind", "probabilities"]},
+    ),
+    "labels last": (
+        LOGITS.transpose(1, 2, 0), IMAGE, [], "add --labels-last",
+        {"options": ["--labels-last"]},
+    ),
+    "labels first": (
+        LOGITS, IMAGE, ["--labels-last"], "leave --labels-last out", {"options": []},
+    ),
+    "channels first": (
+        LOGITS, IMAGE.transpose(2, 0, 1), [], "save it with its channels last", {"image": IMAGE},
+    ),
+    "coarse logits": (
+        LOGITS[:, ::2, ::2], IMAGE, [], "--upsample {corners,centers}",
+        {"options": ["--upsample", "corners"]},
+    ),
+    "x first": (
+        LOGITS[None].transpose(1, 3, 2, 0)[..., None].repeat(5, -1)[..., 0, :],
+        IMAGE[None].repeat(5, 0), [], "add --axes xyz", None,
+    ),
+    "a binary volume": (
+        LOGITS[:1, None].repeat(5, 1), IMAGE[None].repeat(5, 0), [],
+        r"was read as a batch of one, [1, L, H, W]; for a volume of one logit save [1, 1, D, H, W]",
+        {"logits": LOGITS[None, :1, None].repeat(5, 2)},
+    ),
+    "a binary volume without channels": (
+        LOGITS[:1, None].repeat(5, 1), IMAGE[None, ..., 0].repeat(5, 0), [],
+        "for a volume of one logit save [1, 1, D, H, W]",
+        {"logits": LOGITS[None, :1, None].repeat(5, 2)},
+    ),
+    "tiles of another byte order": (
+        LOGITS, IMAGE.astype(">f4"), ["--tile", "8"], "save it in native byte order",
+        {"image": IMAGE.astype(np.float32), "options": ["--tile", "8"]},
+    ),
+    "tiles of integers": (
+        (255 * probabilities()).astype(np.uint8), IMAGE, ["--tile", "8"],
+        "add --kind probabilities", {"options": ["--tile", "8", "--kind", "probabilities"]},
+    ),
+    "tiles with channels first": (
+        LOGITS, IMAGE.transpose(2, 0, 1), ["--tile", "8"], "channels must come last in the file",
+        {"image": IMAGE, "options": ["--tile", "8"]},
+    ),
+    "tiles with labels last": (
+        LOGITS.transpose(1, 2, 0), IMAGE, ["--tile", "8"], "labels must come first in the file",
+        {"logits": LOGITS, "options": ["--tile", "8"]},
+    ),
+    "tiles of a binary map": (
+        LOGITS[0], IMAGE, ["--tile", "8"], "save a binary map as [1, H, W]",
+        {"logits": LOGITS[:1], "options": ["--tile", "8"]},
+    ),
+    "tiles of a batch": (
+        LOGITS[None], IMAGE, ["--tile", "8"], "save one file per image",
+        {"logits": LOGITS, "options": ["--tile", "8"]},
+    ),
+    "bandwidths too small for float32": (
+        LOGITS, IMAGE, ["--theta-alpha", "0.000001"], "use larger bandwidths", {"options": []},
+    ),
+    "labels without a number": (
+        LOGITS.argmax(0), IMAGE, ["--kind", "labels"], "give --num-labels L",
+        {"options": ["--kind", "labels", "--num-labels", "3"]},
+    ),
+    "an unknown label": (
+        np.full((8, 9), 7), IMAGE, ["--kind", "labels", "--num-labels", "3"], "add --unsure 7",
+        {"options": ["--kind", "labels", "--num-labels", "3", "--unsure", "7"]},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ADVICE)
+@pytest.mark.filterwarnings("ignore:numpy.core.numeric")
+def test_advice_names_options_and_works(case, folder, capsys):
+    logits, image, options, words, way_out = ADVICE[case]
+    np.save("logits.npy", logits)
+    np.save("image.npy", image)
+    refine(*options)
+    said = capsys.readouterr().err
+    assert words in said
+    assert not PYTHON.search(said)
+    if way_out is None:
+        return
+    np.save("logits.npy", way_out.get("logits", logits))
+    np.save("image.npy", way_out.get("image", image))
+    assert refine(*way_out.get("options", options)) == 0
+    assert words not in capsys.readouterr().err
+
+
+def test_an_array_of_several_is_chosen_by_an_option(folder, capsys):
+    np.savez("logits.npz", a=LOGITS, b=LOGITS)
+    assert refine(logits="logits.npz") == 1
+    assert "'a', 'b'; choose one by the option --key, --image-key or" in capsys.readouterr().err
+    assert refine("--key", "b", logits="logits.npz") == 0
+
+
+@pytest.mark.parametrize(
+    ("logits", "image", "option"),
+    [
+        ("case_000", "case_000_0000", ["--image-suffix", "_0000"]),
+        ("case_000-logits", "case_000", ["--logits-suffix=-logits"]),
+        ("case_1", "case_10", None),
+    ],
+)
+def test_the_suffix_that_is_suggested_pairs_files(logits, image, option, folder, capsys):
+    for name, stem, array in (("logits", logits, LOGITS), ("images", image, IMAGE)):
+        Path(name).mkdir()
+        np.save(f"{name}/{stem}.npy", array)
+    assert refine(logits="logits", image="images") == 2
+    said = capsys.readouterr().err
+    if option is None:
+        assert f"'{logits}' there, '{image}' here; matching files must have equal stems" in said
+        return
+    assert f"'{logits}' has no partner, but '{image}' exists; try {' '.join(option)}\n" in said
+    assert refine(*option, logits="logits", image="images") == 0
+
+
+def test_every_remedy_is_one_that_a_message_has(folder, capsys, monkeypatch):
+    """Each pattern of the table occurs above: none is left of a message that has changed."""
+    used = set()
+    translate = _remedies.in_options
+
+    def spy(message):
+        used.update(p for p, _ in _remedies._COMPILED if p.search(message))
+        return translate(message)
+
+    for module in ("densecrf_rnn.cli._remedies", "densecrf_rnn.cli.refine"):
+        monkeypatch.setattr(f"{module}.in_options", spy)
+    for logits, image, options, _, _ in ADVICE.values():
+        np.save("logits.npy", logits)
+        np.save("image.npy", image)
+        refine(*options)
+    np.savez("logits.npz", a=LOGITS, b=LOGITS)
+    refine(logits="logits.npz")
+    unused = {pattern.pattern for pattern, _ in _remedies._COMPILED if pattern not in used}
+    assert not unused
+
+
+# Functions whose messages hold Python that the command line never shows, and why.
+NOT_SHOWN = {
+    "array_kind": "it passes NumPy arrays alone",
+    "same_device": "tensors",
+    "values": "lattices of one's own",
+    "mask": "masks are read as bool, of the shape that `Inputs` compares",
+    "_pickled": "how a file is saved is up to Python",
+    "logits_from_labels": "`channels_of` has looked for foreign labels",
+}
+
+
+def test_python_in_a_message_is_in_the_table_or_never_shown():
+    """A function that newly advises Python must be triggered above, or named with a reason."""
+    shown = {"float_dtype", "logits", "image", "_size_hint", "probabilities", "image_range",
+             "refuse_features", "_choose", "read_logits"}  # fmt: skip
+    paths = [*(PACKAGE / "checks").glob("*.py"), *(PACKAGE / "files").glob("*.py"),
+             PACKAGE / "unaries.py", PACKAGE / "upsampling.py", PACKAGE / "params.py"]  # fmt: skip
+    found = set()
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                doc = ast.get_docstring(node, clean=False)
+                texts = {c.value for c in ast.walk(node) if isinstance(c, ast.Constant)} - {doc}
+                if any(isinstance(text, str) and PYTHON.search(text) for text in texts):
+                    found.add(node.name)
+    assert found - NOT_SHOWN.keys() == shown
+
+
+@pytest.mark.parametrize("command", ["demo", "refine", "evaluate", "tune", "info"])
+def test_help_says_what_every_option_does(command):
+    required = {"refine": ["a", "b", "-o", "c"], "evaluate": ["a", "b"], "tune": ["a", "b", "c"]}
+    parser = _parser([command]).parse_args([command, *required.get(command, [])]).parser
+    for action in parser._actions:
+        assert action.help and not PYTHON.search(action.help), action
+    assert len(parser.format_help()) > 100
+    assert _options.UNRECORDED.keys() <= {"refine", "tune"}
+    assert files.PACKAGES
