@@ -54,6 +54,10 @@ ADVICE = {
         (255 * probabilities()).astype(np.uint8), IMAGE, [], "add --kind probabilities",
         {"options": ["--kind", "probabilities"]},
     ),
+    "logits called probabilities": (
+        LOGITS, IMAGE, ["--kind", "probabilities"], "for logits leave --kind probabilities out",
+        {"options": []},
+    ),
     "labels last": (
         LOGITS.transpose(1, 2, 0), IMAGE, [], "add --labels-last",
         {"options": ["--labels-last"]},
@@ -95,7 +99,8 @@ ADVICE = {
         {"image": IMAGE, "options": ["--tile", "8"]},
     ),
     "tiles with labels last": (
-        LOGITS.transpose(1, 2, 0), IMAGE, ["--tile", "8"], "labels must come first in the file",
+        LOGITS.transpose(1, 2, 0)[..., :2], IMAGE, ["--tile", "8"],
+        "labels must come first in the file",
         {"logits": LOGITS, "options": ["--tile", "8"]},
     ),
     "tiles of a binary map": (
@@ -103,8 +108,8 @@ ADVICE = {
         {"logits": LOGITS[:1], "options": ["--tile", "8"]},
     ),
     "tiles of a batch": (
-        LOGITS[None], IMAGE, ["--tile", "8"], "save one file per image",
-        {"logits": LOGITS, "options": ["--tile", "8"]},
+        np.stack([LOGITS, LOGITS]), np.stack([IMAGE, IMAGE]), ["--tile", "8"],
+        "save one file per image", {"logits": LOGITS, "image": IMAGE, "options": ["--tile", "8"]},
     ),
     "bandwidths too small for float32": (
         LOGITS, IMAGE, ["--theta-alpha", "0.000001"], "use larger bandwidths", {"options": []},
@@ -189,6 +194,8 @@ def test_every_remedy_is_one_that_a_message_has(folder, capsys, monkeypatch):
 
 # Functions whose messages hold Python that the command line never shows, and why.
 NOT_SHOWN = {
+    "dtype": "it removes `torch.` from a name",
+    "read_torch": "it names what the file must be",
     "array_kind": "it passes NumPy arrays alone",
     "same_device": "tensors",
     "values": "lattices of one's own",
@@ -200,8 +207,10 @@ NOT_SHOWN = {
 
 def test_python_in_a_message_is_in_the_table_or_never_shown():
     """A function that newly advises Python must be triggered above, or named with a reason."""
-    shown = {"float_dtype", "logits", "image", "_size_hint", "probabilities", "image_range",
-             "refuse_features", "_choose", "read_logits"}  # fmt: skip
+    shown = {
+        "float_dtype", "logits", "image", "_size_hint", "probabilities", "image_range",
+        "refuse_features", "logits_from_probabilities", "_choose", "read_logits",
+    }  # fmt: skip
     paths = [*(PACKAGE / "checks").glob("*.py"), *(PACKAGE / "files").glob("*.py"),
              PACKAGE / "unaries.py", PACKAGE / "upsampling.py", PACKAGE / "params.py"]  # fmt: skip
     found = set()

@@ -248,12 +248,12 @@ class Inputs:
         volumes = logits.shape == image.shape and len(logits) > 4  # or these are [C, H, W]
         if volumes and (hint := self._batch_hint(match, logits)):
             return hint.removeprefix("; ")
+        if image.shape[1:] == found and len(image) < image.shape[-1]:
+            return "an image array must be [H, W, C]: save it with its channels last"
         if self._args.labels_last and (*found[1:], len(logits)) == size:
             return "leave --labels-last out"
         if not self._args.labels_last and logits.shape[:-1] == size:
             return "if the file holds [H, W, L], add --labels-last"
-        if image.shape[1:] == found:
-            return "an image array must be [H, W, C]: save it with its channels last"
         if found == size[::-1]:
             if len(size) == 3:
                 return "if array files hold [x, y, z], add --axes xyz"

@@ -16,6 +16,10 @@ REMEDIES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
         r"theta_beta is (\S+), (.*); pass image \* 255, or divide theta_beta by 255",
         lambda m: f"theta_beta is {m[1]}, {m[2]}; give --theta-beta {float(m[1]) / 255:.2g}",
     ),
+    (
+        r"so np\.clip rounding errors(.*?); logits need no conversion",
+        r"so clip rounding errors before saving\1; for logits leave --kind probabilities out",
+    ),
     (r"pass kind='probabilities'", "add --kind probabilities"),
     (r"for label maps use read_labels", "for label maps add --kind labels"),
     (r"choose one by `key`", "choose one by the option --key, --image-key or --truth-key"),
@@ -25,7 +29,6 @@ REMEDIES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"labels come first: np\.moveaxis\(.*?\)", "labels must come first in the file"),
     (r"a binary map is logits\[None\]", "save a binary map as [1, H, W]"),
     (r"pass one image at a time: logits\[b\](, image\[b\])?", "save one file per image"),
-    (r"a one-channel image is image\[\.\.\., None\]", "save a one-channel image as [H, W, 1]"),
     (r" or float64 input", ""),
 )
 _COMPILED = [(re.compile(pattern, re.DOTALL), words) for pattern, words in REMEDIES]
