@@ -2,7 +2,7 @@
 // here may instantiate a function of the standard library: the linker keeps one copy of such a
 // function, and it might be the one that an older processor cannot run.
 #include "locate.hpp"
-#include "points.hpp"
+#include "passes.hpp"
 #include "vertices.hpp"
 
 namespace dcrf::DCRF_ISA {

@@ -1,15 +1,16 @@
-// The loops over rows of vertices and of grid cells: ghosts, blur, coupling.
+// The loops over rows of lattice vertices and of grid cells: ghosts, blur, coupling.
 #pragma once
 
 #include "coupling.hpp"
 
 namespace dcrf::DCRF_ISA {
 
-constexpr int kAhead = 16;  // rows
+constexpr int kAhead = 16;  // rows to prefetch ahead
 
-template <typename T>
-void fold(const std::int32_t* ghost, const std::int32_t* owner, std::int64_t count, T* rows,
-          int width) {
+// Calls body(Width<n>(), part of the ghost's row, same part of the owner's) for each pair of rows.
+template <typename T, class Body>
+DCRF_INLINE void for_ghosts(const std::int32_t* ghost, const std::int32_t* owner,
+                            std::int64_t count, T* rows, int width, const Body& body) {
   with_width(width, [&](auto w) {
     constexpr int W = decltype(w)::value;
     for (std::int64_t i = 0; i < count; ++i) {
@@ -17,43 +18,38 @@ void fold(const std::int32_t* ghost, const std::int32_t* owner, std::int64_t cou
         prefetch(rows + std::int64_t(ghost[i + kAhead]) * width, width);
         prefetch(rows + std::int64_t(owner[i + kAhead]) * width, width);
       }
-      T* const from = rows + std::int64_t(ghost[i]) * width;
-      T* const to = rows + std::int64_t(owner[i]) * width;
-      in_blocks<W>(width, [&](auto block, int at) {
-        Row<T, decltype(block)::value> sum, zero;
-        sum.load(to + at);
-        sum.add(from + at);
-        sum.store(to + at);
-        zero.clear();
-        zero.store(from + at);
-      });
+      T* const of_ghost = rows + std::int64_t(ghost[i]) * width;
+      T* const of_owner = rows + std::int64_t(owner[i]) * width;
+      in_blocks<W>(width, [&](auto block, int at) { body(block, of_ghost + at, of_owner + at); });
     }
+  });
+}
+
+template <typename T>
+void fold(const std::int32_t* ghost, const std::int32_t* owner, std::int64_t count, T* rows,
+          int width) {
+  for_ghosts(ghost, owner, count, rows, width, [](auto block, T* from, T* to) {
+    Row<T, decltype(block)::value> sum, zero;
+    sum.load(to);
+    sum.add(from);
+    sum.store(to);
+    zero.clear();
+    zero.store(from);
   });
 }
 
 template <typename T>
 void broadcast(const std::int32_t* ghost, const std::int32_t* owner, std::int64_t count, T* rows,
                int width) {
-  with_width(width, [&](auto w) {
-    constexpr int W = decltype(w)::value;
-    for (std::int64_t i = 0; i < count; ++i) {
-      if (i + kAhead < count) {
-        prefetch(rows + std::int64_t(ghost[i + kAhead]) * width, width);
-        prefetch(rows + std::int64_t(owner[i + kAhead]) * width, width);
-      }
-      const T* const from = rows + std::int64_t(owner[i]) * width;
-      T* const to = rows + std::int64_t(ghost[i]) * width;
-      in_blocks<W>(width, [&](auto block, int at) {
-        Row<T, decltype(block)::value> row;
-        row.load(from + at);
-        row.store(to + at);
-      });
-    }
+  for_ghosts(ghost, owner, count, rows, width, [](auto block, T* to, const T* from) {
+    Row<T, decltype(block)::value> row;
+    row.load(from);
+    row.store(to);
   });
 }
 
-// Blur with weights 1/2, 1, 1/2 (kBlurSide) along runs of rows, in place: one read and one write of each. The list holds whole
-// chains; kChainEnd marks a chain's last row.
+// Blur with weights 1/2, 1, 1/2 (kBlurSide) along runs of rows, in place: one read and one write of
+// each. The list holds whole chains; kChainEnd marks a chain's last row.
 template <typename T>
 void blur(const std::uint32_t* chain, std::int64_t count, T* rows, int width) {
   with_width(width, [&](auto w) {
