@@ -247,10 +247,7 @@ def refined_window(
         An invalid value; the message names the rows and columns of the part.
     """
     try:
-        q = infer(
-            _computable(logits), image, mask=mask, kernel_weights=None, marginals=True,
-            window=window, **options,
-        )  # fmt: skip
+        return _marginals(logits, image, mask, options, window)
     except ValueError as error:
         names = ("layers", "rows", "columns")[-len(window.whole) :]
         where = ", ".join(
@@ -258,6 +255,15 @@ def refined_window(
             for name, start, n in zip(names, window.origin, logits.shape[1:], strict=True)
         )
         raise ValueError(f"{error} (in {where})") from error
+
+
+def _marginals(
+    logits: Array, image: Array, mask: Array | None, options: dict[str, Any], window: Window
+) -> Array:
+    q = infer(
+        _computable(logits), image, mask=mask, kernel_weights=None, marginals=True, window=window,
+        **options,
+    )  # fmt: skip
     return q.astype(np.float32, copy=False)
 
 
@@ -407,12 +413,9 @@ def check(
     # Run one dummy pixel with zero logits at the last corner: it can fail only on invalid options
     # or unresolvable coordinates.
     one = (1,) * len(size)
-    infer(
-        np.zeros((len(scores), *one), scores.dtype),
-        np.zeros((*one, pixels.shape[-1]), pixels.dtype),
-        mask=None, kernel_weights=None, marginals=True,
-        window=Window(tuple(n - 1 for n in size), size), **options,
-    )  # fmt: skip
+    corner = Window(tuple(n - 1 for n in size), size)
+    dummy = np.zeros((*one, pixels.shape[-1]), pixels.dtype)
+    _marginals(np.zeros((len(scores), *one), scores.dtype), dummy, None, options, corner)
 
 
 def _stand_in(name: str, array: Sliceable) -> Array:

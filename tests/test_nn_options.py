@@ -417,5 +417,5 @@ def test_kernels_without_deviations_and_untied_iterations_of_two_numbers_are_ref
         kernels.Kernel()
     with pytest.raises(TypeError, match="kernels holds float; give kernels.Bilateral"):
         CRFRNN(3, kernels=[3.0])
-    with pytest.raises(ValueError, match="give one number above 0 for both"):
+    with pytest.raises(ValueError, match="give one positive number for both"):
         CRFRNN(3, tied=False, iterations=5, eval_iterations=10)
