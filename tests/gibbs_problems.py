@@ -75,5 +75,5 @@ def run(name, logits, labels, tables, offsets, threads=1, sweeps=1, **options):
         logits=logits, labels=labels, tables=tables, offsets=offsets,
         colouring=colouring(offsets), marginals=sums, changes=changes, **given,
     )  # fmt: skip
-    gibbs_engine(name).sweep(problem, threads)
+    gibbs_engine(name).gibbs_sweep(problem, threads)
     return labels, sums, changes

@@ -1,9 +1,8 @@
-"""Engines that sample grid CRFs: their input, their operations and the adapter of each backend."""
+"""Engines that sample grid CRFs: their input, their operations and the module of each backend."""
 
 import importlib
 from dataclasses import dataclass
-from functools import cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -93,44 +92,18 @@ class DeviceGibbsBatch(NamedTuple):
 
 
 class GibbsEngine(Protocol):
-    """A backend that samples grid CRFs; the results of all backends are bit-identical."""
+    """A module that samples grid CRFs; the results of all of them are bit-identical."""
 
-    def sweep(self, problem: GibbsProblem, threads: int) -> None:
+    def gibbs_sweep(self, problem: GibbsProblem, threads: int) -> None:
         """Draw every pixel once in each sweep, one colour after another."""
 
-    def statistics(self, labels: Array, offsets: Array, counts: Array, threads: int) -> None:
+    def gibbs_statistics(
+        self, labels: Array, offsets: Array, counts: Array, threads: int
+    ) -> None:
         """Add the label pairs of all edges of labels [B, H, W] to counts [C, L, L] int64."""
 
 
-class _Native:
-    def __init__(self) -> None:
-        self._module = importlib.import_module("densecrf_rnn._cpu")
-
-    def sweep(self, problem: GibbsProblem, threads: int) -> None:
-        self._module.gibbs_sweep(problem, threads)
-
-    def statistics(self, labels: Array, offsets: Array, counts: Array, threads: int) -> None:
-        self._module.gibbs_statistics(labels, offsets, counts, threads)
-
-
-class _Numba:
-    """The Numba reference; it runs serially and ignores `threads`."""
-
-    def __init__(self) -> None:
-        self._module = importlib.import_module("densecrf_rnn.reference.gibbs_numba")
-
-    def sweep(self, problem: GibbsProblem, threads: int) -> None:
-        p = problem
-        self._module.sweep(
-            p.logits, p.labels, p.tables, p.offsets, p.colouring, p.seed, p.chains,
-            p.first_sweep, p.inverse_temperature, p.marginals, p.changes,
-        )  # fmt: skip
-
-    def statistics(self, labels: Array, offsets: Array, counts: Array, threads: int) -> None:
-        self._module.statistics(labels, offsets, counts)
-
-
-_ADAPTERS: dict[str, type[GibbsEngine]] = {"cpu": _Native, "numba": _Numba}
+_MODULES = {"cpu": "densecrf_rnn._cpu", "numba": "densecrf_rnn.reference.gibbs_numba"}
 
 
 def gibbs_engine(name: str) -> GibbsEngine:
@@ -142,9 +115,5 @@ def gibbs_engine(name: str) -> GibbsEngine:
         The backend cannot run here or does not work on NumPy arrays.
     """
     registry.engine(name)  # raises where the backend cannot run
-    return _load(registry.resolve(name))
-
-
-@cache
-def _load(name: str) -> GibbsEngine:
-    return _ADAPTERS[name]()
+    module: Any = importlib.import_module(_MODULES[registry.resolve(name)])
+    return module

@@ -172,7 +172,7 @@ def statistics(
     check_labelling("labels", labels, labels.shape, num_classes, mask)
     counts = np.zeros((len(vectors), num_classes, num_classes), np.int64)
     threads = checks.threads(threads, default_threads())
-    gibbs_engine(backend).statistics(as_batch(labels, mask), vectors, counts, threads)
+    gibbs_engine(backend).gibbs_statistics(as_batch(labels, mask), vectors, counts, threads)
     return counts
 
 

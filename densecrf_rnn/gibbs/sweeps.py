@@ -88,7 +88,7 @@ class Chain:
         changes = np.empty((1, len(inverse_temperature)), np.int64)
         first = np.array([self._sweeps], np.uint64)
         problem = GibbsProblem(*self._model, first, inverse_temperature, sums, changes)
-        self._engine.sweep(problem, self._threads)
+        self._engine.gibbs_sweep(problem, self._threads)
         self._sweeps += len(inverse_temperature)
         return changes[0]
 

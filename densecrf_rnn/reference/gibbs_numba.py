@@ -4,10 +4,10 @@ Each step is that of reference/gibbs.py, so that results are bit-identical. It i
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
-from .._typing import Array
 from .compiled import compiled
 from .gibbs import PHILOX_FACTORS, PHILOX_KEY_STEPS, PHILOX_ROUNDS, weight_scale
 
@@ -115,40 +115,30 @@ def _sweep(
     return changed
 
 
-def sweep(
-    logits: Array,
-    labels: Array,
-    tables: Array,
-    offsets: Array,
-    colouring: tuple[int, int, int],
-    seed: int,
-    chains: Array,
-    first_sweep: Array,
-    inverse_temperature: Array,
-    marginals: Array | None,
-    changes: Array,
-) -> None:
-    """Sweep a batch of images; arguments as in `engines.gibbs.GibbsProblem`."""
-    count = logits.shape[1]
-    key = np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32)
+def gibbs_sweep(problem: Any, threads: int) -> None:
+    """Run the sweeps of an `engines.gibbs.GibbsProblem`; serial, whatever `threads` is."""
+    p = problem
+    count = p.logits.shape[1]
+    key = np.array([p.seed & 0xFFFFFFFF, p.seed >> 32], np.uint32)
     cell = np.zeros(1, np.float32)
-    counter = np.zeros(4, np.uint32)
     sums = np.zeros((2, count), np.float32)
-    scratch = (sums[0], sums[1], np.zeros(count, np.int64), counter, cell, cell.view(np.uint32))
-    nothing = np.zeros((0, 0, 0))
-    step = colouring[2] // math.gcd(colouring[0], colouring[2])
-    for image in range(len(logits)):
-        kept = nothing if marginals is None else marginals[image]
-        for s, beta in enumerate(inverse_temperature):
-            number = np.uint32(int(first_sweep[image]) + s)
-            changes[image, s] = _sweep(
-                logits[image], labels[image], tables, offsets, *colouring, step, key,
-                chains[image], number, beta, weight_scale(count), kept, scratch,
+    scratch = (
+        sums[0], sums[1], np.zeros(count, np.int64), np.zeros(4, np.uint32), cell,
+        cell.view(np.uint32),
+    )  # fmt: skip
+    step = p.colouring.m // math.gcd(p.colouring.a, p.colouring.m)
+    for image in range(len(p.logits)):
+        kept = np.zeros((0, 0, 0)) if p.marginals is None else p.marginals[image]
+        for s, beta in enumerate(p.inverse_temperature):
+            number = np.uint32(int(p.first_sweep[image]) + s)
+            p.changes[image, s] = _sweep(
+                p.logits[image], p.labels[image], p.tables, p.offsets, *p.colouring, step, key,
+                p.chains[image], number, beta, weight_scale(count), kept, scratch,
             )  # fmt: skip
 
 
 @compiled
-def statistics(labels, offsets, counts):
+def gibbs_statistics(labels, offsets, counts, threads):
     """Add the label pairs of all edges of labels [B, H, W] to counts [C, L, L]."""
     images, height, width = labels.shape
     for c in range(len(offsets)):

@@ -66,7 +66,7 @@ class Sampler:
             self.seed, np.array(self.chains, np.uint64), np.array(first, np.uint64),
             inverse_temperature, None if sums is None else sums.numpy(), changes,
         )  # fmt: skip
-        gibbs_engine(self.backend).sweep(problem, torch.get_num_threads())
+        gibbs_engine(self.backend).gibbs_sweep(problem, torch.get_num_threads())
         return torch.from_numpy(changes)
 
 
@@ -92,5 +92,5 @@ def pair_counts(labels: Tensor, num_classes: int, offsets: Array, backend: str) 
     if native_for(backend, labels) is not None:
         return device.pair_counts(labels, num_classes, offsets)
     counts = np.zeros((len(offsets), num_classes, num_classes), np.int64)
-    gibbs_engine(backend).statistics(rows(labels), offsets, counts, torch.get_num_threads())
+    gibbs_engine(backend).gibbs_statistics(rows(labels), offsets, counts, torch.get_num_threads())
     return torch.from_numpy(counts)
