@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import pickle
+import re
 import struct
 import sys
 import zlib
@@ -19,8 +20,7 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as npst
 
 from densecrf_rnn import CRFParams, files, samples
-from densecrf_rnn.files import arrays as array_files
-from densecrf_rnn.files import halves
+from densecrf_rnn.files import formats, halves
 from densecrf_rnn.files.record import FolderInUseError, Record, checksum
 from densecrf_rnn.params import NORMALIZATIONS, QUALITIES
 
@@ -66,12 +66,29 @@ def write_tiff(path, array):
 WRITERS = {
     ".npy": write_npy, ".npz": write_npz, ".NPZ": write_compressed, ".pt": write_pt,
     ".pth": write_pt, ".safetensors": write_safetensors, ".h5": write_h5, ".hdf5": write_h5,
-    ".zarr": write_zarr, ".tif": write_tiff,
+    ".zarr": write_zarr, ".tif": write_tiff, ".tiff": write_tiff,
 }  # fmt: skip
 
 
-def test_every_kind_of_array_file_is_tested():
-    assert set(array_files._READERS) == set(files.pairs.ARRAYS) <= set(WRITERS)
+def test_every_format_of_arrays_or_logits_is_tested():
+    assert {end for end in formats.extensions("scores") if "nii" not in end} <= set(WRITERS)
+
+
+def test_the_packages_are_those_that_the_modules_need():
+    """Their versions are kept in the record of a run."""
+    sources = Path(formats.__file__).parent.glob("*.py")
+    found = re.findall(r'\brequired\(\s*"([\w.]+)"', "".join(p.read_text() for p in sources))
+    names = {name.partition(".")[0].replace("PIL", "pillow") for name in found}
+    assert names - {"densecrf_rnn"} | {"torch"} == set(files.PACKAGES)
+
+
+def test_every_extension_has_a_format_that_reads_images_and_labels():
+    assert set(formats.extensions("image")) == set(formats.extensions("labels"))
+    assert set(formats.extensions("open")) == set(formats.extensions("create"))
+    for use in formats._USES:
+        path = Path("a.unknown")
+        with pytest.raises(ValueError, match=f"a.unknown: .unknown cannot be {formats._USES[use]}"):
+            formats.function(path, use)
 
 
 # --- logits --------------------------------------------------------------------------------------
