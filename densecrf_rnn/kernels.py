@@ -1,10 +1,9 @@
-"""From images to feature rows: the Gaussian kernels of a dense CRF, in 2-D and 3-D.
+"""The Gaussian kernels of a dense CRF: their features, their weights' names, their normalisation.
 
-A kernel is exp(-|f_i - f_j|^2 / 2) of features f that are already divided by their bandwidths.
-Positions come first, channels after them.
+A kernel is exp(-|f_i - f_j|^2 / 2) for features f that are already divided by their bandwidths.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from ._typing import Array
 from . import checks
-from .params import CRFParams, FeatureOrder
+from .params import CRFParams, FeatureOrder, SpatialFilter, Weight
 
 
 # A pixel whose mass n = K 1 is at most this gets the scale 0 instead of a power of 1 / n. With the
@@ -76,12 +75,9 @@ def normalizer(normalization: str) -> Normalizer:
 
 
 class Window(NamedTuple):
-    """Which part of an image an array holds, where that is a tile of it.
+    """The place of a tile in its image: positions and grids are those of the whole image."""
 
-    Kernels of a tile lie where those of the image do, so that tiles fit together (tiles.py).
-    """
-
-    origin: tuple[int, ...]  # the tile's first pixel along each axis
+    origin: tuple[int, ...]  # index of the tile's first pixel along each axis
     whole: tuple[int, ...]  # size of the image
 
 
@@ -92,17 +88,18 @@ class Kernel:
     Parameters
     ----------
     theta_position : float, optional
-        Deviation in position: pixels, or units of `spacing`. Above 0. None: distance in the picture
-        does not count.
+        Bandwidth in position, positive: in pixels, or units of `spacing`. None: the kernel does not
+        depend on positions.
     theta_guide : float, optional
-        Deviation in intensity, in the guide's own units. Above 0. None: no guide is looked at.
+        Bandwidth in the guide's values, positive, in the guide's own units. None: the kernel
+        depends on positions only.
     guide : str
-        Name of the guide: "image", or one that the torch layer is given in `guides`.
+        Name of the guide: "image", or a key of the torch layer's argument `guides`.
 
     Raises
     ------
     TypeError, ValueError
-        A deviation that is not a positive finite number, or none at all.
+        A bandwidth is not a positive finite number, or both are None.
 
     Examples
     --------
@@ -125,42 +122,71 @@ class Kernel:
             )
 
     def features(self, positions: Sequence[Array], image: Array) -> Array:
-        """Feature rows [N, D] from `positions` and an image [*S, C], in the dtype of positions.
+        """Compute feature rows [N, D] from `positions` and an image [*S, C].
 
-        They come as a view of [D, N], which is how engines read them fastest.
+        The dtype is that of the positions. The result is a view of [D, N], which engines read
+        fastest.
         """
-        size, dtype = image.shape[:-1], positions[0].dtype
-        if self.theta_position is None:
-            positions = ()
-        channels = 0 if self.theta_guide is None else image.shape[-1]
-        planes = np.empty((len(positions) + channels, *size), dtype)
-        for plane, position in zip(planes, positions):  # the channels follow
-            plane[...] = position / dtype.type(self.theta_position)
-        for channel in range(channels):
-            plane = planes[len(positions) + channel]
-            plane[...] = image[..., channel]
-            plane /= dtype.type(self.theta_guide)
+        channels = (image[..., channel] for channel in range(image.shape[-1]))
+        parts = feature_parts(positions, self.theta_position, channels, self.theta_guide)
+        dtype = positions[0].dtype
+        planes = np.empty((len(parts), *image.shape[:-1]), dtype)
+        for plane, (values, theta) in zip(planes, parts, strict=True):
+            np.divide(values, dtype.type(theta), out=plane, dtype=dtype, casting="unsafe")
         return planes.reshape(len(planes), -1).T
 
 
 def Bilateral(theta_alpha: float, theta_beta: float, guide: str = "image") -> Kernel:
-    """The appearance kernel k1 of [CRF-RNN]: near in position and alike in intensity."""
+    """Make the appearance kernel k1 of [CRF-RNN], over positions and a guide's channels."""
     return Kernel(theta_alpha, theta_beta, guide)
 
 
 def Spatial(theta_gamma: float) -> Kernel:
-    """The smoothness kernel k2 of [CRF-RNN]: near in position."""
+    """Make the smoothness kernel k2 of [CRF-RNN], over positions."""
     return Kernel(theta_gamma)
 
 
 def Custom(theta_guide: float, guide: str) -> Kernel:
-    """Alike in a guide, wherever in the picture: an embedding, say, that holds the position too."""
+    """Make a kernel over a guide alone, such as an embedding that includes the position."""
     return Kernel(None, theta_guide, guide)
 
 
+# The kernels of a CRFParams, by the names of their weights there. Their order is that of
+# `kernel_weights` everywhere.
+_OF_PARAMS: dict[str, Callable[[CRFParams], Kernel]] = {
+    "w_bilateral": lambda params: Bilateral(params.theta_alpha, params.theta_beta),
+    "w_spatial": lambda params: Spatial(params.theta_gamma),
+}
+
+
 def from_params(params: CRFParams) -> tuple[Kernel, ...]:
-    """The kernels of a CRF, in the order of its weights: bilateral, spatial."""
-    return (Bilateral(params.theta_alpha, params.theta_beta), Spatial(params.theta_gamma))
+    """Return the kernels of a CRFParams, in the order of `weights`."""
+    return tuple(make(params) for make in _OF_PARAMS.values())
+
+
+def weights(params: CRFParams) -> dict[str, Weight]:
+    """Return the weight of each kernel of `from_params`, by its name in CRFParams."""
+    return {name: getattr(params, name) for name in _OF_PARAMS}
+
+
+def is_on_grid(kernel: Kernel, spatial: SpatialFilter) -> bool:
+    """Return whether a kernel is filtered on a regular grid, for `CRFParams.spatial`."""
+    if spatial == "grid":
+        return kernel.theta_guide is None
+    if spatial == "lattice":
+        return False
+    raise ValueError(f"spatial is {spatial!r}; choose from 'grid', 'lattice'")
+
+
+def feature_parts(
+    positions: Iterable[Any], theta_position: Any, channels: Iterable[Any], theta_guide: Any
+) -> list[tuple[Any, Any]]:
+    """Return (values, bandwidth) of each feature, positions first; a feature is their quotient.
+
+    Positions or channels are left out where their bandwidth is None. All may be arrays or tensors.
+    """
+    parts = [] if theta_position is None else [(x, theta_position) for x in positions]
+    return parts if theta_guide is None else [*parts, *((x, theta_guide) for x in channels)]
 
 
 def positions(
@@ -170,7 +196,7 @@ def positions(
     dtype: Any,
     origin: Sequence[int] | None = None,
 ) -> list[Array]:
-    """Coordinates of the pixels, an array per axis.
+    """Compute the coordinates of the pixels, one array per axis.
 
     Parameters
     ----------
@@ -179,8 +205,9 @@ def positions(
         "xy": column first, then row (then depth); "yx": in the order of the axes.
     spacing : one float per axis of `size`
         Distance between neighbours along each axis.
-    dtype : floating dtype of the result
-    origin : one whole number per axis, optional
+    dtype : NumPy scalar type
+        Floating-point type of the result.
+    origin : one integer per axis, optional
         Index of the first pixel along each axis; default 0.
 
     Returns
@@ -200,4 +227,13 @@ def positions(
         for start, n, s in zip(first, size, spacing, strict=True)
     ]
     along = list(np.meshgrid(*axes, indexing="ij", sparse=True))
-    return along[::-1] if order == "xy" else along
+    return in_feature_order(along, order)
+
+
+def in_feature_order(axes: list[Any], order: FeatureOrder) -> list[Any]:
+    """Return what belongs to the image's axes in the order of the position features."""
+    if order == "xy":
+        return axes[::-1]
+    if order == "yx":
+        return axes
+    raise ValueError(f"feature_order is {order!r}; choose from 'xy', 'yx'")

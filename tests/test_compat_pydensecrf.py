@@ -266,7 +266,7 @@ def test_steps_are_the_iterations_of_inference(monkeypatch, use_numba, size):
             pytest.skip("numba is not installed")
         engine = engines.engine("numba")
         monkeypatch.setattr(engines, "engine", lambda name: engine)
-        monkeypatch.setattr(engines, "fused_engine", lambda name: None)
+        monkeypatch.setattr(engines, "fused", lambda engine: None)
     d = crf_of(size, labels=3)
     Q, tmp1, tmp2 = d.startInference()
     seen = np.asarray(Q)

@@ -1,6 +1,8 @@
 """mean_field and refine on NumPy arrays: what holds exactly, and how near the truth they are."""
 
+import importlib
 import itertools
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -17,9 +19,11 @@ from oracles import (
     softmax,
 )
 
-from densecrf_rnn import CRFParams, mean_field, refine, samples
+from densecrf_rnn import CRFParams, checks, engines, mean_field, refine, samples
 from densecrf_rnn.engines import why_unavailable
 from densecrf_rnn.params import FEATURE_ORDERS, NORMALIZATIONS, SPATIAL_FILTERS
+
+inference_module = importlib.import_module("densecrf_rnn.inference.mean_field")
 
 SIZES = ((1, 1), (1, 13), (13, 1), (7, 11), (2, 3, 5), (1, 1, 1))
 SOFT = CRFParams(theta_alpha=8, theta_beta=20, theta_gamma=2, w_bilateral=2, w_spatial=1)
@@ -495,3 +499,36 @@ def test_probabilities_in_place_of_logits_are_noticed():
     logits, image = random_problem(3)
     with pytest.warns(UserWarning, match="as probabilities do; pass their logarithm"):
         refine(softmax(logits), image, SOFT)
+
+
+# --- the way through -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", [refine, mean_field])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_call_checks_builds_and_runs_once(monkeypatch, backend, call, masked):
+    engine = engines.engine(backend)
+    counts = Counter()
+
+    def counted(where, name):
+        original = getattr(where, name)
+
+        def count(*args, **kwargs):
+            counts[name] += 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(where, name, count)
+
+    for name in ("logits", "image", "mask", "coupling", "spacing", "threads", "probabilities"):
+        counted(checks, name)
+    counted(engines.registry, "resolve")
+    counted(engine, "build")
+    counted(inference_module, "build_kernels")
+    counted(inference_module, "run")
+    if backend == "cpu":
+        counted(engine, "mean_field")
+    logits, image = random_problem()
+    mask = np.arange(63).reshape(7, 9) > 4 if masked else None
+    call(logits, image, SOFT, mask=mask, backend=backend)
+    assert counts.pop("mask", 0) == masked
+    assert set(counts.values()) == {1}, counts

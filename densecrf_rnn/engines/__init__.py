@@ -1,6 +1,4 @@
-"""The engines that build and filter lattices, and run whole mean fields. Each works on checked
-NumPy arrays; whoever calls one finds it by name here.
-"""
+"""Engines that build and filter lattices and run mean fields on checked NumPy arrays, by name."""
 
 from .contract import (
     BackendUnavailableError,
@@ -23,6 +21,7 @@ from .registry import (
     default_threads,
     device_module,
     engine,
+    fused,
     fused_engine,
     native_compiler,
     native_isa,
@@ -47,6 +46,7 @@ __all__ = [
     "default_threads",
     "device_module",
     "engine",
+    "fused",
     "fused_engine",
     "native_compiler",
     "native_isa",

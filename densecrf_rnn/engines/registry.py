@@ -1,9 +1,8 @@
-"""The engines by name, and why one cannot run here. The only module that loads native code."""
+"""Engines by name, and the reason why one cannot run here. Only `engines/` loads native code."""
 
 import importlib
 import importlib.util
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +10,15 @@ from . import native
 from .contract import BackendUnavailableError, Engine, FusedEngine
 from .numba import Numba
 
-# In order of preference; "auto" takes the first that can run. They work on arrays.
+# Engines for NumPy arrays in order of preference; "auto" takes the first that can run.
 _ENGINES: dict[str, Callable[[], Any]] = {"cpu": native.load, "numba": Numba}
 _loaded: dict[str, Engine] = {}
 
-# Those that work on whole batches of torch tensors (nn/device.py), and where such tensors are.
-# "serial" runs the programs of "cuda" on a CPU, one thread for all of a device's: for tests.
+# Engines for batches of torch tensors (nn/device.py), and the device on which tensors must be.
+# "serial" runs the CUDA programs in one CPU thread, for tests.
 _DEVICES = {"cuda": "cuda", "serial": "cpu"}
+
+_can_run: set[str] = set()  # names that `why_unavailable` has found to run
 
 _BUILD = (
     "reinstall where a C++17 compiler is found; in a checkout pip install -e ., for an installed "
@@ -26,10 +27,17 @@ _BUILD = (
 
 
 def why_unavailable(name: str) -> str | None:
-    """Why the engine `name` cannot run here, in one sentence; None when it can."""
+    """Return one sentence why the engine `name` cannot run here, or None if it can."""
+    if name in _can_run:
+        return None
+    reason = _why_unavailable(name)
+    if reason is None:
+        _can_run.add(name)
+    return reason
+
+
+def _why_unavailable(name: str) -> str | None:
     if name == "cpu":
-        if sys.modules.get("densecrf_rnn._cpu") is not None:  # asked several times in every call
-            return None
         if importlib.util.find_spec("densecrf_rnn._cpu") is None:
             return f"the native module densecrf_rnn._cpu was not compiled; {_BUILD}"
         try:
@@ -60,7 +68,7 @@ def _why_no_device(name: str) -> str | None:
 
 
 def available_backends() -> list[str]:
-    """Names of the engines that can run here, the preferred one first.
+    """Return the names of the engines that can run here, in order of preference.
 
     Examples
     --------
@@ -72,12 +80,12 @@ def available_backends() -> list[str]:
 
 
 def resolve(name: str) -> str:
-    """The engine that `name` ("auto" or a backend's name) stands for.
+    """Return the name of the engine that `name`, a backend or "auto", selects.
 
     Raises
     ------
     BackendUnavailableError
-        It cannot run here, or with "auto" none can.
+        It cannot run here, or with "auto" no engine can.
     """
     if name != "auto":
         reason = why_unavailable(name) if isinstance(name, str) else "its name must be a string"
@@ -94,11 +102,17 @@ def resolve(name: str) -> str:
 
 
 def engine(name: str) -> Engine:
-    """The engine `name`, loaded once; "auto" takes the preferred one that can run."""
+    """Return the engine `name` for NumPy arrays; "auto" selects the first that can run.
+
+    Raises
+    ------
+    BackendUnavailableError
+        It cannot run here, or computes on torch tensors only.
+    """
     name = resolve(name)
     if name in _DEVICES:
         raise BackendUnavailableError(
-            f"backend {name!r} computes on torch tensors alone; use densecrf_rnn.CRFRNN or "
+            f"backend {name!r} computes on torch tensors only; use densecrf_rnn.CRFRNN or "
             "densecrf_rnn.nn.functional.mean_field, or backend='auto' for NumPy arrays"
         )
     if name not in _loaded:
@@ -106,21 +120,26 @@ def engine(name: str) -> Engine:
     return _loaded[name]
 
 
+def fused(engine: Engine) -> FusedEngine | None:
+    """Return `engine` if it runs whole mean fields, else None."""
+    found: Any = engine
+    return found if hasattr(engine, "mean_field") else None
+
+
 def fused_engine(name: str) -> FusedEngine | None:
-    """The engine `name`, if it runs whole mean fields; else None."""
-    found: Any = engine(name)
-    return found if hasattr(found, "mean_field") else None
+    """Return the engine `name` if it runs whole mean fields, else None."""
+    return fused(engine(name))
 
 
 def device_module(name: str, device: str) -> Any:
-    """The native module that computes on torch tensors of a kind of device ("cpu", "cuda").
+    """Return the native module that computes on torch tensors on a `device` ("cpu" or "cuda").
 
-    None where tensors of that kind are computed on as NumPy arrays, by `engine`.
+    None: tensors on that device are passed to `engine` as NumPy arrays.
 
     Raises
     ------
     BackendUnavailableError
-        No engine, or not `name`, computes on such tensors here.
+        Backend `name` cannot run here, or does not compute on tensors on that device.
     """
     if device == "cuda" and name == "auto":
         name = "cuda"
@@ -135,22 +154,22 @@ def device_module(name: str, device: str) -> Any:
 
 
 def native_compiler() -> str | None:
-    """Name and version of the compiler that made the native module; None if there is no module."""
+    """Return name and version of the compiler of the native CPU module, or None without it."""
     if why_unavailable("cpu") is not None:
         return None
     return str(importlib.import_module("densecrf_rnn._cpu").compiler)
 
 
 def native_isa() -> str | None:
-    """The instruction set that the native module's loops use; None if there is no module.
+    """Return the instruction set of the native CPU module's loops, or None without the module.
 
-    It is the best that this processor has, or a lesser one that the environment variable
-    DENSECRF_RNN_ISA names: baseline, avx2 or avx512.
+    It is the best one of this processor, unless the environment variable DENSECRF_RNN_ISA selects
+    a lesser one: baseline, avx2 or avx512.
 
     Raises
     ------
     BackendUnavailableError
-        The variable holds another word.
+        DENSECRF_RNN_ISA has another value.
     """
     if why_unavailable("cpu") is not None:
         return None
@@ -159,9 +178,9 @@ def native_isa() -> str | None:
 
 
 def cuda_facts() -> dict[str, Any] | None:
-    """What the CUDA module was compiled for, and the driver and devices it finds; None without it.
+    """Return the CUDA module's architectures, compiler, driver and devices, or None without it.
 
-    `devices` holds name, capability (10 major + minor) and memory (bytes) of each.
+    Each device has a name, a capability (10 major + minor) and a memory (bytes).
     """
     if importlib.util.find_spec("densecrf_rnn._cuda") is None:
         return None
@@ -183,7 +202,7 @@ def cuda_facts() -> dict[str, Any] | None:
 
 
 def default_threads() -> int:
-    """Threads when the caller names none: OMP_NUM_THREADS, else the processors of this process."""
+    """Return OMP_NUM_THREADS or, if it is not set, the number of CPUs of this process."""
     try:
         wanted = int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0])
     except ValueError:

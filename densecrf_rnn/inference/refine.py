@@ -1,12 +1,12 @@
-"""refine: the offline front door. Saved logits and their image in, better marginals out."""
+"""refine: marginals of a dense CRF from saved logits and their image."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from .._typing import Array
-from .mean_field import infer
 from ..params import CRFParams
+from .mean_field import infer
 
 
 def refine(
@@ -21,51 +21,50 @@ def refine(
     backend: str = "auto",
     threads: int | None = None,
 ) -> Array:
-    """Label marginals of a dense CRF over an image, from the logits that a network gave for it.
+    """Refine the logits that a network returned for an image; return label marginals.
 
     Parameters
     ----------
     logits : ndarray [L, H, W] or [L, D, H, W], float32 or float64
-        Log-likelihood of each label up to a constant per pixel; higher is likelier. Log
-        probabilities are logits too. -inf rules a label out. L = 1: one logit x for the
+        Log-likelihood of each label up to a constant per pixel; higher is more probable. Log
+        probabilities are logits too. -inf excludes a label. L = 1: one logit x for the
         foreground, treated as the labels (0, x).
     image : ndarray [H, W, C] or [D, H, W, C], integer or floating point
         The image, up to 14 channels (13 in 3-D), in the units of ``params.theta_beta`` (0..255).
     params : CRFParams
-        Bandwidths, weights and options. The defaults are the paper's, for training with the
-        network; to refine saved logits start at ``CRFParams(theta_alpha=30, theta_beta=5,
-        w_bilateral=3)`` and score a few images with ground truth.
+        Bandwidths, weights and options. The defaults are the paper's, for a CRF trained with the
+        network; to refine saved logits start with ``CRFParams(theta_alpha=30, theta_beta=5,
+        w_bilateral=3)`` and evaluate a few images with ground truth.
     compatibility : ndarray [L, L], optional
-        Penalty of label l (row) at a pixel beside label l' (column); default Potts, 1 - I.
+        Penalty of label l (row) next to label l' (column); default Potts, 1 - I.
     iterations : int, at least 0
-        Mean-field updates.
+        Number of mean-field updates.
     mask : ndarray [H, W] or [D, H, W] of bool, optional
-        False pixels take no part and keep the marginals of their logits; they may hold NaN, in
-        the image too.
+        Pixels where the mask is False are excluded and get the softmax of their logits. Logits
+        and image may be NaN there.
     spacing : sequence of one float per spatial axis, optional
         Pixel size along each axis of `logits`, in the unit of theta_alpha and theta_gamma.
     backend : str
         "auto", or a name from `available_backends()`.
     threads : int, optional
-        At most this many threads; the result does not depend on it.
+        Maximum number of threads; the result does not depend on it.
 
     Returns
     -------
     ndarray, float32, shape of `logits`
-        Marginals: each pixel sums to 1 over the labels (L = 1: the foreground's).
+        Marginals, which sum to 1 over the labels (L = 1: marginal of the foreground).
 
     Raises
     ------
     TypeError, ValueError
-        An argument of the wrong kind, shape or range, or with NaN or infinity; arguments are
-        never changed.
+        An argument has the wrong type, shape, dtype or range, or contains NaN or infinity.
     BackendUnavailableError
         `backend` cannot run here; the message says why.
 
     Notes
     -----
-    The softmax of `mean_field`; [KK11] algorithm 1. The arithmetic is that of the dtype of
-    `logits`; the result is float32 either way.
+    [KK11] algorithm 1; the softmax of `mean_field`. It is computed in the dtype of `logits`.
+    Arguments are never modified.
 
     Examples
     --------

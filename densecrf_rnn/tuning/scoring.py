@@ -6,7 +6,8 @@ import numpy as np
 
 from .._typing import Array
 from .. import metrics
-from ..inference.mean_field import Lattices, infer
+from ..inference.build import Lattices
+from ..inference.mean_field import infer
 from ..params import CRFParams
 from ..postprocess import most_probable
 from .task import Example, Task, optional

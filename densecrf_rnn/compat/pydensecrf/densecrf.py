@@ -8,11 +8,10 @@ import numpy as np
 from ..._typing import Array
 from ... import engines, checks
 from ...kernels import normalizer
-from ...inference.mean_field import Filter, iterate, softmax
+from ...inference.mean_field import Filter, run, softmax
 from . import _arguments
 
 
-_FUSED_KERNELS = 8  # maximum number of kernels of one call to the fused engine
 # pydensecrf processes points in groups of four and pads the last group with points at the origin,
 # whose vertices stay in the lattice. One such point reproduces its lattice.
 _GROUP = 4
@@ -267,17 +266,12 @@ class DenseCRF:
             u[:, : self._nvar] = self._logits
         if niter == 0 or not self._kernels:
             return softmax(u[:, : self._nvar], axis=0)
-        couplings, threads = np.stack(self._couplings), engines.default_threads()
-        fused = engines.fused_engine("auto")
-        if fused is None or len(self._kernels) > _FUSED_KERNELS:
-            engine = engines.engine("auto")
-            refined = iterate(u, self._kernels, couplings, niter, engine, threads)
-            q = softmax(refined, axis=0)
-        else:
-            q = np.empty_like(u)
-            problem = engines.Problem(self._kernels, u, q, np.empty((0, 0, 0), u.dtype))
-            if not fused.mean_field([problem], couplings, niter, True, 0, threads):
-                raise ValueError("u is too large for float32 mean field; rescale the energies")
+        q = run(
+            engines.engine("auto"), self._kernels, u, np.stack(self._couplings), niter, True,
+            engines.default_threads(),
+        )  # fmt: skip
+        if q is None:
+            raise ValueError("u is too large for float32 mean field; rescale the energies")
         return np.ascontiguousarray(q[:, : self._nvar])
 
     def startInference(self) -> tuple[Array, Array, Array]:
