@@ -94,8 +94,8 @@ def test_voc_with_sbd_trains_on_all_of_sbd_and_reports_on_the_rest_of_val(voc, c
     both = names_of(parts["train"]) + names_of(parts["select"])
     assert sorted(both) == [NAMES[i] for i in (0, 1, 2, 3, 4, 5, 9, 10, 11)]
     out = capsys.readouterr().out
-    assert "train list has 9 pictures, the paper's 11685" in out
-    assert "reduced validation list has 3 pictures, the paper's 346" in out
+    assert "train list has 9 images, the paper's 11685" in out
+    assert "reduced validation list has 3 images, the paper's 346" in out
 
 
 def test_voc_masks_come_from_voc_in_train_and_from_sbd_elsewhere(voc):
@@ -229,7 +229,7 @@ def coco(voc):
 def test_coco_pictures_with_200_pixels_of_vocs_classes_are_selected(coco, capsys):
     parts = datasets.load("coco", coco)
     assert names_of(parts["train"]) == ["1", "3", "5"]
-    assert "3 pictures of COCO were selected, in the paper 66099" in capsys.readouterr().out
+    assert "selected 3 images of COCO; the paper has 66099" in capsys.readouterr().out
     labels = parts["train"].labels(0)
     assert labels[0, 0] == 1 and labels[7, 7] == 18  # the smaller lies before the larger
     assert names_of(parts["report"]) == NAMES[4:9]  # VOC's
@@ -251,7 +251,7 @@ def test_masks_whose_values_are_no_labels_are_refused(voc):
     with pytest.raises(ValueError, match="hold 21, but .* classes 0..20"):
         train.labels(0)
     save_jpeg(mask)
-    with pytest.raises(ValueError, match="of mode RGB, so its colours are no labels"):
+    with pytest.raises(ValueError, match="of mode RGB: its values are colours, not labels"):
         train.labels(0)
 
 
@@ -314,10 +314,10 @@ def test_download_unpacks_and_says_where_a_missing_file_is_to_be_had(server, tmp
     download.download("voc", tmp_path / "out")
     assert (tmp_path / "out/VOCdevkit/hello.txt").read_text() == "hello"
     archives["voc"] = [download.Archive(f"{address}/data.tar", "0" * 32)]
-    with pytest.raises(OSError, match="could not be fetched.*get it with a browser"):
+    with pytest.raises(OSError, match="could not be downloaded.*download it with a browser"):
         download.download("voc", tmp_path / "other")
     archives["voc"] = [download.Archive(f"{address}/gone.tar", None)]
-    with pytest.raises(OSError, match="gone.tar could not be fetched"):
+    with pytest.raises(OSError, match="gone.tar could not be downloaded"):
         download.download("voc", tmp_path / "other")
     with pytest.raises(ValueError, match="no download for 'cityscapes'"):
         download.download("cityscapes", tmp_path)

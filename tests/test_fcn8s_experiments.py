@@ -336,7 +336,8 @@ def test_a_download_without_a_network_says_what_to_do(tmp_path, monkeypatch, cap
         raise OSError("no network")
 
     monkeypatch.setattr(pooch, "retrieve", fail)
-    with pytest.raises(SystemExit, match="could not be fetched .no network.; get it with a brow"):
+    message = "could not be downloaded .no network.; download it with a brow"
+    with pytest.raises(SystemExit, match=message):
         main(["download", "voc", "--data", str(tmp_path)])
 
 

@@ -1,4 +1,4 @@
-"""The command line: python -m fcn8s COMMAND."""
+"""Command line: python -m fcn8s COMMAND."""
 
 import argparse
 import os
@@ -17,14 +17,14 @@ from .study import Study
 from .training import load_trained, read_checkpoint, train
 
 EXAMPLES = """
-Two cores, CamVid, torchvision's MobileNetV2; hours are printed first:
+Two cores, CamVid, torchvision's MobileNetV2; the expected hours are printed first:
   python -m fcn8s table1 --recipe small --data DATA --init mobilenet_v2.pth --out runs/camvid
 The paper's recipe (a GPU, days; VOC 2012 and SBD, the published FCN-8s):
   python -m fcn8s table1 --recipe paper-published-fcn --data DATA --device cuda \\
       --init fcn8s-heavy-pascal.caffemodel --out runs/voc
 Several processes:
   torchrun --nproc-per-node 4 -m fcn8s table1 --recipe modern --device cuda ...
-A command that was stopped goes on when it is given again.
+To continue an interrupted command, run it again.
 """
 
 
@@ -38,48 +38,48 @@ def parser() -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=function.__doc__.splitlines()[0])
         common(one)
         one.add_argument("--seeds", type=int, nargs="+", metavar="N",
-                         help="default: as many as the recipe has, from 0")
+                         help="random seeds (default: the recipe's number of seeds, from 0)")
         one.add_argument("--set-base", type=setting, nargs="+", action="extend", default=[],
                          metavar="NAME=VALUE",
-                         help="as --set, in the stages of the network alone")
+                         help="as --set, only for the stages without the CRF")
         one.add_argument("--set-row", type=setting, nargs="+", action="extend", default=[],
                          metavar="NAME=VALUE",
-                         help="as --set, in the rows of the table alone")
+                         help="as --set, only for the rows of the table")
         one.add_argument("--score-classes", type=int, nargs="+", metavar="N",
-                         help="report the mean IU of these classes alone")
+                         help="report the mean IU over these classes only")
         one.add_argument("--no-search", action="store_true",
-                         help="rows start with the recipe's CRF, 160 / 3 / 3 and weights 5 and 3")
+                         help="start rows with the recipe's CRF (160 / 3 / 3, weights 5 and 3)")
         one.add_argument("--limit", type=int, metavar="N",
-                         help="score the first N pictures alone, to try things out")
-    one = commands.add_parser("train", help="Train one network by its settings.")
+                         help="score only the first N images, for a trial")
+    one = commands.add_parser("train", help="Train one network.")
     common(one)
-    one.add_argument("--stop-at", type=int, metavar="STEP", help="stop there; give again to go on")
-    one = commands.add_parser("evaluate", help="Mean IU of a checkpoint.")
+    one.add_argument("--stop-at", type=int, metavar="STEP", help="stop here; run again to continue")
+    one = commands.add_parser("evaluate", help="Compute the mean IU of a checkpoint.")
     one.add_argument("checkpoint", type=Path)
     one.add_argument("--data", type=Path, required=True)
     one.add_argument("--part", choices=("train", "select", "report"), default="report")
     one.add_argument("--iterations", type=int, nargs="+", metavar="T")
     one.add_argument("--score-classes", type=int, nargs="+", metavar="N")
     one.add_argument("--device", default="cpu")
-    one = commands.add_parser("download", help="Fetch a dataset, where the network allows.")
+    one = commands.add_parser("download", help="Download a dataset.")
     one.add_argument("name", choices=tuple(download.ARCHIVES))
     one.add_argument("--data", type=Path, required=True)
     return top
 
 
 def common(one: argparse.ArgumentParser) -> None:
-    """Arguments of all that trains."""
+    """Declare the arguments of all commands that train."""
     one.add_argument("--recipe", choices=tuple(RECIPES), default="small")
-    one.add_argument("--data", type=Path, required=True, help="the folder of the datasets")
-    one.add_argument("--out", type=Path, required=True, help="runs and tables go there")
-    one.add_argument("--init", type=Path, help="weights to start from: .npz, .caffemodel, .pth")
+    one.add_argument("--data", type=Path, required=True, help="folder of the datasets")
+    one.add_argument("--out", type=Path, required=True, help="folder for runs and tables")
+    one.add_argument("--init", type=Path, help="initial weights: .npz, .caffemodel or .pth")
     one.add_argument("--device", default="cpu", help="cpu or cuda")
-    one.add_argument("--threads", type=int, help="CPU threads; default torch's own choice")
-    one.add_argument("--workers", type=int, default=0, help="processes that read pictures")
-    one.add_argument("--tensorboard", action="store_true", help="its curves beside curve.csv")
+    one.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    one.add_argument("--workers", type=int, default=0, help="processes that read images")
+    one.add_argument("--tensorboard", action="store_true", help="also write TensorBoard logs")
     one.add_argument("--set", type=setting, nargs="+", action="extend", default=[],
                      metavar="NAME=VALUE",
-                     help="any setting of config.Config in place of the recipe's")
+                     help="settings of config.Config that override the recipe's")
 
 
 def setting(text):
@@ -112,7 +112,7 @@ def run(args, command) -> None:
     device = local_device(args.device)
     recipe = RECIPES[args.recipe]
     if args.init is None:
-        print(f"no --init: the network starts at random, this recipe expects {recipe.initial}",
+        print(f"no --init: random initial weights are used; this recipe expects {recipe.initial}",
               file=sys.stderr)
     if args.command == "train":
         settings = {**recipe.common, **recipe.stages[-1], **dict(args.set)}
@@ -150,9 +150,9 @@ def evaluate(args) -> None:
 
 
 def local_device(device: str) -> str:
-    """The GPU of this process, of several that torchrun started."""
+    """Return the device of this process; with torchrun, the GPU of its local rank."""
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device is {device}, but torch finds no GPU; give --device cpu")
+        raise ValueError(f"--device is {device}, but torch finds no GPU; use --device cpu")
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)

@@ -1,7 +1,7 @@
-"""Random changes of a training picture: mirrored, scaled, cropped.
+"""Augment training images: mirror, scale and crop at random.
 
-Each takes a random generator, so that sample number n of a run is the same whoever reads it, and
-when: that is what lets a run go on after an interruption as if there had been none.
+Each function takes a random generator, so sample n of a run is the same in any process and at any
+time; that is why a run that was interrupted continues with identical results.
 """
 
 import numpy as np
@@ -9,28 +9,28 @@ from PIL import Image
 
 from .datasets import IGNORE
 
-GREY = 114  # of what lies outside the picture
+GREY = 114  # value of pixels outside the image
 
 
 def mirror(image, labels):
-    """Left and right exchanged."""
+    """Mirror image and labels left to right."""
     return image[:, ::-1], labels[:, ::-1]
 
 
 def rescale(image, labels, factor):
-    """Enlarged or made smaller; labels by the nearest pixel, for they cannot be mixed."""
+    """Resize by a factor: the image bilinearly, labels by nearest neighbour."""
     size = tuple(max(1, round(n * factor)) for n in image.shape[1::-1])  # columns, rows
     return (np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.BILINEAR)),
             np.asarray(Image.fromarray(np.ascontiguousarray(labels)).resize(size, Image.NEAREST)))
 
 
 def window(shape, size, rng):
-    """First row and column of a random window of `size`, within `shape` where it fits."""
+    """Return the first row and column of a random window of `size`, inside `shape` if it fits."""
     return tuple(int(rng.integers(0, max(0, n - m) + 1)) for n, m in zip(shape, size, strict=True))
 
 
 def crop(image, labels, size, rng):
-    """A random window of `size`; what lies outside is grey and is not scored."""
+    """Cut out a random window of `size`; pixels outside the image are grey and ignored."""
     rows, columns = size
     row, column = window(labels.shape, size, rng)
     image = image[row : row + rows, column : column + columns]
@@ -41,7 +41,7 @@ def crop(image, labels, size, rng):
 
 
 def augment(image, labels, rng, *, flip=False, scales=(1.0, 1.0), size=None):
-    """One of the variants of a picture.
+    """Return a random variant of an image and its labels.
 
     Parameters
     ----------
@@ -49,11 +49,11 @@ def augment(image, labels, rng, *, flip=False, scales=(1.0, 1.0), size=None):
     labels : uint8 [H, W]
     rng : numpy Generator
     flip : bool
-        Mirror every other picture.
+        Mirror with probability 1/2.
     scales : (float, float)
-        The factor is drawn between these, evenly in its logarithm.
+        Range of the resize factor, drawn uniformly in its logarithm.
     size : (rows, columns), optional
-        Crop to this.
+        Size of the random crop.
     """
     if flip and rng.random() < 0.5:
         image, labels = mirror(image, labels)

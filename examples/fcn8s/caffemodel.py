@@ -1,8 +1,8 @@
-"""The weights in a .caffemodel file, without Caffe.
+"""Read the weights of a .caffemodel file without Caffe.
 
-Such a file is one protocol-buffers message. Its wire format is a list of fields, each a number, a
-kind and a value; a value that is bytes may be a message again. The numbers below are those of
-caffe.proto, of layers as they are now and as they were until 2014 ("V1"). Only weights are read.
+The file is a protocol-buffers message. Its wire format is a list of fields, each a number, a wire
+type and a value; a value of bytes may be a nested message. The field numbers below are those of
+caffe.proto for current layers and for those until 2014 ("V1"). Only weights are read.
 """
 
 import math
@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-VARINT, DOUBLE, BYTES, FLOAT = 0, 1, 2, 5  # kinds of values
-LAYER, V1_LAYER = 100, 2  # of NetParameter
+VARINT, DOUBLE, BYTES, FLOAT = 0, 1, 2, 5  # wire types
+LAYER, V1_LAYER = 100, 2  # fields of NetParameter
 FIELDS = {LAYER: {"name": 1, "blobs": 7}, V1_LAYER: {"name": 4, "blobs": 6}}
-DATA, SHAPE, DOUBLE_DATA, OLD_SHAPE = 5, 7, 8, (1, 2, 3, 4)  # of BlobProto
-DIM = 1  # of BlobShape
+DATA, SHAPE, DOUBLE_DATA, OLD_SHAPE = 5, 7, 8, (1, 2, 3, 4)  # fields of BlobProto
+DIM = 1  # field of BlobShape
 
 
 def read(path: str | Path) -> dict[str, list[np.ndarray]]:
-    """The blobs of each layer that has any, by the layer's name.
+    """Return the blobs of all layers that have any, by the layer's name.
 
     Raises
     ------
@@ -47,12 +47,12 @@ def read(path: str | Path) -> dict[str, list[np.ndarray]]:
 
 
 def _blob(message: memoryview) -> np.ndarray:
-    """One array, float32, in the shape that the file gives it."""
+    """Return a blob as a float32 array of its shape in the file."""
     shape: list[int] = []
     old = dict.fromkeys(OLD_SHAPE, 0)
     data: list[np.ndarray] = []
     for number, kind, value in _fields(message):
-        if number in (DATA, DOUBLE_DATA):  # packed, or one by one
+        if number in (DATA, DOUBLE_DATA):  # packed, or one field per number
             wide = number == DOUBLE_DATA
             data.append(np.frombuffer(value, "<f8" if wide else "<f4").astype(np.float32))
         elif number == SHAPE:
@@ -70,7 +70,7 @@ def _blob(message: memoryview) -> np.ndarray:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
-    """Number, kind and value of each field; groups, which Caffe has none of, are refused."""
+    """Yield number, wire type and value of each field; raise ValueError for groups."""
     position = 0
     while position < len(message):
         key, position = _varint(message, position)
@@ -92,7 +92,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
 
 
 def _varints(message: memoryview) -> Iterator[int]:
-    """All of a packed list."""
+    """Yield the numbers of a packed list."""
     position = 0
     while position < len(message):
         value, position = _varint(message, position)
@@ -100,7 +100,7 @@ def _varints(message: memoryview) -> Iterator[int]:
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """A number in seven bits a byte, lowest first, and where the next field begins."""
+    """Return a number stored in seven bits per byte, lowest first, and the next position."""
     value = shift = 0
     while True:
         byte = message[position]

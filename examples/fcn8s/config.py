@@ -1,7 +1,7 @@
-"""What a training run is: one flat, frozen list of settings, and the recipes that fill it in.
+"""Settings of a training run in one frozen class, and the recipes that fill it in.
 
-A recipe has stages, which train the network alone one after the other, and the rows of a table,
-which all start from the last stage and differ in what the table is about.
+A recipe has stages, which train the network without the CRF one after the other, and the rows of a
+table, which all start from the last stage and differ in the setting that the table compares.
 """
 
 import json
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 Settings = dict[str, Any]
-PAIRS = ("scales", "crop", "window")  # the settings that are two numbers each
+PAIRS = ("scales", "crop", "window")  # settings of two numbers
 
 
 @dataclass(frozen=True)
@@ -25,29 +25,28 @@ class Config:
         FCN-8s, FCN-16s or FCN-32s.
     at_once, width : see `networks.VGG16FCN`
     crf : bool
-        Whether the head is there and trains. The next ones are the head's, see `CRFRNN`.
+        Whether the network has a head, which is trained. The next settings are those of `CRFRNN`.
     freeze_fcn : bool
         Train the head alone.
     loss : {"sum", "mean"}
-        Of the pixels' cross-entropies: their sum per picture, unnormalised as in the paper, or
-        their mean.
+        Sum of the pixels' cross-entropies per image, unnormalised as in the paper, or their mean.
     bias_lr : float
-        What biases multiply the learning rate by; they do not decay.
+        Multiplier of the learning rate for biases, which have no weight decay.
     lr_kernel_weights, lr_compatibility : float
-        What these multiply it by.
+        Multipliers of the learning rate for these parameters.
     crf_weight_decay : bool
-        Whether the head's parameters decay.
+        Whether weight decay applies to the head's parameters.
     schedule : {"fixed", "poly"}
-        poly: times (1 - step / steps) ** 0.9.
+        "poly" multiplies the learning rate by (1 - step / steps) ** 0.9.
     flip, scales, crop : see `augment.augment`
     window : (rows, columns) or None
-        Head and loss work on a random window of this size, while the network sees the whole
-        picture: a quarter of the cost where the head costs most.
+        Apply head and loss to a random window of this size, and the network to the whole image.
+        It saves three quarters of the cost where the head dominates.
     cache : bool
-        Store what the frozen layers make of each picture (mobilenetv2), once for all runs. Then
-        mirroring is the only change of pictures.
+        Store the frozen layers' features of each image (mobilenetv2), once for all runs. Mirroring
+        is then the only augmentation.
     autocast : bool
-        bfloat16 where that is safe; the head computes in float32.
+        Use bfloat16 where it is safe; the head computes in float32.
     """
 
     dataset: str = "camvid"
@@ -92,7 +91,7 @@ class Config:
     autocast: bool = False
 
     def __post_init__(self) -> None:
-        # JSON and the command line make lists of tuples.
+        # JSON and the command line give lists instead of tuples.
         for name in PAIRS:
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -117,7 +116,7 @@ class Config:
             )
 
     def _check_kind(self, name: str, value: Any, default: Any) -> None:
-        """Refuse what is not of the kind of a setting, which its default tells."""
+        """Raise ValueError unless the value has the type of the default."""
         if name in PAIRS:
             wanted = "two numbers, [A, B]" + (", or null" if default is None else "")
             right = (value is None and default is None) or (
@@ -135,7 +134,7 @@ class Config:
             raise ValueError(f"{name} is {value!r}; it must be {wanted}")
 
     def with_(self, **changes: Any) -> "Config":
-        """The same with other settings."""
+        """Return a copy with some settings changed."""
         known = [f.name for f in fields(self)]
         for name in changes:
             if name not in known:
@@ -144,23 +143,23 @@ class Config:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a setting is a finite number."""
+    """Return whether a setting is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of all runs, those of each stage of the network, and those of a table's rows."""
+    """Settings common to all runs, of each stage of the network, and of the rows of a table."""
 
     common: Settings
     stages: tuple[Settings, ...]
     rows: Settings
-    initial: str  # the weights that the first stage expects, for people
+    initial: str  # description of the initial weights that the first stage expects
     seeds: int = field(default=1)
 
 
-# Sections 6 and 7 of the paper, and of the FCN authors' solvers what it took over. The paper does
-# not say for how long its network was trained: 30,000 steps are our choice.
+# Sections 6 and 7 of the paper, and the solver settings of the FCN authors that it uses. The paper
+# does not give the number of training steps; 30,000 is our choice.
 _PAPER = {"backbone": "vgg16", "dataset": "voc", "optimizer": "sgd", "momentum": 0.99,
           "weight_decay": 5e-4, "bias_lr": 2.0, "loss": "sum", "batch": 1, "schedule": "fixed",
           "iterations": 5, "eval_iterations": 10, "lr_kernel_weights": 1e4,
@@ -176,12 +175,12 @@ RECIPES = {
         _PAPER, ({"at_once": True, "lr": 1e-10, "steps": 300_000},),
         {"at_once": True, "lr": 1e-13, "steps": 30_000}, _IMAGENET_VGG,
     ),
-    # The paper's second column: FCN-32s learns from COCO, all later stages from VOC.
+    # The paper's second column: FCN-32s is trained on COCO, all later stages on VOC.
     "paper-coco": Recipe(
         _PAPER, ({**_FCN_STAGES[0], "dataset": "coco"}, *_FCN_STAGES[1:]),
         {"lr": 1e-13, "steps": 30_000}, _IMAGENET_VGG,
     ),
-    # The same as the paper's FCN-8s, whose authors' weights it began with: no stage of our own.
+    # The paper starts from the weights that the FCN authors published, so no stage is trained.
     "paper-published-fcn": Recipe(
         _PAPER, ({"stride": 8, "lr": 1e-14, "steps": 0},), {"lr": 1e-13, "steps": 30_000},
         "the published FCN-8s (fcn8s-heavy-pascal.caffemodel)",
@@ -192,10 +191,10 @@ RECIPES = {
          "schedule": "poly", "lr_kernel_weights": 100.0, "lr_compatibility": 10.0,
          "crf_weight_decay": False, "flip": True, "scales": (0.5, 2.0), "crop": (480, 480),
          "autocast": True},
-        # That of the paper's FCN-32s, 1e-10 with momentum 0.99, for a mean over 500 x 500 pixels.
+        # The paper's rate of FCN-32s, 1e-10 with momentum 0.99, for a mean over 500 x 500 pixels.
         ({"lr": 2.5e-4, "steps": 30_000},), {"lr": 2.5e-5, "steps": 5_000}, _IMAGENET_VGG,
     ),
-    # For two cores: most of MobileNetV2 stays as ImageNet left it and is computed once.
+    # For two cores: most layers of MobileNetV2 keep their ImageNet weights and are computed once.
     "small": Recipe(
         {"backbone": "mobilenetv2", "dataset": "camvid", "optimizer": "adamw",
          "weight_decay": 0.01, "bias_lr": 1.0, "loss": "mean", "batch": 4, "schedule": "poly",
@@ -208,10 +207,10 @@ RECIPES = {
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """A setting from the command line: NAME=VALUE, the value as in JSON or else a string."""
+    """Parse NAME=VALUE from the command line; the value is JSON, or else a string."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise ValueError(f"{text!r} is no setting; write NAME=VALUE")
+        raise ValueError(f"{text!r} is not a setting; write NAME=VALUE")
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:

