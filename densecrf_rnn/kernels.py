@@ -53,10 +53,11 @@ class Normalizer:
             mass counts as 0.
         """
         present = mass > EMPTY_MASS
-        scale = xp.reciprocal(xp.where(present, mass, 1.0))
-        if self.power != 1.0:
-            scale = scale**self.power
-        scale = xp.where(present, scale, 0.0)
+        if self.power == 1.0:
+            scale = xp.reciprocal(xp.where(present, mass, xp.inf))
+        else:  # a power of 0 would have an infinite gradient
+            scale = xp.reciprocal(xp.where(present, mass, 1.0)) ** self.power
+            scale = xp.where(present, scale, 0.0)
         return (scale if self.scales_input else None), (scale if self.scales_output else None)
 
 

@@ -87,8 +87,11 @@ def image_range(array: Any, theta_beta: float) -> None:
     if 0 in array.shape or not _is_float(array) or theta_beta <= 1:
         return
     for part in (_corner(array, 0), array):
-        low, high = extremes(part)
-        if not (0 <= low and high <= 1):
+        high = float(part.max())  # of most images above 1, which saves the minimum
+        if not high <= 1:
+            return
+        low = float(part.min())
+        if not 0 <= low:
             return
     if low < high:
         warnings.warn(
@@ -126,7 +129,8 @@ def _corner(array: Any, first_axis: int) -> Any:
 
 
 def _is_float(array: Any) -> bool:
-    return wording.dtype(array).startswith(("float", "bfloat"))
+    kind = getattr(array.dtype, "kind", None)  # dtypes of torch have no kind
+    return bool(array.dtype.is_floating_point if kind is None else kind == "f")
 
 
 def _callers_level() -> int:

@@ -241,7 +241,7 @@ def _coupling(mu: Tensor, weights: Tensor, kernels: int, like: Tensor) -> Tensor
     if weights.dim() == 3:
         coupling = torch.bmm(mu.expand(kernels, -1, -1), weights)
     else:  # one weight per column of mu, or one for all
-        coupling = mu * (weights[:, None] if weights.dim() == 2 else weights[:, None, None])
+        coupling = mu * (weights if weights.dim() == 2 else weights.unsqueeze(1)).unsqueeze(1)
     if eager:
         try:
             checks.coupling(coupling.detach(), like.shape[2:].numel(), torch.finfo(like.dtype).max)

@@ -43,7 +43,8 @@ class Pixels:
     ) -> "Pixels":
         """Flatten guides [B, C, *S], one of them the image, and a mask [B, *S] of bool."""
         size = guides["image"].shape[2:]
-        flat = {name: guide.flatten(2).to(dtype) for name, guide in guides.items()}
+        flat = {name: guide.flatten(2) for name, guide in guides.items()}
+        flat = {name: g if g.dtype == dtype else g.to(dtype) for name, g in flat.items()}
         if mask is None:
             return cls(size, spacing, order, flat)
         inside = mask.flatten(1)
@@ -80,9 +81,19 @@ def _divided(tensor: Tensor, theta: Theta) -> Tensor:
     """Divide by a bandwidth, with the same rounding on every device.
 
     On CUDA torch divides by a Python number (and by a tensor on the CPU) as a product with the
-    rounded reciprocal. `new_full` fills on the device, so nothing is copied there or waited for.
+    rounded reciprocal. `full` fills on the device, so nothing is copied there or waited for.
     """
-    return tensor / (theta if isinstance(theta, Tensor) else tensor.new_full((), theta))
+    if not isinstance(theta, Tensor):
+        make = _number.__wrapped__ if is_traced() else _number
+        theta = make(theta, tensor.dtype, tensor.device)
+    return tensor / theta
+
+
+@lru_cache(maxsize=32)
+def _number(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a number as a 0-dimensional tensor."""
+    with torch.inference_mode(False):  # a later call may train
+        return torch.full((), value, dtype=dtype, device=device)
 
 
 class Gaussian(NamedTuple):

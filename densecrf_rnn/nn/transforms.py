@@ -21,7 +21,7 @@ def active() -> bool:
 
 def refuse_tangents(*tensors: Tensor | None) -> None:
     """Raise if a tensor has a forward-mode tangent, which custom operators would drop silently."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:  # no dual_level is open
         return
     for tensor in tensors:
         if tensor is None:

@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from ... import engines
 
-_PLAIN_TYPES = (Tensor, nn.Parameter)
+_TENSORS = frozenset((Tensor, nn.Parameter))
+_PLAIN_TYPES = _TENSORS | {bool, int, float, str, type(None)}
 Backward = Callable[..., Any]
 Setup = Callable[[Any, tuple[Any, ...], Any], None]
 
@@ -78,15 +79,18 @@ def way(*args: Any) -> str:
     """Return the cheapest correct way to call an operator: tensors, lists of them, or others."""
     if is_traced():
         return DISPATCHED
-    found, gradients = PLAIN, torch.is_grad_enabled()
+    flat: list[Any] = []
     for arg in args:
-        for one in arg if isinstance(arg, (list, tuple)) else (arg,):
-            if isinstance(one, Tensor):
-                if type(one) not in _PLAIN_TYPES:
-                    return DISPATCHED
-                if gradients and one.requires_grad:
-                    found = DIFFERENTIATED
-    return found
+        if isinstance(arg, (list, tuple)):
+            flat.extend(arg)
+        else:
+            flat.append(arg)
+    if any(issubclass(kind, Tensor) for kind in set(map(type, flat)) - _PLAIN_TYPES):
+        return DISPATCHED
+    if torch.is_grad_enabled():
+        if any(type(one) in _TENSORS and one.requires_grad for one in flat):
+            return DIFFERENTIATED
+    return PLAIN
 
 
 def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:

@@ -25,20 +25,18 @@ def lattice_build(
     native = native_for(backend, features)
     if native is not None:
         return device.lattice_build(native, features, quality, name)
-    images = list(features.numpy(force=True))
-    if images:
+    images = features.numpy(force=True)
+    batch, points, dims = images.shape
+    if batch:
         checks.feature_rows(images[0])
-    batch, points, dims = features.shape
-    size = engines.Plan.links_size(points, dims, quality)
-    lattice = Lattice(
-        features.new_empty(batch, points, dims + 1, dtype=torch.int32),
-        features.new_empty(batch, points, dims + 1),
-        torch.from_numpy(engines.reserve((batch, size), np.int32)),
-    )
+    shape, size = (batch, points, dims + 1), engines.Plan.links_size(points, dims, quality)
+    vertex, weight = np.empty(shape, np.int32), np.empty(shape, images.dtype)
+    links = engines.reserve((batch, size), np.int32)
+    plans = [engines.Plan(*image) for image in zip(vertex, weight, links, strict=True)]
     engine = dispatch.engine(backend)
-    if not engine.build(images, lattice.plans(batch), quality, torch.get_num_threads()):
+    if not engine.build(list(images), plans, quality, torch.get_num_threads()):
         checks.refuse_features(*images, name=name)
-    return lattice
+    return Lattice(*map(torch.from_numpy, (vertex, weight, links)))
 
 
 @lattice_build.register_fake
