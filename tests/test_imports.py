@@ -164,6 +164,7 @@ def test_every_file_named_after_gibbs_is_behind_the_party_wall():
     named = {".".join(p.with_suffix("").parts) for p in SOURCES if "gibbs" in str(p)}
     assert len(named) > len(GIBBS_ROOMS)
     assert all(map(is_gibbs, named))
+    assert {"nn.gibbs.chains", "nn.gibbs.crf"} <= modules(Path("nn/__init__.py"))  # they are seen
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=str)

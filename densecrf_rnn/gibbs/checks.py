@@ -17,7 +17,7 @@ from .._typing import Array
 SEED_BITS = 64  # seeds and numbers of chains are two words of Philox each
 SWEEP_BITS = 31  # sweeps of a chain are numbered by one word, with room to add to it
 MAX_SCORE = 1e30  # bound on a pixel's score, so that no sum overflows float32
-MIN_TEMPERATURE = 1e-30  # a temperature up to this counts as 0: its reciprocal overflows float32
+MIN_TEMPERATURE = 1e-30  # a temperature up to this counts as 0, so that no reciprocal overflows
 
 
 def check_model(logits: Array, tables: Array, offsets: Any, mask: Array | None) -> Array:
