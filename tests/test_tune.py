@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import densecrf_rnn
 from densecrf_rnn import CRFParams, engines, metrics, refine, tuning
 from densecrf_rnn.inference.mean_field import infer
-from densecrf_rnn.params import FEATURE_ORDERS, SPATIAL_FILTERS
+from densecrf_rnn.params import FEATURE_ORDERS, NORMALIZATIONS, QUALITIES, SPATIAL_FILTERS
 from densecrf_rnn.tuning import Task, confusions, cross_validate, tune
 
 optuna = pytest.importorskip("optuna")
@@ -316,9 +316,9 @@ def test_kept_lattices_change_no_bit(seed, spatial, masked):
         params = CRFParams(
             theta_alpha=rng.choice([3.0, 10.0]), theta_beta=rng.choice([5.0, 20.0]),
             theta_gamma=rng.choice([1.0, 2.0]), w_bilateral=rng.random(), spatial=spatial,
-            normalization=rng.choice(["after", "symmetric"]).item(),
+            normalization=rng.choice(NORMALIZATIONS).item(),
             self_term=bool(rng.integers(2)), feature_order=rng.choice(FEATURE_ORDERS).item(),
-            quality=rng.choice(["standard", "symmetric"]).item(),
+            quality=rng.choice(QUALITIES).item(),
         )  # fmt: skip
         once, again = (
             infer(
