@@ -13,12 +13,13 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from ._limits import FILTER_VARIANCE
 from ._typing import Array
 from . import checks
 from .inference import grid
-from .kernels import Window, normalizer
+from .kernels import Window, from_params, in_feature_order, is_on_grid, normalizer, weights
 from .inference.mean_field import infer
-from .params import CRFParams
+from .params import CRFParams, Quality
 from .postprocess import label_dtype, most_probable
 
 Halo = int | Sequence[int] | Literal["exact"] | None
@@ -28,6 +29,10 @@ Halo = int | Sequence[int] | Literal["exact"] | None
 _DEFAULT_TILE = {2: 1024, 3: 128}
 # Half the side of the central crop whose values are checked for common mistakes.
 _PROBE = 16
+
+# Simplices that a message crosses on a lattice: one each in splat and slice, two in the blur.
+# "filled" also inserts the neighbours of vertices, one simplex further.
+_SIMPLICES: dict[Quality, int] = {"standard": 4, "symmetric": 4, "filled": 5}
 
 
 class Sliceable(Protocol):
@@ -300,24 +305,20 @@ def reach(
     (120, 104)
     """
     spacing = checks.spacing(spacing, len(size))
-    feature = range(1, len(size) + 1)
-    if params.feature_order == "xy":
-        feature = feature[::-1]
-    # "filled" also inserts the neighbours of vertices, which reach across one more simplex.
-    simplices = 5 if params.quality == "filled" else 4
-    lattice = [simplices * math.sqrt(1.5 * j / (j + 1)) for j in feature]
+    feature = in_feature_order(list(range(1, len(size) + 1)), params.feature_order)
+    simplex = [math.sqrt(j / (j + 1) / FILTER_VARIANCE) for j in feature]
     found = [0] * len(size)
-    for theta, weight, regular in (
-        (params.theta_alpha, params.w_bilateral, False),
-        (params.theta_gamma, params.w_spatial, params.spatial == "grid"),
-    ):
+    for kernel, weight in zip(from_params(params), weights(params).values(), strict=True):
         if not np.any(weight):
             continue
         for axis, (n, step) in enumerate(zip(size, spacing, strict=True)):
-            if regular:
-                pixels = grid.reach(grid.axis(n, theta / step))
+            if kernel.theta_position is None:
+                pixels = n
+            elif is_on_grid(kernel, params.spatial):
+                pixels = grid.reach(grid.axis(n, kernel.theta_position / step))
             else:
-                pixels = math.ceil(min(n, lattice[axis] * theta / step))
+                bandwidths = _SIMPLICES[params.quality] * simplex[axis]
+                pixels = math.ceil(min(n, bandwidths * kernel.theta_position / step))
             found[axis] = max(found[axis], pixels)
     return tuple(found)
 
