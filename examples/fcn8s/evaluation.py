@@ -1,4 +1,4 @@
-"""How good a trained model is: confusion matrices of pictures, and a CRF's settings by search."""
+"""Evaluate trained models by confusion matrices, and search for the settings of a CRF."""
 
 import itertools
 import json
@@ -28,7 +28,7 @@ SEARCH_PICTURES = 16
 
 @torch.no_grad()
 def predict(model: FCNCRF, image: np.ndarray, iterations: Sequence[int | None], device="cpu"):
-    """Labels of a picture after each of some numbers of iterations.
+    """Return the labels of an image after each of some numbers of iterations.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def predict(model: FCNCRF, image: np.ndarray, iterations: Sequence[int | None], 
     crf = model.crf
     before, found = crf.eval_iterations, []
     try:
-        # One call each: the head is several times slower where it returns all iterations.
+        # One call each, as the head is several times slower if it returns all iterations.
         for count in iterations:
             crf.eval_iterations = before if count is None else count
             found.append(labels_of(crf(logits, batch) if crf.eval_iterations else logits))
@@ -61,12 +61,12 @@ def predict(model: FCNCRF, image: np.ndarray, iterations: Sequence[int | None], 
 
 
 def labels_of(logits: torch.Tensor) -> np.ndarray:
-    """The likeliest labels of one picture, uint8 [H, W]."""
+    """Return the argmax labels of one image, uint8 [H, W]."""
     return logits[0].argmax(0).to("cpu", torch.uint8).numpy()
 
 
 def confusions(model, pictures: Pictures, iterations, device="cpu", widths=()) -> np.ndarray:
-    """Confusion matrices of each picture.
+    """Return the confusion matrices of each image.
 
     Returns
     -------
@@ -87,7 +87,7 @@ def confusions(model, pictures: Pictures, iterations, device="cpu", widths=()) -
 
 
 def stored_confusions(path: Path, made_of: str, make) -> np.ndarray:
-    """What `make` returns, from a file if that was made of the same."""
+    """Return the result of `make`, from a file if it was made from the same inputs."""
     if path.exists():
         with np.load(path) as stored:
             if str(stored["made_of"]) == made_of:
@@ -99,7 +99,7 @@ def stored_confusions(path: Path, made_of: str, make) -> np.ndarray:
 
 
 def choose_crf(fcn, config: Config, pictures: Pictures, device="cpu", classes=None):
-    """The settings with which an untrained CRF behind a network has the best mean IU.
+    """Search for the settings of an untrained CRF that give the best mean IU.
 
     Parameters
     ----------

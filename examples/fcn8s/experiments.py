@@ -1,4 +1,4 @@
-"""The tables and figures of the paper, each a function of a study."""
+"""Make the tables and figures of the paper, each by a function of a study."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ WIDTHS = (1, 2, 4, 8, 12, 16, 24, 32)  # pixels on each side of a border
 
 
 def scored(study: Study, name: str, seed: int) -> np.ndarray:
-    """Confusion matrices of a row of Table 1, [images, L, L]."""
+    """Return the confusion matrices of a row of Table 1, [images, L, L]."""
     if name == "disconnected":
         checkpoint = study.row("plain", seed)
         changes = study.untrained(checkpoint)
@@ -39,7 +39,7 @@ def scored(study: Study, name: str, seed: int) -> np.ndarray:
 
 
 def after(study: Study, name: str, seed: int, iterations: int | None) -> np.ndarray:
-    """Confusion matrices of a row after some iterations, None for its own, [images, L, L]."""
+    """Return confusion matrices [images, L, L] after some iterations (None: the row's own)."""
     stored = "own" if iterations is None else f"T{iterations}"
     return study.confusions(study.row(name, seed), stored, iterations=(iterations,))[:, 0, 0]
 
@@ -56,7 +56,7 @@ def context(study: Study) -> Path:
 
 
 def comparison(study: Study, name: str, published: dict, where: str) -> Path:
-    """The three rows of Table 1, beside what was published."""
+    """Write the three rows of Table 1 next to the published numbers."""
     study.announce(("plain", "end-to-end"))
     found = {row: [] for row in NAMES}
     for seed in study.seeds:
@@ -160,7 +160,7 @@ def trimap(study: Study) -> Path:
 
 
 def figure3(study: Study, count: int = 5) -> Path:
-    """Pictures, their labels and those of the rows of Table 1, as in Figure 3 of the paper.
+    """Images, their labels and those of the rows of Table 1, as in Figure 3 of the paper.
 
     The pictures are evenly spaced in the list, not chosen.
     """
@@ -194,7 +194,7 @@ EXPERIMENTS = {"table1": table1, "table3": context, "ablations": ablations,
 
 
 def gain(study, after, before) -> tuple[float, float]:
-    """Mean over seeds of how much better a row is than another, and half its 95 % interval.
+    """Return the mean gain of a row over another across seeds, and half its 95 % interval.
 
     The same seed began with the same network, so differences are taken pair by pair.
     """
@@ -203,23 +203,23 @@ def gain(study, after, before) -> tuple[float, float]:
 
 
 def study_mean(study, per_seed) -> float:
-    """Mean over seeds of the score."""
+    """Return the mean score over seeds."""
     return float(np.mean([study.score(array.sum(0, dtype=np.int64)) for array in per_seed]))
 
 
 def number(value, sign=False) -> str:
-    """Two digits, or nothing."""
+    """Format a number with two digits; None gives an empty string."""
     return "" if value is None else f"{value:+.1f}" if sign else f"{value:.1f}"
 
 
 def interval(value, half, sign=False) -> str:
-    """A number and half the width of its interval, if it has one."""
+    """Format a number and, if known, half the width of its interval."""
     text = f"{value:+.2f}" if sign else f"{value:.2f}"
     return text if np.isnan(half) else f"{text} ± {half:.2f}"
 
 
 def write(study: Study, name: str, header, rows, trained, note: str) -> Path:
-    """A Markdown file with a table, its figure, and where the numbers come from."""
+    """Write a Markdown file with a table, its figure and the origin of its numbers."""
     path = study.out / f"{name}.md"
     if is_first():
         lines = [f"# {name}", "", provenance(study, trained), "",

@@ -1,4 +1,4 @@
-"""Figures of the tables: points with intervals, curves, and pictures side by side."""
+"""Draw the tables: points with intervals, curves, and rows of images."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ CAMVID_COLOURS = ((128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128),
 
 
 def dots(path: Path, rows, xlabel: str, zero: bool = False) -> None:
-    """A point with an interval for each row, and where it is known what was published.
+    """Draw a point with an interval for each row, and the published value if known.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def dots(path: Path, rows, xlabel: str, zero: bool = False) -> None:
 
 
 def curves(path: Path, x, series, xlabel: str, ylabel: str) -> None:
-    """Lines with a band each.
+    """Draw lines with a band each.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def curves(path: Path, x, series, xlabel: str, ylabel: str) -> None:
 
 
 def colours(labels: np.ndarray, count: int) -> np.ndarray:
-    """A label map as a picture; what is not scored is white."""
+    """Return a label map as an RGB image; ignored pixels are white."""
     table = palette().copy()
     if count == len(CAMVID_COLOURS):
         table[:count] = CAMVID_COLOURS
@@ -68,7 +68,7 @@ def colours(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def grid(path: Path, titles, rows) -> None:
-    """Pictures in rows below titles, as Figure 3 of the paper."""
+    """Draw images in rows below titles, as in Figure 3 of the paper."""
     height = sum(row[0].shape[0] / row[0].shape[1] for row in rows)
     figure = Figure(figsize=(2.2 * len(titles), 2.2 * height + 0.3), layout="constrained")
     for axes, row in zip(figure.subplots(len(rows), len(titles), squeeze=False), rows,

@@ -11,18 +11,18 @@ from torch import nn
 from torch.nn.functional import max_pool2d, pad, relu, relu6
 
 STRIDES = (32, 16, 8)
-# (layer, convolutions, outputs) of VGG-16; after each row a maximum over 2 x 2 pixels.
+# (layer, convolutions, outputs) of VGG-16; 2 x 2 max pooling follows each row.
 VGG_BLOCKS = (("conv1", 2, 64), ("conv2", 2, 128), ("conv3", 3, 256), ("conv4", 3, 512),
               ("conv5", 3, 512))
-# What the published Caffe nets subtract, in the order in which they hold the channels: BGR.
+# Mean that the published Caffe nets subtract, in their channel order BGR.
 CAFFE_MEAN = (104.00699, 116.66877, 122.67892)
-# For the three streams to be trained at once: what pool3 and pool4 are multiplied with, so that
-# their scores are of the size of those of fc7 (the "at once" nets of the FCN authors).
+# Factors of pool3 and pool4 when all three streams are trained at once: they bring the scores to
+# the scale of those of fc7 (the "at once" nets of the FCN authors).
 AT_ONCE_SCALES = {"pool3": 1e-4, "pool4": 1e-2}
 
 
 def bilinear_kernel(size: int) -> torch.Tensor:
-    """The [size, size] kernel of a deconvolution that interpolates bilinearly."""
+    """Return the [size, size] kernel of a deconvolution that interpolates bilinearly."""
     factor = (size + 1) // 2
     centre = factor - 1 if size % 2 else factor - 0.5
     row = 1 - (torch.arange(size) - centre).abs() / factor
@@ -30,7 +30,7 @@ def bilinear_kernel(size: int) -> torch.Tensor:
 
 
 def bilinear_deconvolution(labels: int, size: int, stride: int, groups=1) -> nn.ConvTranspose2d:
-    """An enlargement by `stride`, label by label, that does not learn."""
+    """Return a fixed deconvolution that upsamples each label by `stride`."""
     layer = nn.ConvTranspose2d(labels, labels, size, stride, bias=False, groups=groups)
     with torch.no_grad():
         layer.weight.zero_()
@@ -40,7 +40,7 @@ def bilinear_deconvolution(labels: int, size: int, stride: int, groups=1) -> nn.
 
 
 def score_layer(channels: int, labels: int) -> nn.Conv2d:
-    """A 1 x 1 convolution that starts at 0, as in the published nets."""
+    """Return a 1 x 1 convolution initialised to 0, as in the published nets."""
     layer = nn.Conv2d(channels, labels, 1)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -48,12 +48,12 @@ def score_layer(channels: int, labels: int) -> nn.Conv2d:
 
 
 def crop(maps: torch.Tensor, offset: int, size: torch.Size) -> torch.Tensor:
-    """The rows and columns from `offset` on, as many as `size` says."""
+    """Crop `size` rows and columns, beginning at `offset`."""
     return maps[..., offset : offset + size[0], offset : offset + size[1]]
 
 
 def cut(maps: torch.Tensor, windows) -> torch.Tensor:
-    """A window (first row, first column, rows, columns) of each of [B, C, H, W]."""
+    """Cut a window (first row, first column, rows, columns) out of each image of [B, C, H, W]."""
     return torch.stack([x[:, r : r + h, c : c + w]
                         for x, (r, c, h, w) in zip(maps, windows, strict=True)])
 
@@ -111,11 +111,11 @@ class FCN(nn.Module):
 
     @property
     def last_name(self) -> str:
-        """What the last deconvolution is called."""
+        """Name of the last deconvolution."""
         return "upscore" if self.stride == 32 else f"upscore{self.stride}"
 
     def decode(self, pool3, pool4, fc7, size, windows=None):
-        """Logits [B, L, *size] of features at stride 8, 16 and 32, or of windows of them."""
+        """Return logits [B, L, *size] for features at strides 8, 16 and 32, or windows of them."""
         score = self.score_fr(fc7)
         if self.stride <= 16:
             skip = self.score_pool4(pool4 * self.scales["pool4"])
@@ -129,7 +129,7 @@ class FCN(nn.Module):
         return self.enlarge_windows(last, score, size, windows)
 
     def enlarge_windows(self, layer, score, size, windows):
-        """The windows of what `enlarge` gives."""
+        """Return windows of the output of `enlarge`."""
         return cut(self.enlarge(layer, score, size), windows)
 
 
@@ -164,9 +164,9 @@ class VGG16FCN(FCN):
         self.fc7 = nn.Conv2d(fc, fc, 1)
         start_at_random(m for n, m in self.named_children() if n.startswith(("conv", "fc")))
         with torch.no_grad():
-            self.conv1_1.weight /= 60  # about the deviation of pixels
+            self.conv1_1.weight /= 60  # about the standard deviation of pixels
         self.dropout = nn.Dropout(0.5)
-        # Constants, so not part of the state that is saved.
+        # Constants, which are not saved with the state.
         self.register_buffer("mean", torch.tensor(CAFFE_MEAN).view(3, 1, 1), persistent=False)
 
     def forward(self, image, windows=None):
@@ -252,11 +252,11 @@ class MobileNetV2FCN(FCN):
             module.requires_grad_(False)
 
     def lowest(self):
-        """The layers that stay as they are."""
+        """Return the frozen layers."""
         return [self.stem, *self.blocks[: LAST_FROZEN + 1]]
 
     def lower(self, image):
-        """What the frozen layers make of images: the outputs of block 5 and of block 12."""
+        """Return the frozen layers' features of images: the outputs of blocks 5 and 12."""
         with torch.no_grad():
             x = relu6(self.stem((image - 128) / 128))
             for i, block in enumerate(self.blocks[: LAST_FROZEN + 1]):
@@ -300,7 +300,7 @@ class MobileNetV2FCN(FCN):
 
 
 class FCNCRF(nn.Module):
-    """A network, and behind it the head, if there is one.
+    """A network, followed by the head if there is one.
 
     Parameters
     ----------
@@ -313,7 +313,7 @@ class FCNCRF(nn.Module):
         self.fcn, self.crf = fcn, crf
 
     def forward(self, image, lower=None, windows=None):
-        """Logits [B, L, H, W], or of a window of each image.
+        """Return logits [B, L, H, W], or those of a window of each image.
 
         Parameters
         ----------
@@ -330,7 +330,7 @@ class FCNCRF(nn.Module):
 
 
 def make_fcn(backbone: str, labels: int, stride: int = 8, at_once: bool = False, width: int = 1):
-    """The network that a configuration names: "vgg16" or "mobilenetv2"."""
+    """Return the network that a configuration names: "vgg16" or "mobilenetv2"."""
     if backbone == "vgg16":
         return VGG16FCN(labels, stride, at_once, width)
     if backbone == "mobilenetv2":
@@ -339,5 +339,5 @@ def make_fcn(backbone: str, labels: int, stride: int = 8, at_once: bool = False,
 
 
 def parameter_count(module: nn.Module) -> int:
-    """How many numbers a module holds, those that do not learn among them."""
+    """Count the numbers that a module holds, including buffers."""
     return sum(math.prod(p.shape) for p in module.parameters())

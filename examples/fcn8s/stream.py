@@ -1,4 +1,4 @@
-"""Training samples by their number, and what frozen layers make of pictures, stored.
+"""Training samples by number, and stored features of frozen layers.
 
 Sample n of a run depends on the seed and on n alone: not on workers, processes or interruptions.
 """
@@ -20,12 +20,12 @@ from .datasets import IGNORE, Pictures
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
-    """[3, H, W], float32 of 0..255."""
+    """Return an image as a tensor [3, H, W], float32 in 0..255."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
 
 
 class Stream(Dataset):
-    """Samples 0, 1, 2, ... of a training run: epoch after epoch, each in an order of its own.
+    """Samples 0, 1, 2, ... of a training run; each epoch has its own order.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class Stream(Dataset):
 
 
 def batches(stream: Stream, first: int, last: int, rank=0, world=1, workers=0) -> DataLoader:
-    """Batches of steps `first` to `last` - 1; of each batch the share of one process."""
+    """Yield one process's share of the batches of steps `first` to `last` - 1."""
     batch = stream.config.batch
     if batch % world:
         raise ValueError(
@@ -70,7 +70,7 @@ def batches(stream: Stream, first: int, last: int, rank=0, world=1, workers=0) -
             f"{-(-batch // world) * world}"
         )
     share = batch // world
-    # Each process takes neighbours: samples step * batch + rank * share and so on.
+    # Each process takes consecutive samples, from step * batch + rank * share on.
     numbers = [step * batch + rank * share + k for step in range(first, last) for k in range(share)]
     return DataLoader(
         stream, batch_size=share, sampler=numbers, collate_fn=collate, num_workers=workers,
@@ -80,7 +80,7 @@ def batches(stream: Stream, first: int, last: int, rank=0, world=1, workers=0) -
 
 
 def collate(samples):
-    """One batch; smaller pictures are padded below and on the right, where nothing is scored."""
+    """Collate a batch; smaller images are padded below and on the right with ignored pixels."""
     rows, columns = (max(s["labels"].shape[k] for s in samples) for k in (0, 1))
 
     def enlarge(x, height, width, value):
@@ -103,7 +103,7 @@ def collate(samples):
 
 
 class Features:
-    """What the frozen layers of MobileNetV2 make of each picture and of its mirror image.
+    """Stored features of each image and its mirror image from MobileNetV2's frozen layers.
 
     They are kept in a file of float16 that is named after the pictures and the layers, and are read
     from where they lie; runs with the same pictures and layers share it.

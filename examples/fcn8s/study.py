@@ -119,31 +119,31 @@ class Study:
     # --- settings ---
 
     def stages(self, seed: int) -> list[Config]:
-        """Of the network alone, in order."""
+        """Return the configurations of the stages without the CRF, in order."""
         common = {**self.recipe.common, "seed": seed, "crf": False}
         return [Config().with_(**{**common, **stage, **self.settings, **self.base_settings})
                 for stage in self.recipe.stages]
 
     def row_config(self, name: str, seed: int) -> Config:
-        """Of a row, but for what the search for the CRF's settings finds."""
+        """Return the settings of a row, without those that a search finds."""
         common = {**self.recipe.common, "seed": seed}
         return Config().with_(**{**common, **self.recipe.rows, **self.settings,
                                  **self.row_settings, **ROWS[name]})
 
     def head(self) -> dict:
-        """Settings of the CRF before it learns, but for those that a search chooses."""
+        """Return the initial settings of the CRF, without those that a search finds."""
         config = self.row_config("end-to-end", 0)
         return {name: getattr(config, name) for name in HEAD}
 
     def parts(self, dataset: str) -> dict:
-        """The pictures of a dataset."""
+        """Return the parts of a dataset, loaded once."""
         if dataset not in self._parts:
             self._parts[dataset] = datasets.load(dataset, self.data)
         return self._parts[dataset]
 
     @cached_property
     def dataset(self) -> str:
-        """What the rows train on and are scored on."""
+        """Name of the dataset that rows are trained and scored on."""
         return self.row_config("plain", 0).dataset
 
     @property
@@ -165,7 +165,7 @@ class Study:
         )
 
     def base(self, seed: int) -> Path:
-        """The checkpoint of the network alone, that all rows start from."""
+        """Return the checkpoint of the network without a CRF, from which all rows start."""
         checkpoint = self.init
         for number, config in enumerate(self.stages(seed), 1):
             folder = self.out / f"base-{number}-seed{seed}"
@@ -196,11 +196,11 @@ class Study:
         return json.loads(path.read_text())["chosen"]
 
     def _made_of(self, checkpoint: Path, pictures: datasets.Pictures, settings) -> str:
-        """What a result depends on, as text."""
+        """Return a text that names everything a result depends on."""
         return json.dumps([digests.of_file(checkpoint), digests.of_pictures(pictures), settings])
 
     def row(self, name: str, seed: int) -> Path:
-        """The checkpoint of a row."""
+        """Train a row unless that is done, and return its checkpoint."""
         base = self.base(seed)
         config = self.row_config(name, seed)
         if config.crf:
@@ -208,13 +208,13 @@ class Study:
         return self._train(config, self.out / f"{name}-seed{seed}", base)
 
     def untrained(self, checkpoint: Path) -> dict:
-        """Changes to a checkpoint that put an untrained CRF behind its network."""
+        """Return the settings that add an untrained CRF to a checkpoint."""
         return {**self.head(), **self.crf_settings(checkpoint), "crf": True}
 
     def confusions(self, checkpoint: Path, name: str, iterations=(None,), widths=(), changes=None):
-        """Of each picture; see `evaluation.confusions`. Stored beside the checkpoint.
+        """Return `evaluation.confusions` of a checkpoint, stored next to it.
 
-        `changes` are to the settings of the checkpoint, see `untrained`.
+        `changes` override the settings of the checkpoint, see `untrained`.
         """
         changes = changes or {}
         part = f"-first-{self.limit}" if self.limit else ""
@@ -231,7 +231,7 @@ class Study:
         return evaluation.stored_confusions(path, made_of, make)
 
     def score(self, confusion) -> float:
-        """Mean IU in percent of a confusion matrix."""
+        """Return the mean IU of a confusion matrix in percent."""
         return 100 * mean_iu(confusion.astype(np.int64), self.score_classes)
 
     # --- how long ---
@@ -322,13 +322,13 @@ class Study:
 
 
 def wait() -> None:
-    """Until all processes are here."""
+    """Wait for all processes."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def summary(per_seed, score) -> tuple[float, float]:
-    """Mean over seeds of a score, and half the width of its 95 % interval.
+    """Return the mean of a score over seeds and half the width of its 95 % interval.
 
     Parameters
     ----------
@@ -356,7 +356,7 @@ def summary(per_seed, score) -> tuple[float, float]:
 
 
 def provenance(study: Study, names) -> str:
-    """How the numbers of a table came to be, for people."""
+    """Describe how the numbers of a table were obtained."""
     count = len(study.seeds)
     interval = (f"Student's, over {count} seeds" if count > 1
                 else "bootstrap, over pictures alone and not over seeds")

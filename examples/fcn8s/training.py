@@ -1,4 +1,4 @@
-"""Training: one loop for every recipe, that stopped at any step goes on to the same bits."""
+"""The training loop of all recipes; an interrupted run continues bit-identically."""
 
 import contextlib
 import csv
@@ -31,14 +31,14 @@ CURVE = "curve.csv"
 
 
 def build(config: Config, labels: int) -> FCNCRF:
-    """The model of a configuration, its weights drawn from its seed."""
+    """Return the model of a configuration, with random weights from its seed."""
     torch.manual_seed(config.seed)
     fcn = make_fcn(config.backbone, labels, config.stride, config.at_once, config.width)
     return FCNCRF(fcn, make_crf(config, labels) if config.crf else None)
 
 
 def make_crf(config: Config, labels: int) -> CRFRNN:
-    """The head of a configuration."""
+    """Return the head of a configuration."""
     params = CRFParams(
         theta_alpha=config.theta_alpha, theta_beta=config.theta_beta,
         theta_gamma=config.theta_gamma, w_bilateral=config.w_bilateral, w_spatial=config.w_spatial,
@@ -52,7 +52,7 @@ def make_crf(config: Config, labels: int) -> CRFRNN:
 
 
 def make_optimizer(model: FCNCRF, config: Config) -> torch.optim.Optimizer:
-    """With the multipliers of the published solvers: of weights, biases and the head."""
+    """Return the optimizer, with separate learning rates for weights, biases and head."""
     decay = config.weight_decay
     named = [(n, p) for n, p in model.fcn.named_parameters() if p.requires_grad]
     groups = [
@@ -78,14 +78,14 @@ def make_optimizer(model: FCNCRF, config: Config) -> torch.optim.Optimizer:
 
 
 def set_rates(optimizer, config: Config, step: int) -> None:
-    """The learning rates of a step."""
+    """Set the learning rates of a step."""
     factor = (1 - step / config.steps) ** 0.9 if config.schedule == "poly" else 1.0
     for group in optimizer.param_groups:
         group["lr"] = group["full_lr"] * factor
 
 
 def loss_of(logits, labels, config: Config, world: int = 1):
-    """The share of one of `world` processes, whose gradients are then averaged."""
+    """Return a process's loss, scaled so that averaged gradients are the batch's."""
     total = cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
     if config.loss == "sum":
         return total * world / config.batch
@@ -231,7 +231,7 @@ def train(
 
 
 def step_loss(model, batch, config: Config, device, world=1):
-    """The loss of a batch, on windows of it if the configuration says so."""
+    """Return the loss of a batch, or of a window of each image if configured."""
     image, labels = batch["image"].to(device), batch["labels"].to(device)
     lower = batch.get("lower")
     if lower is not None:
@@ -251,7 +251,7 @@ def step_loss(model, batch, config: Config, device, world=1):
 
 
 def save_checkpoint(path: Path, config, made_of, model, optimizer, step) -> None:
-    """All that the next step depends on; a file that is half written never has the name."""
+    """Save everything that the next step depends on; the file is replaced as a whole."""
     state = {
         "step": step, "config": asdict(config), "made_of": made_of, "model": model.state_dict(),
         "optimizer": optimizer.state_dict(), "random": random_state(),
@@ -261,7 +261,7 @@ def save_checkpoint(path: Path, config, made_of, model, optimizer, step) -> None
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """What `save_checkpoint` wrote."""
+    """Read a file that `save_checkpoint` wrote."""
     state = weights.read_torch(path)
     if not {"step", "config", "made_of", "model"} <= state.keys():
         raise ValueError(f"{path} is no checkpoint of these experiments; give a last.pt of a run")
@@ -340,7 +340,7 @@ def load_trained(checkpoint: str | Path, labels: int, **changes) -> tuple[FCNCRF
 
 
 def start_processes(device: str) -> tuple[int, int]:
-    """Rank and number of processes that torchrun started; 0 and 1 without it."""
+    """Return rank and number of processes started by torchrun; 0 and 1 without it."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return 0, 1
@@ -351,12 +351,12 @@ def start_processes(device: str) -> tuple[int, int]:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes."""
+    """Return whether this process writes the files."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def read_curve(folder: Path) -> list[dict[str, str]]:
-    """Rows of a run's curve; a last one that was not written whole is left out."""
+    """Return the rows of a run's curve; an incomplete last row is dropped."""
     path = folder / CURVE
     if not path.exists():
         return []
@@ -367,7 +367,7 @@ def read_curve(folder: Path) -> list[dict[str, str]]:
 
 
 def machine(device: str) -> str:
-    """What trains, and with which torch, for people."""
+    """Describe the device and the version of torch."""
     if device == "cpu":
         name = " of ".join([f"CPU threads: {torch.get_num_threads()}", *cpu_lines()])
     else:
@@ -376,7 +376,7 @@ def machine(device: str) -> str:
 
 
 def cpu_lines() -> list[str]:
-    """The processor's name, where the system tells."""
+    """Return the processor's name if the system provides it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

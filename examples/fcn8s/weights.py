@@ -1,4 +1,4 @@
-"""Weights from elsewhere into an FCNCRF: ImageNet's, the published nets', earlier checkpoints.
+"""Load weights into an FCNCRF: ImageNet's, those of the published nets, and checkpoints.
 
 `load` recognises what a file is. Everything goes in by name; what has no place, or another shape
 because the labels are others, is left and reported.
@@ -25,7 +25,7 @@ OLD_NAMES = {"score-fr": "score_fr", "score2": "upscore2", "score-pool4": "score
 
 @dataclass(frozen=True)
 class Loaded:
-    """What came from a file: the parameters set, those left, and entries that had no place."""
+    """Report of a load: parameters set, parameters left, and entries that were not used."""
 
     source: str
     loaded: tuple[str, ...]
@@ -42,7 +42,7 @@ class Loaded:
 
 
 def load(model: FCNCRF, path: str | Path) -> Loaded:
-    """Put the weights of a file into a model; what was done comes back.
+    """Load the weights of a file into a model and return a report.
 
     Parameters
     ----------
@@ -78,10 +78,10 @@ def load(model: FCNCRF, path: str | Path) -> Loaded:
 
 
 def read_torch(path: str | Path) -> dict:
-    """The dictionary in a file of torch, read without running code."""
+    """Read the dictionary in a torch file without running code."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    # What torch raises depends on where it stumbles over a file.
+    # The type of torch's error depends on what is wrong with the file.
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, IndexError, ValueError,
             AttributeError, IsADirectoryError) as error:
         raise ValueError(
@@ -94,7 +94,7 @@ def read_torch(path: str | Path) -> dict:
 
 
 def copy_by_name(module, state, source) -> Loaded:
-    """Copy arrays of the same name and shape; a flat array may stand for a matrix or kernel."""
+    """Copy arrays of equal name and shape; a flat array may be reshaped to a matrix or kernel."""
     own = dict(module.named_parameters()) | dict(module.named_buffers())
     persistent = module.state_dict().keys()
     loaded, unused = [], []
@@ -126,7 +126,7 @@ def _vgg(model) -> VGG16FCN:
 
 
 def load_torchvision_vgg16(model: FCNCRF, state) -> Loaded:
-    """ImageNet's VGG-16 in torchvision's layout, for images as the published nets take them.
+    """Convert torchvision's VGG-16 to images as the published nets take them.
 
     Theirs are RGB, divided by 255 and normalised; ours BGR minus a mean. The first convolution
     takes the difference on itself: exactly, but for the border, where its padding of zeros is a
@@ -152,7 +152,7 @@ def load_torchvision_vgg16(model: FCNCRF, state) -> Loaded:
 
 
 def load_caffe(model: FCNCRF, layers, source) -> Loaded:
-    """A published net by the names of its layers, and its CRF if there is one of both."""
+    """Load a published net by its layer names, and its CRF if net and model have one."""
     named, crf_blobs = {}, None
     for name, blobs in layers.items():
         if len(blobs) == 3:  # MultiStageMeanfield: spatial and bilateral weights, compatibility
@@ -166,7 +166,7 @@ def load_caffe(model: FCNCRF, layers, source) -> Loaded:
 
 
 def load_crfasrnn(model: FCNCRF, state) -> Loaded:
-    """A model of crfasrnn_pytorch, or an FCN of torch with the published names."""
+    """Load a model of crfasrnn_pytorch, or a torch FCN with the published names."""
     fcn, crf = {}, {}
     for name, value in state.items():
         (crf if name.rsplit(".", 1)[-1] in CRF_NAMES else fcn)[name] = value
