@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -111,6 +111,11 @@ def test_values_have_three_digits_so_that_what_is_printed_is_what_was_scored():
         for name in tuning.RANGES:
             value = getattr(outcome.params, name)
             assert value == float(f"{value:.3g}")
+
+
+def test_all_bandwidths_and_weights_can_be_searched():
+    names = {f.name for f in fields(CRFParams) if f.name.startswith(("theta_", "w_"))}
+    assert set(tuning.RANGES) == names
 
 
 def test_what_is_not_searched_keeps_its_value():

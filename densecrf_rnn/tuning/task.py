@@ -62,8 +62,8 @@ class Task:
     base : CRFParams
         The first setting tried, and the values of all parameters that are not searched.
     ranges : mapping of parameter name to (low, high)
-        Parameters to search, among theta_alpha, theta_beta, theta_gamma, w_bilateral and
-        w_spatial. They are sampled on a logarithmic scale, so both ends must be positive.
+        Parameters to search, among those of `RANGES`. They are sampled on a logarithmic scale, so
+        both ends must be positive.
     iterations : int, at least 1
         Mean-field updates.
     score : callable

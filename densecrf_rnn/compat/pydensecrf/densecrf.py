@@ -223,7 +223,7 @@ class DenseCRF:
         self._couplings.append(coupling)
 
     def _kernel(self, rows: Array, how: NormalizationType) -> engines.LatticeKernel:
-        """Build the normalised lattice of features [points, D]; padding points send nothing."""
+        """Build the normalised lattice of features [points, D]; padding points send no message."""
         checks.features(rows)
         engine, threads = engines.engine("auto"), engines.default_threads()
         plan = engines.Plan.empty(len(rows), rows.shape[1], rows.dtype, "standard")
@@ -271,7 +271,7 @@ class DenseCRF:
             engines.default_threads(),
         )  # fmt: skip
         if q is None:
-            raise ValueError("u is too large for float32 mean field; rescale the energies")
+            raise ValueError("the energies exceed the range of float32; rescale them")
         return np.ascontiguousarray(q[:, : self._nvar])
 
     def startInference(self) -> tuple[Array, Array, Array]:
@@ -280,7 +280,8 @@ class DenseCRF:
         Returns
         -------
         Q : ndarray [L, N] float32
-            All 0 if no energies were set; the first step then makes them uniform, as there.
+            All 0 if no energies were set; the first step makes them uniform, as in
+            pydensecrf.
         tmp1, tmp2 : ndarray [0, 0] float32
             Empty and not used, for the signature of pydensecrf.
         """
