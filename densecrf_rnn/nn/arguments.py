@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..kernels import Kernel, from_params
+from ..kernels import Kernel, from_params, weights as weights_of
 from ..params import CRFParams
 from .build import Gaussian, Pixels
 from .ops import dispatch
@@ -254,9 +254,9 @@ def _coupling(mu: Tensor, weights: Tensor, kernels: int, like: Tensor) -> Tensor
 
 def default_weights(params: CRFParams, labels: int, kernels: Sequence[Kernel]) -> Tensor:
     """Return the weight in `params` of each kernel, float64: [M], or [M, L] if one has L."""
-    given = {"w_bilateral": params.w_bilateral, "w_spatial": params.w_spatial}
+    given = weights_of(params)
     for name, weight in given.items():
-        checks.weights_fit(name, weight, labels)  # type: ignore[arg-type]
+        checks.weights_fit(name, weight, labels)
     names = ["w_spatial" if k.theta_guide is None else "w_bilateral" for k in kernels]
     tensors = [torch.tensor(given[name], dtype=torch.float64) for name in names]
     per_label = any(tensor.dim() == 1 for tensor in tensors)

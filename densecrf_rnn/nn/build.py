@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..kernels import Kernel, normalizer
+from ..kernels import Kernel, is_on_grid, normalizer
 from ..params import CRFParams
 from .ops.dispatch import is_traced
 from .ops.exact_filter import exact_filter
@@ -137,8 +137,8 @@ def on_lattices(
     lattices, on_grid, order = [], None, []
     for index, gaussian in enumerate(gaussians):
         # A grid has no gradient for its bandwidth, so a bandwidth that is a tensor needs a lattice.
-        spatial = gaussian.theta_guide is None and isinstance(gaussian.theta_position, float)
-        if spatial and params.spatial == "grid" and on_grid is None:
+        fixed = isinstance(gaussian.theta_position, float)
+        if fixed and on_grid is None and is_on_grid(gaussian.kernel, params.spatial):
             on_grid = index
         else:
             lattices.append(_lattice(gaussian, p, params, backend))

@@ -70,20 +70,8 @@ def mean_field(
 
 
 @mean_field.register_fake
-def _(
-    logits: Tensor,
-    coupling: Tensor,
-    kernels: Sequence[Tensor],
-    size: Sequence[int] | None,
-    deviation: Sequence[float] | None,
-    normalization: str,
-    self_term: bool,
-    iterations: int,
-    keep: bool,
-    memory_budget: int,
-    storage: str,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
+def _(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    *_, iterations, keep, memory_budget, _, backend = args
     native = native_for(backend, logits)
     shape = _saved_shape(logits, iterations, keep, memory_budget, native)
     return logits.new_empty(logits.shape), logits.new_empty(shape)
@@ -175,22 +163,10 @@ def mean_field_backward(
 
 @mean_field_backward.register_fake
 def _(
-    d_refined: Tensor,
-    logits: Tensor,
-    saved: Tensor,
-    coupling: Tensor,
-    kernels: Sequence[Tensor],
-    size: Sequence[int] | None,
-    deviation: Sequence[float] | None,
-    normalization: str,
-    self_term: bool,
-    wanted: Sequence[bool],
-    iterations: int,
-    memory_budget: int,
-    storage: str,
-    backend: str,
+    d_refined: Tensor, logits: Tensor, saved: Tensor, coupling: Tensor, *args: Any
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    k = Kernels.unflatten(kernels, Grid(size, deviation, normalization, self_term))
+    kernels, *grid, wanted, _, _, _, _ = args
+    k = Kernels.unflatten(kernels, Grid(*grid))
     parts = [p.new_empty(p.shape) for group in _wanted_parts(k, wanted) for p in group]
     return logits.new_empty(logits.shape), coupling.new_empty(coupling.shape), parts
 
