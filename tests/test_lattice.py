@@ -20,9 +20,10 @@ from oracles import (
     picture,
 )
 
-from densecrf_rnn import BackendUnavailableError, PermutohedralLattice, engines, kernels
+from densecrf_rnn import BackendUnavailableError, PermutohedralLattice, _limits, engines, kernels
 from densecrf_rnn.params import QUALITIES
 from densecrf_rnn.reference import dense
+from densecrf_rnn.reference import lattice as reference_lattice
 
 DIMS = (*range(1, 9), 16)
 SIZES = (1, 2, 7, 97, 1009)
@@ -666,3 +667,27 @@ def test_reserved_memory_beyond_the_address_space_is_a_memory_error():
 def test_reserved_memory_is_zeros(shape, dtype):
     array = engines.reserve(shape, dtype)
     assert array.shape == shape and array.dtype == dtype and not array.any()
+
+
+# --- constants -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3, 5, 16])
+def test_the_elevation_follows_from_the_variance_of_blur_and_splat(dims):
+    """Per feature: steps of the blur in lattice coordinates, and a uniform distribution twice."""
+    rows = reference_lattice.elevation_scale(dims, np.float64)
+    elevation = np.zeros((dims + 1, dims))  # lattice coordinates of a unit step of each feature
+    for j in range(dims):
+        elevation[: j + 1, j], elevation[j + 1, j] = rows[j], -(j + 1) * rows[j]
+    steps = 1 - (dims + 1) * np.eye(dims + 1)  # one per axis; each has the blur weight BLUR_SIDE
+    side = reference_lattice.BLUR_SIDE
+    blur = steps.T @ steps * 2 * side / (1 + 2 * side)
+    on_hyperplane = np.eye(dims + 1) - 1 / (dims + 1)
+    splat = on_hyperplane * (dims + 1) ** 2 / 12
+    unit = np.linalg.pinv(elevation)
+    np.testing.assert_allclose(unit @ (blur + 2 * splat) @ unit.T, np.eye(dims), atol=1e-12)
+
+
+def test_constants_of_the_reference_equal_those_of_the_engines():
+    assert reference_lattice.BLUR_SIDE == _limits.BLUR_SIDE
+    assert reference_lattice.FILTER_VARIANCE == _limits.FILTER_VARIANCE

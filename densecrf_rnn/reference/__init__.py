@@ -1,6 +1,6 @@
-"""The truth, slow and obvious: `dense` is the exact definition, `lattice` its Numba approximation.
+"""Slow and simple implementations: `dense` is the exact CRF, `lattice` the approximation in Numba.
 
 `gibbs` is the definition of a grid CRF and of its sampling, `gibbs_numba` the same sweep in Numba.
 
-Nothing here may import the engine registry or native code; the fast paths are tested against it.
+Engines are tested against these modules, which therefore import neither engines nor native code.
 """

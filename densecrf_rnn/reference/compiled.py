@@ -1,4 +1,4 @@
-"""How the Numba engines are compiled."""
+"""Compilation of the Numba engines."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from numba import njit
 
 
 def compiled(function: Any) -> Any:
-    """The function compiled at its first call, and kept on disk where a folder can be written."""
+    """Compile a function at its first call; cache the result on disk if a folder is writable."""
     try:
         return njit(cache=True)(function)
     except RuntimeError:  # Numba found no such folder

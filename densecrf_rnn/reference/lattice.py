@@ -1,7 +1,7 @@
-"""The permutohedral lattice in Numba: every phase a plain loop, the numerics all engines share.
+"""The permutohedral lattice in Numba, in plain serial loops: the numerics that all engines share.
 
-Serves as the reference for the native engines and stands in for them where none was compiled.
-Phases carry the same names as in C++: locate, build, splat, blur, slice. Serial on purpose.
+It is the reference for the native engines, and replaces them where none was compiled. The phases
+have the same names as in C++: locate, build, splat, blur, slice.
 """
 
 from typing import Any
@@ -12,25 +12,34 @@ from .._typing import Array
 from .compiled import compiled
 
 
-def elevation_scale(dims: int, dtype: Any) -> Array:
-    """Scale of each feature that makes splat + blur + slice a Gaussian of unit deviation. [d]
+# Blur weight of each of a vertex's two neighbours along an axis; its own is 1.
+BLUR_SIDE = 0.5
+# Variances along every feature, in units of (d+1)^2. The blur's is that of one axis, as its steps
+# along all d + 1 axes are isotropic; splat and slice spread a point over its simplex.
+BLUR_VARIANCE = 2 * BLUR_SIDE / (1 + 2 * BLUR_SIDE)
+SPLAT_VARIANCE = 1 / 12
+FILTER_VARIANCE = BLUR_VARIANCE + 2 * SPLAT_VARIANCE
 
-    The first factor is rounded to `dtype` by itself, as in pydensecrf: points on faces of simplices
-    then fall to the side they do there.
+
+def elevation_scale(dims: int, dtype: Any) -> Array:
+    """Compute the scale of each feature for which the filter has unit variance. [d]
+
+    The first factor is rounded to `dtype` separately, as in pydensecrf, so that points on faces
+    between simplices are assigned to the same simplex.
     """
     i = np.arange(dims, dtype=np.float64)
-    common = np.float64(np.dtype(dtype).type(np.sqrt(2.0 / 3.0) * (dims + 1)))
+    common = np.float64(np.dtype(dtype).type(np.sqrt(FILTER_VARIANCE) * (dims + 1)))
     return (common / np.sqrt((i + 1) * (i + 2))).astype(dtype)
 
 
 @compiled
 def _locate(feature, scale, up, down, elevated, delta, rank, quotient, weight):
-    """The simplex of one point: quotient and rank of each axis, weight of each corner. [d+1] each
+    """Find the simplex of one point: quotient and rank per axis, weight per vertex. [d+1] each
 
-    Corner k has the coordinates (d+1) (quotient_j - [rank_j > d-k]) + k, so k is its remainder.
+    Vertex k has the coordinates (d+1) (quotient_j - [rank_j > d-k]) + k; k is its remainder.
     """
     d = feature.size
-    total = up - up  # a zero of the array's own type
+    total = up - up  # 0 of the array's dtype
     for j in range(d, 0, -1):
         scaled = feature[j - 1] * scale[j - 1]
         elevated[j] = total - delta.dtype.type(j) * scaled
@@ -68,7 +77,7 @@ def _locate(feature, scale, up, down, elevated, delta, rank, quotient, weight):
 
 @compiled
 def _slot(coordinate, coordinates, table):
-    """Where the vertex `coordinate` [d+1] is in the hash table, or the free slot for it."""
+    """Return the slot of the vertex `coordinate` [d+1] in the hash table, or a free slot."""
     h = np.uint64(0)
     for j in range(coordinate.size - 1):  # the last coordinate follows from the others
         h = (h ^ np.uint64(coordinate[j])) * np.uint64(0x9E3779B97F4A7C15)
@@ -89,7 +98,7 @@ def _slot(coordinate, coordinates, table):
 
 @compiled
 def _grown(coordinates, count, table):
-    """A table of twice the size that holds the first `count` vertices, and room for as many."""
+    """Return coordinates and hash table of twice the size with the first `count` vertices."""
     table = np.full(2 * table.size, -1, np.int64)
     room = np.empty((table.size // 2 + 1, coordinates.shape[1]), np.int64)
     room[:count] = coordinates[:count]
@@ -100,7 +109,7 @@ def _grown(coordinates, count, table):
 
 @compiled
 def _vertex(coordinate, coordinates, count, table):
-    """The vertex at `coordinate`, made if it is new; with it what may have grown."""
+    """Return the index of the vertex at `coordinate`, inserted if new, and the updated arrays."""
     at = _slot(coordinate, coordinates, table)
     if table[at] < 0:
         if 2 * count >= table.size:
@@ -113,9 +122,9 @@ def _vertex(coordinate, coordinates, count, table):
 
 
 @compiled
-def _step(start, axis, sense, coordinate):
-    """Write the vertex one step along `axis` from `start`; sense 0 is back, 1 is forth."""
-    step = 1 if sense == 1 else -1
+def _step(start, axis, direction, coordinate):
+    """Write the vertex one step along `axis` from `start`: backward for 0, forward for 1."""
+    step = 1 if direction == 1 else -1
     for j in range(start.size):
         coordinate[j] = start[j] + step
     coordinate[axis] = start[axis] - step * (start.size - 1)
@@ -143,24 +152,24 @@ def _build(features, scale, filled, vertex, weight, neighbour):
             vertex[p, k] = v
 
     if filled:
-        for v in range(count):  # of the touched ones alone: one ring
+        for v in range(count):  # vertices of points only: one ring of neighbours
             for axis in range(d + 1):
-                for sense in range(2):
-                    _step(coordinates[v], axis, sense, coordinate)
+                for direction in range(2):
+                    _step(coordinates[v], axis, direction, coordinate)
                     _, coordinates, count, table = _vertex(coordinate, coordinates, count, table)
 
     for v in range(count):
         for axis in range(d + 1):
-            for sense in range(2):
-                _step(coordinates[v], axis, sense, coordinate)
+            for direction in range(2):
+                _step(coordinates[v], axis, direction, coordinate)
                 found = table[_slot(coordinate, coordinates, table)]
-                neighbour[(axis * count + v) * 2 + sense] = found if found >= 0 else count
+                neighbour[(axis * count + v) * 2 + direction] = found if found >= 0 else count
     return count
 
 
 @compiled
 def _feature_gradient(features, scale, d_weight, out):
-    """The chain rule through `_locate`; rounding and ranks are constant inside a simplex."""
+    """Apply the chain rule through `_locate`; inside a simplex rounding and ranks are constant."""
     points, d = features.shape
     up = features.dtype.type(d + 1)
     down = features.dtype.type(1) / up
@@ -171,7 +180,7 @@ def _feature_gradient(features, scale, d_weight, out):
     weight = np.empty(d + 1, features.dtype)
     for p in range(points):
         _locate(features[p], scale, up, down, elevated, delta, rank, quotient, weight)
-        for j in range(d + 1):  # of elevated[j], over the delta of its rank
+        for j in range(d + 1):  # gradient for elevated[j], through the delta of its rank
             k = d - rank[j]
             elevated[j] = (d_weight[p, k] - d_weight[p, (k + 1) % (d + 1)]) * down
         total = elevated[0]
@@ -182,7 +191,7 @@ def _feature_gradient(features, scale, d_weight, out):
 
 @compiled
 def _splat(vertex, weight, vertices, values):
-    """S' values; the last of its [M+1, C] rows stays zero: the missing vertices."""
+    """Compute S' values [M+1, C]; the last row stays 0 and stands for missing vertices."""
     out = np.zeros((vertices + 1, values.shape[1]), values.dtype)
     for p in range(len(vertex)):
         for k in range(vertex.shape[1]):
@@ -193,9 +202,9 @@ def _splat(vertex, weight, vertices, values):
 
 @compiled
 def _blur_axes(front, neighbour, reverse):
-    """Each axis in turn, first to last or in reverse."""
+    """Blur along each axis, first to last or in reverse."""
     corners, vertices = neighbour.shape[:2]
-    half = front.dtype.type(0.5)
+    side = front.dtype.type(BLUR_SIDE)
     back = np.zeros_like(front)
     for step in range(corners):
         axis = corners - 1 - step if reverse else step
@@ -203,7 +212,7 @@ def _blur_axes(front, neighbour, reverse):
             left = neighbour[axis, v, 0]
             right = neighbour[axis, v, 1]
             for c in range(front.shape[1]):
-                back[v, c] = front[v, c] + half * (front[left, c] + front[right, c])
+                back[v, c] = front[v, c] + side * (front[left, c] + front[right, c])
         front, back = back, front
     return front
 
@@ -213,7 +222,7 @@ def _blur(front, neighbour, symmetric, transpose):
     if not symmetric:
         return _blur_axes(front, neighbour, transpose)
     forward = _blur_axes(front.copy(), neighbour, False)
-    return front.dtype.type(0.5) * (forward + _blur_axes(front, neighbour, True))
+    return (forward + _blur_axes(front, neighbour, True)) / front.dtype.type(2)
 
 
 @compiled
@@ -234,7 +243,7 @@ def _filter(vertex, weight, neighbour, symmetric, transpose, alpha, values, out)
 def _filter_weight_gradient(
     vertex, weight, neighbour, symmetric, transpose, alpha, values, cotangent, out
 ):
-    """Weights act twice: they slice what came of `values` and splat what goes into `cotangent`."""
+    """Compute the gradient of weights, which both slice `values` and splat in the adjoint."""
     vertices = neighbour.shape[1]
     sliced = _blur(_splat(vertex, weight, vertices, values), neighbour, symmetric, transpose)
     splatted = _splat(vertex, weight, vertices, cotangent)
@@ -249,29 +258,33 @@ def _filter_weight_gradient(
 
 
 @compiled
-def _route(start, between, side, sense, neighbour, half):
-    """The product of a walk along the axes where `between` is `side`; 0 if a vertex is missing."""
+def _route(start, between, wanted, direction, neighbour, side):
+    """Multiply the blur weights of a walk along the axes where `between` is `wanted`.
+
+    Return 0 if a vertex on the way is missing.
+    """
     at = start
-    product = half + half
+    product = side / side
     for axis in range(between.size):
-        if between[axis] == side:
-            at = neighbour[axis, at, sense]
+        if between[axis] == wanted:
+            at = neighbour[axis, at, direction]
             if at == neighbour.shape[1]:
-                return half - half
-            product *= half
+                return side - side
+            product *= side
     return product
 
 
 @compiled
 def _shares(corner, neighbour, share):
-    """What the corners of one pixel [d+1] hear of one another, both ways, in share[a, b >= a].
+    """Compute the blur weight between each pair of one pixel's vertices, in share[a, b >= a].
 
-    A step along every axis in one sense closes, so between two corners there are just two routes:
-    the axes that separate them in one sense, or all the others in the opposite one. Blurring the
-    axes in reverse order walks the same routes the other way, so all qualities share this.
+    For a < b it is the sum over both directions. One step along every axis in the same direction
+    returns to the start. So exactly two routes lead from one vertex to another: along the axes that
+    separate them in one direction, or along all other axes in the opposite one. Blurring the axes
+    in reverse order takes the same routes backward, so all qualities have the same weights.
     """
     corners = corner.size
-    half = share.dtype.type(0.5)
+    side = share.dtype.type(BLUR_SIDE)
     path = np.zeros(corners, np.int64)  # the axis that leads from corner k to corner k + 1
     for k in range(corners - 1):
         for axis in range(corners):
@@ -282,20 +295,20 @@ def _shares(corner, neighbour, share):
         for b in range(a, corners):
             if b > a:
                 between[path[b - 1]] = True
-            total = _route(corner[a], between, False, 0, neighbour, half)
+            total = _route(corner[a], between, False, 0, neighbour, side)
             if b > a:
-                total += _route(corner[a], between, True, 1, neighbour, half)
-                # and the way back, from b to a, in the opposite senses
-                total += _route(corner[b], between, True, 0, neighbour, half)
-                total += _route(corner[b], between, False, 1, neighbour, half)
-            else:
-                total += _route(corner[a], between, False, 1, neighbour, half) + half + half
+                total += _route(corner[a], between, True, 1, neighbour, side)
+                # from b to a, in the opposite directions
+                total += _route(corner[b], between, True, 0, neighbour, side)
+                total += _route(corner[b], between, False, 1, neighbour, side)
+            else:  # around all axes, or no step at all
+                total += _route(corner[a], between, False, 1, neighbour, side) + side / side
             share[a, b] = total
 
 
 @compiled
 def _self_response(vertex, weight, neighbour, alpha, out):
-    """What a pixel receives of its own value, over all pairs of its corners."""
+    """Sum weight * share * weight over all pairs of a pixel's vertices: the diagonal of K."""
     points, corners = vertex.shape
     share = np.zeros((corners, corners), weight.dtype)
     for p in range(points):
@@ -315,29 +328,30 @@ def _self_response_gradient(vertex, weight, neighbour, alpha, cotangent, out):
         _shares(vertex[p], neighbour, share)
         out[p] = 0
         for a in range(corners):
-            for b in range(a, corners):  # a = b adds twice, as a square does
+            for b in range(a, corners):  # a = b adds twice: the derivative of a square
                 scaled = alpha[0] * cotangent[p] * share[a, b]
                 out[p, a] += scaled * weight[p, b]
                 out[p, b] += scaled * weight[p, a]
 
 
 def _alpha(vertex: Array, dtype: Any) -> Array:
-    """The slice scale 1 / (1 + 2^-d), in an array so that Numba keeps its type. [1]"""
+    """Return the slice scale 1 / (1 + 2^-d) as an array, so that Numba keeps its dtype. [1]"""
     return np.array([1.0 / (1.0 + 2.0 ** (1 - vertex.shape[1]))], dtype)
 
 
-# Below: vertex [N, d+1] int32, the row of values that each corner touches; weight [N, d+1];
-# neighbour [d+1, M, 2] int32, the vertex one step back and forth along each axis, M where there is
-# none. With `symmetric` the filter is the mean of the blurs in either order of the axes.
+# Arguments of the functions below: vertex [N, d+1] int32 and weight [N, d+1], the vertices of each
+# point's simplex and their barycentric weights; neighbour [d+1, M, 2] int32, the vertex one step
+# backward and forward along each axis, M if there is none. With `symmetric` the filter is the mean
+# of blurring the axes in either order.
 
 
 def build(
     features: Array, vertex: Array, weight: Array, neighbour: Array, *, filled: bool
 ) -> int:
-    """Fill the arrays of a lattice; the number of vertices M.
+    """Fill the arrays of a lattice and return the number of vertices M.
 
     `neighbour` is flat and long enough for any M; its first 2 (d+1) M entries are written. With
-    `filled` all neighbours of the vertices that some point touches are vertices too.
+    `filled` all neighbours of the points' vertices become vertices too.
     """
     scale = elevation_scale(features.shape[1], features.dtype)
     rows = np.ascontiguousarray(features)
@@ -345,7 +359,7 @@ def build(
 
 
 def feature_gradient(features: Array, d_weight: Array, out: Array) -> None:
-    """Write the gradient for the features [N, d], from that for the weights, to `out`."""
+    """Write the gradient for the features [N, d] to `out`, given that for the weights."""
     scale = elevation_scale(features.shape[1], features.dtype)
     _feature_gradient(np.ascontiguousarray(features), scale, d_weight, out)
 
