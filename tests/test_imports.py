@@ -1,11 +1,14 @@
 """Who may import whom (docs/architecture.md, layers), and what an import of the package costs."""
 
 import ast
+import graphlib
+import importlib
 import importlib.util
 import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -129,6 +132,105 @@ def test_imports_go_downward_only(path):
     assert unit(path) in ranks, "give the new module a place in LAYERS"
     for other in inside(path) - {unit(path)}:
         assert ranks[other] < ranks[unit(path)], f"{path} imports {other}"
+
+
+def module_name(path):
+    """Dotted name of a source file of the package."""
+    parts = ["densecrf_rnn", *path.with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in SOURCES}
+
+
+def imported_on_load(path):
+    """Modules of ours that a source file names outside functions, for type checking as well."""
+    package = ["densecrf_rnn", *path.parts[:-1]]
+    found, nodes = set(), [ast.parse((PACKAGE / path).read_text(encoding="utf-8"))]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        nodes.extend(ast.iter_child_nodes(node))
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            members = {f"{module}.{alias.name}" for alias in node.names}
+            names = [name if name in MODULES else module for name in members]
+        found.update(name for name in names if name in MODULES)
+    return found
+
+
+def test_no_modules_import_one_another_in_a_circle():
+    graph = {name: imported_on_load(path) for name, path in MODULES.items()}
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+    assert set(order) == set(MODULES)
+
+
+def test_no_source_file_is_longer_than_500_lines():
+    files = [path for root in (PACKAGE, CPP) for path in root.rglob("*") if path.is_file()]
+    sources = [f for f in files if f.suffix in (".py", ".pyi", ".cpp", ".hpp", ".cu", ".cuh")]
+    lines = {str(f): len(f.read_text(encoding="utf-8").splitlines()) for f in sources}
+    assert {name: count for name, count in lines.items() if count > 500} == {}
+
+
+# --- public names --------------------------------------------------------------------------------
+
+ROOT = PACKAGE.parent
+DOCUMENTS = [*ROOT.glob("README.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.py")]
+
+
+def python_blocks(path):
+    """The Python source of an example, or of each fenced block of a page."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        return [text]
+    return [textwrap.dedent(block) for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
+
+
+def documented_imports():
+    """(module, name or None) of everything imported from the package in documents and examples."""
+    found = set()
+    for source in (block for path in DOCUMENTS for block in python_blocks(path)):
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                found.update((alias.name, None) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.update((node.module, alias.name) for alias in node.names)
+    return sorted((pair for pair in found if pair[0].split(".")[0] == "densecrf_rnn"), key=str)
+
+
+@pytest.mark.skipif(not DOCUMENTS, reason="the documents are not installed with the package")
+def test_every_name_that_documents_and_examples_import_exists():
+    imports = documented_imports()
+    assert ("densecrf_rnn", "CRFRNN") in imports and ("densecrf_rnn", "refine") in imports
+    for module, name in imports:
+        if importlib.util.find_spec("torch") is None and (".nn" in module or name == "CRFRNN"):
+            continue
+        loaded = importlib.import_module(module)
+        if name is not None and not hasattr(loaded, name):
+            importlib.import_module(f"{module}.{name}")
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "inference.refine inference.mean_field gibbs tiles",
+        "tiles inference.mean_field inference.refine",
+        "gibbs inference.mean_field",
+        "nn nn.functional inference.refine",
+        "inference.mean_field nn.crfrnn tuning cli",
+    ],
+)
+def test_refine_and_mean_field_are_functions_whatever_is_imported(order):
+    if "nn" in order.split() and importlib.util.find_spec("torch") is None:
+        pytest.skip("torch is not installed")
+    lines = [f"importlib.import_module('densecrf_rnn.{name}')" for name in order.split()]
+    check = "import densecrf_rnn as d; assert callable(d.refine) and callable(d.mean_field)"
+    run("\n".join(["import importlib", check, *(f"{line}\n{check}" for line in lines)]))
 
 
 # --- the party wall ---
