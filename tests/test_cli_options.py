@@ -56,7 +56,7 @@ def test_a_new_option_makes_files_done_again(folder, capsys, monkeypatch):
     assert main(REFINE) == 0
     with_made_up_option(monkeypatch, refine)
     for value, reason in (
-        ("0.5", "their record is of another form: it lacks --made-up"),
+        ("0.5", "their record is of another version, unlike in --made-up"),
         ("2", "--made-up was 0.5, is 2"),
     ):
         capsys.readouterr()
@@ -83,7 +83,7 @@ def test_a_record_without_the_names_of_today_means_done_again(folder, capsys):
     capsys.readouterr()
     assert main(REFINE) == 0
     out = capsys.readouterr().out
-    assert "done again: their record is of another form: it lacks --theta-alpha" in out
+    assert "done again: their record is of another version, unlike in --params, --theta-" in out
     assert "2 refined" in out
 
 

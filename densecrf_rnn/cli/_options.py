@@ -60,13 +60,10 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     >>> difference({"temperature": 1.0, "key": None}, {"temperature": 2.5, "key": "a"})
     '--temperature was 1, is 2.5; --key was not given, is "a"'
     >>> difference({"temperature": 1.0}, {"temperature": 1.0, "key": None})
-    'their record is of another form: it lacks --key'
+    'their record is of another version, unlike in --key'
     """
-    lacking, unknown = (sorted(a.keys() - b.keys()) for a, b in ((new, old), (old, new)))
-    if lacking:
-        return f"their record is of another form: it lacks {', '.join(map(option, lacking))}"
-    if unknown:
-        return f"their record is of another form: it holds {', '.join(map(option, unknown))}"
+    if unlike := sorted(old.keys() ^ new.keys()):
+        return f"their record is of another version, unlike in {', '.join(map(option, unlike))}"
     return "; ".join(
         f"{option(name)} was {_shown(old[name])}, is {_shown(value)}"
         for name, value in new.items()

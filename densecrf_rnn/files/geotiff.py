@@ -10,14 +10,14 @@ import numpy as np
 from .._typing import Array
 from ..tiles import Sliceable
 from .packages import reading, required
-from .windows import View, Write
+from .windows import Source, View, Write
 
 _CACHE = 512  # MB of blocks that GDAL caches; its default is a twentieth of the machine's memory
 _BLOCK = 256  # side, in pixels, of the blocks of the files written
 
 
-class GeoTiff:
-    """An open GeoTIFF: a `windows.Source`.
+class GeoTiff(Source):
+    """An open GeoTIFF.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -28,39 +28,21 @@ class View:
         return self._part(where)
 
 
-class Source(Protocol):
-    """An open file that is read in parts, as logits, image or mask."""
-
-    path: Path
-
-    def maps(self) -> Sliceable:
-        """Return logits [L, *S]."""
-
-    def image(self, axes: int, bands: Sequence[int] | None = None) -> Sliceable:
-        """Return an image [*S, C] with `axes` spatial axes; `bands`, from 1, choose channels."""
-
-    def nonzero(self) -> Sliceable:
-        """Return a mask, bool [*S]: where the only band is not 0."""
-
-    def valid(self) -> Sliceable | None:
-        """Return where all bands have data, bool [H, W]; None if no pixel is marked otherwise."""
-
-    def ground(self) -> dict[str, Any]:
-        """Return the georeference as rasterio takes it; empty if there is none."""
-
-
-class ArraySource:
-    """An open array: a `Source`."""
+class Source:
+    """An open file that is read in parts, as logits, image or mask; here, an array."""
 
     def __init__(self, path: Path, array: Any) -> None:
         self.path, self._array = path, array
 
     def maps(self) -> Sliceable:
-        """Return the array."""
+        """Return logits [L, *S]."""
         return self._array
 
     def image(self, axes: int, bands: Sequence[int] | None = None) -> Sliceable:
-        """Return the array, with a last axis for the channels if it has `axes` axes."""
+        """Return an image [*S, C] with `axes` spatial axes; `bands`, from 1, choose channels.
+
+        An array with `axes` axes has one channel. Only a GeoTIFF has bands.
+        """
         if bands is not None:
             raise ValueError(f"{self.path}: only a GeoTIFF has bands; leave them out")
         array = self._array
@@ -71,31 +53,32 @@ class ArraySource:
         )
 
     def nonzero(self) -> Sliceable:
-        """Return where the array is not 0."""
+        """Return a mask, bool [*S]: where the array, or the only band, is not 0."""
         return View(self._array.shape, bool, lambda where: self._part(where) != 0)
 
-    def valid(self) -> None:
-        """Return None: arrays mark no pixels as without data."""
+    def valid(self) -> Sliceable | None:
+        """Return where all bands have data, bool [H, W]; None if no pixel is marked otherwise."""
+        return None
 
     def ground(self) -> dict[str, Any]:
-        """Return an empty georeference."""
+        """Return the georeference as rasterio takes it; empty if there is none."""
         return {}
 
     def _part(self, where: tuple[slice, ...]) -> Array:
         return np.asarray(self._array[where])
 
 
-def open_npy(path: Path, stack: contextlib.ExitStack) -> ArraySource:
+def open_npy(path: Path, stack: contextlib.ExitStack) -> Source:
     """Open a .npy file as a memory map."""
     with reading(path, "a .npy file without pickles"):
-        return ArraySource(path, np.load(path, mmap_mode="r", allow_pickle=False))
+        return Source(path, np.load(path, mmap_mode="r", allow_pickle=False))
 
 
-def open_zarr(path: Path, stack: contextlib.ExitStack) -> ArraySource:
+def open_zarr(path: Path, stack: contextlib.ExitStack) -> Source:
     """Open a zarr array."""
     zarr = required("zarr", "raster", path)
     with reading(path, "a zarr array"):
-        return ArraySource(path, zarr.open_array(str(path), mode="r"))
+        return Source(path, zarr.open_array(str(path), mode="r"))
 
 
 @contextlib.contextmanager
