@@ -79,7 +79,7 @@ inline std::int64_t length(const Named& named, int axis) {
   return array.shape(axis);
 }
 
-// Calls body(T()) with the dtype of an array.
+// Call body(T()) with the dtype of an array.
 template <class Body>
 auto with_dtype(const Named& named, const Body& body) {
   if (py::isinstance<py::array_t<float>>(named.value)) return body(float());

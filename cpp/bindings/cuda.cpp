@@ -35,13 +35,13 @@ cuda::Stream stream(const py::object& of) {
   return out;
 }
 
-// Calls body(T()): double if `wide`, else float.
+// Call body(T()): double if `wide`, else float.
 template <class Body>
 auto with_type(bool wide, const Body& body) {
   return wide ? body(double()) : body(float());
 }
 
-// Calls body(S(), T()): T as above, S the type that values are stored in, 16 bits wide or T.
+// Call body(S(), T()): T as above, S the type that values are stored in, 16 bits wide or T.
 template <class Body>
 auto with_storage(bool wide, const std::string& storage, const Body& body) {
   if (storage == "full") return with_type(wide, [&](auto zero) { return body(zero, zero); });

@@ -131,7 +131,7 @@ class Batch {
     model.memory_budget = memory_budget;
   }
 
-  // Adds an image. Its `saved` may be empty where `may_save_nothing`.
+  // Add an image. Its `saved` may be empty where `may_save_nothing`.
   dcrf::Image<T>& add(const py::handle& problem, bool may_save_nothing) {
     dcrf::Image<T> image;
     const Named logits = DCRF_FIELD(problem, logits), saved = DCRF_FIELD(problem, saved),

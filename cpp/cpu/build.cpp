@@ -23,7 +23,7 @@ struct Range {
   double low[kMaxDims], high[kMaxDims];
 };
 
-// The range of every feature; false if one is not finite.
+// Compute the range of every feature; return false if one is not finite.
 template <typename T>
 bool feature_range(const FeatureView<T>& f, Range& range, int threads) {
   const std::int64_t chunks = (f.points + kPointChunk - 1) / kPointChunk;
@@ -73,7 +73,7 @@ class Builder {
   }
 
  private:
-  // The keys of a strip's points, and their ids in order of first touch.
+  // Locate the points of a strip and number their vertices in order of first touch.
   void number_strip(int s, std::int32_t* vertex, T* weight) {
     const int d = f_.dims, corners = d + 1;
     Table<Words>& table = *tables_[s];
@@ -100,7 +100,7 @@ class Builder {
     }
   }
 
-  // The same with vector code, a tile at a time.
+  // The same with SIMD code, a tile at a time.
   void number_tiles(Table<Words>& table, int s, const T* scale, std::int32_t* vertex, T* weight) {
     const int d = f_.dims, corners = d + 1;
     LocateTask<T> task;
@@ -135,7 +135,7 @@ class Builder {
     }
   }
 
-  // Rows of all strips; which row is a vertex's own and which are its ghosts.
+  // Number the rows of all strips, and find the own row and the ghosts of each vertex.
   void merge(std::int32_t* links) {
     std::int64_t rows = 0;
     for (int s = 0; s < strips_.count; ++s) {
@@ -204,7 +204,7 @@ class Builder {
     }
   }
 
-  // The chains of every axis, in order of their first vertices.
+  // Write the chains of neighbours along every axis, in order of their first vertices.
   void link(std::int32_t* links) {
     const int corners = f_.dims + 1;
     const std::int64_t vertices = std::int64_t(own_row_.size());
@@ -226,20 +226,21 @@ class Builder {
         }
       }
     });
-    // Each axis writes to its own part; the parts are then moved together.
+    // Each axis writes to a part of its own; the parts are then made contiguous.
     std::int32_t* const chains = links + Links::kData + vertices + 2 * links[Links::kGhosts];
     std::int64_t length[kMaxDims + 1];
     parallel_for(corners, threads_, [&](std::int64_t axis) {
       const std::int32_t* const to_next = next.get() + axis * vertices;
       const Buffer<char> has_previous = make_buffer<char>(vertices + 1);
-      char* const entered = has_previous.get() + 1;  // at -1 whatever has no next one writes
+      char* const entered =
+          has_previous.get() + 1;  // element -1 takes the writes of vertices without a next one
       std::fill(entered, entered + vertices, char(0));
       for (std::int64_t v = 0; v < vertices; ++v) entered[to_next[v]] = 1;
       std::uint32_t* const begin = reinterpret_cast<std::uint32_t*>(chains) + axis * vertices;
       std::uint32_t* out = begin;
       for (std::int64_t head = 0; head < vertices; ++head) {
         if (entered[head] || to_next[head] < 0)
-          continue;  // inside one, or on its own: left as it is
+          continue;  // inside a chain, or isolated: the blur leaves it as it is
         for (std::int32_t v = std::int32_t(head); v >= 0; v = to_next[v])
           *out++ = std::uint32_t(own_row_[v]);
         out[-1] |= kChainEnd;

@@ -27,8 +27,8 @@ int gibbs_width(int labels) {
 // Layout of the padded image of labels. Its margin is as wide as the longest offset, above, below
 // and to the right of the image; the margin to the left of a row is that of the row before.
 struct Padded {
-  std::int64_t rows = 0, columns = 0;   // width of the margin
-  std::int64_t stride = 0, size = 0;    // of a row and of the whole, in elements
+  std::int64_t rows = 0, columns = 0;  // width of the margin
+  std::int64_t stride = 0, size = 0;   // of a row and of the whole, in elements
 
   explicit Padded(const GibbsBatch& batch) {
     for (int c = 0; c < batch.classes; ++c) {

@@ -1,6 +1,7 @@
-// One kernel at work in a mean field: where its sums and values lie, and the way from one to the
-// other over vertices or grid cells. In the adjoint sense before and after swap, splat and slice
-// swap, axes are blurred in reverse order and C becomes C'.
+// The state of one kernel during a mean field: what was splatted (`sums`), what is sliced
+// (`values`), and the blur and coupling C between them, on lattice vertices or grid cells. In the
+// adjoint, before and after are swapped, splat and slice are swapped, axes are blurred in reverse
+// order, and C is transposed.
 #pragma once
 
 #include <algorithm>
@@ -43,7 +44,7 @@ class KernelRun {
     values_ = make_buffer<T>(rows() * width_);
   }
 
-  // As the loops over points see it.
+  // Return the view for the loops over points.
   PointKernel<T> points() const {
     PointKernel<T> k;
     if (is_lattice_) {
@@ -64,14 +65,14 @@ class KernelRun {
     return k;
   }
 
-  // No message is greater than this.
+  // Upper bound on the magnitude of a message.
   T bound() const { return greatest_ * slice_bound_; }
 
   std::int64_t rows() const { return is_lattice_ ? links_[0].rows : cells(); }
   CouplingView<T> taken_back() const { return taken_back_.view(adjoint_); }
   int scratch() const { return is_lattice_ ? 0 : int(2 * view_.grid.cells[2] * width_); }
 
-  // Adds up what the strips splatted, so that sums() holds it, [rows, width].
+  // Add up the sums of all strips, so that sums() is their total, [rows, width].
   void fold() {
     if (is_lattice_) {
       dcrf::fold(links_[0], sums_.get(), width_, threads_);
@@ -87,11 +88,12 @@ class KernelRun {
   const T* sums() const { return is_lattice_ ? sums_.get() : folded_.get(); }
 
   void clear_sums() {
-    if (is_lattice_) clear(sums_.get(), rows() * width_);  // fold() left a grid's strips zero
+    if (is_lattice_) clear(sums_.get(), rows() * width_);  // a grid's strips: fold() cleared them
     is_folded_ = false;
   }
 
-  // From sums, which are zero afterwards, to values. `raw` receives what C acts on; may be null.
+  // Blur the sums, which are cleared, apply C and store the result in values. `raw`, if not null,
+  // receives the input of C.
   void spread(T* raw) {
     if (is_lattice_)
       spread_lattice(raw);
@@ -99,13 +101,13 @@ class KernelRun {
       spread_grid(raw);
   }
 
-  // Values from what C acts on, as spread() gave it.
+  // Apply C to `raw`, an output of spread(), and store the result in values.
   void couple_raw(const T* raw) {
     T* const values = values_.get();
     const CouplingView<T> coupling = coupling_.view(adjoint_);
     const std::int32_t* const list = is_lattice_ ? links_[0].own_row : nullptr;
     parallel_ranges(listed(), kRowChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
-      // finish() clears what it reads, so it reads a copy: a row at a time.
+      // finish() clears its input, so copy one row at a time.
       const Buffer<T> copy = make_buffer<T>(width_);
       for (std::int64_t i = begin; i < end; ++i) {
         const std::int64_t row = list != nullptr ? list[i] : i;
@@ -117,11 +119,12 @@ class KernelRun {
     if (is_lattice_) share(links_[0], values, width_, threads_);
   }
 
-  // sum [L, width] += the outer products of the rows of a and b.
+  // sum [L, width] += outer products of the rows of a and b, negated and scaled: the gradient of C.
   void outer(const T* a, const T* b, std::vector<double>& sum) const {
     const std::int64_t chunks = (listed() + kRowChunk - 1) / kRowChunk,
                        size = std::int64_t(labels_) * width_;
-    const Buffer<T> partial = zeros(chunks * size);  // summed in order: the same bits
+    const Buffer<T> partial =
+        zeros(chunks * size);  // added in order of the chunks: bit-identical for any threads
     const std::int32_t* const list = is_lattice_ ? links_[0].own_row : nullptr;
     parallel_ranges(listed(), kRowChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
       const std::int64_t skip = list != nullptr ? 0 : begin * width_;
@@ -152,7 +155,7 @@ class KernelRun {
     return out;
   }
 
-  // Each strip has its own sums for the slabs of cells that its points touch.
+  // Each strip has sums of its own, for the slabs of cells that its points touch.
   void prepare_grid() {
     const GridView<T>& g = view_.grid;
     const int outer = g.outer();
@@ -190,7 +193,7 @@ class KernelRun {
     });
   }
 
-  // One row of cells, summed over the strips and blurred along the columns.
+  // Sum one row of cells over the strips and blur it along the row.
   void sum_columns(std::int64_t row, const T* band, int radius, T* scratch, T* out) {
     const GridView<T>& g = view_.grid;
     T* parts[16];
@@ -218,7 +221,7 @@ class KernelRun {
       }
     });
     is_folded_ = false;
-    // One band along rows of cells, or along layers of them.
+    // Blur a row of cells along the rows (axis 1) or layers (axis 0).
     const auto along = [&](int axis, std::int64_t step, const T* from, std::int64_t row, T* out) {
       const std::int64_t at = axis == 1 ? row % g.cells[1] : row / g.cells[1];
       const std::int64_t low = std::max<std::int64_t>(-g.radius[axis], -at);
@@ -272,15 +275,15 @@ class KernelRun {
   int threads_;
   Strips strips_;
   T scale_;
-  Coupling<T> coupling_;                  // with -scale_
-  Coupling<T> taken_back_;                // as it is
+  Coupling<T> coupling_;                  // C times -scale_
+  Coupling<T> taken_back_;                // C
   std::vector<Links> links_;              // of a lattice: one; of a grid: none
   std::vector<std::int32_t> first_slab_;  // [strips]
   std::vector<std::int64_t> slab_offset_, slabs_;
   std::int64_t partial_slabs_ = 0;
   bool is_folded_ = false;
-  T greatest_ = 0;           // size of a value
-  T slice_bound_ = 1;        // what a slice of values of size 1 can come to
+  T greatest_ = 0;           // maximum magnitude of a value
+  T slice_bound_ = 1;        // maximum magnitude of a slice of values of magnitude 1
   Buffer<T> sums_, values_;  // [rows, width]; a grid's sums: the slabs of all strips
   Buffer<T> blurred_, blurred_rows_, folded_;  // [cells, width] of a grid
 };

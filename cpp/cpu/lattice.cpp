@@ -11,9 +11,10 @@
 namespace dcrf {
 namespace {
 
-constexpr int kChannels = 24;  // filtered at a time
+constexpr int kChannels = 24;  // channels filtered at a time
 
-// [begin, end) of a chunk, moved on to where a new group begins on both sides.
+// Move both ends of a chunk [begin, end) forward to the next start of a group, so that chunks hold
+// whole groups.
 template <class StartsGroup>
 void whole_groups(std::int64_t& begin, std::int64_t& end, std::int64_t length,
                   const StartsGroup& starts) {
@@ -42,7 +43,7 @@ PointKernel<T> point_kernel(const LatticeView<T>& lattice, const Links& links) {
   return kernel;
 }
 
-// The bare operator on up to kChannels channels: room for one splat and the values it leads to.
+// The filter on up to kChannels channels: buffers for what is splatted and what is sliced.
 template <typename T>
 class BareFilter {
  public:
@@ -69,7 +70,7 @@ class BareFilter {
     });
   }
 
-  // What lies at the vertices after splat and blur of rows with that stride.
+  // Splat rows of stride `stride`, blur, and leave the result at the vertices.
   void spread(const T* from, std::int64_t stride, bool transpose) {
     in_strips([&](int s, T* scratch) { loops<T>().splat(pass_, s, from, stride, scratch); });
     T* const values = values_.get();
@@ -114,7 +115,8 @@ class BareFilter {
   PointPass<T> pass_;
 };
 
-// The neighbours of every row, as a table; -1 where there is none. A ghost has its owner's.
+// Return the table of neighbours [axis, row, direction], -1 where there is none, then the owner of
+// each row. A ghost has the neighbours of its owner.
 std::vector<std::int32_t> neighbour_table(const Links& links, int corners) {
   std::vector<std::int32_t> owner(links.rows), table(2 * corners * links.rows, -1);
   for (std::int64_t v = 0; v < links.vertices; ++v) owner[links.own_row[v]] = links.own_row[v];
@@ -137,11 +139,12 @@ std::vector<std::int32_t> neighbour_table(const Links& links, int corners) {
   return table;
 }
 
-// Calls body(point, share) for each point; share [corners, corners] is what corner b receives of a
-// unit at corner a after the blur of all axes. A step along every axis in the same sense closes, so
-// two routes lead from corner to corner: the axes between them in one sense, or all others in the
-// opposite sense. Each step halves; a missing vertex ends a route. Both orders of the axes, and so
-// their mean, take the routes apart only in their vertices on the way.
+// Call body(point, share) for each point, where share [corners, corners] is the part of a unit at
+// corner a that reaches corner b after the blur of all axes. One step along every axis in the same
+// direction leads back to the start, so there are two routes from corner to corner: the axes
+// between them in one direction, or the other axes in the opposite direction. Each step multiplies
+// by kBlurSide; a missing vertex ends a route. The two orders of the axes differ only in the
+// vertices on the way.
 template <typename T, class Body>
 void with_shares(const LatticeView<T>& lattice, int threads, const Body& body) {
   const Links links(lattice.links, lattice.dims);
@@ -150,8 +153,8 @@ void with_shares(const LatticeView<T>& lattice, int threads, const Body& body) {
   const std::vector<std::int32_t> table = neighbour_table(links, corners);
   const std::int32_t* const owner = table.data() + 2 * corners * links.rows;
   const bool both = links.quality != Quality::kStandard;
-  const auto neighbour = [&](int axis, std::int64_t row, int sense) {
-    return table[(axis * links.rows + row) * 2 + sense];
+  const auto neighbour = [&](int axis, std::int64_t row, int direction) {
+    return table[(axis * links.rows + row) * 2 + direction];
   };
   parallel_for(strips.count, threads, [&](std::int64_t s) {
     std::int32_t row[kMaxDims + 1];
@@ -171,19 +174,19 @@ void with_shares(const LatticeView<T>& lattice, int threads, const Body& body) {
         for (int b = 0; b < corners; ++b) {
           bool between[kMaxDims + 1] = {};
           for (int k = std::min(a, b); k < std::max(a, b); ++k) between[path[k]] = true;
-          const auto route = [&](bool side, int sense, bool reverse) {
+          const auto route = [&](bool side, int direction, bool reverse) {
             std::int64_t at = row[a];
             T product = 1;
             for (int step = 0; step < corners; ++step) {
               const int axis = reverse ? corners - 1 - step : step;
               if (between[axis] != side) continue;
-              at = neighbour(axis, at, sense);
+              at = neighbour(axis, at, direction);
               if (at < 0) return T(0);
               product *= T(kBlurSide);
             }
             return product;
           };
-          // Sense 1 of the table steps +1 with -d on the axis: from corner k to corner k + 1.
+          // Direction 1 of the table is +1 with -d on the axis: from corner k to corner k + 1.
           const auto all = [&](bool reverse) {
             if (a == b) return T(1) + route(false, 0, reverse) + route(false, 1, reverse);
             return a < b ? route(true, 1, reverse) + route(false, 0, reverse)
@@ -238,7 +241,7 @@ void share(const Links& links, T* rows, int width, int threads) {
 template <typename T>
 void filter(const LatticeView<T>& lattice, const T* values, int channels, bool transpose, T* out,
             int threads) {
-  if (lattice.points == 0) return;  // nor need there be arrays
+  if (lattice.points == 0) return;  // arrays may be null
   for (int at = 0; at < channels; at += kChannels) {
     BareFilter<T> bare(lattice, std::min(kChannels, channels - at), threads);
     bare.spread(values + at, channels, transpose);
@@ -253,9 +256,9 @@ void filter_weight_gradient(const LatticeView<T>& lattice, const T* values, cons
   std::fill(d_weight, d_weight + lattice.points * (lattice.dims + 1), T(0));
   for (int at = 0; at < channels; at += kChannels) {
     BareFilter<T> bare(lattice, std::min(kChannels, channels - at), threads);
-    bare.spread(values + at, channels, transpose);  // the weights that slice
+    bare.spread(values + at, channels, transpose);  // gradient through the slice weights
     bare.weight_gradient(cotangent + at, channels, d_weight);
-    bare.spread(cotangent + at, channels, !transpose);  // the weights that splat
+    bare.spread(cotangent + at, channels, !transpose);  // gradient through the splat weights
     bare.weight_gradient(values + at, channels, d_weight);
   }
 }

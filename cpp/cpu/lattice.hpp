@@ -1,7 +1,7 @@
-// The permutohedral lattice on CPUs: build once, then filter, transpose, differentiate or read the
-// diagonal any number of times. Works on raw rows; knows nothing of Python, images or labels. Every
-// result is bit-identical for any number of threads: points are cut into strips by their number
-// alone, each strip splats into rows of its own, and those are added up in a fixed order.
+// The permutohedral lattice on CPUs: built once, then filtered, transposed, differentiated or asked
+// for its diagonal. Results are bit-identical for any number of threads: the strips of points
+// depend only on the number of points, each strip splats into rows of its own, and these are added
+// up in a fixed order.
 #pragma once
 
 #include <cstdint>
@@ -13,19 +13,21 @@ namespace dcrf {
 
 enum class Quality { kStandard = 0, kSymmetric = 1, kFilled = 2 };
 
-// A built lattice of N points and d features, in arrays that the caller owns. A vertex has one row
-// of values in every strip that touches it: the first strip's is the vertex's own, the others are
-// its ghosts. Rows are numbered by strip and, within one, in order of first touch.
+// A built lattice of N points and d features; the caller owns the arrays. A vertex has one row of
+// values in every strip that touches it: its own row in the first of them, ghosts in the others.
+// Rows are numbered by strip and, within a strip, in order of first touch.
 template <typename T>
 struct LatticeView {
-  std::int64_t points = 0;               // N
-  int dims = 0;                          // d
-  const std::int32_t* vertex = nullptr;  // [N, d+1], rows relative to the strip's first
-  const T* weight = nullptr;             // [N, d+1], barycentric
-  const std::int32_t* links = nullptr;   // see Links
+  std::int64_t points = 0;  // N
+  int dims = 0;             // d
+  const std::int32_t* vertex =
+      nullptr;                // [N, d+1], row of each corner, relative to the first of the strip
+  const T* weight = nullptr;  // [N, d+1], barycentric
+  const std::int32_t* links = nullptr;  // see Links
 };
 
-// What hangs together in a lattice, as it lies in the array `links`.
+// The contents of the array `links`: a header, the own row of each vertex, the ghosts with their
+// owners, and the chains of neighbours along each axis.
 struct Links {
   static constexpr int kVertices = 0, kQuality = 1, kRows = 2, kGhosts = 3, kFirstRow = 8,
                        kChain = 32, kData = 64;
@@ -40,7 +42,7 @@ struct Links {
   Quality quality;
   const std::int32_t* first_row;             // [strips]
   const std::int32_t* own_row;               // [vertices]
-  const std::int32_t* ghost;                 // [ghosts], rows, by owner
+  const std::int32_t* ghost;                 // [ghosts], rows, sorted by owner
   const std::int32_t* owner;                 // [ghosts], the row of each ghost's vertex
   const std::uint32_t* chain[kMaxDims + 1];  // per axis: runs of neighbours, kChainEnd at each end
   std::int64_t chain_length[kMaxDims + 1];
@@ -58,20 +60,21 @@ struct FeatureView {
   int dims = 0;
 };
 
-// Builds a lattice into vertex, weight [N, d+1] and links [links_size]. Wants 1 <= d <= 16 and
-// N (d+1) < 2^31. False: a feature is not finite, or too large for its dtype to index (the same
-// bound as in checks.indexable); the arrays then mean nothing.
+// Build a lattice into vertex, weight [N, d+1] and links [links_size]. Requires 1 <= d <= kMaxDims
+// and N (d+1) < 2^31. Return false if a feature is not finite or its coordinates exceed
+// kMaxElevated; the arrays are then undefined.
 template <typename T>
 bool build(const FeatureView<T>& features, Quality quality, std::int32_t* vertex, T* weight,
            std::int32_t* links, int threads);
 
-// out = K values, both [N, channels]; the transpose blurs the axes in reverse order. The answer
-// does not overlap `values`.
+// out = K values, or K' values (axes blurred in reverse order), both [N, channels]; `out` must not
+// overlap `values`.
 template <typename T>
 void filter(const LatticeView<T>& lattice, const T* values, int channels, bool transpose, T* out,
             int threads);
 
-// d_weight [N, d+1] of <cotangent, K values>, or of <cotangent, K' values>; both [N, channels].
+// d_weight [N, d+1]: the gradient of <cotangent, K values>, or of <cotangent, K' values>, for the
+// weights; values and cotangent are [N, channels].
 template <typename T>
 void filter_weight_gradient(const LatticeView<T>& lattice, const T* values, const T* cotangent,
                             int channels, bool transpose, T* d_weight, int threads);
@@ -80,7 +83,7 @@ void filter_weight_gradient(const LatticeView<T>& lattice, const T* values, cons
 template <typename T>
 void feature_gradient(const FeatureView<T>& features, const T* d_weight, T* d_feature, int threads);
 
-// out [N] = the diagonal of K: what each point receives of its own value.
+// out [N] = the diagonal of K.
 template <typename T>
 void self_response(const LatticeView<T>& lattice, T* out, int threads);
 
@@ -89,17 +92,17 @@ template <typename T>
 void self_response_gradient(const LatticeView<T>& lattice, const T* cotangent, T* d_weight,
                             int threads);
 
-// Adds every ghost's row to its vertex's own and leaves it zero.
+// Add the row of every ghost to that of its owner, and clear it.
 template <typename T>
 void fold(const Links& links, T* rows, int width, int threads);
 
-// The blur of all axes, on rows [rows, width] that were folded; `work`, of the same size, is used
-// for qualities other than the standard. Returns whether the answer is the mean of `rows` and
-// `work`, or else `rows` alone.
+// Blur rows [rows, width], already folded, along all axes. Standard quality: in place, returns
+// false. Other qualities: also into `work` with the axes in reverse order; returns true, as the
+// result is the mean of `rows` and `work`.
 template <typename T>
 bool blur(const Links& links, int dims, bool transpose, T* rows, T* work, int width, int threads);
 
-// Copies each vertex's own row to its ghosts.
+// Copy the row of each owner to its ghosts.
 template <typename T>
 void share(const Links& links, T* rows, int width, int threads);
 

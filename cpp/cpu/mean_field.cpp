@@ -10,7 +10,7 @@
 namespace dcrf {
 namespace {
 
-// The kernels of one image in one sense, as the loops over points want them.
+// The kernels of one image, forward or adjoint, with their views for the loops over points.
 template <typename T>
 class Runs {
  public:
@@ -27,6 +27,14 @@ class Runs {
   KernelRun<T>& operator[](std::size_t m) { return *runs_[m]; }
   std::size_t size() const { return runs_.size(); }
   const PointKernel<T>* points() const { return points_.data(); }
+  void fill(PointPass<T>& pass, std::int64_t count, int labels, const T* padding) const {
+    pass.points = count;
+    pass.labels = labels;
+    pass.width = row_width(labels);
+    pass.kernels = points_.data();
+    pass.kernel_count = int(points_.size());
+    pass.padding = padding;
+  }
   int scratch() const { return scratch_; }
   std::int64_t rows() const {
     std::int64_t sum = 0;
@@ -53,8 +61,8 @@ bool has_self_terms(const Image<T>& image) {
                      [](const KernelView<T>& k) { return k.diagonal != nullptr; });
 }
 
-// Whether `saved` holds values at vertices instead of marginals. The same answer forward and
-// backward.
+// Return whether `saved` holds the values at vertices and cells instead of the marginals. The
+// forward and the backward pass get the same answer.
 template <typename T>
 bool saves_vertices(const Model<T>& model, const Image<T>& image, std::int64_t rows) {
   const std::int64_t marginals =
@@ -62,7 +70,7 @@ bool saves_vertices(const Model<T>& model, const Image<T>& image, std::int64_t r
   return marginals > model.memory_budget && rows <= image.points && !has_self_terms(image);
 }
 
-// What the points of each kernel tell themselves: before after diagonal.
+// The diagonal (i = j) terms to remove from the messages of each kernel: before * after * diagonal.
 template <typename T>
 class SelfTerms {
  public:
@@ -88,6 +96,7 @@ class SelfTerms {
   bool any_ = false;
 };
 
+// Call body(strip, scratch memory) for each strip in parallel.
 template <typename T, class Body>
 void in_strips(const Strips& strips, int threads, std::int64_t scratch_size, const Body& body) {
   parallel_for(strips.count, threads, [&](std::int64_t s) {
@@ -109,12 +118,7 @@ bool forward_image(const Model<T>& model, const Image<T>& image, int threads) {
   const Buffer<T> kept = make_buffer<T>(self.get() != nullptr && !marginals ? size : 0);
 
   ForwardPass<T> pass;
-  pass.points = image.points;
-  pass.labels = model.labels;
-  pass.width = width;
-  pass.kernels = runs.points();
-  pass.kernel_count = int(runs.size());
-  pass.padding = padded.data();
+  runs.fill(pass, image.points, model.labels, padded.data());
   pass.logits = image.logits;
   pass.unary = pass.refined = image.refined;
   pass.self = self.get();
@@ -180,18 +184,13 @@ class Backward {
     const std::vector<T> padded = padding<T>(model_.labels);
     const Buffer<T> sum = make_buffer<T>(size_);
     const Buffer<T> gradient = make_buffer<T>(self_.get() != nullptr ? size_ : 0);
-    const bool values = features_ || vertices_;  // whether the forward values are made once more
+    const bool values = features_ || vertices_;  // whether forward values are recomputed
     const Buffer<T> raw = make_buffer<T>(vertices_ ? 0 : forward_.rows() * width_);
     std::vector<const T*> diagonals;
     for (const KernelView<T>& k : image_.kernels) diagonals.push_back(k.diagonal);
 
     BackwardPass<T> pass;
-    pass.points = image_.points;
-    pass.labels = model_.labels;
-    pass.width = width_;
-    pass.kernels = adjoint_.points();
-    pass.kernel_count = int(adjoint_.size());
-    pass.padding = padded.data();
+    adjoint_.fill(pass, image_.points, model_.labels, padded.data());
     pass.d_refined = to_.d_refined;
     pass.d_logits = to_.d_logits;
     pass.sum = sum.get();
@@ -201,7 +200,7 @@ class Backward {
     pass.self = self_.get();
     pass.forward_self = forward_self_.get();
     pass.diagonal = diagonals.data();
-    for (int t = model_.iterations; t >= 0; --t) {  // the logits of iteration t, marginals t
+    for (int t = model_.iterations; t >= 0; --t) {  // gradient of the logits of iteration t
       pass.first = t == model_.iterations;
       pass.last = t == 0;
       pass.q = vertices_ || pass.first ? nullptr : image_.saved + t * size_;
@@ -210,7 +209,7 @@ class Backward {
                                           : raw.get();
       if (!pass.last && values) make_forward_values(t - 1, raw.get());
       pass.forward = !pass.last && values ? forward_.points() : nullptr;
-      if (pass.first && pass.last) {  // no iterations: U' is U
+      if (pass.first && pass.last) {  // no iterations: the refined logits are the logits
         std::copy(to_.d_refined, to_.d_refined + image_.points * model_.labels, to_.d_logits);
         break;
       }
@@ -240,20 +239,18 @@ class Backward {
   }
 
  private:
+  // Splat the saved marginals of iteration t into the sums of the forward kernels.
   void splat_marginals(int t) {
     PointPass<T> pass;
-    pass.points = image_.points;
-    pass.labels = width_;
-    pass.width = width_;
-    pass.kernels = forward_.points();
-    pass.kernel_count = int(forward_.size());
+    forward_.fill(pass, image_.points, width_, nullptr);
     const T* const q = image_.saved + t * size_;
     in_strips<T>(strips_, threads_, kTile * width_ + forward_.scratch(),
                  [&](int s, T* scratch) { loops<T>().splat(pass, s, q, width_, scratch); });
     for (std::size_t m = 0; m < forward_.size(); ++m) forward_[m].fold();
   }
 
-  // The values that made the logits of iteration t + 1.
+  // Recompute the values from which iteration t + 1 sliced its messages. `raw` receives the blurred
+  // values before the coupling.
   void make_forward_values(int t, T* raw) {
     if (!vertices_) splat_marginals(t);
     const T* saved = image_.saved + t * forward_.rows() * width_;
@@ -269,7 +266,8 @@ class Backward {
     }
   }
 
-  // The removed self terms are messages of their own, straight from q to the same pixel.
+  // Add the removed diagonal terms' share of the coupling gradients: those messages go from q to
+  // the same pixel, not through a lattice.
   void add_self_outer(const T* gradient, const T* q) {
     const std::int64_t chunks = (image_.points + kPointChunk - 1) / kPointChunk;
     const std::int64_t matrix = std::int64_t(model_.labels) * width_;
@@ -310,7 +308,7 @@ class Backward {
   Runs<T> adjoint_, forward_;
   bool vertices_, features_ = false;
   SelfTerms<T> self_, forward_self_;
-  std::vector<std::vector<double>> sums_;  // of the coupling gradients, [L, width] each
+  std::vector<std::vector<double>> sums_;  // gradients of the couplings, [L, width] each
 };
 
 }  // namespace

@@ -1,6 +1,5 @@
-// Mean-field inference on CPUs: T iterations of message passing, weighting, compatibility, unary
-// and softmax over kernels that are already built, and its gradient. Knows nothing of Python or
-// images. Results are bit-identical for any number of threads.
+// Mean-field inference on CPUs and its gradient, over kernels that are already built: T iterations
+// of messages, coupling, unaries and softmax. Results are bit-identical for any number of threads.
 #pragma once
 
 #include <cstdint>
@@ -10,15 +9,15 @@
 
 namespace dcrf {
 
-// One Gaussian kernel with its normaliser: message = after (K - diag(diagonal)) (before q). A
-// lattice if its `vertex` is set, else the grid.
+// One Gaussian kernel with its normaliser: message = after * (K - diag(diagonal)) (before * q). It
+// is a lattice if lattice.vertex is set, else a grid.
 template <typename T>
 struct KernelView {
   LatticeView<T> lattice;
   GridView<T> grid;
   const T* before = nullptr;    // [N] or null for 1
   const T* after = nullptr;     // [N] or null for 1
-  const T* diagonal = nullptr;  // [N] or null for 0: the self term to remove
+  const T* diagonal = nullptr;  // [N] or null for 0: the diagonal (i = j) term to remove
 };
 
 // What all images of a batch share.
@@ -26,7 +25,7 @@ template <typename T>
 struct Model {
   int labels = 0;
   int iterations = 0;
-  const T* coupling = nullptr;     // [kernels, L, L], mu W: rows are the pixel's own label
+  const T* coupling = nullptr;     // [kernels, L, L], mu W; row: label of the receiving pixel
   bool marginals = false;          // forward: write the softmax of U', not U'
   std::int64_t memory_budget = 0;  // bytes of `saved` per image
 };
@@ -38,13 +37,13 @@ struct Image {
   std::int64_t points = 0;
   const T* logits = nullptr;
   T* refined = nullptr;
-  // [T, N, row_width(L)] or null. Holds the marginals that each iteration started from; or, if they
-  // take more than the budget and the vertices are fewer than the points, the values at the
-  // vertices.
+  // [T, N, row_width(L)] or null; written by mean_field(). The marginals at the start of each
+  // iteration; or, if these exceed the memory budget and there are fewer vertices than points, the
+  // blurred values at the vertices.
   T* saved = nullptr;
 };
 
-// Where the gradient of one image goes; what is null is not wanted.
+// Outputs of the gradient of one image; null pointers are skipped.
 template <typename T>
 struct ImageGradient {
   const T* d_refined = nullptr;  // [L, N]
@@ -53,8 +52,8 @@ struct ImageGradient {
   std::vector<PointGradient<T>> kernels;
 };
 
-// Writes U' of the last iteration, or its softmax, of every image. False: some logits are NaN or
-// +infinity, or a point has none above -infinity; what was written then means nothing.
+// Write the refined logits of the last iteration, or their softmax, of every image. Return false if
+// logits hold NaN or +infinity, or -infinity alone at a point; the output is then undefined.
 template <typename T>
 bool mean_field(const Model<T>& model, const std::vector<Image<T>>& images, int threads);
 

@@ -56,7 +56,7 @@ void parallel_ranges(std::int64_t items, std::int64_t size, int threads, const B
   });
 }
 
-// Calls body(item, threads to use) for each of `count` independent items: on one thread each where
+// Call body(item, threads to use) for each of `count` independent items: on one thread each where
 // they keep all threads busy, else one after the other, each on all threads.
 template <class Body>
 void parallel_items(std::size_t count, int threads, const Body& body) {

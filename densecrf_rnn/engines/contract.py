@@ -1,7 +1,7 @@
-"""What an engine is: the plain data it works on, and the operations it offers.
+"""The contract of engines: the structs they work on and the operations they offer.
 
-Engines work on checked NumPy arrays. `Plan` is what an engine builds: plain data, but laid out as
-that engine likes it.
+Engines work on checked NumPy arrays. The native module reads these structs by field name, so a
+field that is renamed here must be renamed in cpp/bindings.
 """
 
 import contextlib
@@ -19,21 +19,21 @@ from .._typing import Array
 
 
 class BackendUnavailableError(RuntimeError):
-    """The named engine cannot run here; the message says why and what to do."""
+    """A backend cannot run here; the message says why and what to do."""
 
 
-_LARGE = 2**28  # bytes from which an array is mapped by itself
+_LARGE = 2**28  # bytes; larger arrays get a memory mapping of their own
 
 
 def reserve(shape: tuple[int, ...], dtype: Any) -> Array:
-    """Zeros that are not resident until touched, for what is as long as the worst case.
+    """Return zeros whose memory is not resident until touched, for arrays of worst-case size.
 
-    Linux refuses one allocation larger than its memory, but not one that reserves none.
+    Linux rejects one allocation larger than its memory unless it is mapped without reserve.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if sys.platform != "linux" or size < _LARGE:
         return np.zeros(shape, dtype)
-    no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)  # named from Python 3.13 on
+    no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)  # mmap defines it from Python 3.13 on
     try:
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
     except OSError as error:
@@ -47,18 +47,18 @@ def reserve(shape: tuple[int, ...], dtype: Any) -> Array:
 class Plan:
     """A built lattice of N points and d features.
 
-    `links` is the engine's own: how the rows of values hang together. It is as long as the worst
-    case; only what the vertices need is ever written (and so, on systems that commit memory on
-    first touch, ever resident).
+    The layout of `links` (vertices and their neighbours) is private to the engine that built it.
+    Its length is that of the worst case; only the part that the vertices need is written, and so,
+    on systems that commit memory on first touch, resident.
     """
 
-    vertex: Array  # [N, d+1] int32: the row of values that each corner touches
-    weight: Array  # [N, d+1]: barycentric
+    vertex: Array  # [N, d+1] int32: the row of values of each corner
+    weight: Array  # [N, d+1]: barycentric weight of each corner
     links: Array  # [links_size] int32
 
     @staticmethod
     def links_size(points: int, dims: int, quality: str) -> int:
-        """Length of `links`, whatever the features."""
+        """Return the length of `links`, which depends on no feature."""
         corners = dims + 1
         vertices = points * corners
         if quality == "filled":
@@ -67,7 +67,7 @@ class Plan:
 
     @classmethod
     def empty(cls, points: int, dims: int, dtype: Any, quality: str) -> "Plan":
-        """Arrays for an engine to fill."""
+        """Allocate the arrays of a plan, for `Engine.build` to fill."""
         links = reserve((cls.links_size(points, dims, quality),), np.int32)
         shape = (points, dims + 1)
         return cls(np.empty(shape, np.int32), np.empty(shape, dtype), links)
@@ -87,9 +87,9 @@ class LatticeKernel:
 class GridAxis(NamedTuple):
     """One axis of n pixels."""
 
-    cell: Array  # [n] int32, ascending: the first of the three cells that a pixel touches
-    taps: Array  # [n, 3] float64: its weights on them; they sum to 1
-    band: Array  # [2 r + 1] float64: B, symmetric
+    cell: Array  # [n] int32, ascending: first of the three cells that a pixel touches
+    taps: Array  # [n, 3] float64: weights of the pixel on them; they sum to 1
+    band: Array  # [2 r + 1] float64: filter taps of the blur between cells, symmetric
     cells: int  # at least cell.max() + 3
 
 
@@ -97,26 +97,26 @@ class GridAxis(NamedTuple):
 class GridKernel:
     """A kernel of a mean field on a grid: message = after * (K - diag(diagonal)) (before * q).
 
-    Of each axis `splat` replaces its taps on the way into the grid and `slice` on the way out of
-    it, so that a normaliser which is a product over the axes costs nothing per pixel.
+    `splat` and `slice` replace the taps of each axis in the splat and in the slice, so that a
+    normaliser which is a product over the axes costs nothing per pixel.
     """
 
     kind: ClassVar = "grid"
     axes: tuple[GridAxis, ...]  # of (H, W) or (D, H, W)
     splat: tuple[Array, ...]  # [n, 3] float64 per axis
     slice: tuple[Array, ...]  # [n, 3] float64 per axis
-    pixel: Array | None = None  # [N] int32: where each point lies in the image; None: all, in order
+    pixel: Array | None = None  # [N] int32: pixel of each point; None: all, in order
     before: Array | None = None  # [N]; None is 1
     after: Array | None = None  # [N]; None is 1
     diagonal: Array | None = None  # [N]; None is 0
 
     @property
     def size(self) -> tuple[int, ...]:
-        """Of the image."""
+        """Size of the image, (H, W) or (D, H, W)."""
         return tuple(len(axis.cell) for axis in self.axes)
 
     def transposed(self) -> "GridKernel":
-        """The kernel of the adjoint."""
+        """Return the kernel of the adjoint operator."""
         return replace(
             self, splat=self.slice, slice=self.splat, before=self.after, after=self.before
         )
@@ -129,18 +129,18 @@ MeanFieldKernel = LatticeKernel | GridKernel
 class Problem:
     """The mean field of one image: N points, L labels.
 
-    `saved` [T, N, row_width(L)] receives what the gradient needs; empty: nothing is kept.
+    `saved` [T, N, row_width(L)] receives what the gradient needs, unless it is empty.
     """
 
     kernels: Sequence[MeanFieldKernel]
     logits: Array  # [L, N]
-    refined: Array  # [L, N], written
+    refined: Array  # [L, N], output
     saved: Array
 
 
 @dataclass(frozen=True)
 class KernelGradient:
-    """Where the gradient of one lattice kernel goes; whatever is there is overwritten."""
+    """Output arrays for the gradient of one lattice kernel; they are overwritten."""
 
     weight: Array  # [N, d+1]
     before: Array | None  # [N]; None exactly where the kernel has None
@@ -154,29 +154,30 @@ class BackwardProblem:
 
     kernels: Sequence[MeanFieldKernel]
     logits: Array  # [L, N]
-    saved: Array  # as the forward pass left it
+    saved: Array  # as written by the forward pass
     d_refined: Array  # [L, N]
-    d_logits: Array  # [L, N], written
-    d_coupling: Array  # [K, L, L], written; K kernels
-    d_kernels: Sequence[KernelGradient | None]  # written; None: not wanted, or a grid
+    d_logits: Array  # [L, N], output
+    d_coupling: Array  # [K, L, L] for K kernels, output
+    d_kernels: Sequence[KernelGradient | None]  # output; None: not wanted, or a grid
 
 
 class Engine(Protocol):
-    """What a backend can do. Arguments are checked before; results go to the caller's arrays."""
+    """Operations of a backend. Callers check arguments; results go to the caller's arrays."""
 
     def build(
         self, features: Sequence[Array], plans: Sequence[Plan], quality: str, threads: int
     ) -> bool:
         """Fill each plan from features [N, d], of any strides.
 
-        False: a feature is NaN, infinite or too large to be indexed; the plans mean nothing.
+        Return False if a feature is NaN, infinite or too large to be indexed; the plans are then
+        undefined.
         """
 
     def num_vertices(self, plan: Plan) -> int:
         """Return M, the number of vertices of a built lattice."""
 
     def links_used(self, plan: Plan) -> int:
-        """How many of the plan's `links` `build` wrote: all that a copy needs."""
+        """Return how many elements of `links` hold data: a copy needs no more."""
 
     def filter(
         self, plan: Plan, values: Array, out: Array, transpose: bool, threads: int
@@ -206,13 +207,13 @@ class Engine(Protocol):
 
 
 def row_width(labels: int) -> int:
-    """Length of the zero-padded rows in which fused engines keep marginals."""
+    """Return the length of the zero-padded rows in which fused engines keep marginals."""
     step = _limits.NARROW_STEP if labels <= _limits.NARROW_LABELS else _limits.WIDE_STEP
     return (labels + step - 1) // step * step
 
 
 class FusedEngine(Engine, Protocol):
-    """A backend that runs whole mean fields; coupling is mu W, [L, L], of each kernel."""
+    """A backend that runs whole mean fields; `coupling` [K, L, L] is mu W of each kernel."""
 
     def mean_field(
         self,
@@ -223,13 +224,13 @@ class FusedEngine(Engine, Protocol):
         memory_budget: int,
         threads: int,
     ) -> bool:
-        """Write U' of the last iteration, or with `marginals` its softmax, of each problem.
+        """Write the refined logits of each problem, or with `marginals` their softmax.
 
-        `memory_budget` bounds, in bytes per problem, what `saved` may take. Where the marginals of
-        all iterations do not fit, the values at the vertices are saved instead, if they are fewer;
-        so it has no effect where vertices outnumber points, or where a self term is removed.
-        False: the logits of a problem hold NaN, +infinity, or a pixel of -infinity alone; its
-        results mean nothing.
+        `memory_budget` limits the bytes of `saved` per problem. If the marginals of all iterations
+        exceed it, the values at the vertices are saved instead, provided that there are fewer
+        vertices than points and that no diagonal (i = j) term is removed. Return False if the
+        logits of a problem hold NaN, +infinity, or -infinity alone at a pixel; its results are
+        then undefined.
         """
 
     def mean_field_backward(

@@ -1,7 +1,7 @@
-"""Lattices and mean fields of whole batches on a device: what ops.py and fused.py do there.
+"""Lattices and mean fields of whole batches by a device module, for the torch operators.
 
-Native code is handed addresses, so every tensor passes through `Call`, which looks at its dtype,
-device and layout, and keeps it alive. All memory, scratch included, comes from torch's allocator.
+Native code takes addresses, so every tensor passes through `Call`, which checks its dtype, device
+and layout and keeps it alive. All memory, scratch included, comes from torch's allocator.
 """
 
 import math
@@ -21,7 +21,7 @@ from .ops.kernels import Grid, Kernel, Lattice, is_given
 
 
 class Call:
-    """One call of the native module: the addresses of tensors that share a device."""
+    """The addresses of the tensors of one native call, all on one device."""
 
     def __init__(self, native: Any, like: Tensor) -> None:
         self.native = native
@@ -39,14 +39,14 @@ class Call:
         return structs.Stream(device=stream.device_index, handle=stream.cuda_stream)
 
     def address(self, tensor: Tensor | None, dtype: torch.dtype | None = None) -> int:
-        """Of a tensor that is read, contiguous or made so; 0 for None."""
+        """Return the address of a tensor to read, copied if not contiguous; 0 for None."""
         if tensor is None:
             return 0
         contiguous = tensor.detach().contiguous()
         return self.room(contiguous, dtype)
 
     def room(self, tensor: Tensor, dtype: torch.dtype | None = None) -> int:
-        """Of a tensor that may be written to."""
+        """Return the address of a contiguous tensor that may be written to."""
         wanted = self.dtype if dtype is None else dtype
         if tensor.dtype != wanted or tensor.device != self.device or not tensor.is_contiguous():
             raise TypeError(
@@ -57,13 +57,13 @@ class Call:
         return tensor.data_ptr()
 
     def empty(self, size: int, dtype: torch.dtype) -> Tensor:
-        """Scratch memory that lives as long as the call."""
+        """Allocate scratch memory that lives as long as this object."""
         tensor = torch.empty(size, dtype=dtype, device=self.device)
         self._kept.append(tensor)
         return tensor
 
     def workspace(self, size: int) -> int:
-        """Address of so many bytes of scratch memory."""
+        """Allocate `size` bytes of scratch memory and return the address."""
         return self.empty(size, torch.uint8).data_ptr()
 
     def lattice(self, lattice: Lattice) -> structs.DeviceLattice:
@@ -96,7 +96,7 @@ def _features(features: Tensor) -> structs.DeviceFeatures:
 
 
 def _on_its_device(function: Any) -> Any:
-    """The function with the device of its first tensor current, as CUDA libraries want it."""
+    """Decorate a function to run with the device of its first tensor as current device."""
 
     @wraps(function)
     def wrapped(native: Any, first: Any, *args: Any) -> Any:
@@ -112,9 +112,9 @@ def _on_its_device(function: Any) -> Any:
 
 @_on_its_device
 def lattice_build(native: Any, features: Tensor, quality: str, name: str) -> Lattice:
-    """The lattices of features [B, N, D]; `links` is one array [size] for all of them.
+    """Build the lattices of features [B, N, D]; `links` is one array [size] for all of them.
 
-    Waits for the device: for the range of the features, and for how many vertices there are.
+    It waits for the device: for the range of the features and for the number of vertices.
     """
     if features.is_cuda and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
@@ -181,7 +181,7 @@ def lattice_build(native: Any, features: Tensor, quality: str, name: str) -> Lat
 
 
 def _key_layout(native: Any, features: Tensor) -> Any:
-    """How the features' keys are laid out; None if they cannot be."""
+    """Return the layout of the vertex keys; None if features are not finite or too large."""
     images, points, dims = features.shape
     least = greatest = [0.0] * dims
     if images * points > 0:
@@ -192,7 +192,7 @@ def _key_layout(native: Any, features: Tensor) -> Any:
 
 
 def _sorted(call: Call, layout: Any, count: int, keys: Tensor) -> structs.SortedKeys:
-    """Keys [words, count] with their order and numbers."""
+    """Sort keys [words, count] and number the distinct ones."""
     order, number = call.empty(count, torch.int32), call.empty(count, torch.int32)
     addresses = {"keys": keys.data_ptr(), "order": order.data_ptr(), "number": number.data_ptr()}
     scratch = call.workspace(call.native.scratch_size(count))
@@ -203,7 +203,7 @@ def _sorted(call: Call, layout: Any, count: int, keys: Tensor) -> structs.Sorted
 
 
 def _distinct(call: Call, layout: Any, keys: structs.SortedKeys) -> Tensor:
-    """The distinct ones of sorted keys, [words, distinct]."""
+    """Return the distinct keys, [words, distinct]."""
     out = call.empty(layout.words * keys.distinct, torch.int64)
     call.native.distinct_keys(layout, keys, out.data_ptr(), call.stream)
     return out
@@ -211,7 +211,7 @@ def _distinct(call: Call, layout: Any, keys: structs.SortedKeys) -> Tensor:
 
 @_on_its_device
 def feature_gradient(native: Any, features: Tensor, d_weight: Tensor) -> Tensor:
-    """The gradient for features [B, N, D], from that for the weights."""
+    """Return the gradient for features [B, N, D], given that for the weights."""
     out = features.new_empty(features.shape)
     if out.numel() == 0:
         return out
@@ -223,7 +223,7 @@ def feature_gradient(native: Any, features: Tensor, d_weight: Tensor) -> Tensor:
 
 @_on_its_device
 def lattice_filter(native: Any, values: Tensor, lattice: Lattice, transpose: bool) -> Tensor:
-    """K values, or K' values, [B, N, C]."""
+    """Return K values, or with `transpose` K' values, [B, N, C]."""
     out = torch.empty_like(values, memory_format=torch.contiguous_format)
     if out.numel() == 0:
         return out
@@ -240,7 +240,7 @@ def lattice_filter(native: Any, values: Tensor, lattice: Lattice, transpose: boo
 def filter_weight_gradient(
     native: Any, values: Tensor, cotangent: Tensor, lattice: Lattice, transpose: bool
 ) -> Tensor:
-    """The gradient of <cotangent, K values> (or K') for the weights, per image [B, N, D+1]."""
+    """Return the gradient of <cotangent, K values> (or K') for the weights, [B, N, D+1]."""
     images, points, channels = values.shape
     out = values.new_zeros(images, points, lattice.weight.shape[2])
     if values.numel() == 0:
@@ -255,7 +255,10 @@ def filter_weight_gradient(
 
 @_on_its_device
 def self_response(native: Any, lattice: Lattice, cotangent: Tensor | None) -> Tensor:
-    """The diagonal of each K [B, N]; or the gradient of <cotangent, it> for the weights."""
+    """Return the diagonal of each K, [B, N].
+
+    With a cotangent [B, N]: the gradient of <cotangent, diagonal> for the weights, [B, N, D+1].
+    """
     shape = lattice.weight.shape
     out = lattice.weight.new_empty(shape if cotangent is not None else shape[:2])
     if out.numel() == 0:
@@ -323,14 +326,14 @@ def _model(
 
 
 def _grid_key(grid: Grid) -> Grid:
-    """A grid that can be looked up: torch hands over lists."""
+    """Return a hashable copy of a grid: torch passes lists."""
     assert grid.size is not None and grid.deviation is not None
     return Grid(tuple(grid.size), tuple(grid.deviation), grid.normalization, grid.self_term)
 
 
 @lru_cache(maxsize=16)
 def _grid_tables(grid: Grid, dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
-    """The small tables of a grid kernel on a device, made once: they depend on no image."""
+    """Return the tables of a grid kernel on a device, cached, and its scales for all images."""
     kernel = grid.kernel(np.float64 if dtype == torch.float64 else np.float32)
 
     def on_device(array: Any, to: torch.dtype = dtype) -> Tensor:
@@ -353,7 +356,7 @@ def _grid_tables(grid: Grid, dtype: torch.dtype, device: torch.device) -> tuple[
 
 
 def saved_shape(logits: Tensor, iterations: int, keep: bool, memory_budget: int) -> tuple[int, ...]:
-    """Of the marginals that a forward pass keeps: all or, beyond the budget, none."""
+    """Return the shape of the saved marginals: all iterations, or none if beyond the budget."""
     images, labels, points = logits.shape
     shape = (iterations, images, points, engines.row_width(labels))
     size = iterations * images * points * shape[3] * logits.element_size()
@@ -372,7 +375,7 @@ def mean_field(
     storage: str,
     saved: Tensor,
 ) -> Tensor:
-    """Refined logits [B, L, N]; the marginals go to `saved`, unless it is empty."""
+    """Return refined logits [B, L, N]; write the marginals to `saved`, unless it is empty."""
     refined = torch.empty_like(logits, memory_format=torch.contiguous_format)
     if logits.numel() == 0:
         return refined
@@ -395,15 +398,15 @@ def _in_range(
     grid: Grid,
     grid_scales: Sequence[Tensor],
 ) -> tuple[Tensor, Sequence[Kernel], Sequence[Tensor]]:
-    """The same mean field, with all that is kept between its scales within float16's range.
+    """Rescale a mean field so that no stored value reaches 65504, the maximum of float16.
 
-    What a kernel reads is made smaller and what it gives greater, by powers of two, so that neither
-    all points on one vertex nor a great coupling comes to 65504. Whatever is lost is less than the
-    last bits of what one vertex could hold at most.
+    The input of each kernel is scaled down and its output up by powers of two, so that neither all
+    points on one vertex nor large couplings overflow. What underflows is below the last bits of
+    the largest value that a vertex can hold.
     """
     points = logits.shape[2]
-    # A blur leaves no more on a vertex than 3/2 of all that was splatted, on a cell no more than
-    # all; float16 ends just below 2^16.
+    # After the blur a vertex holds at most 3/2 of the sum of all inputs, a cell at most the sum;
+    # float16 ends just below 2^16.
     crowd = max(0, math.ceil(math.log2(1.5 * points)) - 15)
     _, great = torch.frexp(coupling.abs().sum(2).amax(1))  # for each kernel
     coupling = torch.ldexp(coupling, -great[:, None, None])
@@ -426,7 +429,7 @@ def _in_range(
 
 
 def _refuse_non_finite(logits: Tensor) -> None:
-    """Waits for the device; so not while a graph is captured, where only work can be queued."""
+    """Raise if logits are not finite; not during graph capture, as it waits for the device."""
     if logits.is_cuda and torch.cuda.is_current_stream_capturing():
         return
     if not bool(logits.amax(1).isfinite().all()):
@@ -447,12 +450,12 @@ def mean_field_backward(
     iterations: int,
     storage: str,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients for logits and coupling; those for each kernel's weight and scales to `wanted`."""
+    """Return the gradients for logits and coupling; write those for the kernels to `wanted`."""
     d_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
     d_coupling = torch.zeros_like(coupling, memory_format=torch.contiguous_format)
     if logits.numel() == 0:
         return d_logits, d_coupling
-    if saved.numel() == 0 and iterations > 0:  # beyond the budget: worked out once more
+    if saved.numel() == 0 and iterations > 0:  # beyond the budget: recomputed
         saved = logits.new_empty(saved_shape(logits, iterations, True, 2**63))
         problem = (logits, coupling, kernels, grid, grid_scales, iterations)
         mean_field(native, *problem, storage, saved)

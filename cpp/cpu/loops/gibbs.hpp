@@ -25,7 +25,7 @@ struct GibbsPass {
   double* marginals = nullptr;  // [H, W, L], the conditionals are added to it; may be null
   std::uint64_t seed = 0, chain = 0;
   std::uint32_t sweep = 0;
-  float beta = 1;  // inverse temperature; infinity takes the most probable label
+  float beta = 1;   // inverse temperature; infinity takes the most probable label
   float scale = 1;  // weight_scale(L)
 };
 

@@ -21,7 +21,7 @@ DCRF_INLINE const T* tap(const GridView<T>& g, const T* const* table, int axis, 
   return table[axis] + i * g.taps[axis];
 }
 
-// Calls body(index, weight) for each row of cells that a row of pixels touches.
+// Call body(index, weight) for each row of cells that a row of pixels touches.
 template <typename T, class Body>
 DCRF_INLINE void grid_rows_of(const GridView<T>& g, const T* const* table, std::int64_t pixel_row,
                               const Body& body) {
@@ -35,7 +35,7 @@ DCRF_INLINE void grid_rows_of(const GridView<T>& g, const T* const* table, std::
   }
 }
 
-// Calls body(Width<n>(), offset) for blocks of 16 and 4 elements that cover a row of cells, whose
+// Call body(Width<n>(), offset) for blocks of 16 and 4 elements that cover a row of cells, whose
 // length is a multiple of 4.
 template <class Body>
 DCRF_INLINE void along_cells(std::int64_t length, const Body& body) {
@@ -46,7 +46,7 @@ DCRF_INLINE void along_cells(std::int64_t length, const Body& body) {
 
 constexpr int kMaxTaps = 9;  // maximum number of rows of cells that a row of pixels touches
 
-// Interpolates the rows of cells that a row of pixels touches into one row `values`.
+// Interpolate the rows of cells that a row of pixels touches into one row `values`.
 template <typename T>
 void gather_grid_row(const PointKernel<T>& k, std::int64_t pixel_row, T* values, int width) {
   const std::int64_t length = k.grid.cells[2] * width;
@@ -65,7 +65,7 @@ void gather_grid_row(const PointKernel<T>& k, std::int64_t pixel_row, T* values,
   });
 }
 
-// Adds the row `sums` to the rows of cells that the row of pixels touches, and clears it.
+// Add the row `sums` to the rows of cells that the row of pixels touches, and clears it.
 template <typename T>
 void flush_grid_row(const PointKernel<T>& k, int strip, std::int64_t pixel_row, T* sums,
                     int width) {
@@ -106,7 +106,7 @@ DCRF_INLINE int run_end(const GridView<T>& g, const Tile& tile, int p, std::int6
   return end;
 }
 
-// Slices a grid kernel. The cells of a run of points stay in registers.
+// Slice a grid kernel. The cells of a run of points stay in registers.
 template <int W, typename T>
 void slice_tile(const PointKernel<T>& k, GridRow<T>& row, const Tile& tile, T* rows, int width) {
   if (row.row != tile.pixel_row) gather_grid_row(k, tile.pixel_row, row.values, width);
@@ -134,7 +134,7 @@ void slice_tile(const PointKernel<T>& k, GridRow<T>& row, const Tile& tile, T* r
   });
 }
 
-// Splats into a grid kernel, likewise by runs.
+// Splat into a grid kernel, likewise by runs.
 template <int W, typename T>
 void splat_tile(const PointKernel<T>& k, int strip, GridRow<T>& row, const Tile& tile,
                 const T* rows, const T* scale, int width) {

@@ -5,7 +5,7 @@
 
 namespace dcrf::DCRF_ISA {
 
-// Slices: rows [count, width] += the kernel's values interpolated at the points of the tile.
+// Slice: rows [count, width] += the kernel's values interpolated at the points of the tile.
 // `Corners` is the number of corners if known at compile time, else 0.
 template <int W, int Corners, typename T>
 DCRF_INLINE void slice_lattice(const PointKernel<T>& k, int strip, const Tile& tile, T* rows,
@@ -33,7 +33,7 @@ DCRF_INLINE void slice_lattice(const PointKernel<T>& k, int strip, const Tile& t
   });
 }
 
-// Splats: adds rows [count, width], times `scale` if not null, to the kernel's sums.
+// Splat: adds rows [count, width], times `scale` if not null, to the kernel's sums.
 template <int W, int Corners, typename T>
 DCRF_INLINE void splat_lattice(const PointKernel<T>& k, int strip, const Tile& tile, const T* rows,
                                const T* scale, int width) {
@@ -78,7 +78,7 @@ void splat_tile(const PointKernel<T>& k, int strip, const Tile& tile, const T* r
     splat_lattice<W, 0>(k, strip, tile, rows, scale, width);
 }
 
-// Adds to d_weight the inner products of `rows` with the kernel's values at the corners: the
+// Add to d_weight the inner products of `rows` with the kernel's values at the corners: the
 // gradient of the weights through the slice or, with the roles swapped, through the splat. Adds to
 // d_scale, if not null, the gradient of the factor `out_of`.
 template <int W, typename T>

@@ -41,7 +41,7 @@ struct StripKernels {
       for (std::int64_t i = 0; i < length; ++i) rows[m].sums[i] = T(0);
     }
   }
-  // Adds the messages of all kernels to the rows of a tile. To be called before splat(), once a
+  // Add the messages of all kernels to the rows of a tile. To be called before splat(), once a
   // tile.
   DCRF_INLINE void slice(const Tile& tile, T* out) {
     for (int m = 0; m < count; ++m) {
@@ -61,11 +61,11 @@ struct StripKernels {
         splat_tile<W>(kernels[m], strip, rows[m], tile, in, by, width);
     }
   }
-  // Notes the row of pixels that the grid buffers now hold.
+  // Note the row of pixels that the grid buffers now hold.
   DCRF_INLINE void end_tile(const Tile& tile) {
     for (int m = 0; m < count; ++m) rows[m].row = tile.pixel_row;
   }
-  // Adds what the grid buffers still hold to the sums.
+  // Add what the grid buffers still hold to the sums.
   DCRF_INLINE void flush() {
     for (int m = 0; m < count; ++m) {
       if (kernels[m].vertex == nullptr && rows[m].row >= 0) {

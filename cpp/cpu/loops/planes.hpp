@@ -7,7 +7,7 @@
 
 namespace dcrf::DCRF_ISA {
 
-// Transposes planes [labels, points] to the rows [count, width] of a tile; padding gets `beyond`.
+// Transpose planes [labels, points] to the rows [count, width] of a tile; padding gets `beyond`.
 template <int W, typename T>
 void load_planes(const T* planes, std::int64_t points, int labels, const Tile& tile, T* rows,
                  int width, T beyond) {
@@ -33,7 +33,7 @@ void load_planes(const T* planes, std::int64_t points, int labels, const Tile& t
   }
 }
 
-// Transposes the rows of a tile to planes [labels, points].
+// Transpose the rows of a tile to planes [labels, points].
 template <int W, typename T>
 void store_planes(const T* rows, int width, const Tile& tile, int labels, T* planes,
                   std::int64_t points) {
@@ -57,7 +57,7 @@ void store_planes(const T* rows, int width, const Tile& tile, int labels, T* pla
   }
 }
 
-// Loads logits of a tile from the point-major copy `pass.unary` [points, labels]; padding gets
+// Load logits of a tile from the point-major copy `pass.unary` [points, labels]; padding gets
 // -infinity. A whole padded row is read, so its end holds logits of the next point until `padding`
 // (-infinity there) is added; rows that would end beyond the array are copied label by label.
 template <int W, typename T>
@@ -83,7 +83,7 @@ void load_unary(const ForwardPass<T>& pass, const Tile& tile, T* rows) {
   }
 }
 
-// Writes the copy that load_unary reads. Padded rows are stored, so each overwrites the start of
+// Write the copy that load_unary reads. Padded rows are stored, so each overwrites the start of
 // the next point's row, which is stored afterwards; the last rows of a tile are copied label by
 // label.
 template <int W, typename T>

@@ -7,7 +7,7 @@
 
 namespace dcrf::DCRF_ISA {
 
-// Replaces each row by exp(row) and writes the reciprocal of its sum to inverse[p]; their product
+// Replace each row by exp(row) and writes the reciprocal of its sum to inverse[p]; their product
 // is the softmax. Padding is -infinity before and 0 after. If `safe`, the maximum of every row lies
 // in
 // [-40, 40]: exp cannot overflow, and what underflows is negligible, so the maximum need not be
@@ -55,7 +55,7 @@ void exponentiate(T* rows, int count, int width, bool safe, T* inverse) {
   }
 }
 
-// Multiplies each row by its factor; `out` may be `rows`.
+// Multiply each row by its factor; `out` may be `rows`.
 template <int W, typename T>
 void scale_rows(const T* rows, int count, int width, const T* factor, T* out) {
   const int stride = row_stride<W>(width);
@@ -69,7 +69,7 @@ void scale_rows(const T* rows, int count, int width, const T* factor, T* out) {
   }
 }
 
-// Adds the diagonal (i = j) terms that the messages must not contain: `self` holds their coupling
+// Add the diagonal (i = j) terms that the messages must not contain: `self` holds their coupling
 // with the sign that removes them, `before` [N, width] the marginals or gradients that were sent.
 template <int W, typename T>
 void add_self_terms(const SelfTerm<T>* self, int count, const T* before, const Tile& tile, T* rows,
@@ -84,7 +84,7 @@ void add_self_terms(const SelfTerm<T>* self, int count, const T* before, const T
   }
 }
 
-// Subtracts its maximum from each row, if `shift`. Returns false if a row holds NaN or +infinity,
+// Subtract its maximum from each row, if `shift`. Return false if a row holds NaN or +infinity,
 // or -infinity alone.
 template <int W, typename T>
 bool shift_to_peak(T* rows, int count, int width, bool shift) {

@@ -7,7 +7,7 @@ namespace dcrf::DCRF_ISA {
 
 constexpr int kAhead = 16;  // rows to prefetch ahead
 
-// Calls body(Width<n>(), part of the ghost's row, same part of the owner's) for each pair of rows.
+// Call body(Width<n>(), part of the ghost's row, same part of the owner's) for each pair of rows.
 template <typename T, class Body>
 DCRF_INLINE void for_ghosts(const std::int32_t* ghost, const std::int32_t* owner,
                             std::int64_t count, T* rows, int width, const Body& body) {
