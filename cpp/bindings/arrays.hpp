@@ -67,11 +67,6 @@ T* optional_data(const Named& named, Shape shape) {
   return named.is_none() ? nullptr : data<T>(named, shape);
 }
 
-template <typename T>
-T* optional_room(const Named& named, Shape shape) {
-  return named.is_none() ? nullptr : room<T>(named, shape);
-}
-
 inline std::int64_t length(const Named& named, int axis) {
   named.require(py::isinstance<py::array>(named.value), "a NumPy array");
   const auto array = py::reinterpret_borrow<py::array>(named.value);

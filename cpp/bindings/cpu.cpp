@@ -3,7 +3,6 @@
 // released. Typed in densecrf_rnn/_cpu.pyi; loaded by densecrf_rnn/engines alone.
 #include "../cpu/loops.hpp"
 
-#include "bind.hpp"
 #include "fields.hpp"
 
 PYBIND11_MODULE(_cpu, m) {

@@ -23,15 +23,9 @@ T* at(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
-// An integer field assigned to a member of the same name; an address field to a pointer.
-#define DCRF_NUMBER(to, of, name) to.name = as<decltype(to.name)>(DCRF_FIELD(of, name))
-#define DCRF_ADDRESS(to, of, name) \
-  to.name = reinterpret_cast<decltype(to.name)>(as<Address>(DCRF_FIELD(of, name)))
-
 cuda::Stream stream(const py::object& of) {
   cuda::Stream out;
-  DCRF_NUMBER(out, of, device);
-  DCRF_ADDRESS(out, of, handle);
+  DCRF_READ(of, out, device, handle);
   return out;
 }
 
@@ -67,13 +61,7 @@ std::optional<dcrf::KeyLayout> key_layout(bool wide, const std::vector<double>& 
 template <typename T>
 cuda::FeatureView<T> features(const py::object& of) {
   cuda::FeatureView<T> out;
-  DCRF_ADDRESS(out, of, data);
-  DCRF_NUMBER(out, of, image_stride);
-  DCRF_NUMBER(out, of, point_stride);
-  DCRF_NUMBER(out, of, feature_stride);
-  DCRF_NUMBER(out, of, images);
-  DCRF_NUMBER(out, of, points);
-  DCRF_NUMBER(out, of, dims);
+  DCRF_READ(of, out, data, image_stride, point_stride, feature_stride, images, points, dims);
   return out;
 }
 
@@ -97,10 +85,7 @@ std::int64_t number_keys(const dcrf::KeyLayout& layout, std::int64_t count, Addr
 cuda::Sorted sorted(const py::object& of) {
   cuda::Sorted out;
   out.count = as<std::int64_t>(DCRF_FIELD(of, entries));
-  DCRF_NUMBER(out, of, distinct);
-  DCRF_ADDRESS(out, of, keys);
-  DCRF_ADDRESS(out, of, order);
-  DCRF_ADDRESS(out, of, number);
+  DCRF_READ(of, out, distinct, keys, order, number);
   return out;
 }
 
@@ -118,11 +103,7 @@ void link_vertices(const dcrf::KeyLayout& layout, const py::object& corners, Add
                    std::int64_t vertices, Address keys, Address vertex, Address links,
                    const py::object& room, const py::object& on) {
   cuda::LinkRoom parts;
-  DCRF_ADDRESS(parts, room, vertex_of);
-  DCRF_ADDRESS(parts, room, begins);
-  DCRF_ADDRESS(parts, room, chunk_count);
-  DCRF_ADDRESS(parts, room, chunks_before);
-  DCRF_ADDRESS(parts, room, scratch);
+  DCRF_READ(room, parts, vertex_of, begins, chunk_count, chunks_before, scratch);
   cuda::link_vertices(layout, sorted(corners), at<std::uint64_t>(touched_keys), vertices,
                       at<std::uint64_t>(keys), at<std::int32_t>(vertex), at<std::int32_t>(links),
                       parts, stream(on));
@@ -136,17 +117,12 @@ void feature_gradient(bool wide, const py::object& from, Address d_weight, Addre
   });
 }
 
-std::int64_t points_of(const py::object& lattice) {
-  return as<std::int64_t>(DCRF_FIELD(lattice, points));
-}
+std::int64_t points_of(const py::object& of) { return as<std::int64_t>(DCRF_FIELD(of, points)); }
 
 template <typename T>
 cuda::LatticeView<T> lattice(const py::object& of) {
   cuda::LatticeView<T> out;
-  DCRF_NUMBER(out, of, images);
-  DCRF_NUMBER(out, of, dims);
-  DCRF_ADDRESS(out, of, vertex);
-  DCRF_ADDRESS(out, of, weight);
+  DCRF_READ(of, out, images, dims, vertex, weight);
   const auto size = as<std::int64_t>(DCRF_FIELD(of, links_size));
   const int corners = out.dims + 1;
   out.links = cuda::Links(at<const std::int32_t>(as<Address>(DCRF_FIELD(of, links))), size,
@@ -204,15 +180,14 @@ cuda::GridView<T> grid(const List& axes) {
   if (out.axes < 2 || out.axes > 3)
     throw std::invalid_argument("native code: a kernel has a lattice, or 2 or 3 axes");
   for (int a = 0; a < out.axes; ++a) {
-    const py::object& axis = axes[a];
-    out.size[a] = as<std::int64_t>(DCRF_FIELD(axis, size));
-    out.cells[a] = as<std::int64_t>(DCRF_FIELD(axis, cells));
-    out.radius[a] = as<int>(DCRF_FIELD(axis, radius));
-    out.cell[a] = at<const std::int32_t>(as<Address>(DCRF_FIELD(axis, cell)));
-    out.first[a] = at<const std::int32_t>(as<Address>(DCRF_FIELD(axis, first)));
-    out.splat[a] = at<const T>(as<Address>(DCRF_FIELD(axis, splat)));
-    out.slice[a] = at<const T>(as<Address>(DCRF_FIELD(axis, slice)));
-    out.band[a] = at<const T>(as<Address>(DCRF_FIELD(axis, band)));
+    bindings::read(DCRF_FIELD(axes[a], size), out.size[a]);
+    bindings::read(DCRF_FIELD(axes[a], cells), out.cells[a]);
+    bindings::read(DCRF_FIELD(axes[a], radius), out.radius[a]);
+    bindings::read(DCRF_FIELD(axes[a], cell), out.cell[a]);
+    bindings::read(DCRF_FIELD(axes[a], first), out.first[a]);
+    bindings::read(DCRF_FIELD(axes[a], splat), out.splat[a]);
+    bindings::read(DCRF_FIELD(axes[a], slice), out.slice[a]);
+    bindings::read(DCRF_FIELD(axes[a], band), out.band[a]);
   }
   return out;
 }
@@ -226,10 +201,7 @@ cuda::KernelView<T> kernel(const py::object& of) {
   } else {
     out.lattice = lattice<T>(own.value);
   }
-  DCRF_ADDRESS(out, of, before);
-  DCRF_ADDRESS(out, of, after);
-  DCRF_ADDRESS(out, of, diagonal);
-  DCRF_NUMBER(out, of, grid_scales_per_image);
+  DCRF_READ(of, out, before, after, diagonal, grid_scales_per_image);
   return out;
 }
 
@@ -238,8 +210,7 @@ cuda::Model<T> model(const py::object& of) {
   cuda::Model<T> out;
   out.shape = {points_of(of), as<std::int64_t>(DCRF_FIELD(of, images)),
                as<int>(DCRF_FIELD(of, labels)), as<int>(DCRF_FIELD(of, width))};
-  DCRF_NUMBER(out, of, iterations);
-  DCRF_ADDRESS(out, of, coupling);
+  DCRF_READ(of, out, iterations, coupling);
   const bindings::Named kernels = DCRF_FIELD(of, kernels);
   const auto list = as<List>(kernels);
   kernels.require(!list.empty() && list.size() <= std::size_t(dcrf::kMaxKernels),
@@ -271,10 +242,7 @@ std::vector<cuda::PointGradient<T>> point_gradients(const List& d_kernels, int k
     throw std::invalid_argument("native code: d_kernels must be as many as there are kernels");
   std::vector<cuda::PointGradient<T>> out(d_kernels.size());
   for (std::size_t m = 0; m < out.size(); ++m) {
-    DCRF_ADDRESS(out[m], d_kernels[m], weight);
-    DCRF_ADDRESS(out[m], d_kernels[m], before);
-    DCRF_ADDRESS(out[m], d_kernels[m], after);
-    DCRF_ADDRESS(out[m], d_kernels[m], diagonal);
+    DCRF_READ(d_kernels[m], out[m], weight, before, after, diagonal);
   }
   return out;
 }
@@ -302,36 +270,17 @@ void mean_field_backward(bool wide, const py::object& of, Address saved, Address
 // The batch of densecrf_rnn/engines/gibbs.py.
 cuda::GibbsBatch gibbs_batch(const py::object& of) {
   cuda::GibbsBatch out;
-  DCRF_NUMBER(out, of, images);
-  DCRF_NUMBER(out, of, height);
-  DCRF_NUMBER(out, of, width);
-  DCRF_ADDRESS(out, of, logits);
-  DCRF_ADDRESS(out, of, labels);
-  DCRF_NUMBER(out, of, padded_size);
-  DCRF_NUMBER(out, of, padded_first);
-  DCRF_NUMBER(out, of, padded_stride);
-  DCRF_NUMBER(out, of, colours);
-  DCRF_NUMBER(out, of, step);
-  DCRF_ADDRESS(out, of, first);
-  DCRF_NUMBER(out, of, seed);
-  DCRF_ADDRESS(out, of, chain);
-  DCRF_ADDRESS(out, of, first_sweep);
-  DCRF_NUMBER(out, of, sweeps);
-  DCRF_ADDRESS(out, of, inverse_temperature);
-  DCRF_ADDRESS(out, of, marginals);
-  DCRF_ADDRESS(out, of, changes);
+  DCRF_READ(of, out, images, height, width, logits, labels, padded_size, padded_first,
+            padded_stride);
+  DCRF_READ(of, out, colours, step, first, seed, chain, first_sweep, sweeps, inverse_temperature);
+  DCRF_READ(of, out, marginals, changes);
   const py::object edges = DCRF_FIELD(of, neighbours).value;
-  DCRF_NUMBER(out.neighbours, edges, classes);
-  DCRF_NUMBER(out.neighbours, edges, labels);
-  DCRF_ADDRESS(out.neighbours, edges, rows);
-  DCRF_ADDRESS(out.neighbours, edges, step);
+  DCRF_READ(edges, out.neighbours, classes, labels, rows, step);
   out.neighbours.width = out.neighbours.labels;
   return out;
 }
 
-std::size_t gibbs_workspace(const py::object& batch) {
-  return cuda::gibbs_workspace(gibbs_batch(batch));
-}
+std::size_t gibbs_workspace(const py::object& of) { return cuda::gibbs_workspace(gibbs_batch(of)); }
 
 void gibbs_sweep(const py::object& batch, Address workspace, const py::object& on) {
   const cuda::GibbsBatch of = gibbs_batch(batch);

@@ -5,8 +5,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include <generated/limits.hpp>  // written by CMake from densecrf_rnn/_limits.py
 
@@ -50,6 +52,36 @@ inline Named field(const py::handle& of, PyObject* key, const char* name) {
 // The argument of that name.
 #define DCRF_ARGUMENT(name) \
   ::bindings::Named { name, #name }
+
+// Assign a field to a number, or an address to a pointer.
+template <typename T>
+void read(const Named& named, T& to) {
+  if constexpr (std::is_pointer_v<T>)
+    to = reinterpret_cast<T>(as<std::uintptr_t>(named));
+  else
+    to = as<T>(named);
+}
+
+// DCRF_READ(of, to, a, b, ...): assign the fields a, b, ... of the Python object `of` to the
+// members of `to` that have the same names; at most eight.
+#define DCRF_READ_1(of, to, name) ::bindings::read(DCRF_FIELD(of, name), to.name);
+#define DCRF_READ_2(of, to, name, ...) DCRF_READ_1(of, to, name) DCRF_READ_1(of, to, __VA_ARGS__)
+#define DCRF_READ_3(of, to, name, ...) DCRF_READ_1(of, to, name) DCRF_READ_2(of, to, __VA_ARGS__)
+#define DCRF_READ_4(of, to, name, ...) DCRF_READ_1(of, to, name) DCRF_READ_3(of, to, __VA_ARGS__)
+#define DCRF_READ_5(of, to, name, ...) DCRF_READ_1(of, to, name) DCRF_READ_4(of, to, __VA_ARGS__)
+#define DCRF_READ_6(of, to, name, ...) DCRF_READ_1(of, to, name) DCRF_READ_5(of, to, __VA_ARGS__)
+#define DCRF_READ_7(of, to, name, ...) DCRF_READ_1(of, to, name) DCRF_READ_6(of, to, __VA_ARGS__)
+#define DCRF_READ_8(of, to, name, ...) DCRF_READ_1(of, to, name) DCRF_READ_7(of, to, __VA_ARGS__)
+#define DCRF_PICK(a, b, c, d, e, f, g, h, picked, ...) picked
+#define DCRF_READ(of, to, ...)                                                            \
+  DCRF_PICK(__VA_ARGS__, DCRF_READ_8, DCRF_READ_7, DCRF_READ_6, DCRF_READ_5, DCRF_READ_4, \
+            DCRF_READ_3, DCRF_READ_2, DCRF_READ_1, )                                      \
+  (of, to, __VA_ARGS__)
+
+// The parts of the module densecrf_rnn._cpu.
+void bind_lattice(py::module_& m);     // lattice.cpp
+void bind_mean_field(py::module_& m);  // mean_field.cpp
+void bind_gibbs(py::module_& m);       // gibbs.cpp
 
 // What Python and this module must agree on, as it was compiled.
 inline py::dict limits() {

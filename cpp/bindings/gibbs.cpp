@@ -5,7 +5,6 @@
 #include <cstdlib>
 
 #include "arrays.hpp"
-#include "bind.hpp"
 
 namespace bindings {
 namespace {
@@ -46,9 +45,7 @@ void gibbs_sweep(const py::object& problem, int threads) {
   set_offsets(offsets, batch);
   batch.tables = data<float>(DCRF_FIELD(problem, tables), {batch.classes, count, count});
   const Named colouring = DCRF_FIELD(problem, colouring);
-  batch.a = as<int>(DCRF_FIELD(colouring.value, a));
-  batch.b = as<int>(DCRF_FIELD(colouring.value, b));
-  batch.m = as<int>(DCRF_FIELD(colouring.value, m));
+  DCRF_READ(colouring.value, batch, a, b, m);
   colouring.require(batch.m >= 1 && batch.m < (1 << dcrf::kOffsetBits) && batch.a >= 0 &&
                         batch.a < batch.m && batch.b >= 0 && batch.b < batch.m,
                     "of a and b from 0 to below m, and m below 2^OFFSET_BITS");
@@ -57,14 +54,15 @@ void gibbs_sweep(const py::object& problem, int threads) {
                                std::int64_t(batch.b) * batch.offsets[2 * c];
     colouring.require(apart % batch.m != 0, "such that neighbours differ in colour");
   }
-  batch.seed = as<std::uint64_t>(DCRF_FIELD(problem, seed));
+  DCRF_READ(problem, batch, seed);
   batch.chain = data<std::uint64_t>(DCRF_FIELD(problem, chains), {images});
   batch.first_sweep = data<std::uint64_t>(DCRF_FIELD(problem, first_sweep), {images});
   batch.sweeps = int(length(beta, 0));
   batch.inverse_temperature = data<float>(beta, {batch.sweeps});
   room<std::int32_t>(labels, {images, height, width});
   std::int32_t* const to = checked_labels(labels, batch);
-  double* const sums = optional_room<double>(marginals, {images, height, width, count});
+  double* const sums =
+      marginals.is_none() ? nullptr : room<double>(marginals, {images, height, width, count});
   std::int64_t* const changes =
       room<std::int64_t>(DCRF_FIELD(problem, changes), {images, batch.sweeps});
   const Unlocked unlocked;

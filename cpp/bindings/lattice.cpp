@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "bind.hpp"
-
 namespace bindings {
 namespace {
 
@@ -69,21 +67,18 @@ bool build(const std::vector<py::object>& features, const std::vector<py::object
   });
 }
 
-// The lattice of a plan whose weights have any dtype, as far as its links tell.
-template <class Body>
-auto with_links(const py::object& plan, const Body& body) {
+// The links of a plan whose weights have any dtype.
+dcrf::Links links_of(const py::object& plan) {
   return with_dtype(DCRF_FIELD(plan, weight), [&](auto zero) {
     const auto lattice = lattice_view<decltype(zero)>(plan);
-    return body(dcrf::Links(lattice.links, lattice.dims));
+    return dcrf::Links(lattice.links, lattice.dims);
   });
 }
 
-std::int64_t num_vertices(const py::object& plan) {
-  return with_links(plan, [](const dcrf::Links& links) { return links.vertices; });
-}
-
-std::int64_t links_used(const py::object& plan) {
-  return with_links(plan, [](const dcrf::Links& links) { return links.used; });
+std::int64_t num_vertices(const py::object& plan) { return links_of(plan).vertices; }
+std::int64_t links_used(const py::object& plan) { return links_of(plan).used; }
+std::int64_t links_size(std::int64_t points, int dims, const std::string& quality) {
+  return dcrf::links_size(points, dims, quality_of(quality));
 }
 
 void filter(const py::object& plan, const py::object& values, const py::object& out, bool transpose,
@@ -154,12 +149,7 @@ void bind_lattice(py::module_& m) {
   const py::arg plan("plan"), values("values"), cotangent("cotangent"), out("out"),
       transpose("transpose"), threads("threads"), features("features");
   m.def("row_width", &dcrf::row_width, py::arg("labels"));
-  m.def(
-      "links_size",
-      [](std::int64_t points, int dims, const std::string& quality) {
-        return dcrf::links_size(points, dims, quality_of(quality));
-      },
-      py::arg("points"), py::arg("dims"), py::arg("quality"));
+  m.def("links_size", &links_size, py::arg("points"), py::arg("dims"), py::arg("quality"));
   m.def("build", &build, features, py::arg("plans"), py::arg("quality"), threads);
   m.def("num_vertices", &num_vertices, plan);
   m.def("links_used", &links_used, plan);

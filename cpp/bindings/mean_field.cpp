@@ -4,7 +4,6 @@
 #include <deque>
 #include <vector>
 
-#include "bind.hpp"
 #include "lattice.hpp"
 
 namespace bindings {
@@ -101,7 +100,7 @@ dcrf::PointGradient<T> point_gradient(const py::handle& d_kernel, const dcrf::Ke
   if (d_kernel.is_none()) return to;
   const auto like = [&](const Named& array, const T* scale) {
     array.require(array.is_none() == (scale == nullptr), "None exactly where the kernel's is");
-    return optional_room<T>(array, {points});
+    return scale == nullptr ? nullptr : room<T>(array, {points});
   };
   const Named weight = DCRF_FIELD(d_kernel, weight);
   weight.require(kernel.lattice.vertex != nullptr, "that of a lattice: a grid has no gradient");

@@ -15,12 +15,7 @@ namespace dcrf {
 template <typename T>
 class Coupling {
  public:
-  Coupling(const T* matrix, int labels, T scale)
-      : labels_(labels),
-        width_(row_width(labels)),
-        constant_(width_, T(0)),
-        extra_(width_, T(0)),
-        ones_(width_, T(0)) {
+  Coupling(const T* matrix, int labels, T scale) : Coupling(labels) {
     const auto at = [&](int own, int other) {
       return scale * matrix[std::size_t(own) * labels + other];
     };

@@ -48,10 +48,7 @@ class KernelRun {
   PointKernel<T> points() const {
     PointKernel<T> k;
     if (is_lattice_) {
-      k.corners = view_.lattice.dims + 1;
-      k.vertex = view_.lattice.vertex;
-      k.weight = view_.lattice.weight;
-      k.first_row = links_[0].first_row;
+      k = point_kernel(view_.lattice, links_[0]);
     } else {
       k.grid = view_.grid;
       if (adjoint_) std::swap(k.grid.splat, k.grid.slice);
@@ -88,7 +85,8 @@ class KernelRun {
   const T* sums() const { return is_lattice_ ? sums_.get() : folded_.get(); }
 
   void clear_sums() {
-    if (is_lattice_) clear(sums_.get(), rows() * width_);  // a grid's strips: fold() cleared them
+    if (is_lattice_)
+      clear(sums_.get(), rows() * width_, threads_);  // a grid's strips: fold() cleared them
     is_folded_ = false;
   }
 
@@ -144,14 +142,9 @@ class KernelRun {
   std::int64_t row_length() const { return view_.grid.cells[2] * width_; }
   std::int64_t listed() const { return is_lattice_ ? links_[0].vertices : cells(); }
 
-  void clear(T* numbers, std::int64_t count) const {
-    parallel_ranges(count, kClearChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
-      std::fill(numbers + begin, numbers + end, T(0));
-    });
-  }
   Buffer<T> zeros(std::int64_t count) const {
     Buffer<T> out = make_buffer<T>(count);
-    clear(out.get(), count);
+    clear(out.get(), count, threads_);
     return out;
   }
 

@@ -33,16 +33,6 @@ void blur_axis(const Links& links, int axis, T* rows, int width, int threads) {
   });
 }
 
-template <typename T>
-PointKernel<T> point_kernel(const LatticeView<T>& lattice, const Links& links) {
-  PointKernel<T> kernel;
-  kernel.corners = lattice.dims + 1;
-  kernel.vertex = lattice.vertex;
-  kernel.weight = lattice.weight;
-  kernel.first_row = links.first_row;
-  return kernel;
-}
-
 // The filter on up to kChannels channels: buffers for what is splatted and what is sliced.
 template <typename T>
 class BareFilter {
@@ -58,16 +48,10 @@ class BareFilter {
         values_(make_buffer<T>(size_)),
         scale_(Coupling<T>::identity(channels, slice_scale<T>(lattice.dims))),
         kernel_(point_kernel(lattice, links_)) {
-    pass_.points = lattice.points;
-    pass_.labels = channels;
-    pass_.width = width_;
-    pass_.kernels = &kernel_;
-    pass_.kernel_count = 1;
+    pass_ = {lattice.points, channels, width_, &kernel_, 1, nullptr};
     kernel_.sums = sums_.get();
     kernel_.values = values_.get();
-    parallel_ranges(size_, kClearChunk, threads, [&](std::int64_t begin, std::int64_t end) {
-      std::fill(sums_.get() + begin, sums_.get() + end, T(0));
-    });
+    clear(sums_.get(), size_, threads);
   }
 
   // Splat rows of stride `stride`, blur, and leave the result at the vertices.

@@ -51,6 +51,17 @@ struct Links {
 // Length of `links`, whatever the features.
 std::int64_t links_size(std::int64_t points, int dims, Quality quality);
 
+// The view of a lattice for the loops over points; its values and sums are to be set.
+template <typename T>
+PointKernel<T> point_kernel(const LatticeView<T>& lattice, const Links& links) {
+  PointKernel<T> kernel;
+  kernel.corners = lattice.dims + 1;
+  kernel.vertex = lattice.vertex;
+  kernel.weight = lattice.weight;
+  kernel.first_row = links.first_row;
+  return kernel;
+}
+
 // N points of d features; feature i of point p lies at p point_stride + i feature_stride.
 template <typename T>
 struct FeatureView {

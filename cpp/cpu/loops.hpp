@@ -183,7 +183,7 @@ struct Loops {
   void (*blur)(const std::uint32_t* chain, std::int64_t count, T* rows, int width);
   // Write values = C a, or C (a + b) / 2 if b is not null; clear a; return max abs(values). raw, if
   // not null, receives C's input. `row` lists the rows; null: the first `count` rows.
-  T (*finish)
+  T(*finish)
   (const CouplingView<T>& coupling, const std::int32_t* row, std::int64_t count, T* a, const T* b,
    T* values, T* raw, int width);
   // sum [L, width] += weight a[l] b[c] over the rows (weight null: 1; row null: the first `count`).

@@ -28,12 +28,7 @@ class Runs {
   std::size_t size() const { return runs_.size(); }
   const PointKernel<T>* points() const { return points_.data(); }
   void fill(PointPass<T>& pass, std::int64_t count, int labels, const T* padding) const {
-    pass.points = count;
-    pass.labels = labels;
-    pass.width = row_width(labels);
-    pass.kernels = points_.data();
-    pass.kernel_count = int(points_.size());
-    pass.padding = padding;
+    pass = {count, labels, row_width(labels), points_.data(), int(points_.size()), padding};
   }
   int scratch() const { return scratch_; }
   std::int64_t rows() const {

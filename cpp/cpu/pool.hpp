@@ -56,6 +56,14 @@ void parallel_ranges(std::int64_t items, std::int64_t size, int threads, const B
   });
 }
 
+// Set `count` numbers to 0 in parallel.
+template <typename T>
+void clear(T* numbers, std::int64_t count, int threads) {
+  parallel_ranges(count, kClearChunk, threads, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) numbers[i] = T(0);
+  });
+}
+
 // Call body(item, threads to use) for each of `count` independent items: on one thread each where
 // they keep all threads busy, else one after the other, each on all threads.
 template <class Body>
