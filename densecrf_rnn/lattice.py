@@ -11,7 +11,7 @@ from .params import QUALITIES, Quality
 
 
 class PermutohedralLattice:
-    """A fast approximate Gaussian filter: plan once for some points, filter any number of times.
+    """A fast approximate Gaussian filter: built once for some points, applied any number of times.
 
     Filtering computes out_i = sum_j exp(-|f_i - f_j|^2 / 2) values_j approximately, in time that
     is linear in the number of points and does not depend on the width of the kernel.
@@ -19,31 +19,30 @@ class PermutohedralLattice:
     Parameters
     ----------
     features : ndarray [N, D], float32 or float64, finite, 1 <= D <= 16
-        Points, already divided by their bandwidths (the kernel's deviation is 1 along each axis).
+        Points, already divided by their bandwidths (the kernel has unit bandwidth along each axis).
     quality : {"standard", "symmetric", "filled"}
-        "symmetric" blurs in either order of the axes and takes the mean, which makes the filter
-        exactly symmetric at twice the blurring. "filled" also adds every neighbour of the vertices
-        that points touch, so that less is lost at the rim: nearer to the Gaussian, for several
-        times the vertices in many dimensions.
+        "symmetric" is the mean of blurring the axes in either order: exactly symmetric, for twice
+        the blurring. "filled" also adds every neighbour of the points' vertices, which would
+        otherwise lose values at the border: closer to the Gaussian, but in many dimensions it has
+        several times the vertices.
     backend : str
         "auto", or a name from `available_backends()`.
     threads : int, optional
-        At most this many threads; default OMP_NUM_THREADS, else the processors of this process.
+        Maximum number of threads; default OMP_NUM_THREADS or the number of CPUs of this process.
         The result does not depend on it.
 
     Attributes
     ----------
     num_vertices : int
-        Lattice vertices M that the points touch, and those that `quality` adds; cost and memory
-        of a filter grow with N + M.
+        Number M of lattice vertices: those of the points' simplices and those that `quality` adds.
+        Time and memory of filtering grow with N + M.
 
     Raises
     ------
     TypeError
         `features` is not an array of float32 or float64.
     ValueError
-        `features` has the wrong shape, NaN or infinity, or lies too many bandwidths from 0 to be
-        indexed.
+        `features` has the wrong shape, contains NaN or infinity, or is too large to be indexed.
     BackendUnavailableError
         `backend` cannot run here; the message says why.
 
@@ -83,12 +82,12 @@ class PermutohedralLattice:
 
     @property
     def num_vertices(self) -> int:
-        """Lattice vertices M that the points touch, and those that `quality` adds."""
+        """Number M of lattice vertices: those of the points and those that `quality` adds."""
         return self._engine.num_vertices(self._plan)
 
     @property
     def _engine(self) -> engines.Engine:
-        return engines.engine(self.backend)  # looked up, so that a lattice can be pickled
+        return engines.engine(self.backend)  # not stored, so that a lattice can be pickled
 
     def __getstate__(self) -> dict[str, Any]:
         plan = self._plan  # its links are mostly unused
@@ -105,13 +104,13 @@ class PermutohedralLattice:
         self._plan = replace(plan, links=links)
 
     def filter(self, values: Array, *, transpose: bool = False) -> Array:
-        """The Gaussian-filtered values, or with `transpose` the adjoint K' values.
+        """Filter values: K values, or with `transpose` the adjoint K' values.
 
         Parameters
         ----------
         values : ndarray [N, C], dtype of the features, finite
         transpose : bool
-            Apply the adjoint: the same lattice with its axes blurred in reverse order.
+            Apply the adjoint, which blurs the axes in reverse order.
 
         Returns
         -------
@@ -120,7 +119,7 @@ class PermutohedralLattice:
         Raises
         ------
         TypeError, ValueError
-            `values` is not an array of the lattice's points and dtype, or is not finite.
+            `values` does not have one row per point, the lattice's dtype or finite entries.
         """
         checks.values(values, len(self._plan.vertex), self._plan.weight.dtype)
         checks.flag("transpose", transpose)
@@ -132,9 +131,9 @@ class PermutohedralLattice:
         return out
 
     def self_response(self) -> Array:
-        """The diagonal of the filter [N]: what each point receives of its own value.
+        """Compute the diagonal of the filter [N]: the weight of each point's own value.
 
-        The exact Gaussian has 1 there; the lattice has less, for a point is spread over its
+        It is 1 for the exact Gaussian and less for the lattice, which spreads a point over its
         simplex.
         """
         out = np.empty(len(self._plan.vertex), self._plan.weight.dtype)

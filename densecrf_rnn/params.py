@@ -1,4 +1,4 @@
-"""The parameters of a dense CRF: bandwidths, kernel weights and the choices of the operator."""
+"""The parameters of a dense CRF: bandwidths, kernel weights and options of the kernels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -20,40 +20,42 @@ QUALITIES: tuple[Quality, ...] = get_args(Quality)  # native engines number them
 
 @dataclass(frozen=True)
 class CRFParams:
-    """Bandwidths, kernel weights and options of a dense CRF; the defaults are CRF-RNN's own.
+    """Bandwidths, kernel weights and options of a dense CRF; the defaults are those of CRF-RNN.
 
     Parameters
     ----------
     theta_alpha : float
-        Appearance kernel, deviation in position: pixels (volumes: units of `spacing`). Above 0.
+        Bandwidth of the appearance kernel in position, positive: in pixels (volumes: in units of
+        `spacing`).
     theta_beta : float
-        Appearance kernel, deviation in intensity: the image's own units, 0..255 for 8-bit
-        pictures. Above 0.
+        Bandwidth of the appearance kernel in intensity, positive: in the image's own units, 0..255
+        for 8-bit images.
     theta_gamma : float
-        Smoothness kernel, deviation in position: pixels (volumes: units of `spacing`). Above 0.
+        Bandwidth of the smoothness kernel in position, positive: in pixels (volumes: in units of
+        `spacing`).
     w_bilateral, w_spatial : float or sequence of L floats
-        Weights of the appearance and the smoothness kernel, one for all labels or one each.
-        Positive weights make similar pixels agree.
+        Weights of the appearance and the smoothness kernel: one for all labels, or one per label.
+        Positive weights make similar pixels take the same label.
     normalization : {"after", "before", "symmetric", "none"}
         With n = K 1: diag(1/n) K, K diag(1/n), diag(n^-1/2) K diag(n^-1/2), or K itself.
-        CRF-RNN divides after filtering, pydensecrf on both sides.
+        CRF-RNN uses "after", pydensecrf "symmetric".
     self_term : bool
-        Whether a pixel sends a message to itself. The papers sum over the others only, all
-        released code keeps it. False removes the diagonal of K, and from the normaliser too.
+        Whether a pixel sends a message to itself: the diagonal (i = j) of K. The papers exclude
+        it, released code includes it. False removes the diagonal, also from n.
     feature_order : {"xy", "yx"}
-        Order of the position features. The exact CRF does not depend on it; the lattice does, in
-        about one label in a thousand.
+        Order of the position features: columns or rows first. The exact CRF does not depend on it.
+        The lattice does: about one label in a thousand changes.
     spatial : {"grid", "lattice"}
-        How the smoothness kernel is filtered: on a regular grid, separably and nearly exactly; or
-        by a lattice of two or three dimensions, as other packages do.
+        How the smoothness kernel is filtered: on a regular grid, which is separable and nearly
+        exact, or by a lattice of two or three dimensions, as in other packages.
     quality : {"standard", "symmetric", "filled"}
-        How hard the lattices try, see `PermutohedralLattice`.
+        Accuracy of the lattices, see `PermutohedralLattice`.
 
     Raises
     ------
     TypeError, ValueError
-        A bandwidth that is not a positive finite number, a weight that is not finite, or an
-        option that is not one of those above.
+        A bandwidth is not a positive finite number, a weight is not finite, or an option is not
+        one of those above.
 
     Notes
     -----
@@ -88,22 +90,22 @@ class CRFParams:
         checks.option("quality", self.quality, QUALITIES)
 
     def __str__(self) -> str:
-        """The parameters that differ from the defaults, as a constructor call."""
+        """Return a constructor call with the parameters that differ from the defaults."""
         changed = (f for f in fields(self) if getattr(self, f.name) != f.default)
         return f"CRFParams({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in changed)})"
 
     def to_dict(self) -> dict[str, Any]:
-        """All parameters by name: numbers, strings, booleans and lists, so JSON can hold them."""
+        """Return all parameters by name, as values that JSON can store."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "CRFParams":
-        """The parameters that `to_dict` gave; those left out have their defaults.
+        """Make the parameters from the output of `to_dict`; missing ones have their defaults.
 
         Raises
         ------
         TypeError, ValueError
-            A name that is no parameter, or a value that it cannot have.
+            A name is not a parameter, or its value is not valid.
 
         Examples
         --------
@@ -114,7 +116,7 @@ class CRFParams:
         unknown = set(values) - set(names)
         if unknown:
             raise ValueError(
-                f"{', '.join(sorted(map(repr, unknown)))}: no such parameter; there are "
+                f"{', '.join(sorted(map(repr, unknown)))}: unknown parameter; choose from "
                 f"{', '.join(names)}"
             )
         return cls(**values)

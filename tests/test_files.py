@@ -599,7 +599,7 @@ def test_settings_come_back_from_json_to_the_last_bit(tmp_path, params, iteratio
         ("{", "not valid settings in JSON"),
         ("[]", "must be an object"),
         ('{"parms": {}}', "'parms'; they may hold 'params'"),
-        ('{"params": {"theta": 1}}', "'theta': no such parameter; there are theta_alpha"),
+        ('{"params": {"theta": 1}}', "'theta': unknown parameter; choose from theta_alpha"),
         ('{"params": {"theta_beta": 0}}', "theta_beta is 0"),
         ('{"params": []}', "params must be a mapping"),
         ('{"iterations": -1}', "iterations is -1"),

@@ -12,9 +12,9 @@ from .contract import Plan
 
 
 class Numba:
-    """The reference lattice as an engine; serial, so it takes no notice of `threads`.
+    """The reference lattice as an engine. It is serial and ignores `threads`.
 
-    Numba does not check bounds, so shapes are checked here, as the native module does itself.
+    Numba does not check bounds, so shapes are checked here. The native module checks its own.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Numba:
         return 2 + 2 * plan.vertex.shape[1] * self.num_vertices(plan)
 
     def _arrays(self, plan: Plan) -> tuple[Array, Array, Array]:
-        """vertex, weight and neighbour [d+1, M, 2]."""
+        """Return vertex, weight and neighbour [d+1, M, 2]."""
         shape = (plan.vertex.shape[1], self.num_vertices(plan), 2)
         neighbour = plan.links[2 : 2 + math.prod(shape)].reshape(shape)
         return plan.vertex, plan.weight, neighbour

@@ -126,11 +126,6 @@ def fused(engine: Engine) -> FusedEngine | None:
     return found if hasattr(engine, "mean_field") else None
 
 
-def fused_engine(name: str) -> FusedEngine | None:
-    """Return the engine `name` if it runs whole mean fields, else None."""
-    return fused(engine(name))
-
-
 def device_module(name: str, device: str) -> Any:
     """Return the native module that computes on torch tensors on a `device` ("cpu" or "cuda").
 

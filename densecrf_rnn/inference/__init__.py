@@ -1,1 +1,1 @@
-"""Mean-field inference on NumPy arrays: of one image in memory, and of images in parts."""
+"""Mean-field inference of one image or tile on NumPy arrays."""

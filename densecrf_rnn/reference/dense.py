@@ -1,8 +1,8 @@
 """The exact dense CRF, O(N^2), in float64: the definition that every fast engine approximates.
 
-Follows docs/math.md line by line and is written to be read, not run on more than a few thousand
-points. N points, L labels, M kernels, T iterations. The backward pass is plain formulae, so it
-checks the gradients of the fast paths without sharing any code with them.
+It follows docs/math.md line by line and is meant for at most a few thousand points. N points, L
+labels, M kernels, T iterations. The backward pass is written out, so that it checks the gradients
+of the engines without sharing code with them.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ EMPTY_MASS = 0.01
 
 
 def gaussian_kernel(features: Array) -> Array:
-    """K with K_ij = exp(-|f_i - f_j|^2 / 2). [N, D] -> [N, N]"""
+    """Compute K with K_ij = exp(-|f_i - f_j|^2 / 2). [N, D] -> [N, N]"""
     features = np.asarray(features, np.float64)
     difference = features[:, None, :] - features[None, :, :]  # [N, N, D]
     return np.exp(-0.5 * (difference**2).sum(-1))
 
 
 def gaussian_filter(features: Array, values: Array, block: int = 256) -> Array:
-    """K values without storing K: `block` rows of it at a time. [N, D], [N, C] -> [N, C]"""
+    """Compute K values without storing K, `block` rows at a time. [N, D], [N, C] -> [N, C]"""
     features = np.asarray(features, np.float64)
     square = 0.5 * (features**2).sum(1)
     out = np.empty(values.shape)
@@ -39,12 +39,12 @@ def gaussian_filter(features: Array, values: Array, block: int = 256) -> Array:
 def normalized_kernel(
     features: Array, normalization: str = "after", self_term: bool = True
 ) -> Array:
-    """N K: the kernel with its self term kept or removed, and normalised by n = K 1. [N, N]"""
+    """Compute N K of features: the kernel, without its diagonal if asked, normalised. [N, N]"""
     return normalized(gaussian_kernel(features), normalization, self_term)
 
 
 def normalized(kernel: Array, normalization: str = "after", self_term: bool = True) -> Array:
-    """N K of any kernel matrix K. [N, N] -> [N, N]"""
+    """Normalise any kernel matrix K by n = K 1. [N, N] -> [N, N]"""
     if not self_term:
         kernel = kernel - np.diag(np.diag(kernel))
     inverse = np.array([1 / n if n > EMPTY_MASS else 0.0 for n in kernel.sum(1)])
@@ -60,26 +60,26 @@ def normalized(kernel: Array, normalization: str = "after", self_term: bool = Tr
 
 
 def weight_matrix(weight: Any, labels: int) -> Array:
-    """W as a matrix, from a number, [L] (diagonal) or [L, L]."""
+    """Return W as a matrix, from a number, [L] (diagonal) or [L, L]."""
     weight = np.asarray(weight, np.float64)
     return weight if weight.ndim == 2 else weight * np.eye(labels)
 
 
 def softmax(logits: Array) -> Array:
-    """Marginals of each row. [N, L]"""
+    """Compute the marginals of each row. [N, L]"""
     q = np.exp(logits - logits.max(axis=1, keepdims=True))
     return q / q.sum(axis=1, keepdims=True)
 
 
 def rectified(logits: Array) -> Array:
-    """What is above 0 of each row, divided by its sum; equal shares where nothing is. [N, L]"""
+    """Divide the positive part of each row by its sum; 1 / L if no entry is positive. [N, L]"""
     q = np.maximum(logits, 0)
     total = q.sum(axis=1, keepdims=True)
     return np.where(total > 0, q / np.where(total > 0, total, 1), 1 / logits.shape[1])
 
 
 class Step(NamedTuple):
-    """What one iteration saw; kept for the backward pass."""
+    """Intermediate results of one iteration, for the backward pass."""
 
     q: Array  # [N, L]
     messages: list[Array]  # N_m K_m Q, M times [N, L]
@@ -90,7 +90,7 @@ class Step(NamedTuple):
 def mean_field_steps(
     logits: Array, kernels: Sequence[Array], weights: Sequence[Any], mu: Array, iterations: int
 ) -> list[Step]:
-    """All iterations of the mean field; the last one's `refined` is the layer's output.
+    """Run all mean-field iterations; `refined` of the last step is the result.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def mean_field_steps(
         Normalised kernels.
     weights : M numbers, ndarrays [L] or ndarrays [L, L]
     mu : ndarray [L, L]
-        Compatibility: the penalty of a label (row) beside another (column).
+        Compatibility: the penalty of a label (row) next to another (column).
     iterations : int
     """
     labels = logits.shape[1]
@@ -119,7 +119,7 @@ def mean_field_steps(
 def mean_field(
     logits: Array, kernels: Sequence[Array], weights: Sequence[Any], mu: Array, iterations: int
 ) -> Array:
-    """Refined logits U' [N, L]; arguments of `mean_field_steps`."""
+    """Compute refined logits U' [N, L]; arguments as in `mean_field_steps`."""
     steps = mean_field_steps(logits, kernels, weights, mu, iterations)
     return steps[-1].refined if steps else logits
 
@@ -131,15 +131,15 @@ def mean_field_variant(
     mus: Sequence[Array],
     update: str,
 ) -> list[Array]:
-    """U' [N, L] of every iteration, each with weights and compatibility of its own.
+    """Compute U' [N, L] of every iteration, each with its own weights and compatibility.
 
-    `update` makes marginals of logits: "softmax", or "relu" for `rectified`.
+    `update` turns logits into marginals: "softmax", or "relu" for `rectified`.
     """
     labels = logits.shape[1]
     found: list[Array] = []
     refined = logits
     for of_iteration, mu in zip(weights, mus, strict=True):
-        q = rectified(refined) if update == "relu" else softmax(refined)
+        q = {"softmax": softmax, "relu": rectified}[update](refined)
         refined = logits.copy()
         for kernel, weight in zip(kernels, of_iteration, strict=True):
             refined -= kernel @ q @ weight_matrix(weight, labels).T @ mu.T
@@ -163,7 +163,7 @@ def mean_field_gradients(
     iterations: int,
     cotangent: Array,
 ) -> Gradients:
-    """Backpropagation through all iterations, by the formulae of docs/math.md."""
+    """Backpropagate through all iterations, by the formulae of docs/math.md."""
     labels = logits.shape[1]
     matrices = [weight_matrix(weight, labels) for weight in weights]
     d_logits = np.zeros_like(logits)
@@ -183,6 +183,6 @@ def mean_field_gradients(
 
 
 def reduce_weight_gradient(full: Array, form: str) -> Array:
-    """The gradient of [M, L, L] matrices as that of "full", "diagonal" [M, L] or "scalar" [M]."""
+    """Reduce the gradient of matrices [M, L, L] to "full", "diagonal" [M, L] or "scalar" [M]."""
     diagonal: Array = np.einsum("mll->ml", full)
     return {"full": full, "diagonal": diagonal, "scalar": diagonal.sum(1)}[form]
