@@ -54,7 +54,7 @@ class Pixels:
     def positions(self, theta: Theta) -> Tensor:
         """Return the coordinates divided by a bandwidth, [1, S, N]."""
         image = self.guides["image"]
-        make = _positions.__wrapped__ if is_traced() else _positions
+        make = _positions.__wrapped__ if _is_captured(image.device) else _positions
         key = (self.size, self.spacing, self.order, image.dtype, image.device)
         return make(*key, theta) if isinstance(theta, float) else make(*key, 1.0) / theta
 
@@ -77,6 +77,11 @@ def _positions(
         return _divided(torch.stack(found[::-1] if order == "xy" else found)[None], theta)
 
 
+def _is_captured(device: torch.device) -> bool:
+    """Tell whether new tensors belong to a graph, so that they must not be cached."""
+    return is_traced() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing())
+
+
 def _divided(tensor: Tensor, theta: Theta) -> Tensor:
     """Divide by a bandwidth, with the same rounding on every device.
 
@@ -84,7 +89,7 @@ def _divided(tensor: Tensor, theta: Theta) -> Tensor:
     rounded reciprocal. `full` fills on the device, so nothing is copied there or waited for.
     """
     if not isinstance(theta, Tensor):
-        make = _number.__wrapped__ if is_traced() else _number
+        make = _number.__wrapped__ if _is_captured(tensor.device) else _number
         theta = make(theta, tensor.dtype, tensor.device)
     return tensor / theta
 
