@@ -6,7 +6,7 @@ using namespace tests;
 
 namespace {
 
-// Lay out the batch as nn/gibbs/device.py does and run the program.
+// Lay out the batch as nn/gibbs/sampling.py does and run the program.
 GibbsScene::Result run_program(const GibbsScene& scene) {
   const dcrf::GibbsBatch& of = scene.batch;
   const std::int64_t pixels = of.height * of.width;

@@ -30,22 +30,24 @@ class Colouring(NamedTuple):
 class GibbsProblem:
     """Sweeps of a batch of grid CRFs that share tables and edge classes.
 
+    The fields of type Any are arrays of the engine: NumPy arrays, or tensors.
+
     Raises
     ------
     ValueError
         Labels or tables do not have the shape that logits and offsets imply.
     """
 
-    logits: Array  # [B, L, H, W] float32
-    labels: Array  # [B, H, W] int32, updated in place; negative outside the mask
-    tables: Array  # [C, L, L] float32
+    logits: Any  # [B, L, H, W] float32
+    labels: Any  # [B, H, W] int32, updated in place; negative outside the mask
+    tables: Any  # [C, L, L] float32
     offsets: Array  # [C, 2] int32, rows and columns
     colouring: Colouring
     seed: int  # below 2^64
     chains: Array  # [B] uint64; the random numbers depend on seed, chain, sweep and pixel
     first_sweep: Array  # [B] uint64, number of the first sweep of each chain
     inverse_temperature: Array  # [S] float32, one per sweep; infinity takes the argmax
-    marginals: Array | None  # [B, H, W, L] float64; each conditional is added to it
+    marginals: Any  # [B, H, W, L] float64, each conditional is added to it; or None
     changes: Array  # [B, S] int64, output: number of labels that each sweep changed
 
     def __post_init__(self) -> None:

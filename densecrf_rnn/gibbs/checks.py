@@ -26,6 +26,15 @@ def check_model(logits: Array, tables: Array, offsets: Any, mask: Array | None) 
     return check_edges(logits, tables, offsets, mask, batched=False)
 
 
+def check_labelled_model(
+    logits: Array, labels: Array, tables: Array, offsets: Any, mask: Array | None
+) -> Array:
+    """Check the same and a labelling."""
+    vectors = check_model(logits, tables, offsets, mask)
+    check_labelling("labels", labels, logits.shape[1:], len(logits), mask)
+    return vectors
+
+
 def check_edges(logits: Any, tables: Any, offsets: Any, mask: Any, *, batched: bool) -> Array:
     """Check tables, offsets and mask for logits that are checked; return offsets [C, 2] int32."""
     size = tuple(logits.shape[1 + batched :])
@@ -35,15 +44,6 @@ def check_edges(logits: Any, tables: Any, offsets: Any, mask: Any, *, batched: b
         check_potentials(logits, tables)
     if mask is not None:
         checks.mask(mask, (*logits.shape[:batched], *size), batched=batched)
-    return vectors
-
-
-def check_labelled_model(
-    logits: Array, labels: Array, tables: Array, offsets: Any, mask: Array | None
-) -> Array:
-    """Check the same and a labelling."""
-    vectors = check_model(logits, tables, offsets, mask)
-    check_labelling("labels", labels, logits.shape[1:], len(logits), mask)
     return vectors
 
 

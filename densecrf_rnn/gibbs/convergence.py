@@ -1,7 +1,6 @@
 """Convergence of Gibbs chains: split R-hat of their scores, and how often draws change a label."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -9,7 +8,7 @@ from .. import checks
 from .._typing import Array
 from .checks import check_model
 from .model import Offsets, score
-from .sweeps import Chain
+from .sweeps import chain_of
 
 MIN_DRAWS = 4  # so that each half of a chain has a variance
 
@@ -126,15 +125,12 @@ def diagnose(
     scores = np.empty((chains, sweeps))
     changed = 0
     pixels = logits[0].size if mask is None else max(1, int(np.count_nonzero(mask)))
-    one = np.ones(1, np.float32)
+    uniform = np.zeros_like(logits)
     for number in range(chains):
-        options: dict[str, Any] = {
-            "seed": seed, "chain": number, "backend": backend, "threads": threads,
-        }  # fmt: skip
-        labels = Chain.drawn(np.zeros_like(logits), mask, **options).labels[0]
-        chain = Chain(logits, tables, vectors, labels, None, first_sweep=1, **options)
+        chain = chain_of(uniform, None, tables, vectors, mask, backend, threads, seed, number)
+        chain.logits = np.ascontiguousarray(logits)[None]
         chain.draw(np.ones(burn_in, np.float32))
         for s in range(sweeps):
-            changed += int(chain.draw(one)[0])
+            changed += int(chain.draw(np.ones(1, np.float32)).sum())
             scores[number, s] = score(logits, chain.labels[0], tables, vectors, mask=mask) / pixels
     return Diagnosis(scores, split_r_hat(scores), changed / (chains * sweeps * pixels))

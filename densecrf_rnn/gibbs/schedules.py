@@ -1,19 +1,19 @@
 """Schedules of Gibbs sweeps: averaging after a burn-in, annealing, and ICM.
 
-The first part runs any `Schedulable`: the chain of one NumPy image and the chains of a torch batch
-alike. The second part is the NumPy interface.
+The first part runs any `Sampler`: the chain of one NumPy image and those of a torch batch alike.
+The second part is the NumPy interface.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from .. import checks
 from .._typing import Array
 from ..inference.mean_field import softmax
-from .checks import check_labelled_model
+from .checks import check_labelled_model, check_model
 from .model import Offsets
-from .sweeps import Chain
+from .sweeps import Sampler, chain_of
 
 HOTTEST, COLDEST = 1.0, 0.05  # first and last temperature of annealing
 MIN_COLDEST = 1e-6
@@ -21,28 +21,21 @@ ICM_SWEEPS = 1000  # maximum; ICM nearly always stops much earlier
 GREEDY = np.full(1, np.inf, np.float32)  # inverse temperature of a sweep of ICM
 
 
-class Schedulable(Protocol):
-    """Chains whose sweeps a schedule can choose."""
-
-    def draw(self, inverse_temperature: Array, sums: Any = None) -> Any:
-        """Sweep once for each inverse temperature; return the numbers of changed labels."""
-
-
-def run_average(chains: Schedulable, burn_in: int, sweeps: int, sums: Any) -> None:
+def run_average(chains: Sampler, burn_in: int, sweeps: int, sums: Any) -> None:
     """Sweep `burn_in` times, then `sweeps` times while adding the conditionals to `sums`."""
     chains.draw(np.ones(burn_in, np.float32))
     chains.draw(np.ones(sweeps, np.float32), sums)
 
 
 def run_annealing(
-    chains: Schedulable, sweeps: int, hottest: float = HOTTEST, coldest: float = COLDEST
+    chains: Sampler, sweeps: int, hottest: float = HOTTEST, coldest: float = COLDEST
 ) -> None:
     """Sweep while the temperature falls geometrically from `hottest` to `coldest`, then run ICM."""
     chains.draw((1 / np.geomspace(hottest, coldest, sweeps)).astype(np.float32))
     run_icm(chains)
 
 
-def run_icm(chains: Schedulable, sweeps: int = ICM_SWEEPS) -> None:
+def run_icm(chains: Sampler, sweeps: int = ICM_SWEEPS) -> None:
     """Take the most probable label of each pixel in turn until no label changes."""
     for _ in range(sweeps):
         if int(chains.draw(GREEDY).sum()) == 0:
@@ -104,8 +97,8 @@ def marginals(
     """
     sweeps = checks.count("sweeps", sweeps, 1)
     burn_in = checks.count("burn_in", burn_in, 0)
-    options = {"seed": seed, "chain": chain, "backend": backend, "threads": threads}
-    state = Chain.started(logits, tables, offsets, mask, **options)
+    vectors = check_model(logits, tables, offsets, mask)
+    state = chain_of(logits, None, tables, vectors, mask, backend, threads, seed, chain)
     sums = np.zeros((1, *logits.shape[1:], len(logits)))
     run_average(state, burn_in, sweeps, sums)
     q = np.moveaxis(sums[0] / sweeps, -1, 0)
@@ -171,8 +164,8 @@ def annealed(
             f"hottest is {hot:g} and coldest {cold:g}; temperatures must fall and stay above "
             f"{MIN_COLDEST:g}"
         )
-    options = {"seed": seed, "chain": chain, "backend": backend, "threads": threads}
-    state = Chain.started(logits, tables, offsets, mask, **options)
+    vectors = check_model(logits, tables, offsets, mask)
+    state = chain_of(logits, None, tables, vectors, mask, backend, threads, seed, chain)
     run_annealing(state, sweeps, hot, cold)
     return state.result()
 
@@ -216,6 +209,6 @@ def icm(
     0
     """
     vectors = check_labelled_model(logits, labels, tables, offsets, mask)
-    state = Chain(logits, tables, vectors, labels, mask, backend=backend, threads=threads)
+    state = chain_of(logits, labels, tables, vectors, mask, backend, threads)
     run_icm(state, checks.count("sweeps", sweeps, 0))
     return state.result_like(labels)

@@ -1,6 +1,7 @@
-"""Gibbs sweeps on NumPy arrays: one chain on one image."""
+"""Gibbs chains, which sweeps update, and the sweeps of one chain on NumPy arrays."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -8,97 +9,92 @@ import numpy as np
 from .. import checks
 from .._typing import Array
 from ..engines import default_threads
-from ..engines.gibbs import GibbsProblem, gibbs_engine
+from ..engines.gibbs import GibbsEngine, GibbsProblem, gibbs_engine
 from ..postprocess import label_dtype
 from .checks import (
-    SEED_BITS, SWEEP_BITS, check_labelled_model, check_logits, check_model, check_potentials,
+    SEED_BITS, SWEEP_BITS, check_labelled_model, check_logits, check_potentials,
     inverse_temperatures,
 )  # fmt: skip
 from .model import Offsets, as_batch
 from .neighbourhood import colouring
 
 
-class Chain:
-    """A Gibbs chain on one image: a labelling that sweeps update.
+@dataclass
+class Sampler:
+    """Gibbs chains, one on each image of a batch: labellings that sweeps update.
 
-    The constructor checks the options alone; the caller has checked model and labels.
-
-    Parameters
-    ----------
-    logits, tables, vectors, labels, mask
-        As for `sweep`; `vectors` are the offsets as an int32 array.
-    seed, chain, first_sweep, backend, threads
-        As for `sweep`.
-
-    Attributes
-    ----------
-    labels : ndarray [1, H, W], int32
-        The current labelling; -1 outside the mask.
+    Arguments are checked. The arrays are those of the engine: NumPy arrays or tensors.
     """
 
-    def __init__(
-        self,
-        logits: Array,
-        tables: Array,
-        vectors: Array,
-        labels: Array,
-        mask: Array | None,
-        *,
-        seed: int = 0,
-        chain: int = 0,
-        first_sweep: int = 0,
-        backend: str,
-        threads: int | None,
-    ) -> None:
-        self.labels = as_batch(labels, mask)
-        self._model = (
-            np.ascontiguousarray(logits)[None], self.labels, np.ascontiguousarray(tables), vectors,
-            colouring(vectors), checks.count("seed", seed, 0, below_power=SEED_BITS),
-            np.array([checks.count("chain", chain, 0, below_power=SEED_BITS)], np.uint64),
-        )  # fmt: skip
-        self._sweeps = checks.count("first_sweep", first_sweep, 0, below_power=SWEEP_BITS)
-        self._threads = checks.threads(threads, default_threads())
-        self._engine = gibbs_engine(backend)
+    logits: Any  # [B, L, H, W] float32, contiguous
+    labels: Any  # [B, H, W] int32, updated in place; negative outside the mask
+    tables: Any  # [C, L, L] float32, contiguous
+    offsets: Array  # [C, 2] int32
+    seed: int
+    numbers: Sequence[int]  # of the chains
+    sweeps: Sequence[int]  # that each chain has had: the number of its next sweep
+    engine: GibbsEngine
+    threads: int
 
-    @classmethod
-    def drawn(cls, logits: Array, mask: Array | None, **options: Any) -> "Chain":
-        """Return a chain of a model without edges after sweep 0, a draw from its logits."""
-        count = len(logits)
-        no_tables = np.zeros((0, count, count), np.float32)
-        labels = np.zeros(logits.shape[1:], np.int32)
-        chain = cls(logits, no_tables, np.zeros((0, 2), np.int32), labels, mask, **options)
-        chain.draw(np.ones(1, np.float32))
-        return chain
-
-    @classmethod
-    def started(
-        cls, logits: Array, tables: Array, offsets: Offsets, mask: Array | None, **options: Any
-    ) -> "Chain":
-        """Check a model and return its chain after `drawn`, before sweep 1."""
-        vectors = check_model(logits, tables, offsets, mask)
-        labels = cls.drawn(logits, mask, **options).labels[0]
-        return cls(logits, tables, vectors, labels, None, first_sweep=1, **options)
-
-    def draw(self, inverse_temperature: Array, sums: Array | None = None) -> Array:
+    def draw(self, inverse_temperature: Array, sums: Any = None) -> Array:
         """Sweep once for each inverse temperature [S] float32; infinity takes the argmax.
 
-        Adds the conditionals that labels were drawn from to `sums` [1, H, W, L] float64. Returns
-        the number of labels that each sweep changed, [S] int64.
+        Adds the conditionals that labels were drawn from to `sums` [B, H, W, L] float64. Returns
+        the number of labels that each sweep changed, [B, S] int64.
         """
-        changes = np.empty((1, len(inverse_temperature)), np.int64)
-        first = np.array([self._sweeps], np.uint64)
-        problem = GibbsProblem(*self._model, first, inverse_temperature, sums, changes)
-        self._engine.gibbs_sweep(problem, self._threads)
-        self._sweeps += len(inverse_temperature)
-        return changes[0]
+        changes = np.empty((len(self.labels), len(inverse_temperature)), np.int64)
+        problem = GibbsProblem(
+            self.logits, self.labels, self.tables, self.offsets, colouring(self.offsets), self.seed,
+            np.array(self.numbers, np.uint64), np.array(self.sweeps, np.uint64),
+            inverse_temperature, sums, changes,
+        )  # fmt: skip
+        self.engine.gibbs_sweep(problem, self.threads)
+        self.sweeps = [number + len(inverse_temperature) for number in self.sweeps]
+        return changes
+
+    def start(self) -> None:
+        """Draw all labels from the logits alone, as sweep 0."""
+        self.sweeps = [0] * len(self.labels)
+        edgeless = replace(self, tables=self.tables[:0], offsets=self.offsets[:0])
+        edgeless.draw(np.ones(1, np.float32))
+        self.sweeps = edgeless.sweeps
 
     def result(self) -> Array:
-        """Return the labels [H, W] in the smallest unsigned dtype, 0 outside the mask."""
-        return np.maximum(self.labels[0], 0).astype(label_dtype(self._model[0].shape[1]))
+        """Return the first image's labels in the smallest unsigned dtype, 0 outside the mask."""
+        return np.maximum(self.labels[0], 0).astype(label_dtype(self.logits.shape[1]))
 
     def result_like(self, labels: Array) -> Array:
-        """Return the labels [H, W] in the dtype of `labels`, whose values stay outside the mask."""
+        """Return the first image's labels in the dtype of `labels`, which stay outside the mask."""
         return np.where(self.labels[0] < 0, labels, self.labels[0]).astype(labels.dtype)
+
+
+def chain_of(
+    logits: Array,
+    labels: Array | None,
+    tables: Array,
+    vectors: Array,
+    mask: Array | None,
+    backend: str,
+    threads: int | None,
+    seed: int = 0,
+    chain: int = 0,
+    first_sweep: int = 0,
+) -> Sampler:
+    """Return the chain of one image, at `labels` or, for None, at a draw from its logits alone.
+
+    Checks the options; the caller has checked the model.
+    """
+    first = np.zeros(logits.shape[1:], np.int32) if labels is None else labels
+    sampler = Sampler(
+        np.ascontiguousarray(logits)[None], as_batch(first, mask), np.ascontiguousarray(tables),
+        vectors, checks.count("seed", seed, 0, below_power=SEED_BITS),
+        [checks.count("chain", chain, 0, below_power=SEED_BITS)],
+        [checks.count("first_sweep", first_sweep, 0, below_power=SWEEP_BITS)],
+        gibbs_engine(backend), checks.threads(threads, default_threads()),
+    )  # fmt: skip
+    if labels is None:
+        sampler.start()
+    return sampler
 
 
 def sweep(
@@ -167,12 +163,11 @@ def sweep(
     """
     vectors = check_labelled_model(logits, labels, tables, offsets, mask)
     sweeps = checks.count("sweeps", sweeps, 0)
-    state = Chain(
-        logits, tables, vectors, labels, mask, seed=seed, chain=chain, first_sweep=first_sweep,
-        backend=backend, threads=threads,
-    )  # fmt: skip
+    state = chain_of(
+        logits, labels, tables, vectors, mask, backend, threads, seed, chain, first_sweep
+    )
     changes = state.draw(inverse_temperatures(temperature, sweeps))
-    return state.result_like(labels), changes
+    return state.result_like(labels), changes[0]
 
 
 def start(
@@ -216,5 +211,7 @@ def start(
     if mask is not None:
         checks.mask(mask, logits.shape[1:])
     check_potentials(logits, np.zeros((1, 1, 1)))
-    options = {"seed": seed, "chain": chain, "backend": backend, "threads": threads}
-    return Chain.drawn(logits, mask, **options).result()
+    count, no_vectors = len(logits), np.zeros((0, 2), np.int32)
+    no_tables = np.zeros((0, count, count), np.float32)
+    state = chain_of(logits, None, no_tables, no_vectors, mask, backend, threads, seed, chain)
+    return state.result()

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from ... import checks
 from ..._atomic import replaced
-from ...gibbs.checks import SEED_BITS
-from .sampling import float32_logits, start
+from ...gibbs.checks import SEED_BITS, check_logits
+from ...gibbs.sweeps import start
+from ..arguments import autocast_to_float32
+from ..ops.kernels import rows
 
 IMAGE_BITS = 63  # an image's index fits torch.int64
 
@@ -39,6 +41,14 @@ class Chains:
     sweeps: list[int]
     seed: int
     acceptance: float = float("nan")
+
+
+def float32_logits(logits: Any) -> Tensor:
+    """Check logits [B, L, H, W] and return them, under autocast converted to float32."""
+    checks.array_kind("logits", logits, batched=True)
+    logits = autocast_to_float32(logits)
+    check_logits(logits.detach(), batched=True)
+    return logits
 
 
 def check_kind(chains: Any) -> None:
@@ -117,14 +127,11 @@ class ChainStore:
         numbers = _numbers(index, len(logits))
         images, count, height, width = logits.shape
         labels = torch.zeros((images, height, width), dtype=torch.int32)
-        fresh = [b for b, number in enumerate(numbers) if number not in self]
-        if fresh:
-            chains = [numbers[b] for b in fresh]
-            labels[fresh] = start(
-                logits[fresh].cpu(), None, seed=self.seed, chains=chains, backend="auto"
-            )
         for b, number in enumerate(numbers):
             if number not in self:
+                threads = torch.get_num_threads()
+                drawn = start(rows(logits[b]), seed=self.seed, chain=number, threads=threads)
+                labels[b] = torch.from_numpy(drawn.astype(np.int32))
                 continue
             kept = self._labels[number]
             if tuple(kept.shape) != (height, width):

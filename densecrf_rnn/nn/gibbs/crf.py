@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from ... import checks, engines
 from ..._limits import LABEL_BITS
 from ..._typing import Array
-from ...gibbs.checks import (
-    SEED_BITS, SWEEP_BITS, check_edges, check_labelling, check_offsets,
-)  # fmt: skip
+from ...gibbs.checks import SEED_BITS, SWEEP_BITS, check_edges, check_labelling, check_offsets
 from ...gibbs.neighbourhood import dense_neighbourhood
 from ...gibbs.schedules import run_annealing, run_average, run_icm
-from .chains import Chains, check_kind
-from .sampling import Sampler, float32_logits, pair_counts, start
+from ...gibbs.sweeps import Sampler
+from .chains import Chains, check_kind, float32_logits
+from .sampling import TensorEngine
 
 Method = Literal["marginals", "annealed", "icm"]
 Reduction = Literal["mean", "sum"]
@@ -179,11 +178,13 @@ class GibbsCRF(nn.Module):
         sweeps = checks.count("sweeps", sweeps, 1)
         included = self._included((len(logits), *logits.shape[2:]), target, mask, ignore_index)
         self._check_chains(chains, logits)
-        sample = chains.labels.to(torch.int32).where(included, -1)
-        sampler = self._sampler(logits, sample, chains.seed, chains.index, chains.sweeps)
+        sampler = self._sampler(
+            logits, chains.labels, included, chains.seed, chains.index, chains.sweeps
+        )
         changes = sampler.draw(np.ones(sweeps, np.float32))
+        sample = sampler.labels
         chains.labels = sample.to(chains.labels.dtype).where(included, chains.labels)
-        chains.sweeps = [s + sweeps for s in chains.sweeps]
+        chains.sweeps = list(sampler.sweeps)
         count = int(included.sum())
         chains.acceptance = float(changes[:, -1].sum()) / max(count, 1)
 
@@ -216,7 +217,7 @@ class GibbsCRF(nn.Module):
         -------
         Tensor [B, H, W] of int64; 0 outside the mask
         """
-        sampler = self._started(self._checked(logits, mask), mask, seed, range(len(logits)))
+        sampler = self._sampler(self._checked(logits, mask), None, mask, seed, range(len(logits)))
         sampler.draw(np.ones(checks.count("sweeps", sweeps, 0), np.float32))
         return sampler.labels.clamp(min=0).long()
 
@@ -252,7 +253,7 @@ class GibbsCRF(nn.Module):
         burn_in = checks.count("burn_in", self.burn_in if burn_in is None else burn_in, 0)
         images, count, height, width = logits.shape
         sums = logits.new_zeros((images, height, width, count), dtype=torch.float64)
-        run_average(self._started(logits, mask, seed, [0] * images), burn_in, sweeps, sums)
+        run_average(self._sampler(logits, None, mask, seed, [0] * images), burn_in, sweeps, sums)
         # By a tensor: on CUDA, division by a Python number multiplies by its rounded reciprocal.
         q = (sums / sums.new_full((), sweeps)).movedim(-1, 1).float()
         return q if mask is None else q.where(mask[:, None], logits.softmax(1))
@@ -293,11 +294,10 @@ class GibbsCRF(nn.Module):
         argmax = logits.argmax(1)
         if method == "annealed":
             sweeps = checks.count("sweeps", self.sweeps if sweeps is None else sweeps, 1)
-            sampler = self._started(logits, mask, seed, chains)
+            sampler = self._sampler(logits, None, mask, seed, chains)
             run_annealing(sampler, sweeps)
         elif method == "icm":
-            first = argmax.int() if mask is None else argmax.int().where(mask, -1)
-            sampler = self._sampler(logits, first, seed, chains, chains)
+            sampler = self._sampler(logits, argmax, mask, seed, chains, chains)
             run_icm(sampler)
         else:
             raise ValueError(f"method is {method!r}, which decode does not implement")
@@ -363,7 +363,11 @@ class GibbsCRF(nn.Module):
     # --- inside ---
 
     def _pairs(self, labels: Tensor) -> Tensor:
-        return pair_counts(labels, self.num_classes, self._vectors(), self.backend)
+        """Count the label pairs of labels [B, H, W] int32 at the two ends of edges, [C, L, L]."""
+        counts = torch.zeros(self.tables.shape, dtype=torch.int64, device=labels.device)
+        engine = TensorEngine(self.backend, labels)
+        engine.gibbs_statistics(labels, self._vectors(), counts, torch.get_num_threads())
+        return counts
 
     def _vectors(self) -> Array:
         vectors: Array = self.offsets.cpu().numpy()
@@ -372,23 +376,23 @@ class GibbsCRF(nn.Module):
     def _sampler(
         self,
         logits: Tensor,
-        labels: Tensor,
+        labels: Tensor | None,
+        mask: Tensor | None,
         seed: int,
         chains: Sequence[int],
-        sweeps: Sequence[int],
+        sweeps: Sequence[int] = (),
     ) -> Sampler:
-        """Return chains of this CRF that have had `sweeps` sweeps."""
-        seed = checks.count("seed", seed, 0, below_power=SEED_BITS)
-        vectors = self._vectors()
-        return Sampler(logits, labels, self.tables, vectors, seed, chains, sweeps, self.backend)
-
-    def _started(
-        self, logits: Tensor, mask: Tensor | None, seed: int, chains: Sequence[int]
-    ) -> Sampler:
-        """Return chains before sweep 1, after a draw from the logits alone."""
-        seed = checks.count("seed", seed, 0, below_power=SEED_BITS)
-        labels = start(logits, mask, seed=seed, chains=chains, backend=self.backend)
-        return self._sampler(logits, labels, seed, chains, [1] * len(logits))
+        """Return chains at `labels` after `sweeps`; None: at a draw from the logits alone."""
+        first = torch.zeros_like(logits[:, 0]) if labels is None else labels
+        first = first.int() if mask is None else first.int().where(mask, -1)
+        sampler = Sampler(
+            logits.detach().contiguous(), first.contiguous(), self.tables.detach().contiguous(),
+            self._vectors(), checks.count("seed", seed, 0, below_power=SEED_BITS), chains, sweeps,
+            TensorEngine(self.backend, logits), torch.get_num_threads(),
+        )  # fmt: skip
+        if labels is None:
+            sampler.start()
+        return sampler
 
     def _checked(self, logits: Tensor, mask: Tensor | None) -> Tensor:
         """Check logits and mask against this CRF; return the logits in float32."""

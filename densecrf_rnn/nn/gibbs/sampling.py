@@ -1,96 +1,130 @@
-"""Gibbs sweeps and pair statistics of tensors, by the NumPy engines or by a device program."""
+"""Gibbs sweeps and pair statistics of tensors, by the NumPy engines or by a native module."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ... import checks
 from ..._typing import Array
-from ...engines.gibbs import GibbsProblem, gibbs_engine
-from ...gibbs.checks import check_logits
-from ...gibbs.neighbourhood import colouring
-from ..arguments import autocast_to_float32
+from ...engines.gibbs import (
+    Colouring, DeviceGibbsBatch, DeviceNeighbours, GibbsProblem, gibbs_engine,
+)  # fmt: skip
+from ...gibbs.neighbourhood import ends
+from ..device import Call
 from ..ops.dispatch import native_for
 from ..ops.kernels import rows
-from . import device
 
 
-def float32_logits(logits: Any) -> Tensor:
-    """Check logits [B, L, H, W] and return them, under autocast converted to float32."""
-    checks.array_kind("logits", logits, batched=True)
-    logits = autocast_to_float32(logits)
-    check_logits(logits.detach(), batched=True)
-    return logits
+class TensorEngine:
+    """A `GibbsEngine` that takes logits, labels, tables, marginals and counts as tensors.
 
+    Tensors on a CPU share their memory with the arrays that a NumPy engine works on. The programs
+    of a native module work on other tensors and, for tests, on those of the backend "serial".
 
-@dataclass
-class Sampler:
-    """Gibbs chains on a batch of images; `gibbs.schedules` can run them. Arguments are checked."""
+    Parameters
+    ----------
+    backend : str
+        "auto", or a name from `available_backends()`.
+    like : Tensor
+        A tensor on the device of all tensors.
+    """
 
-    logits: Tensor  # [B, L, H, W] float32
-    labels: Tensor  # [B, H, W] int32, updated in place; negative outside the mask
-    tables: Tensor  # [C, L, L] float32
-    offsets: Array  # [C, 2] int32
-    seed: int
-    chains: Sequence[int]  # number of each image's chain
-    sweeps: Sequence[int]  # that each chain has had: the number of its next sweep
-    backend: str
-
-    def __post_init__(self) -> None:
-        self.logits = self.logits.detach().contiguous()
-        self.tables = self.tables.detach().contiguous()
+    def __init__(self, backend: str, like: Tensor) -> None:
+        self._backend, self._native = backend, native_for(backend, like)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def draw(self, inverse_temperature: Array, sums: Tensor | None = None) -> Tensor:
-        """Sweep once for each inverse temperature [S] float32; infinity takes the argmax.
-
-        Adds the conditionals that labels were drawn from to `sums` [B, H, W, L] float64. Returns
-        the number of labels that each sweep changed, [B, S] int64 on the CPU.
-        """
-        first = self.sweeps
-        self.sweeps = [number + len(inverse_temperature) for number in first]
-        colours = colouring(self.offsets)
-        native = native_for(self.backend, self.logits)
-        if native is not None:
-            return device.gibbs_sweep(
-                native, self.logits, self.labels, self.tables, self.offsets, colours, self.seed,
-                self.chains, first, inverse_temperature, sums,
-            )  # fmt: skip
-        changes = np.empty((len(self.labels), len(inverse_temperature)), np.int64)
-        problem = GibbsProblem(
-            rows(self.logits), self.labels.numpy(), rows(self.tables), self.offsets, colours,
-            self.seed, np.array(self.chains, np.uint64), np.array(first, np.uint64),
-            inverse_temperature, None if sums is None else sums.numpy(), changes,
+    def gibbs_sweep(self, problem: GibbsProblem, threads: int) -> None:
+        if self._native is not None:
+            return _sweep_on_device(self._native, problem)
+        sums = problem.marginals
+        arrays = replace(
+            problem, logits=rows(problem.logits), labels=problem.labels.numpy(),
+            tables=rows(problem.tables), marginals=None if sums is None else sums.numpy(),
         )  # fmt: skip
-        gibbs_engine(self.backend).gibbs_sweep(problem, torch.get_num_threads())
-        return torch.from_numpy(changes)
+        gibbs_engine(self._backend).gibbs_sweep(arrays, threads)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def gibbs_statistics(self, labels: Any, offsets: Array, counts: Any, threads: int) -> None:
+        if self._native is not None:
+            return _count_pairs(labels, offsets, counts)
+        engine = gibbs_engine(self._backend)
+        engine.gibbs_statistics(rows(labels), offsets, counts.numpy(), threads)
 
 
-def start(
-    logits: Tensor, mask: Tensor | None, *, seed: int, chains: Sequence[int], backend: str
-) -> Tensor:
-    """Draw labels [B, H, W] int32 from the logits alone, as sweep 0; -1 outside the mask."""
+def _count_pairs(labels: Tensor, offsets: Array, counts: Tensor) -> None:
+    """Add the label pairs of labels [B, H, W] at the two ends of edges to counts [C, L, L]."""
+    for table, offset in zip(counts, offsets, strict=True):
+        i, j = ends(labels, offset)
+        both = ((i >= 0) & (j >= 0)).flatten()
+        pair = (i.clamp(min=0).long() * len(table) + j.clamp(min=0)).flatten()
+        table.view(-1).scatter_add_(0, pair, both.long())  # integers: exact in any order
+
+
+def _sweep_on_device(native: Any, problem: GibbsProblem) -> None:
+    """Run the sweeps of a problem of tensors; labels, marginals and changes are written."""
+    logits, offsets, sums = problem.logits, problem.offsets, problem.marginals
     images, count, height, width = logits.shape
-    labels = logits.new_zeros((images, height, width), dtype=torch.int32)
-    if mask is not None:
-        labels = labels.where(mask, -1)
-    no_tables, no_offsets = logits.new_zeros(0, count, count), np.zeros((0, 2), np.int32)
-    sampler = Sampler(
-        logits, labels, no_tables, no_offsets, seed, chains, [0] * images, backend
+    if images == 0:
+        return
+    call = Call(native, logits)
+
+    def copied(array: Any, dtype: torch.dtype) -> int:
+        """Copy an array to the device and return its address."""
+        return call.address(torch.as_tensor(array, dtype=dtype).to(logits.device), dtype)
+
+    # The margin of the padded labels is as wide as the longest offset: above, below and to the
+    # right of the image. The margin to the left of a row is that of the row before.
+    down, right = (int(n) for n in np.abs(offsets).max(0, initial=0))
+    stride = width + right
+    steps = offsets.astype(np.int64) @ np.array([stride, 1])
+    # Rows psi_c(., l) and psi_c(l, .), and a row of zeros for the label L of masked pixels.
+    both_ways = torch.cat([problem.tables.mT, problem.tables])
+    neighbours = DeviceNeighbours(
+        classes=len(offsets),
+        labels=count,
+        rows=call.address(torch.nn.functional.pad(both_ways, (0, 0, 0, 1))),
+        step=copied(steps, torch.int64),
     )
-    sampler.draw(np.ones(1, np.float32))
-    return labels
+    step, first = _stripes(problem.colouring)
+    changes = torch.zeros(problem.changes.shape, dtype=torch.int64, device=logits.device)
+    batch = DeviceGibbsBatch(
+        images=images,
+        height=height,
+        width=width,
+        neighbours=neighbours,
+        logits=call.address(logits.movedim(1, -1)),
+        labels=call.room(problem.labels, torch.int32),
+        padded_size=(height + 2 * down) * stride + right,
+        padded_first=right + down * stride,
+        padded_stride=stride,
+        colours=problem.colouring.m,
+        step=step,
+        first=copied(first, torch.int32),
+        seed=problem.seed,
+        chain=copied(problem.chains.view(np.int64), torch.int64),  # the same bits
+        first_sweep=copied(problem.first_sweep.view(np.int64), torch.int64),
+        sweeps=len(problem.inverse_temperature),
+        inverse_temperature=copied(problem.inverse_temperature, torch.float32),
+        marginals=0 if sums is None else call.room(sums, torch.float64),
+        changes=call.room(changes, torch.int64),
+    )
+    with torch.cuda.device(logits.device) if logits.is_cuda else nullcontext():
+        native.gibbs_sweep(batch, call.workspace(native.gibbs_workspace(batch)), call.stream)
+    problem.changes[:] = changes.cpu()
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def pair_counts(labels: Tensor, num_classes: int, offsets: Array, backend: str) -> Tensor:
-    """Count the label pairs of labels [B, H, W] int32 at the two ends of edges, [C, L, L]."""
-    if native_for(backend, labels) is not None:
-        return device.pair_counts(labels, num_classes, offsets)
-    counts = np.zeros((len(offsets), num_classes, num_classes), np.int64)
-    gibbs_engine(backend).gibbs_statistics(rows(labels), offsets, counts, torch.get_num_threads())
-    return torch.from_numpy(counts)
+def _stripes(colours: Colouring) -> tuple[int, Array]:
+    """Return the distance between pixels of one colour in a row, and the first column of each.
+
+    The columns are [colour, row mod m], -1 where a colour does not occur in a row.
+    """
+    a, b, m = colours
+    step = m // math.gcd(a, m)
+    first = np.full((m, m), -1, np.int32)
+    rows, columns = np.meshgrid(np.arange(m), np.arange(step), indexing="ij")
+    first[(a * columns + b * rows) % m, rows] = columns
+    return step, first
