@@ -3,6 +3,9 @@
 The first part is the model of [Kirillov15] in float64 (score, statistics, conditional). The second
 is the arithmetic that all engines reproduce bit-identically (philox, weights, draw, sweep), in
 float32 and integers. It is slow and obvious; the engines are tested against it.
+
+Arrays are logits [L, H, W], labels [H, W], tables [C, L, L] and offsets [C, 2]. A pixel with a
+negative label is masked out: neither it nor its edges count.
 """
 
 from collections.abc import Iterable
@@ -18,85 +21,66 @@ Pixel = tuple[int, int]
 # --- the model -----------------------------------------------------------------------------------
 
 
-def edges(size: tuple[int, ...], offset: Array) -> Iterable[tuple[Pixel, Pixel]]:
-    """Yield all pairs of pixels (i, i + offset) of an image of `size` (H, W)."""
-    height, width = size
-    for row in range(height):
-        for column in range(width):
-            other = row + int(offset[0]), column + int(offset[1])
-            if 0 <= other[0] < height and 0 <= other[1] < width:
-                yield (row, column), other
+def counted(labels: Array, pixel: Pixel) -> bool:
+    """Return whether a pixel is in the image and not masked out."""
+    row, column = pixel
+    height, width = labels.shape
+    return 0 <= row < height and 0 <= column < width and bool(labels[pixel] >= 0)
 
 
-def score(
-    logits: Array, labels: Array, tables: Array, offsets: Array, mask: Array | None = None
-) -> float:
-    """Return E(y) = sum_i psi_i(y_i) + sum_c sum_{ij in E_c} psi_c(y_i, y_j); higher is better.
+def edges(labels: Array, offset: Array) -> Iterable[tuple[Pixel, Pixel]]:
+    """Yield all pairs of pixels (i, i + offset) that are both counted."""
+    for i in np.ndindex(labels.shape):
+        j = i[0] + int(offset[0]), i[1] + int(offset[1])
+        if counted(labels, i) and counted(labels, j):
+            yield i, j
 
-    logits [L, H, W], labels [H, W], tables [C, L, L], offsets [C, 2], mask [H, W].
-    """
-    size = labels.shape
-    inside = np.ones(size, bool) if mask is None else mask
+
+def score(logits: Array, labels: Array, tables: Array, offsets: Array) -> float:
+    """Return E(y) = sum_i psi_i(y_i) + sum_c sum_{ij in E_c} psi_c(y_i, y_j); higher is better."""
     total = 0.0
-    for pixel in zip(*np.nonzero(inside), strict=True):
+    for pixel in zip(*np.nonzero(labels >= 0), strict=True):
         total += float(logits[(labels[pixel], *pixel)])
     for table, offset in zip(tables, offsets, strict=True):
-        for i, j in edges(size, offset):
-            if inside[i] and inside[j]:
-                total += float(table[labels[i], labels[j]])
+        for i, j in edges(labels, offset):
+            total += float(table[labels[i], labels[j]])
     return total
 
 
-def statistics(labels: Array, num_classes: int, offsets: Array, mask: Array | None = None) -> Array:
+def statistics(labels: Array, num_classes: int, offsets: Array) -> Array:
     """Count the label pairs at the two ends of edges, for each edge class, [C, L, L]."""
-    inside = np.ones(labels.shape, bool) if mask is None else mask
     counts = np.zeros((len(offsets), num_classes, num_classes), np.int64)
     for c, offset in enumerate(offsets):
-        for i, j in edges(labels.shape, offset):
-            if inside[i] and inside[j]:
-                counts[c, labels[i], labels[j]] += 1
+        for i, j in edges(labels, offset):
+            counts[c, labels[i], labels[j]] += 1
     return counts
 
 
 def label_scores(
-    logits: Array,
-    labels: Array,
-    tables: Array,
-    offsets: Array,
-    pixel: Pixel,
-    mask: Array | None = None,
+    logits: Array, labels: Array, tables: Array, offsets: Array, pixel: Pixel
 ) -> Array:
     """Return the logarithm of one pixel's conditional, up to a constant, [L].
 
     The tables of edges that begin at the pixel are added to its logits one by one, in the order of
     the classes; those of edges that end there are summed separately and that sum is added last. All
-    in the dtype of the logits. Neighbours outside the image or the mask contribute nothing.
+    in the dtype of the logits.
     """
     row, column = pixel
-    height, width = labels.shape
     outward = logits[:, row, column].copy()
     inward = np.zeros_like(outward)
     for table, (down, right) in zip(tables.astype(logits.dtype), offsets.tolist(), strict=True):
         for sign, into in ((1, outward), (-1, inward)):
             other = row + sign * down, column + sign * right
-            if not (0 <= other[0] < height and 0 <= other[1] < width):
-                continue
-            if mask is not None and not mask[other]:
-                continue
-            into += table[:, labels[other]] if sign == 1 else table[labels[other]]
+            if counted(labels, other):
+                into += table[:, labels[other]] if sign == 1 else table[labels[other]]
     return outward + inward
 
 
 def conditional(
-    logits: Array,
-    labels: Array,
-    tables: Array,
-    offsets: Array,
-    pixel: Pixel,
-    mask: Array | None = None,
+    logits: Array, labels: Array, tables: Array, offsets: Array, pixel: Pixel
 ) -> Array:
     """Return p(y_i = l | all others) of one pixel in float64, [Kirillov15] equation (7), [L]."""
-    s = label_scores(logits.astype(np.float64), labels, tables, offsets, pixel, mask)
+    s = label_scores(logits.astype(np.float64), labels, tables, offsets, pixel)
     p = np.exp(s - s.max())
     return p / p.sum()
 
@@ -106,6 +90,8 @@ def conditional(
 PHILOX_ROUNDS = 10
 PHILOX_FACTORS = (0xD2511F53, 0xCD9E8D57)
 PHILOX_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+# Of the polynomial for exp(r), the highest power first.
+EXP_COEFFICIENTS = (1.3981999e-3, 8.3683203e-3, 4.1666485e-2, 1.6666521e-1, 0.5, 1.0, 1.0)
 WEIGHT_BITS = 24  # of the largest weight: a float32 holds it exactly
 _WORD = 0xFFFFFFFF
 
@@ -145,8 +131,8 @@ def exponential(x: Array) -> Array:
     shifted = clamped * f(1.44269504) + magic  # log2(e)
     n = shifted - magic
     r = (clamped - n * f(0.693359375)) - n * f(-2.12194440e-4)  # ln 2 in two parts
-    p = np.full_like(r, f(1.3981999e-3))
-    for c in (8.3683203e-3, 4.1666485e-2, 1.6666521e-1, 0.5, 1.0, 1.0):
+    p = np.full_like(r, f(EXP_COEFFICIENTS[0]))
+    for c in EXP_COEFFICIENTS[1:]:
         p = p * r + f(c)
     power = (shifted.view(np.uint32) << np.uint32(23)).view(np.float32)
     return p * power
@@ -187,21 +173,19 @@ def sweep(
     chain: int = 0,
     number: int = 0,
     inverse_temperature: float = 1.0,
-    mask: Array | None = None,
 ) -> tuple[Array, Array]:
     """Draw each pixel once; return the labels and the conditionals they were drawn from.
 
-    logits [L, H, W] and tables [C, L, L] float32, labels [H, W]; `order` lists the pixels as
-    row * W + column. Returns [H, W] and [L, H, W] float64, the latter 0 outside the mask.
+    Logits and tables are float32; `order` lists the pixels as row * W + column. Returns [H, W] and
+    [L, H, W] float64, the latter 0 outside the mask.
     """
     labels = labels.copy()
     found = np.zeros(logits.shape)
     for pixel in order:
         at = divmod(int(pixel), labels.shape[1])
-        if mask is not None and not mask[at]:
+        if labels[at] < 0:
             continue
-        s = label_scores(logits, labels, tables, offsets, at, mask)
-        w = weights(s, inverse_temperature)
+        w = weights(label_scores(logits, labels, tables, offsets, at), inverse_temperature)
         found[(slice(None), *at)] = w * (1.0 / w.sum())
         labels[at] = draw(w, random_word(seed, chain, number, int(pixel)))
     return labels, found

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .compiled import compiled
-from .gibbs import PHILOX_FACTORS, PHILOX_KEY_STEPS, PHILOX_ROUNDS, weight_scale
+from .gibbs import EXP_COEFFICIENTS, PHILOX_FACTORS, PHILOX_KEY_STEPS, PHILOX_ROUNDS, weight_scale
 
 
 @compiled
@@ -40,13 +40,9 @@ def _exponential(x, cell, bits):
     shifted = np.float32(clamped * np.float32(1.44269504)) + magic
     n = shifted - magic
     r = (clamped - n * np.float32(0.693359375)) - n * np.float32(-2.12194440e-4)
-    p = np.float32(1.3981999e-3)
-    p = p * r + np.float32(8.3683203e-3)
-    p = p * r + np.float32(4.1666485e-2)
-    p = p * r + np.float32(1.6666521e-1)
-    p = p * r + np.float32(0.5)
-    p = p * r + np.float32(1.0)
-    p = p * r + np.float32(1.0)
+    p = np.float32(0)
+    for c in EXP_COEFFICIENTS:
+        p = p * r + np.float32(c)
     cell[0] = shifted
     bits[0] = bits[0] << np.uint32(23)
     return p * cell[0]
