@@ -2,13 +2,13 @@
 
 import argparse
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import get_args
 
 from .. import tuning
 from ..files import Settings, read_array, read_settings
 from ..params import CRFParams, FeatureOrder, Normalization, Quality, SpatialFilter
 from . import UserError, _types
+from ._options import option
 
 # The first setting that a search tries too (README, "Choosing parameters"). The defaults of
 # CRFParams are the paper's, for training with the network.
@@ -26,48 +26,36 @@ MEANING = {
 
 def add_crf_options(parser: argparse.ArgumentParser) -> None:
     """Declare an option for each field of CRFParams, the iterations and the compatibility."""
-    group = parser.add_argument_group("CRF")
-    group.add_argument(
-        "--params", type=Path, metavar="FILE",
-        help="settings in JSON, as written by `tune`; command-line options override the file",
-    )  # fmt: skip
+    add = parser.add_argument_group("CRF").add_argument
+    add("--params", **_types.FILE,
+        help="settings in JSON, as written by `tune`; command-line options override the file")
     for name, meaning in MEANING.items():
         each = name.startswith("w_")
-        group.add_argument(
-            f"--{name.replace('_', '-')}", type=_types.weights if each else float,
+        add(option(name), type=_types.weights if each else float,
             metavar="X[,X...]" if each else "X",
             help=f"{meaning}{', one for all labels or one per label' if each else ''} "
-            f"(default: {getattr(START.params, name):g})",
-        )  # fmt: skip
-    group.add_argument(
-        "--iterations", type=int, metavar="N",
-        help=f"mean-field updates (default: {START.iterations})",
-    )  # fmt: skip
-    group.add_argument(
-        "--compatibility", type=Path, metavar="FILE",
+            f"(default: {getattr(START.params, name):g})")
+    add("--iterations", type=int, metavar="N",
+        help=f"mean-field updates (default: {START.iterations})")
+    add("--compatibility", **_types.FILE,
         help="array file [L, L]: penalty for a label (row) next to another (column) (default: "
-        "Potts, 1 for different labels)",
-    )  # fmt: skip
+        "Potts, 1 for different labels)")
     for name, choices, meaning in (
         ("normalization", Normalization, "normalise before or after filtering, or both halves"),
         ("feature_order", FeatureOrder, "order of the position features; affects the lattice only"),
         ("spatial", SpatialFilter, "filter the smoothness kernel on a regular grid or a lattice"),
         ("quality", Quality, "accuracy of the lattice (docs/accuracy.md)"),
     ):
-        group.add_argument(
-            f"--{name.replace('_', '-')}", choices=get_args(choices),
-            help=f"{meaning} (default: {getattr(START.params, name)})",
-        )  # fmt: skip
-    group.add_argument(
-        "--self-term", action=argparse.BooleanOptionalAction, default=None,
+        add(option(name), choices=get_args(choices),
+            help=f"{meaning} (default: {getattr(START.params, name)})")
+    add("--self-term", action=argparse.BooleanOptionalAction, default=None,
         help="include the diagonal term (i = j): pixels send messages to themselves (default: "
-        "they do)",
-    )  # fmt: skip
+        "they do)")
 
 
 def add_engine_options(group: argparse._ActionsContainer, threads: str) -> None:
     """Declare --threads, with the help text `threads`, and --backend."""
-    group.add_argument("--threads", type=_types.positive, metavar="N", help=threads)
+    group.add_argument("--threads", **_types.COUNT, help=threads)
     group.add_argument(
         "--backend", choices=("auto", "cpu", "numba"), default="auto",
         help="engine; `densecrf-rnn info` lists those that can run here (default: %(default)s)",

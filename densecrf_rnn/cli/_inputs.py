@@ -39,70 +39,40 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
         help="folder, quoted pattern or file of the images, one for each file of LOGITS, of the "
         f"same stem (name without extension): {' '.join(formats.extensions('image'))}",
     )  # fmt: skip
-    group = parser.add_argument_group("content of the input files")
-    group.add_argument(
-        "--kind", choices=("logits", "probabilities", "labels"),
-        help="content of LOGITS (default: labels for image files other than TIFF, else logits)",
-    )  # fmt: skip
-    group.add_argument(
-        "--key", metavar="NAME", help="array to read if a LOGITS file holds several"
-    )
-    group.add_argument(
-        "--image-key", metavar="NAME", help="array to read if a IMAGES file holds several"
-    )
-    group.add_argument(
-        "--labels-last", action="store_true",
-        help="array files of LOGITS are [H, W, L] or [D, H, W, L] (default: L first)",
-    )  # fmt: skip
-    group.add_argument(
-        "--axes", choices=("zyx", "xyz"), default="zyx",
+    add = parser.add_argument_group("content of the input files").add_argument
+    add("--kind", choices=("logits", "probabilities", "labels"),
+        help="content of LOGITS (default: labels for image files other than TIFF, else logits)")
+    add("--key", metavar="NAME", help="array to read if a LOGITS file holds several")
+    add("--image-key", metavar="NAME", help="array to read if a IMAGES file holds several")
+    add("--labels-last", action="store_true",
+        help="array files of LOGITS are [H, W, L] or [D, H, W, L] (default: L first)")
+    add("--axes", choices=("zyx", "xyz"), default="zyx",
         help="order of a volume's spatial axes in array files (default: %(default)s, that is "
-        "[D, H, W], the order in which NIfTI files are read)",
-    )  # fmt: skip
-    group.add_argument(
-        "--upsample", choices=("corners", "centers"),
+        "[D, H, W], the order in which NIfTI files are read)")
+    add("--upsample", choices=("corners", "centers"),
         help="enlarge low-resolution logits by linear interpolation: corners as with "
-        "align_corners=True, centers as with align_corners=False",
-    )  # fmt: skip
-    group.add_argument(
-        "--covers", type=_types.size, metavar="H,W",
+        "align_corners=True, centers as with align_corners=False")
+    add("--covers", type=_types.size, metavar="H,W",
         help="with --upsample: size of the padded network input, whose top-left corner is the "
-        "image (default: the size of the image)",
-    )  # fmt: skip
-    group.add_argument(
-        "--mask", metavar="MASKS",
-        help="folder, quoted pattern or file of masks; pixels where the mask is 0 are excluded",
-    )  # fmt: skip
-    group.add_argument(
-        "--spacing", type=_types.spacing, metavar="X,X[,X]",
+        "image (default: the size of the image)")
+    add("--mask", metavar="MASKS",
+        help="folder, quoted pattern or file of masks; pixels where the mask is 0 are excluded")
+    add("--spacing", type=_types.spacing, metavar="X,X[,X]",
         help="pixel size along each axis, [D,]H,W, in the unit of --theta-alpha and --theta-gamma "
-        "(default: from the NIfTI header, else 1)",
-    )  # fmt: skip
+        "(default: from the NIfTI header, else 1)")
     for name in ("logits", "image", "mask"):
-        group.add_argument(
-            f"--{name}-suffix", default="", metavar="TEXT",
-            help=f"text between stem and extension in the names of {name} files, such as _0000",
-        )  # fmt: skip
-    group = parser.add_argument_group("confidence of the input")
-    group.add_argument(
-        "--temperature", type=float, default=1.0, metavar="T",
-        help="divide the logits by T: above 1 for an overconfident network (default: 1)",
-    )  # fmt: skip
-    group.add_argument(
-        "--classes", type=_types.labels, metavar="N,N-N,...",
-        help="labels to keep; the others are excluded",
-    )  # fmt: skip
-    group.add_argument(
-        "--num-labels", type=_types.positive, metavar="L",
-        help="label maps: number of labels, which are 0..L-1",
-    )  # fmt: skip
-    group.add_argument(
-        "--confidence", type=float, default=0.7, metavar="P",
-        help="label maps: probability that a label is right (default: %(default)s)",
-    )  # fmt: skip
-    group.add_argument(
-        "--unsure", type=int, metavar="N", help="label maps: value that means unknown, such as 255"
-    )
+        add(f"--{name}-suffix", default="", metavar="TEXT",
+            help=f"text between stem and extension in the names of {name} files, such as _0000")
+    add = parser.add_argument_group("confidence of the input").add_argument
+    add("--temperature", type=float, default=1.0, metavar="T",
+        help="divide the logits by T: above 1 for an overconfident network (default: 1)")
+    add("--classes", type=_types.labels, metavar="N,N-N,...",
+        help="labels to keep; the others are excluded")
+    add("--num-labels", type=_types.positive, metavar="L",
+        help="label maps: number of labels, which are 0..L-1")
+    add("--confidence", type=float, default=0.7, metavar="P",
+        help="label maps: probability that a label is right (default: %(default)s)")
+    add("--unsure", type=int, metavar="N", help="label maps: value that means unknown, such as 255")
 
 
 class Inputs:

@@ -9,14 +9,11 @@ from . import UserError, _types
 
 def add_scoring_options(parser: argparse._ActionsContainer) -> None:
     """Declare the options that say which pixels and labels are scored."""
-    parser.add_argument(
-        "--ignore", type=int, default=255, metavar="LABEL",
-        help="label of TRUTH whose pixels are not scored (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--mean-over", type=_types.words, metavar="A,B",
-        help="labels that the mean IU is computed over (default: all labels in TRUTH)",
-    )  # fmt: skip
+    add = parser.add_argument
+    add("--ignore", type=int, default=255, metavar="LABEL",
+        help="label of TRUTH whose pixels are not scored (default: %(default)s)")
+    add("--mean-over", type=_types.words, metavar="A,B",
+        help="labels that the mean IU is computed over (default: all labels in TRUTH)")
 
 
 def check_seed(seed: int) -> None:

@@ -24,22 +24,16 @@ _CROP = 512  # side, in pixels, of the central crop whose units are checked
 
 def add_tile_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of tiled refinement."""
-    group = parser.add_argument_group("files larger than memory")
-    group.add_argument(
-        "--tile", type=_types.positive, metavar="N",
+    add = parser.add_argument_group("files larger than memory").add_argument
+    add("--tile", **_types.COUNT,
         help="read, refine and write tiles of N x N pixels; files must be "
         f"{' '.join(formats.extensions('open'))}, and outputs have the format of the images (a "
-        "GeoTIFF with its georeference; marginals in float32)",
-    )  # fmt: skip
-    group.add_argument(
-        "--halo", type=_types.halo, metavar="N",
+        "GeoTIFF with its georeference; marginals in float32)")
+    add("--halo", type=_types.halo, metavar="N",
         help="pixels read around each tile, or `exact` for the result without tiles (default: the "
-        "support radius of the kernels; docs/refinement.md)",
-    )  # fmt: skip
-    group.add_argument(
-        "--bands", type=_types.positives, metavar="N,N,...",
-        help="bands of a GeoTIFF image to use, counted from 1 (default: all but an alpha band)",
-    )  # fmt: skip
+        "support radius of the kernels; docs/refinement.md)")
+    add("--bands", type=_types.positives, metavar="N,N,...",
+        help="bands of a GeoTIFF image to use, counted from 1 (default: all but an alpha band)")
 
 
 def refining(args: argparse.Namespace, inputs: Inputs, workers: int, threads: int) -> Refining:

@@ -3,7 +3,8 @@
 import argparse
 import math
 from collections.abc import Callable, Collection
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
@@ -113,3 +114,8 @@ search_range = listed(
     _positive_number, "LOW,HIGH or one number, all positive", counts=(1, 2)
 )
 words = listed(_word, "a list of words separated by commas")
+
+# Keywords of `add_argument` that many options share.
+COUNT: dict[str, Any] = {"type": positive, "metavar": "N"}
+FILE: dict[str, Any] = {"type": Path, "metavar": "FILE"}
+FOLDER: dict[str, Any] = {"type": Path, "metavar": "FOLDER"}

@@ -39,19 +39,13 @@ _LABELS = len(samples.CLASS_NAMES)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument(
-        "--out", type=Path, default=Path("densecrf-demo"), metavar="FOLDER",
-        help="output folder for the images (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--no-train", action="store_true", help="do not train")
-    parser.add_argument(
-        "--steps", type=_types.positive, default=STEPS, metavar="N",
-        help="training steps, one photograph each (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--threads", type=_types.positive, metavar="N",
-        help="maximum number of threads (default: one per processor)",
-    )  # fmt: skip
+    add = parser.add_argument
+    add("--out", **_types.FOLDER, default=Path("densecrf-demo"),
+        help="output folder for the images (default: %(default)s)")
+    add("--no-train", action="store_true", help="do not train")
+    add("--steps", **_types.COUNT, default=STEPS,
+        help="training steps, one photograph each (default: %(default)s)")
+    add("--threads", **_types.COUNT, help="maximum number of threads (default: one per processor)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -26,47 +26,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "marginals), of which the argmax is scored. With several folders, such as before and after "
         "a CRF, the table has a column for each, and the gain over the first."
     )
-    parser.add_argument(
-        "predictions", nargs="+", metavar="PREDICTIONS", help="folder, quoted pattern or file"
-    )
-    parser.add_argument("truth", metavar="TRUTH", help="folder, quoted pattern or file: label maps")
+    add = parser.add_argument
+    add("predictions", nargs="+", metavar="PREDICTIONS", help="folder, quoted pattern or file")
+    add("truth", metavar="TRUTH", help="folder, quoted pattern or file: label maps")
     add_scoring_options(parser)
-    parser.add_argument(
-        "--classes", type=Path, metavar="FILE",
-        help="text file with a name per line, label 0 first, for the table and --mean-over",
-    )  # fmt: skip
-    parser.add_argument(
-        "--names", type=_types.words, metavar="A,B",
-        help="names of the predictions in the table (default: the names of their folders)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--labels", type=_types.positive, metavar="L",
-        help="number of labels (default: as many as --classes names, or as the files hold)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--key", metavar="NAME", help="array to read if a PREDICTIONS file holds several"
-    )
-    parser.add_argument(
-        "--truth-key", metavar="NAME", help="array to read if a TRUTH file holds several"
-    )
-    parser.add_argument(
-        "--trimap", type=_types.widths, default=WIDTHS, metavar="WIDTHS",
+    add("--classes", **_types.FILE,
+        help="text file with a name per line, label 0 first, for the table and --mean-over")
+    add("--names", type=_types.words, metavar="A,B",
+        help="names of the predictions in the table (default: the names of their folders)")
+    add("--labels", type=_types.positive, metavar="L",
+        help="number of labels (default: as many as --classes names, or as the files hold)")
+    add("--key", metavar="NAME", help="array to read if a PREDICTIONS file holds several")
+    add("--truth-key", metavar="NAME", help="array to read if a TRUTH file holds several")
+    add("--trimap", type=_types.widths, default=WIDTHS, metavar="WIDTHS",
         help="also score the pixels within each of these distances of a true border (default: "
-        f"{','.join(map(str, WIDTHS))})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--resamples", type=_types.positive, default=RESAMPLES, metavar="N",
-        help="bootstrap resamples of the images, for the intervals (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N",
-        help="random seed of the resamples (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores as JSON")
-    parser.add_argument(
-        "--plots", type=Path, metavar="FOLDER",
-        help="draw the IU of each class, the trimap curve and confusion matrices",
-    )  # fmt: skip
+        f"{','.join(map(str, WIDTHS))})")
+    add("--resamples", **_types.COUNT, default=RESAMPLES,
+        help="bootstrap resamples of the images, for the intervals (default: %(default)s)")
+    add("--seed", type=int, default=0, metavar="N",
+        help="random seed of the resamples (default: %(default)s)")
+    add("--json", **_types.FILE, help="write the scores as JSON")
+    add("--plots", **_types.FOLDER,
+        help="draw the IU of each class, the trimap curve and confusion matrices")
 
 
 def run(args: argparse.Namespace) -> int:

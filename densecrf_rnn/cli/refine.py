@@ -45,28 +45,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add_input_options(parser)
     add_crf_options(parser)
-    group = parser.add_argument_group("output")
-    group.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="FOLDER",
-        help="output folder, created if needed",
-    )  # fmt: skip
-    group.add_argument(
-        "--write", choices=("labels", "marginals", "both"), default="labels",
+    add = parser.add_argument_group("output").add_argument
+    add("-o", "--out", **_types.FOLDER, required=True, help="output folder, created if needed")
+    add("--write", choices=("labels", "marginals", "both"), default="labels",
         help="label maps (.png; for volumes .nii.gz if the image is NIfTI, else .npy), marginals "
-        "(.npz), or both (default: %(default)s)",
-    )  # fmt: skip
-    group.add_argument(
-        "--dtype", choices=("float16", "float32"),
-        help="dtype of the marginals (default: float16, with --tile float32)",
-    )  # fmt: skip
-    group.add_argument(
-        "--remove-small", type=_types.positive, metavar="N",
-        help="after refining, merge connected regions of fewer than N pixels into their neighbours",
-    )  # fmt: skip
+        "(.npz), or both (default: %(default)s)")
+    add("--dtype", choices=("float16", "float32"),
+        help="dtype of the marginals (default: float16, with --tile float32)")
+    add("--remove-small", **_types.COUNT,
+        help="after refining, merge connected regions of fewer than N pixels into their neighbours")
     add_tile_options(parser)
     group = parser.add_argument_group("execution")
     group.add_argument(
-        "--workers", type=_types.positive, metavar="N",
+        "--workers", **_types.COUNT,
         help=f"images refined at once; {_AHEAD} more are in memory (default: one per processor)",
     )  # fmt: skip
     add_engine_options(

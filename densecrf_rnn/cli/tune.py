@@ -17,7 +17,7 @@ from . import UserError, _types, make_folder, progress, require
 from ._crf_options import MEANING, add_engine_options
 from ._examples import IGNORED, Example, Examples
 from ._inputs import Inputs, add_input_options
-from ._options import recorded
+from ._options import option, recorded
 from ._scoring import add_scoring_options, check_seed, chosen_labels
 from ._tune_report import draw, report
 
@@ -35,64 +35,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "command that refines with them."
     )
     add_input_options(parser)
-    parser.add_argument("truth", metavar="TRUTH", help="folder, quoted pattern or file: label maps")
-    parser.add_argument(
-        "--truth-suffix", default="", metavar="TEXT",
-        help="text between stem and extension in the names of TRUTH files",
-    )  # fmt: skip
-    parser.add_argument(
-        "--truth-key", metavar="NAME", help="array to read if a TRUTH file holds several"
-    )
+    add = parser.add_argument
+    add("truth", metavar="TRUTH", help="folder, quoted pattern or file: label maps")
+    add("--truth-suffix", default="", metavar="TEXT",
+        help="text between stem and extension in the names of TRUTH files")
+    add("--truth-key", metavar="NAME", help="array to read if a TRUTH file holds several")
     group = parser.add_argument_group("scoring")
     add_scoring_options(group)
     group.add_argument(
         "--folds", type=_types.positive, metavar="K",
         help="first cross-validate: K searches, each scored on the part of the images held out",
     )  # fmt: skip
-    group = parser.add_argument_group("search")
+    add = parser.add_argument_group("search").add_argument
     for name, (low, high) in tuning.RANGES.items():
-        group.add_argument(
-            f"--{name.replace('_', '-')}", type=_types.search_range, metavar="LOW,HIGH",
-            help=f"range of the {MEANING[name]}; one value fixes it (default: {low:g},{high:g})",
-        )  # fmt: skip
-    group.add_argument(
-        "--params", type=Path, metavar="FILE",
-        help="settings in JSON to start from; they also fix the parameters that are not searched",
-    )  # fmt: skip
-    group.add_argument(
-        "--iterations", type=_types.positive, metavar="N",
-        help=f"mean-field updates (default: {START.iterations}, or those of --params)",
-    )  # fmt: skip
-    group.add_argument(
-        "--trials", type=_types.positive, default=TRIALS, metavar="N",
-        help="number of settings to try (default: %(default)s)",
-    )  # fmt: skip
-    group.add_argument(
-        "--seed", type=int, default=0, metavar="N",
-        help="random seed; results are reproducible (default: %(default)s)",
-    )  # fmt: skip
-    group.add_argument(
-        "--gradient", action="store_true",
+        add(option(name), type=_types.search_range, metavar="LOW,HIGH",
+            help=f"range of the {MEANING[name]}; one value fixes it (default: {low:g},{high:g})")
+    add("--params", **_types.FILE,
+        help="settings in JSON to start from; they also fix the parameters that are not searched")
+    add("--iterations", **_types.COUNT,
+        help=f"mean-field updates (default: {START.iterations}, or those of --params)")
+    add("--trials", **_types.COUNT, default=TRIALS,
+        help="number of settings to try (default: %(default)s)")
+    add("--seed", type=int, default=0, metavar="N",
+        help="random seed; results are reproducible (default: %(default)s)")
+    add("--gradient", action="store_true",
         help="after the search, learn weights per label, a compatibility and bandwidths by "
-        "gradient descent; needs torch",
-    )  # fmt: skip
-    group.add_argument(
-        "--passes", type=_types.positive, default=PASSES, metavar="N",
-        help="with --gradient: passes over the images (default: %(default)s)",
-    )  # fmt: skip
-    group = parser.add_argument_group("output")
-    group.add_argument(
-        "-o", "--out", type=Path, default=Path("params.json"), metavar="FILE",
-        help="file for the parameters found, for refine --params (default: %(default)s)",
-    )  # fmt: skip
-    group.add_argument(
-        "--study", type=Path, metavar="FILE",
-        help="SQLite file of Optuna that stores the search; the same command continues it",
-    )  # fmt: skip
-    group.add_argument(
-        "--plots", type=Path, metavar="FOLDER",
-        help="draw the settings tried and the importance of each parameter",
-    )  # fmt: skip
+        "gradient descent; needs torch")
+    add("--passes", **_types.COUNT, default=PASSES,
+        help="with --gradient: passes over the images (default: %(default)s)")
+    add = parser.add_argument_group("output").add_argument
+    add("-o", "--out", **_types.FILE, default=Path("params.json"),
+        help="file for the parameters found, for refine --params (default: %(default)s)")
+    add("--study", **_types.FILE,
+        help="SQLite file of Optuna that stores the search; the same command continues it")
+    add("--plots", **_types.FOLDER,
+        help="draw the settings tried and the importance of each parameter")
     group = parser.add_argument_group("execution")
     add_engine_options(group, "maximum number of threads (default: one per processor)")
 
@@ -131,11 +108,11 @@ def _check(args: argparse.Namespace) -> None:
     if args.plots is not None:
         require("tune --plots", "matplotlib")
         make_folder(args.plots, "--plots")
-    for option, file in (("--out", args.out), ("--study", args.study)):
+    for flag, file in (("--out", args.out), ("--study", args.study)):
         if file is not None and not file.parent.is_dir():
-            raise UserError(f"{option} {file}: there is no folder {file.parent}")
+            raise UserError(f"{flag} {file}: there is no folder {file.parent}")
         if file is not None and file.is_dir():
-            raise UserError(f"{option} {file} is a folder; name a file")
+            raise UserError(f"{flag} {file} is a folder; name a file")
     check_seed(args.seed)
     if args.folds == 1:
         raise UserError("--folds is 1; it must be at least 2, so that images are held out")
