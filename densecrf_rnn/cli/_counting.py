@@ -83,7 +83,7 @@ def _prediction(path: Path, key: str | None, axes: int) -> Array:
         key = None
     if formats.kind(path) == "picture":
         return files.read_labels(path)
-    array: Array = formats.function(path, "labels")(path, key)  # of any number of axes
+    array: Array = formats.read(path, "labels", key)  # of any number of axes
     if array.ndim == axes + 2 and len(array) == 1:  # a batch of one
         array = array[0]
     if array.dtype.kind != "f" or array.ndim != axes + 1:

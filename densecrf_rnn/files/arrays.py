@@ -1,9 +1,9 @@
 """Read and write arrays in .npy, .npz, .pt, .safetensors, .h5 and .zarr files; never pickles.
 
-A reader takes a path and the name of the array in a file that holds several, or None.
+A reader takes a path and the name of the array in a file that holds several, or None. It is called
+by `formats.read`, which handles the exceptions of the libraries.
 """
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,14 @@ import numpy as np
 
 from .._atomic import replaced
 from .._typing import Array
-from .packages import reading, required
+from .packages import PICKLED, reading, required
 from .paths import extension
-
-_PICKLED = (
-    "holds pickled Python objects, which can run arbitrary code when they are read; save plain "
-    "numbers, for example by np.save(path, np.asarray(x, np.float32))"
-)
 
 
 def checked(path: Path, array: Array) -> Array:
     """Return an array in native byte order; raise ValueError if it holds Python objects."""
     if array.dtype.hasobject:
-        raise ValueError(f"{path}: {_PICKLED}")
+        raise ValueError(f"{path}: {PICKLED}")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
@@ -59,30 +54,24 @@ def names_of_maps(path: Path | str, maps: Array) -> Array | None:
 def read_npy(path: Path, key: str | None) -> Array:
     """Read the array of a .npy file."""
     _check_no_key(path, key)
-    with _no_pickles(path), reading(path, "a .npy file"):
-        array = np.load(path, allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            raise ValueError("it is an archive; rename it to .npz")
-        return array
+    array = np.load(path, allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        raise ValueError("it is an archive; rename it to .npz")
+    return array
 
 
 def read_npz(path: Path, key: str | None) -> Array:
     """Read one array of an .npz file."""
-    with _no_pickles(path), reading(path, "an .npz file"):
-        archive = np.load(path, allow_pickle=False)
+    archive = np.load(path, allow_pickle=False)
     if isinstance(archive, np.ndarray):
         raise ValueError(f"{path}: holds a plain array; rename it to .npy")
     with archive:
-        chosen = _choose(path, archive.files, key)
-        with _no_pickles(path), reading(path, "an .npz file"):
-            return np.asarray(archive[chosen])
+        return np.asarray(archive[_choose(path, archive.files, key)])
 
 
 def read_torch(path: Path, key: str | None) -> Array:
     """Read one tensor of a file written by torch.save, without running code in it."""
-    saved = required("densecrf_rnn.nn.saved", "torch", path)
-    with reading(path, "tensors saved by torch.save"):
-        arrays = saved.load_arrays(path)
+    arrays = required("densecrf_rnn.nn.saved", "torch", path).load_arrays(path)
     if list(arrays) == [""]:
         _check_no_key(path, key)
         return arrays[""]
@@ -91,45 +80,34 @@ def read_torch(path: Path, key: str | None) -> Array:
 
 def read_safetensors(path: Path, key: str | None) -> Array:
     """Read one array of a .safetensors file."""
-    safetensors = required("safetensors", "files", path)
-    with reading(path, "a .safetensors file"):
-        with safetensors.safe_open(path, framework="numpy") as file:
-            names = list(file.keys())
-    chosen = _choose(path, names, key)
-    with reading(path, "a .safetensors file that NumPy can hold"):
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return np.asarray(file.get_tensor(chosen))
+    with required("safetensors", "files", path).safe_open(path, framework="numpy") as file:
+        return np.asarray(file.get_tensor(_choose(path, list(file.keys()), key)))
 
 
 def read_hdf5(path: Path, key: str | None) -> Array:
     """Read one dataset of an HDF5 file, also in a group."""
     h5py = required("h5py", "files", path)
     names: list[str] = []
-    with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
+    with h5py.File(path, "r") as file:
         if key is None or key not in file or isinstance(file[key], h5py.Group):
             file.visititems(
                 lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None
             )
         else:
             names = [key]
-    chosen = _choose(path, names, key)
-    with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
-        return np.asarray(file[chosen][()])
+        return np.asarray(file[_choose(path, names, key)][()])
 
 
 def read_zarr(path: Path, key: str | None) -> Array:
     """Read a zarr array, or one array of a zarr group."""
     zarr = required("zarr", "files", path)
-    with reading(path, "a zarr array or group"):
-        node = zarr.open(str(path), mode="r")
+    node = zarr.open(str(path), mode="r")
     if isinstance(node, zarr.Array):
         _check_no_key(path, key)
     else:
-        with reading(path, "a zarr group"):
-            members = dict(_zarr_arrays(node))
+        members = dict(_zarr_arrays(node))
         node = members[_choose(path, list(members), key)]
-    with reading(path, "a zarr array"):
-        return np.asarray(node[...])
+    return np.asarray(node[...])
 
 
 def _zarr_arrays(group: Any, above: str = "") -> Iterator[tuple[str, Any]]:
@@ -137,16 +115,6 @@ def _zarr_arrays(group: Any, above: str = "") -> Iterator[tuple[str, Any]]:
         yield above + name, array
     for name, below in group.groups():
         yield from _zarr_arrays(below, f"{above}{name}/")
-
-
-@contextlib.contextmanager
-def _no_pickles(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        if "allow_pickle" in str(error):
-            raise ValueError(f"{path}: {_PICKLED}") from error
-        raise
 
 
 def _choose(path: Path, names: Sequence[str], key: str | None) -> str:

@@ -4,16 +4,17 @@ To add a format, write its functions in a module of this folder and add its exte
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from .._typing import Array
 from . import arrays, geotiff, nifti, pillow, tiff, windows
+from .packages import reading
 from .paths import extension
 
-Read = Callable[[Path, str | None], Array]  # (path, name of the array in the file)
+Read = Callable[..., Array]
 Open = Callable[[Path, contextlib.ExitStack], windows.Source]
 Create = Callable[..., contextlib.AbstractContextManager[windows.Write]]
 
@@ -27,8 +28,10 @@ class Format:
     kind : {"array", "picture", "volume"}
         Arrays are read as they are stored, with axes in any order; pictures are image files, with
         channels last; volumes have a voxel size.
-    scores, image, labels : functions that read
-        Logits or probabilities [L, *S], images [*S, C] and label maps [*S].
+    content : str
+        What such a file should be, for the message about a damaged one.
+    scores, image, labels : functions of a path, for arrays also of the name of the array
+        Read logits or probabilities [L, *S], images [*S, C] and label maps [*S].
     voxel_size : function of a path
     palette : function of a path
     write_labels : function of (path, labels, palette, like)
@@ -41,6 +44,7 @@ class Format:
     """
 
     kind: Literal["array", "picture", "volume"]
+    content: str
     scores: Read | None
     image: Read
     labels: Read
@@ -52,45 +56,45 @@ class Format:
     create: Create | None = None
 
 
-def _array(read: Read, write: Callable[..., None] | None = None, **more: Any) -> Format:
-    def checked(path: Path, key: str | None) -> Array:
-        return arrays.checked(path, read(path, key))
-
+def _array(
+    content: str, read: Read, write: Callable[..., None] | None = None, **more: Any
+) -> Format:
     if write is not None:
         more["write_marginals"] = write
         more["write_labels"] = lambda path, labels, palette, like: write(path, labels=labels)
-    return Format("array", checked, checked, checked, **more)
+    return Format("array", content, read, read, read, **more)
 
 
-def _without_key(read: Callable[[Path], Array]) -> Read:
-    return lambda path, key: read(path)
-
-
-_PICTURE = Format(
-    "picture", None, _without_key(pillow.read_image), _without_key(pillow.read_labels)
-)
+_PICTURE = Format("picture", "an image", None, pillow.read_image, pillow.read_labels)
 _PNG = replace(_PICTURE, palette=pillow.read_palette, write_labels=pillow.write_labels)
 _TIFF = Format(
-    "picture", _without_key(tiff.read_scores), _without_key(tiff.read_image),
-    _without_key(tiff.read_labels), open=geotiff.GeoTiff, create=geotiff.created,
+    "picture", "a TIFF that tifffile can decode", tiff.read_scores, tiff.read_image,
+    tiff.read_labels, open=geotiff.GeoTiff, create=geotiff.created,
 )  # fmt: skip
 _NIFTI = Format(
-    "volume", _without_key(nifti.read_scores), _without_key(nifti.read_image),
-    _without_key(nifti.read_volume), nifti.read_voxel_size, write_labels=nifti.write_labels,
+    "volume", "a NIfTI file", nifti.read_scores, nifti.read_image, nifti.read_volume,
+    nifti.read_voxel_size, write_labels=nifti.write_labels,
 )  # fmt: skip
-_HDF5, _TORCH = _array(arrays.read_hdf5), _array(arrays.read_torch)
+_HDF5 = _array("an HDF5 file", arrays.read_hdf5)
+_TORCH = _array("tensors saved by torch.save", arrays.read_torch)
 
 FORMATS = {
     ".npy": _array(
-        arrays.read_npy, arrays.write_npy, open=windows.open_npy, create=windows.created_npy
+        "a .npy file", arrays.read_npy, arrays.write_npy,
+        open=windows.open_npy, create=windows.created_npy,
     ),
-    ".npz": _array(arrays.read_npz, arrays.write_npz),
+    ".npz": _array("an .npz file", arrays.read_npz, arrays.write_npz),
     ".pt": _TORCH,
     ".pth": _TORCH,
-    ".safetensors": _array(arrays.read_safetensors),
+    ".safetensors": _array(
+        "a .safetensors file that NumPy can hold", arrays.read_safetensors
+    ),
     ".h5": _HDF5,
     ".hdf5": _HDF5,
-    ".zarr": _array(arrays.read_zarr, open=windows.open_zarr, create=windows.created_zarr),
+    ".zarr": _array(
+        "a zarr array or group", arrays.read_zarr,
+        open=windows.open_zarr, create=windows.created_zarr,
+    ),
     ".png": _PNG,
     **dict.fromkeys((".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm"), _PICTURE),
     ".tif": _TIFF,
@@ -146,6 +150,20 @@ def kind(path: Path) -> str | None:
     return FORMATS[extension(path)].kind if extension(path) in FORMATS else None
 
 
+def read(path: Path, use: str, key: str | None = None) -> Any:
+    """Read a file by the function `use` of its format; arrays come as they are stored.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError, ImportError, ValueError
+        The package for the file is not installed; the file is damaged, or of another format.
+    """
+    with _existing(path, use) as function_of:
+        if kind(path) == "array":
+            return arrays.checked(path, function_of(path, key))
+        return function_of(path)
+
+
 def open_in_parts(path: Path, stack: contextlib.ExitStack) -> windows.Source:
     """Open a file that is read in parts; `stack` closes it.
 
@@ -155,7 +173,15 @@ def open_in_parts(path: Path, stack: contextlib.ExitStack) -> windows.Source:
         The file does not exist; the package for it is not installed; the file is damaged, or of
         another format.
     """
-    opened: Open = function(path, "open")
+    with _existing(path, "open") as opened:
+        return opened(path, stack)
+
+
+@contextlib.contextmanager
+def _existing(path: Path, use: str) -> Iterator[Any]:
+    """Yield the function `use` of the format of an existing file; its exceptions name the file."""
+    found = function(path, use)
     if not path.exists():  # not every library says so
         raise FileNotFoundError(2, "no such file", str(path))
-    return opened(path, stack)
+    with reading(path, FORMATS[extension(path)].content):
+        yield found

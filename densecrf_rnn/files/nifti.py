@@ -12,8 +12,7 @@ from .packages import reading, required
 
 def read_volume(path: Path) -> Array:
     """Read [D, H, W], or [C, D, H, W] if there are channels (axis 4 or 5), scaled by the header."""
-    with reading(path, "a NIfTI file"):
-        data = np.asanyarray(_load(path).dataobj)
+    data = np.asanyarray(_load(path).dataobj)
     if data.dtype.fields:
         raise ValueError(f"{path}: a NIfTI file of colours; save numbers, [x, y, z, channel]")
     if data.ndim == 5 and data.shape[3] == 1:  # the standard stores vectors on axis 5
@@ -39,8 +38,7 @@ def read_image(path: Path) -> Array:
 
 def read_voxel_size(path: Path) -> tuple[float, float, float]:
     """Read the size along depth, row and column, in the unit of the file, usually millimetres."""
-    with reading(path, "a NIfTI file"):
-        x, y, z = (float(size) for size in _load(path).header.get_zooms()[:3])
+    x, y, z = (float(size) for size in _load(path).header.get_zooms()[:3])
     return z, y, x
 
 

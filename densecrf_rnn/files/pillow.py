@@ -10,7 +10,7 @@ import numpy as np
 from .. import samples
 from .._atomic import replaced
 from .._typing import Array
-from .packages import reading, required
+from .packages import required
 
 _GAP = rb"(?:\s|#[^\n]*\n)+"
 _PGM = re.compile(rb"P[25]" + _GAP + rb"\d+" + _GAP + rb"\d+" + _GAP + rb"(\d+)")
@@ -27,12 +27,11 @@ def read_image(path: Path) -> Array:
     orientation in EXIF is ignored.
     """
     image = _open(path)
-    with reading(path, "an image"):
-        if image.mode in ("P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"):
-            image = image.convert("RGB")
-        elif image.mode == "LA":
-            image = image.convert("L")
-        pixels = np.asarray(image)
+    if image.mode in ("P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"):
+        image = image.convert("RGB")
+    elif image.mode == "LA":
+        image = image.convert("L")
+    pixels = np.asarray(image)
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
     return pixels if pixels.ndim == 3 else pixels[..., None]
@@ -41,8 +40,7 @@ def read_image(path: Path) -> Array:
 def read_labels(path: Path) -> Array:
     """Read [H, W]: palette indices or grey values."""
     image = _open(path)
-    with reading(path, "an image"):
-        labels = np.asarray(image)
+    labels = np.asarray(image)
     if labels.ndim != 2:
         raise ValueError(
             f"{path}: has the colours of {image.mode}; a label map has one channel, of palette "
@@ -101,10 +99,9 @@ def _open(path: Path) -> Any:
             f"{path}: PNG with 16 bits per colour, of which Pillow keeps only 8; save it as TIFF "
             "or .npy"
         )
-    with reading(path, "an image"):
-        with pillow.open(path) as image:
-            image.load()
-        return image
+    with pillow.open(path) as image:
+        image.load()
+    return image
 
 
 def _unscaled(path: Path, labels: Array) -> Array:

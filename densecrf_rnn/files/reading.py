@@ -30,15 +30,7 @@ def read_array(path: Path | str, key: str | None = None) -> Array:
     if formats.kind(path) != "array":
         ends = " ".join(end for end, form in formats.FORMATS.items() if form.kind == "array")
         raise ValueError(f"{path}: {extension(path) or 'no extension'} is not one of {ends}")
-    return _read(path, "labels", key)
-
-
-def _read(path: Path, use: str, key: str | None) -> Array:
-    """Read a file by the function `use` of its format; arrays come as they are stored."""
-    read: formats.Read = formats.function(path, use)
-    if not path.exists():  # not every library says so
-        raise FileNotFoundError(2, "no such file", str(path))
-    return read(path, key)
+    return formats.read(path, "labels", key)
 
 
 def read_logits(
@@ -92,7 +84,7 @@ def read_logits(
     'float32'
     """
     path, names = Path(path), None
-    array = _read(path, "scores", key)
+    array: Array = formats.read(path, "scores", key)
     if formats.kind(path) == "array":
         if labels_last and array.ndim >= 3:
             array = np.moveaxis(array, -1, 1 if _is_batch(array, axes) else 0)
@@ -164,7 +156,7 @@ def read_image(path: Path | str, *, key: str | None = None, axes: int | None = N
     (8, 9, 1)
     """
     path = Path(path)
-    array = _read(path, "image", key)
+    array: Array = formats.read(path, "image", key)
     if formats.kind(path) == "array" and (array.ndim == 2 or array.ndim == axes):
         array = array[..., None]
     if array.ndim not in (3, 4):
@@ -175,7 +167,7 @@ def read_image(path: Path | str, *, key: str | None = None, axes: int | None = N
 def read_spacing(path: Path | str) -> tuple[float, float, float] | None:
     """Return the voxel size along depth, row and column of a NIfTI file; None for any other."""
     path = Path(path)
-    return formats.function(path, "voxel_size")(path) if formats.can(path, "voxel_size") else None
+    return formats.read(path, "voxel_size") if formats.can(path, "voxel_size") else None
 
 
 def read_palette(path: Path | str) -> Array | None:
@@ -184,7 +176,7 @@ def read_palette(path: Path | str) -> Array | None:
     Colours that the file does not define are black.
     """
     path = Path(path)
-    return formats.function(path, "palette")(path) if formats.can(path, "palette") else None
+    return formats.read(path, "palette") if formats.can(path, "palette") else None
 
 
 def read_labels(path: Path | str, *, key: str | None = None) -> Array:
@@ -209,7 +201,7 @@ def read_labels(path: Path | str, *, key: str | None = None) -> Array:
     [[0, 1, 2], [3, 4, 5]]
     """
     path = Path(path)
-    labels = _read(path, "labels", key)
+    labels: Array = formats.read(path, "labels", key)
     if labels.ndim not in (2, 3):
         raise ValueError(
             f"{path}: of shape {labels.shape}; a label map is [H, W] or [D, H, W], without channels"

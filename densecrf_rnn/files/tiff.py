@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from .._typing import Array
-from .packages import reading, required
+from .packages import required
 
 
 def read_image(path: Path) -> Array:
@@ -44,15 +44,14 @@ def _read(path: Path) -> tuple[Array, bool, Array | None]:
     The palette, uint8 [N, 3], is None where pixels are no indices of colours.
     """
     tifffile = required("tifffile", "cli", path)
-    with reading(path, "a TIFF that tifffile can decode"):
-        with tifffile.TiffFile(path) as file:
-            series = file.series[0]
-            page = series.pages[0]
-            pixels, axes = series.asarray(), series.axes
-            alpha = [int(kind) in (1, 2) for kind in page.extrasamples]
-            colours = None
-            if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
-                colours = (page.colormap >> 8).astype(np.uint8).T
+    with tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        page = series.pages[0]
+        pixels, axes = series.asarray(), series.axes
+        alpha = [int(kind) in (1, 2) for kind in page.extrasamples]
+        colours = None
+        if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+            colours = (page.colormap >> 8).astype(np.uint8).T
     if "S" in axes:
         pixels = np.moveaxis(pixels, axes.index("S"), -1)
     else:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._typing import Array
 from ..tiles import Sliceable
-from .packages import reading, required
+from .packages import required
 
 Write = Callable[[tuple[slice, ...], Array], None]
 
@@ -70,15 +70,12 @@ class Source:
 
 def open_npy(path: Path, stack: contextlib.ExitStack) -> Source:
     """Open a .npy file as a memory map."""
-    with reading(path, "a .npy file without pickles"):
-        return Source(path, np.load(path, mmap_mode="r", allow_pickle=False))
+    return Source(path, np.lib.format.open_memmap(path, mode="r"))
 
 
 def open_zarr(path: Path, stack: contextlib.ExitStack) -> Source:
     """Open a zarr array."""
-    zarr = required("zarr", "raster", path)
-    with reading(path, "a zarr array"):
-        return Source(path, zarr.open_array(str(path), mode="r"))
+    return Source(path, required("zarr", "raster", path).open_array(str(path), mode="r"))
 
 
 @contextlib.contextmanager
