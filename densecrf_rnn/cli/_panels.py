@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import Normal, Stroke
@@ -53,23 +52,13 @@ def draw(sample: Sample, before: Array, after: Array) -> Figure:
     panel_height = panel_width * height / width
     total = _HEADER + 2 * (_TITLE + panel_height) + _GAP + _LEGEND
     figure = Figure(figsize=(WIDTH / _DPI, total / _DPI), dpi=_DPI, facecolor="white")
-    FigureCanvasAgg(figure)
 
     def panel(row: int, column: int) -> Axes:
         left = _MARGIN + column * (panel_width + _GAP)
         top = _HEADER + _TITLE + row * (panel_height + _TITLE + _GAP)
-        axes = figure.add_axes(
-            (
-                left / WIDTH,
-                1 - (top + panel_height) / total,
-                panel_width / WIDTH,
-                panel_height / total,
-            )
-        )
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+        bottom = 1 - (top + panel_height) / total
+        axes = figure.add_axes((left / WIDTH, bottom, panel_width / WIDTH, panel_height / total))
+        axes.set_axis_off()
         return axes
 
     changed = before != after
@@ -85,8 +74,7 @@ def draw(sample: Sample, before: Array, after: Array) -> Figure:
         _frame(whole, window)
         _title(whole, name, _mean_iu(sample, labels, name))
         top, left, rows, cols = window
-        close.set_xlim(left - 0.5, left + cols - 0.5)
-        close.set_ylim(top + rows - 0.5, top - 0.5)
+        close.axis((left - 0.5, left + cols - 0.5, top + rows - 0.5, top - 0.5))
         _title(close, f"{name}, close up")
 
     difference = panel(1, 0)
@@ -187,24 +175,13 @@ def _title(axes: Axes, name: str, note: str = "") -> None:
     axes.set_title(note, loc="right", fontsize=8, color=_FAINT, pad=4)
 
 
-def _legend(
-    figure: Figure,
-    maps: Sequence[Array],
-    kinds: Sequence[Kind],
-    middle: float,
-) -> None:
+def _legend(figure: Figure, maps: Sequence[Array], kinds: Sequence[Kind], middle: float) -> None:
     """Draw the legend: classes that occur, then the kinds of change with their pixel counts."""
     occurring = np.unique(np.concatenate([np.unique(labels) for labels in maps]))
     colours = palette() / 255
-    handles = [
-        Patch(facecolor=colours[label], edgecolor=_INK, lw=0.4, label=CLASS_NAMES[label])
-        for label in occurring
-        if 0 < label < len(CLASS_NAMES)
-    ]
-    handles += [
-        Patch(facecolor=colour, edgecolor=_INK, lw=0.4, label=f"{name} ({mask.sum():,} px)")
-        for name, colour, mask in kinds
-    ]
+    entries = [(CLASS_NAMES[k], colours[k]) for k in occurring if 0 < k < len(CLASS_NAMES)]
+    entries += [(f"{name} ({mask.sum():,} px)", colour) for name, colour, mask in kinds]
+    handles = [Patch(facecolor=c, edgecolor=_INK, lw=0.4, label=text) for text, c in entries]
     figure.legend(
         handles=handles, loc="center", bbox_to_anchor=(0.5, middle), ncols=len(handles),
         fontsize=8.5, frameon=False, handlelength=1.3, columnspacing=1.6, labelcolor=_INK,
