@@ -4,15 +4,27 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
-from . import native
 from .contract import BackendUnavailableError, Engine, FusedEngine
 from .numba import Numba
 
+
+@cache
+def _native() -> FusedEngine:
+    """Return the native module: its functions read the structs of `contract` by field name."""
+    from .. import _cpu
+
+    try:
+        _cpu.isa()
+    except ValueError as error:  # DENSECRF_RNN_ISA has an unknown value
+        raise BackendUnavailableError(f"backend 'cpu' cannot run here: {error}") from None
+    return _cpu
+
+
 # Engines for NumPy arrays in order of preference; "auto" takes the first that can run.
-_ENGINES: dict[str, Callable[[], Any]] = {"cpu": native.load, "numba": Numba}
-_loaded: dict[str, Engine] = {}
+_ENGINES: dict[str, Callable[[], Engine]] = {"cpu": _native, "numba": cache(Numba)}
 
 # Engines for batches of torch tensors (nn/device.py), and the device on which tensors must be.
 # "serial" runs the CUDA programs in one CPU thread, for tests.
@@ -20,10 +32,13 @@ _DEVICES = {"cuda": "cuda", "serial": "cpu"}
 
 _can_run: set[str] = set()  # names that `why_unavailable` has found to run
 
-_BUILD = (
-    "reinstall where a C++17 compiler is found; in a checkout pip install -e ., for an installed "
-    "copy is not seen from inside the source folder"
-)
+# The native modules are densecrf_rnn._<name>; what builds each of them.
+_BUILDS = {
+    "cpu": "reinstall where a C++17 compiler is found; in a checkout pip install -e ., for an "
+    "installed copy is not seen from inside the source folder",
+    "cuda": "reinstall with a CUDA compiler (nvcc)",
+    "serial": "reinstall with DENSECRF_RNN_SERIAL=ON",
+}
 
 
 def why_unavailable(name: str) -> str | None:
@@ -37,32 +52,22 @@ def why_unavailable(name: str) -> str | None:
 
 
 def _why_unavailable(name: str) -> str | None:
-    if name == "cpu":
-        if importlib.util.find_spec("densecrf_rnn._cpu") is None:
-            return f"the native module densecrf_rnn._cpu was not compiled; {_BUILD}"
-        try:
-            importlib.import_module("densecrf_rnn._cpu")
-        except ImportError as error:
-            return f"the native module densecrf_rnn._cpu does not load ({error}); {_BUILD}"
-        return None
     if name == "numba":
-        if importlib.util.find_spec("numba") is None:
-            return "numba is not installed; pip install 'densecrf-rnn[numba]'"
-        return None
-    if name in _DEVICES:
-        return _why_no_device(name)
-    choices = ", ".join([*_ENGINES, "cuda"])
-    return f"there is no backend of that name; choose from {choices} or auto"
-
-
-def _why_no_device(name: str) -> str | None:
+        missing = importlib.util.find_spec("numba") is None
+        return "numba is not installed; pip install 'densecrf-rnn[numba]'" if missing else None
+    if name not in _BUILDS:
+        choices = ", ".join([*_ENGINES, "cuda"])
+        return f"there is no backend of that name; choose from {choices} or auto"
     module = f"densecrf_rnn._{name}"
     if importlib.util.find_spec(module) is None:
-        needs = "a CUDA compiler (nvcc)" if name == "cuda" else "DENSECRF_RNN_SERIAL=ON"
-        return f"the native module {module} was not compiled; reinstall with {needs}"
+        return f"the native module {module} was not compiled; {_BUILDS[name]}"
     try:
-        found = importlib.import_module(module).devices()
-    except (ImportError, RuntimeError) as error:
+        loaded = importlib.import_module(module)
+    except ImportError as error:
+        return f"the native module {module} does not load ({error}); {_BUILDS[name]}"
+    try:
+        found = name == "cpu" or loaded.devices()
+    except RuntimeError as error:
         return f"the native module {module} finds no GPU ({error})"
     return None if found else "no GPU here can run cooperative kernels"
 
@@ -115,9 +120,7 @@ def engine(name: str) -> Engine:
             f"backend {name!r} computes on torch tensors only; use densecrf_rnn.CRFRNN or "
             "densecrf_rnn.nn.functional.mean_field, or backend='auto' for NumPy arrays"
         )
-    if name not in _loaded:
-        _loaded[name] = _ENGINES[name]()
-    return _loaded[name]
+    return _ENGINES[name]()
 
 
 def fused(engine: Engine) -> FusedEngine | None:
@@ -168,7 +171,7 @@ def native_isa() -> str | None:
     """
     if why_unavailable("cpu") is not None:
         return None
-    found: Any = engine("cpu")
+    found: Any = _native()
     return str(found.isa())
 
 
