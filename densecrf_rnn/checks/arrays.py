@@ -5,6 +5,7 @@ not imported. `batched` tells the two interfaces apart: torch's takes tensors wi
 NumPy's takes arrays without one.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,13 @@ def array_kind(name: str, array: Any, *, batched: bool) -> None:
         raise TypeError(f"{name} is {wording.kind(array)}; it must be a NumPy array ({way_out})")
 
 
-def float_dtype(name: str, array: Any, *, batched: bool) -> None:
-    """Check that the dtype is float32 or float64, in native byte order."""
+def float_dtype(name: str, array: Any, *, batched: bool, allowed: Sequence[str] = _FLOATS) -> None:
+    """Check that the dtype is one of `allowed`, in native byte order."""
     native = batched or array.dtype.isnative
-    if wording.dtype(array) not in _FLOATS or not native:
+    if wording.dtype(array) not in allowed or not native:
         cast = f"{name}.float()" if batched else f"{name}.astype(np.float32)"
         found = array.dtype if not native else wording.dtype(array)
-        raise TypeError(f"{name} has dtype {found}; it must be float32 or float64 ({cast})")
+        raise TypeError(f"{name} has dtype {found}; it must be {' or '.join(allowed)} ({cast})")
 
 
 def same_device(array: Any, logits: Any, name: str = "image") -> None:
@@ -115,7 +116,9 @@ def image(array: Any, logits: Any, *, batched: bool, name: str = "image") -> Non
 
 
 def mask(array: Any, size: tuple[int, ...], *, batched: bool = False) -> None:
-    """Check that a mask is boolean, of shape [*S] or [B, *S]."""
+    """Check that a mask is None, or boolean of shape [*S] or [B, *S]."""
+    if array is None:
+        return
     array_kind("mask", array, batched=batched)
     if tuple(array.shape) != size:
         way_out = "give [B, *S], without labels" if batched else "make them equal"

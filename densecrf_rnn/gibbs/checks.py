@@ -42,8 +42,7 @@ def check_edges(logits: Any, tables: Any, offsets: Any, mask: Any, *, batched: b
     check_tables(tables, len(vectors), logits.shape[int(batched)], batched=batched)
     if logits.shape[0]:
         check_potentials(logits, tables)
-    if mask is not None:
-        checks.mask(mask, (*logits.shape[:batched], *size), batched=batched)
+    checks.mask(mask, (*logits.shape[:batched], *size), batched=batched)
     return vectors
 
 
@@ -55,7 +54,7 @@ def check_logits(array: Any, *, batched: bool) -> None:
         raise ValueError(f"logits has shape {shape}; a grid CRF takes images, {layout}")
     if 0 in array.shape[batched:]:
         raise ValueError(f"logits has shape {shape}, without labels or without pixels")
-    _float32("logits", array, batched)
+    checks.float_dtype("logits", array, batched=batched, allowed=("float32",))
     labels, pixels = array.shape[int(batched)], math.prod(array.shape[1 + batched :])
     if labels >= 2**LABEL_BITS or pixels >= 2**INDEX_BITS:
         raise ValueError(
@@ -74,10 +73,8 @@ def check_offsets(value: Any, size: tuple[int, int] | None = None) -> Array:
     """
     array = _rectangular("offsets", value)
     if array.ndim != 2 or array.shape[1] != 2 or len(array) == 0:
-        raise ValueError(
-            f"offsets has shape {wording.shape(array)}; it must be [C, 2], at least one "
-            "translation vector (rows, columns)"
-        )
+        wanted = "[C, 2], at least one translation vector (rows, columns)"
+        raise wording.shape_error("offsets", array, wanted)
     if array.dtype.kind not in "iu":
         raise TypeError(f"offsets has dtype {array.dtype}; it must hold integers, in pixels")
     seen: dict[tuple[int, int], int] = {}
@@ -114,7 +111,7 @@ def check_tables(array: Any, classes: int, labels: int, *, batched: bool) -> Non
             "one table per offset, which scores a label (row) at a pixel with a label (column) at "
             "the pixel that the offset leads to"
         )
-    _float32("tables", array, batched)
+    checks.float_dtype("tables", array, batched=batched, allowed=("float32",))
     if not finite(array):
         wording.raise_non_finite("tables", array)
 
@@ -191,12 +188,3 @@ def _rectangular(name: str, value: Any) -> Array:
         raise ValueError(
             f"{name} holds rows of several lengths; give all the same length"
         ) from None
-
-
-def _float32(name: str, array: Any, batched: bool) -> None:
-    """Check that an array is float32 in this machine's byte order."""
-    native = batched or array.dtype.isnative
-    if wording.dtype(array) != "float32" or not native:
-        cast = f"{name}.float()" if batched else f"{name}.astype(np.float32)"
-        found = wording.dtype(array) if native else array.dtype
-        raise TypeError(f"{name} has dtype {found}; labels are drawn in float32 ({cast})")

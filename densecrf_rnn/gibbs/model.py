@@ -167,8 +167,7 @@ def statistics(
         raise ValueError(f"labels has {labels.ndim} axes; a labelling is [H, W]")
     num_classes = checks.count("num_classes", num_classes, 1, below_power=LABEL_BITS)
     vectors = check_offsets(offsets, labels.shape)
-    if mask is not None:
-        checks.mask(mask, labels.shape)
+    checks.mask(mask, labels.shape)
     check_labelling("labels", labels, labels.shape, num_classes, mask)
     counts = np.zeros((len(vectors), num_classes, num_classes), np.int64)
     threads = checks.threads(threads, default_threads())

@@ -144,11 +144,9 @@ def ends(array: Any, offset: Array) -> tuple[Any, Any]:
 
     The edges are those of one class: from each pixel to the one `offset` (rows, columns) away.
     """
-    (height, width), (down, right) = array.shape[-2:], offset.tolist()
-    first = array[
-        ..., max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)
+    cuts = [
+        (slice(max(0, -d), n - max(0, d)), slice(max(0, d), n - max(0, -d)))
+        for n, d in zip(array.shape[-2:], offset.tolist(), strict=True)
     ]
-    second = array[
-        ..., max(0, down) : height - max(0, -down), max(0, right) : width - max(0, -right)
-    ]
-    return first, second
+    first, second = zip(*cuts, strict=True)
+    return array[(..., *first)], array[(..., *second)]

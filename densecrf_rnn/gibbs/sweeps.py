@@ -208,8 +208,7 @@ def start(
     (3, 4)
     """
     check_logits(logits, batched=False)
-    if mask is not None:
-        checks.mask(mask, logits.shape[1:])
+    checks.mask(mask, logits.shape[1:])
     check_potentials(logits, np.zeros((1, 1, 1)))
     count, no_vectors = len(logits), np.zeros((0, 2), np.int32)
     no_tables = np.zeros((0, count, count), np.float32)

@@ -136,13 +136,11 @@ def gibbs_sweep(problem: Any, threads: int) -> None:
 @compiled
 def gibbs_statistics(labels, offsets, counts, threads):
     """Add the label pairs of all edges of labels [B, H, W] to counts [C, L, L]."""
-    images, height, width = labels.shape
+    height, width = labels.shape[1:]
     for c in range(len(offsets)):
-        for image in range(images):
-            for row in range(height):
-                for column in range(width):
-                    y, x = row + offsets[c, 0], column + offsets[c, 1]
-                    if 0 <= y < height and 0 <= x < width:
-                        i, j = labels[image, row, column], labels[image, y, x]
-                        if i >= 0 and j >= 0:
-                            counts[c, i, j] += 1
+        for image, row, column in np.ndindex(labels.shape):
+            y, x = row + offsets[c, 0], column + offsets[c, 1]
+            if 0 <= y < height and 0 <= x < width:
+                i, j = labels[image, row, column], labels[image, y, x]
+                if i >= 0 and j >= 0:
+                    counts[c, i, j] += 1

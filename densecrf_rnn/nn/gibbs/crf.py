@@ -343,8 +343,7 @@ class GibbsCRF(nn.Module):
             raise ValueError(
                 f"target is on {target.device} but the chains on {chains.labels.device}; move one"
             )
-        if mask is not None:
-            checks.mask(mask, size, batched=True)
+        checks.mask(mask, size, batched=True)
         included = self._included(size, target, mask, ignore_index)
         check_offsets(self._vectors(), (size[1], size[2]))
         pairs = [
