@@ -1,7 +1,9 @@
-// Keys of lattice vertices: the remainder and the first d quotients of a vertex, packed into bit
-// fields of one or more 64-bit words. Each field is wide enough for the quotients of the data plus
-// two blur steps in either direction, so a step to a neighbour is an integer addition that never
-// carries into the next field or wraps.
+// Keys of lattice vertices, which the CPU and CUDA engines hash or sort to number the vertices.
+// Coordinate j of a vertex is (d+1) quotient_j + remainder. A key packs the remainder and the first
+// d quotients into bit fields of one or more 64-bit words; the coordinates sum to 0, so the last
+// quotient is redundant. Each field is wide enough for the quotients of the data plus two blur
+// steps in either direction, so a step to a neighbour is an integer addition that never carries
+// into the next field or wraps.
 #pragma once
 
 #include <cmath>
@@ -11,6 +13,7 @@
 
 namespace dcrf {
 
+// A key of `Words` 64-bit words.
 template <int Words>
 struct Key {
   std::uint64_t word[Words] = {};
@@ -35,6 +38,7 @@ struct Key {
     }
     return a.word[0] < b.word[0];
   }
+  // Return a multiplicative hash of all words.
   std::uint64_t hash() const {
     constexpr std::uint64_t kGolden = 0x9E3779B97F4A7C15u;  // 2^64 / golden ratio
     std::uint64_t h = word[0] * kGolden;
@@ -43,22 +47,24 @@ struct Key {
   }
 };
 
-constexpr int kBlurSteps = 2;  // steps away from the data that keys must represent
+constexpr int kBlurSteps = 2;  // number of steps away from the data that keys must represent
 
 // Word and bit offset of each field of a key. Field 0 is the remainder, field j + 1 the quotient of
 // axis j < d, field d + 1 the image index (if one table holds the vertices of several images).
-// Later fields are more significant in the sort order, which therefore does not depend on widths.
+// Later fields are more significant in the sort order, which therefore does not depend on the
+// widths of the fields.
 struct KeyLayout {
-  int dims = 0;
-  int words = 0;
-  int used = 0;                    // number of bits used in the last word
-  bool one_word_of_halves = true;  // one word, and no field crosses its bit 32
-  int word[kMaxDims + 2] = {};
-  int shift[kMaxDims + 2] = {};
+  int dims = 0;                      // d
+  int words = 0;                     // 64-bit words per key
+  int used = 0;                      // number of bits used in the last word
+  bool one_word_of_halves = true;    // a key is one word, and no field crosses bit 32
+  int word[kMaxDims + 2] = {};       // word that contains each field
+  int shift[kMaxDims + 2] = {};      // lowest bit of each field within its word
   std::int64_t base[kMaxDims] = {};  // per axis: the quotient that is encoded as 0
 
   // `low`, `high` [d]: bounds on the quotients of all simplices. Fields of at most 32 bits never
-  // cross bit 32 of a word, so that SIMD code can work on 32-bit halves.
+  // cross bit 32 of a word, so that SIMD code can work on 32-bit halves. `images` is the number of
+  // images in one table.
   KeyLayout(int d, const std::int32_t* low, const std::int32_t* high, std::int64_t images = 1)
       : dims(d) {
     const auto place = [&](int field, std::uint64_t largest) {
@@ -85,6 +91,7 @@ struct KeyLayout {
     if (words > 1) one_word_of_halves = false;
   }
 
+  // Return a mask of the remainder's bits: the smallest 2^b - 1 that is at least d.
   int remainder_bits_mask() const {
     int mask = 1;
     while (mask <= dims) mask <<= 1;
@@ -93,11 +100,12 @@ struct KeyLayout {
 };
 
 // Bound the quotients of points whose features lie in [least, greatest] ([d] each): write `low` and
-// `high` [d]. Return false if the features are not finite or exceed kMaxElevated<T> when elevated.
+// `high` [d]. Return false if the features are not finite or if elevated coordinates could exceed
+// kMaxElevated<T>.
 template <typename T>
 inline bool quotient_range(const double* least, const double* greatest, int d, std::int32_t* low,
                            std::int32_t* high) {
-  constexpr int kMargin = 3;  // rounding to nearest, the correction by one, rounding errors
+  constexpr int kMargin = 3;  // for rounding to nearest, the correction by one, and rounding errors
   double reach = 0, sum_low = 0, sum_high = 0;
   for (int i = 0; i < d; ++i) {
     const double furthest = -least[i] > greatest[i] ? -least[i] : greatest[i];
@@ -105,7 +113,7 @@ inline bool quotient_range(const double* least, const double* greatest, int d, s
     reach += furthest * (i + 1) * elevation_scale<double>(d, i);
   }
   if (!(reach <= kMaxElevated<T>)) return false;
-  for (int j = d; j >= 0; --j) {  // as locate(), in interval arithmetic
+  for (int j = d; j >= 0; --j) {  // the computation of locate(), in interval arithmetic
     double below = sum_low, above = sum_high;
     if (j > 0) {
       const double a = least[j - 1] * elevation_scale<double>(d, j - 1);
@@ -179,8 +187,8 @@ struct KeyMaths {
 
   Key<Words> unit[kMaxDims + 1];  // 1 in one axis' quotient; 0 for axis d, which has no field
   Key<Words> all;                 // 1 in every quotient
-  Key<Words> remainder_one;
-  Key<Words> remainder_d;
+  Key<Words> remainder_one;       // 1 in the remainder
+  Key<Words> remainder_d;         // d in the remainder
 
  private:
   KeyLayout layout_;

@@ -1,6 +1,7 @@
-// Counter-based random numbers: Philox4x32-10 of Salmon, Moraes, Dror, Shaw, "Parallel Random
-// Numbers: As Easy as 1, 2, 3" (SC 2011). A number is a function of the seed and of its counter
-// (chain, sweep, pixel), with no state, so it is the same on every thread and processor.
+// Counter-based random numbers of the Gibbs samplers: Philox4x32-10 of Salmon, Moraes, Dror, Shaw,
+// "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011). A number is a function of the seed and
+// of its counter (chain, sweep, pixel), with no state, so it is the same on every thread and
+// processor.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
-// Locate one point in the permutohedral lattice: its enclosing simplex and its barycentric weights
-// [Adams10, section 3], and their gradient. Used by the CPU and the CUDA engine.
-// The order of operations and both tie rules are part of the numerics that all engines share
+// Find the simplex of the permutohedral lattice that encloses a point, the barycentric weights of
+// the point [Adams10, section 3] and their gradient. Used by the CPU and the CUDA engine. The order
+// of operations and both tie rules are part of the numerics that all engines share
 // (docs/architecture.md); densecrf_rnn/reference/lattice.py repeats them line by line.
 #pragma once
 
@@ -10,8 +10,8 @@
 
 namespace dcrf {
 
-// Round to the nearest integer, ties to even, for |x| < 2^21 (double: 2^50): the spacing of T at
-// `magic` is 1. Two additions, which vectorise, unlike a call of rint.
+// Round to the nearest integer, ties to even, for |x| < 2^21 (double: 2^50): adding `magic` rounds,
+// since the spacing of T is 1 there. Unlike a call of rint, two additions vectorise.
 template <typename T>
 DCRF_HOST_DEVICE inline T round_to_even(T x) {
   constexpr T magic = sizeof(T) == 4 ? T(12582912.0) : T(6755399441055744.0);  // 1.5 * 2^23, 2^52
@@ -22,9 +22,9 @@ DCRF_HOST_DEVICE inline T round_to_even(T x) {
 // (d+1) (quotient_j - [rank_j > d-k]) + k, j = 0..d, so k is also the remainder of vertex k.
 template <typename T>
 struct Simplex {
-  std::int32_t quotient[kMaxDims + 1];
-  std::int32_t rank[kMaxDims + 1];  // a permutation of 0..d
-  T weight[kMaxDims + 1];           // barycentric; sums to 1
+  std::int32_t quotient[kMaxDims + 1];  // [d+1]
+  std::int32_t rank[kMaxDims + 1];      // [d+1], a permutation of 0..d
+  T weight[kMaxDims + 1];  // [d+1], barycentric weights of the vertices; their sum is 1
 };
 
 // Find the simplex of the point `feature` [d]; `scale` [d] holds elevation_scale of each feature.
@@ -36,7 +36,7 @@ DCRF_HOST_DEVICE inline void locate(const T* feature, const T* scale, int runtim
   const T up = T(d + 1);
   const T down = T(1) / up;
 
-  T elevated[kMaxDims + 1];  // coordinates in the plane where they sum to 0
+  T elevated[kMaxDims + 1];  // d+1 coordinates of the point, which sum to 0
   T sum = 0;
   for (int j = d; j > 0; --j) {
     const T scaled = feature[j - 1] * scale[j - 1];

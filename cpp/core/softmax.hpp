@@ -1,5 +1,5 @@
-// The exponential function of the softmax, written so that compilers vectorise it: no branches,
-// calls or state. cpu/loops/pack.hpp has the SIMD version.
+// The exponential function of the softmax, written without branches, calls or state so that
+// compilers vectorise it. cpu/loops/pack.hpp has the SIMD version.
 #pragma once
 
 #include <cmath>
