@@ -1,4 +1,5 @@
-// Building a lattice: locate and number strip by strip, merge the strips, link the neighbours.
+// Implements build() of lattice.hpp: locates the points and numbers their vertices strip by strip,
+// merges the strips, and links the neighbours along each axis.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -17,8 +18,10 @@
 namespace dcrf {
 namespace {
 
+// Maximum number of rows of a lattice of quality filled.
 constexpr std::int64_t kMostRows = std::numeric_limits<std::int32_t>::max() / 2;
 
+// Minimum and maximum of each feature.
 struct Range {
   double low[kMaxDims], high[kMaxDims];
 };
@@ -51,6 +54,7 @@ bool feature_range(const FeatureView<T>& f, Range& range, int threads) {
   return std::all_of(good.begin(), good.end(), [](char g) { return g != 0; });
 }
 
+// Builds one lattice whose keys have `Words` words.
 template <typename T, int Words>
 class Builder {
  public:
@@ -100,7 +104,7 @@ class Builder {
     }
   }
 
-  // The same with SIMD code, a tile at a time.
+  // The same as number_strip() with SIMD code, one tile at a time.
   void number_tiles(Table<Words>& table, int s, const T* scale, std::int32_t* vertex, T* weight) {
     const int d = f_.dims, corners = d + 1;
     LocateTask<T> task;
@@ -191,7 +195,7 @@ class Builder {
     links[Links::kRows] = std::int32_t(rows);
     links[Links::kGhosts] = std::int32_t(ghosts);
     std::copy(own_row_.begin(), own_row_.end(), links + Links::kData);
-    // Ghosts by vertex, then by strip: a counting sort.
+    // Sort the ghosts by vertex, then by strip (a counting sort).
     std::vector<std::int32_t> at(vertices + 1, 0);
     for (const std::int32_t v : ghost_vertex) ++at[v + 1];
     for (std::int64_t v = 0; v < vertices; ++v) at[v + 1] += at[v];
@@ -208,7 +212,8 @@ class Builder {
   void link(std::int32_t* links) {
     const int corners = f_.dims + 1;
     const std::int64_t vertices = std::int64_t(own_row_.size());
-    Buffer<std::int32_t> next = make_buffer<std::int32_t>(corners * vertices);  // -1: none
+    // [axis, vertex], forward neighbour or -1.
+    Buffer<std::int32_t> next = make_buffer<std::int32_t>(corners * vertices);
     parallel_ranges(vertices, kVertexChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
       constexpr int kBlock = 16;
       Key<Words> wanted[kBlock * (kMaxDims + 1)];
@@ -226,21 +231,21 @@ class Builder {
         }
       }
     });
-    // Each axis writes to a part of its own; the parts are then made contiguous.
+    // Each axis writes to its own part of the array; the parts are then made contiguous.
     std::int32_t* const chains = links + Links::kData + vertices + 2 * links[Links::kGhosts];
     std::int64_t length[kMaxDims + 1];
     parallel_for(corners, threads_, [&](std::int64_t axis) {
       const std::int32_t* const to_next = next.get() + axis * vertices;
       const Buffer<char> has_previous = make_buffer<char>(vertices + 1);
-      char* const entered =
-          has_previous.get() + 1;  // element -1 takes the writes of vertices without a next one
+      // Element -1 receives the writes of vertices without a forward neighbour.
+      char* const entered = has_previous.get() + 1;
       std::fill(entered, entered + vertices, char(0));
       for (std::int64_t v = 0; v < vertices; ++v) entered[to_next[v]] = 1;
       std::uint32_t* const begin = reinterpret_cast<std::uint32_t*>(chains) + axis * vertices;
       std::uint32_t* out = begin;
       for (std::int64_t head = 0; head < vertices; ++head) {
-        if (entered[head] || to_next[head] < 0)
-          continue;  // inside a chain, or isolated: the blur leaves it as it is
+        // Skip vertices inside a chain, and isolated ones: the blur does not change those.
+        if (entered[head] || to_next[head] < 0) continue;
         for (std::int32_t v = std::int32_t(head); v >= 0; v = to_next[v])
           *out++ = std::uint32_t(own_row_[v]);
         out[-1] |= kChainEnd;
@@ -261,9 +266,9 @@ class Builder {
   Quality quality_;
   int threads_;
   Strips strips_;
-  std::vector<std::unique_ptr<Table<Words>>> tables_;
-  std::unique_ptr<Table<Words>> all_;
-  std::vector<std::int32_t> own_row_;  // [vertices]
+  std::vector<std::unique_ptr<Table<Words>>> tables_;  // [strips], vertices of each strip
+  std::unique_ptr<Table<Words>> all_;                  // vertices of all strips
+  std::vector<std::int32_t> own_row_;                  // [vertices]
 };
 
 }  // namespace

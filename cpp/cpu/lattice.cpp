@@ -1,3 +1,5 @@
+// Implements lattice.hpp except build(): the blur at the vertices, the filter, the diagonal, and
+// their gradients.
 #include "lattice.hpp"
 
 #include <algorithm>
@@ -11,7 +13,7 @@
 namespace dcrf {
 namespace {
 
-constexpr int kChannels = 24;  // channels filtered at a time
+constexpr int kChannels = 24;  // maximum number of channels that are filtered at once
 
 // Move both ends of a chunk [begin, end) forward to the next start of a group, so that chunks hold
 // whole groups.
@@ -22,6 +24,7 @@ void whole_groups(std::int64_t& begin, std::int64_t& end, std::int64_t length,
   while (end < length && !starts(end)) ++end;
 }
 
+// Blur all chains of one axis in place.
 template <typename T>
 void blur_axis(const Links& links, int axis, T* rows, int width, int threads) {
   const std::uint32_t* const chain = links.chain[axis];
@@ -33,7 +36,8 @@ void blur_axis(const Links& links, int axis, T* rows, int width, int threads) {
   });
 }
 
-// The filter on up to kChannels channels: buffers for what is splatted and what is sliced.
+// The filter on up to kChannels channels, without normaliser and coupling. Owns the splatted values
+// (sums) and the blurred values.
 template <typename T>
 class BareFilter {
  public:
@@ -54,7 +58,7 @@ class BareFilter {
     clear(sums_.get(), size_, threads);
   }
 
-  // Splat rows of stride `stride`, blur, and leave the result at the vertices.
+  // Splat the rows `from`, `stride` elements apart, and blur them; keep the result in the values.
   void spread(const T* from, std::int64_t stride, bool transpose) {
     in_strips([&](int s, T* scratch) { loops<T>().splat(pass_, s, from, stride, scratch); });
     T* const values = values_.get();
@@ -68,10 +72,13 @@ class BareFilter {
     share(links_, values, width_, threads_);
   }
 
+  // Slice the values into rows `to`, `stride` elements apart.
   void slice(T* to, std::int64_t stride) {
     in_strips([&](int s, T* scratch) { loops<T>().slice(pass_, s, to, stride, scratch); });
   }
 
+  // Add to d_weight [N, d+1] the inner products of the rows `from` with the values at their
+  // corners.
   void weight_gradient(const T* from, std::int64_t stride, T* d_weight) {
     in_strips([&](int s, T* scratch) {
       loops<T>().weight_gradient(pass_, s, from, stride, d_weight, scratch);
@@ -79,6 +86,7 @@ class BareFilter {
   }
 
  private:
+  // Call body(strip, scratch memory) for each strip in parallel.
   template <class Body>
   void in_strips(const Body& body) {
     parallel_for(strips_.count, threads_, [&](std::int64_t s) {
@@ -99,8 +107,8 @@ class BareFilter {
   PointPass<T> pass_;
 };
 
-// Return the table of neighbours [axis, row, direction], -1 where there is none, then the owner of
-// each row. A ghost has the neighbours of its owner.
+// Return two arrays in one: the neighbours [axis, row, direction], forward (0) and backward (1), -1
+// where there is none; then the owner [row] of each row. A ghost has the neighbours of its owner.
 std::vector<std::int32_t> neighbour_table(const Links& links, int corners) {
   std::vector<std::int32_t> owner(links.rows), table(2 * corners * links.rows, -1);
   for (std::int64_t v = 0; v < links.vertices; ++v) owner[links.own_row[v]] = links.own_row[v];
@@ -123,12 +131,12 @@ std::vector<std::int32_t> neighbour_table(const Links& links, int corners) {
   return table;
 }
 
-// Call body(point, share) for each point, where share [corners, corners] is the part of a unit at
-// corner a that reaches corner b after the blur of all axes. One step along every axis in the same
-// direction leads back to the start, so there are two routes from corner to corner: the axes
-// between them in one direction, or the other axes in the opposite direction. Each step multiplies
-// by kBlurSide; a missing vertex ends a route. The two orders of the axes differ only in the
-// vertices on the way.
+// Call body(point, share) for each point, where share[a, b], a [corners, corners] matrix, is the
+// weight with which the blur along all axes takes the value of corner a to corner b. One step along
+// every axis in the same direction leads back to the start, so exactly two routes connect two
+// corners: steps along the axes that separate them in one direction, or steps along all other axes
+// in the opposite direction. Each step multiplies by kBlurSide; a route through a missing vertex
+// counts as 0. The two axis orders take the same steps through different vertices.
 template <typename T, class Body>
 void with_shares(const LatticeView<T>& lattice, int threads, const Body& body) {
   const Links links(lattice.links, lattice.dims);
@@ -170,7 +178,7 @@ void with_shares(const LatticeView<T>& lattice, int threads, const Body& body) {
             }
             return product;
           };
-          // Direction 1 of the table is +1 with -d on the axis: from corner k to corner k + 1.
+          // A step from corner k to corner k + 1 has direction 1 (-d on the axis, +1 elsewhere).
           const auto all = [&](bool reverse) {
             if (a == b) return T(1) + route(false, 0, reverse) + route(false, 1, reverse);
             return a < b ? route(true, 1, reverse) + route(false, 0, reverse)
@@ -225,7 +233,7 @@ void share(const Links& links, T* rows, int width, int threads) {
 template <typename T>
 void filter(const LatticeView<T>& lattice, const T* values, int channels, bool transpose, T* out,
             int threads) {
-  if (lattice.points == 0) return;  // arrays may be null
+  if (lattice.points == 0) return;  // the arrays may be null
   for (int at = 0; at < channels; at += kChannels) {
     BareFilter<T> bare(lattice, std::min(kChannels, channels - at), threads);
     bare.spread(values + at, channels, transpose);

@@ -1,4 +1,4 @@
-// Implements pool.hpp with std::thread.
+// Implements pool.hpp: the thread pool (std::thread), interrupt checks and floating-point modes.
 #include "pool.hpp"
 
 #include <algorithm>
@@ -41,8 +41,8 @@ constexpr std::chrono::milliseconds kCheckEvery{100};
 
 thread_local void (*interrupt_check)() = nullptr;
 thread_local Clock::time_point last_check;
-thread_local const std::atomic<bool>* stop =
-    nullptr;  // flag of the pool for which this thread works
+// Stop flag of the pool for which this thread works.
+thread_local const std::atomic<bool>* stop = nullptr;
 
 // Thrown in threads that work for a loop that has failed; the pool keeps the original exception.
 struct Stopped {};
@@ -110,6 +110,7 @@ class Pool {
   }
 
  private:
+  // Start a worker thread; return false if the system cannot start more.
   bool add_worker() {
     try {
       std::thread([this, id = workers_] { serve(id); }).detach();
@@ -120,6 +121,7 @@ class Pool {
     return true;
   }
 
+  // Wait for loops and work on them, forever: the main function of worker `id`.
   void serve(int id) {
     std::uint64_t seen = 0;
     std::unique_lock<std::mutex> lock(mutex_);
@@ -137,6 +139,7 @@ class Pool {
     }
   }
 
+  // Run chunks of the current loop until none is left.
   void work() {
     for (;;) {
       const std::int64_t chunk = next_.fetch_add(1, std::memory_order_relaxed);
@@ -160,17 +163,18 @@ class Pool {
   }
 
   const long owner_ = fork_count();
-  std::atomic<bool> busy_{false};  // true while a parallel_for runs
-  std::mutex mutex_;               // guards everything below
-  std::condition_variable wake_, done_;
-  const Body* body_ = nullptr;
+  std::atomic<bool> busy_{false};        // true while a parallel_for runs
+  std::mutex mutex_;                     // guards everything below
+  std::condition_variable wake_, done_;  // a loop starts; its last worker has finished
+  const Body* body_ = nullptr;           // body of the current loop
   std::int64_t chunks_ = 0;
-  std::atomic<std::int64_t> next_{0};
-  std::atomic<bool> stop_{false};
-  unsigned mode_ = 0;  // the caller's floating-point mode
+  std::atomic<std::int64_t> next_{0};  // first chunk that has not started
+  std::atomic<bool> stop_{false};      // set if the current loop has failed
+  unsigned mode_ = 0;                  // the caller's floating-point mode
+  // Number of workers: all; those of the current loop; those that are still working on it.
   int workers_ = 0, invited_ = 0, running_ = 0;
-  std::uint64_t round_ = 0;
-  std::exception_ptr error_;
+  std::uint64_t round_ = 0;   // number of loops started
+  std::exception_ptr error_;  // first exception of the current loop
 };
 
 }  // namespace

@@ -11,10 +11,10 @@ namespace dcrf {
 constexpr std::int64_t kPointChunk = 4096;     // points per chunk
 constexpr std::int64_t kVertexChunk = 1024;    // vertices per chunk
 constexpr std::int64_t kRowChunk = 4096;       // rows of values per chunk
-constexpr std::int64_t kClearChunk = 1 << 17;  // numbers per chunk
+constexpr std::int64_t kClearChunk = 1 << 17;  // elements per chunk
 
-// During its lifetime, its thread and the loops it runs treat subnormal numbers as 0: a mean field
-// does not need them, and processors are slow with them.
+// While an object of this class exists, its thread and the loops that the thread runs treat
+// subnormal numbers as 0: a mean field does not need them, and processors are slow with them.
 class FlushToZero {
  public:
   FlushToZero();
@@ -23,7 +23,7 @@ class FlushToZero {
   FlushToZero& operator=(const FlushToZero&) = delete;
 
  private:
-  unsigned before_;
+  unsigned before_;  // floating-point mode that the destructor restores
 };
 
 // Call body(0) ... body(chunks - 1), once each, on at most `threads` threads, the caller's
@@ -32,8 +32,9 @@ class FlushToZero {
 // are then skipped. All threads use the caller's floating-point mode.
 void parallel_for(std::int64_t chunks, int threads, const std::function<void(std::int64_t)>& body);
 
-// During its lifetime, its thread calls `check` about ten times a second while it runs or waits for
-// a loop. An exception of `check` ends the loop like one of its body.
+// While an object of this class exists, its thread calls `check` about ten times a second while it
+// runs a loop or waits for one. An exception thrown by `check` ends the loop, like one thrown by
+// its body.
 class InterruptCheck {
  public:
   explicit InterruptCheck(void (*check)());
@@ -42,8 +43,8 @@ class InterruptCheck {
   InterruptCheck& operator=(const InterruptCheck&) = delete;
 };
 
-// Call this thread's interrupt check if it is due, and throw if its loop has failed on another
-// thread. For long loops within a chunk.
+// Call this thread's interrupt check if it is due, and throw if the thread's loop has failed on
+// another thread. Chunks that run for long call it regularly.
 void poll_interrupt();
 
 // Cut `items` into chunks of `size` and call body(begin, end) for each half-open range in parallel.
@@ -56,7 +57,7 @@ void parallel_ranges(std::int64_t items, std::int64_t size, int threads, const B
   });
 }
 
-// Set `count` numbers to 0 in parallel.
+// Set `count` elements to 0 in parallel.
 template <typename T>
 void clear(T* numbers, std::int64_t count, int threads) {
   parallel_ranges(count, kClearChunk, threads, [&](std::int64_t begin, std::int64_t end) {
@@ -64,8 +65,9 @@ void clear(T* numbers, std::int64_t count, int threads) {
   });
 }
 
-// Call body(item, threads to use) for each of `count` independent items: on one thread each where
-// they keep all threads busy, else one after the other, each on all threads.
+// Call body(item, threads to use) for each of `count` independent items: in parallel with one
+// thread each if there are enough items for all threads, otherwise one after the other with all
+// threads each.
 template <class Body>
 void parallel_items(std::size_t count, int threads, const Body& body) {
   if (std::int64_t(count) >= threads && count > 1) {

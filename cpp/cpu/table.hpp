@@ -10,8 +10,8 @@
 
 namespace dcrf {
 
-// A slot has 32 bits: an id in the lower bits, hash bits of its key above them. Small slots keep
-// the table in cache, and the hash bits avoid most comparisons with other keys.
+// Each slot has 32 bits: an id in the lower bits and some hash bits of its key (the tag) above.
+// Small slots keep the table in cache, and the hash bits avoid most comparisons with other keys.
 template <int Words>
 class Table {
  public:
@@ -20,7 +20,7 @@ class Table {
     slots_.assign(std::size_t(1) << bits_, kEmpty);
   }
 
-  // Return the id of a key, which is inserted if it is new.
+  // Return the id of a key; insert the key if it is new.
   std::int32_t find_or_insert(const Key<Words>& key) {
     const std::uint64_t hash = key.hash();
     std::size_t at = locate(key, hash);
@@ -36,15 +36,15 @@ class Table {
     return std::int32_t(slots_[at] & id_mask());
   }
 
-  // Return the id of a key, or -1.
+  // Return the id of a key, or -1 if the table does not contain it.
   std::int32_t find(const Key<Words>& key) const {
     const std::uint32_t slot = slots_[locate(key, key.hash())];
     return slot == kEmpty ? -1 : std::int32_t(slot & id_mask());
   }
 
-  // find() for several keys, whose memory latencies overlap. About half of the keys are absent,
-  // which is unpredictable, so the common cases (empty slot, right key) are handled without
-  // branches.
+  // find() for several keys at once, so that their memory latencies overlap. About half of the keys
+  // are absent, which branch prediction cannot foresee, so the common cases (empty slot, right key)
+  // are handled without branches.
   void find_all(const Key<Words>* wanted, int count, std::int32_t* found) const {
     for (int i = 0; i < count; ++i) prefetch(wanted[i]);
     for (int i = 0; i < count; ++i) {
@@ -62,13 +62,16 @@ class Table {
   const std::vector<Key<Words>>& keys() const { return keys_; }
 
  private:
-  // Never a used slot: ids stay below half the number of slots, so their bits are never all ones.
+  // Marks an empty slot. No used slot equals it: ids are below half the number of slots, so the
+  // bits of an id are never all ones.
   static constexpr std::uint32_t kEmpty = ~std::uint32_t(0);
 
   std::uint32_t id_mask() const { return std::uint32_t((std::uint64_t(1) << bits_) - 1); }
   std::uint32_t tag(std::uint64_t hash) const { return std::uint32_t(hash >> 16) & ~id_mask(); }
+  // Return the slot at which the search for a key begins.
   std::size_t home(std::uint64_t hash) const { return std::size_t(hash >> (64 - bits_)); }
 
+  // Return the slot that contains the key or, if there is none, the empty slot for it.
   std::size_t locate(const Key<Words>& key, std::uint64_t hash) const {
     const std::size_t last = slots_.size() - 1;
     const std::uint32_t wanted = tag(hash), mask = id_mask();
@@ -78,6 +81,7 @@ class Table {
     }
   }
 
+  // Quadruple the number of slots.
   void grow() {
     bits_ += 2;
     slots_.assign(std::size_t(1) << bits_, kEmpty);
@@ -88,8 +92,8 @@ class Table {
   }
 
   std::vector<std::uint32_t> slots_;
-  std::vector<Key<Words>> keys_;
-  int bits_ = 1;
+  std::vector<Key<Words>> keys_;  // [ids]
+  int bits_ = 1;                  // log2 of the number of slots
 };
 
 }  // namespace dcrf
