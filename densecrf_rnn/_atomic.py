@@ -47,7 +47,7 @@ def replaced(path: Path | str) -> Iterator[Path]:
         _replace(partial, path)
     except OSError as error:
         own = error.filename is not None and str(error.filename) != str(partial)
-        if error.errno is not None and not own:  # without errno only the message is printed
+        if error.errno is not None and not own:  # without errno, str(error) shows no path
             error.filename = str(path)  # name the caller's path, not the temporary one
         raise
     finally:
@@ -55,6 +55,7 @@ def replaced(path: Path | str) -> Iterator[Path]:
 
 
 def _replace(partial: Path, path: Path) -> None:
+    """Rename `partial` to `path`, replacing an existing file or folder there."""
     if not (partial.is_dir() and path.is_dir()):
         os.replace(partial, path)
         return
@@ -86,6 +87,7 @@ def remove_leftovers(folder: Path | str) -> int:
 
 
 def _remove(path: Path) -> None:
+    """Remove a file or a whole folder, if it exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -25,8 +25,9 @@ def free_energy(
 ) -> float:
     """Compute the free energy F(Q) of Q = softmax(refined); lower is better.
 
-    F(Q) = sum_i Q_i . (ln Q_i - U_i) + 1/2 sum_i Q_i . mu sum_m W_m (N_m K_m Q)_i. Without the
-    self term KL(Q || P) = F(Q) + ln Z, where P is the distribution of the CRF.
+    F(Q) = sum_i Q_i . (ln Q_i - U_i) + 1/2 sum_i Q_i . mu sum_m W_m (N_m K_m Q)_i, where U are the
+    logits, mu is the compatibility, W_m are the kernel weights and N_m K_m the normalised kernels.
+    Without the self term KL(Q || P) = F(Q) + ln Z, where P is the distribution of the CRF.
 
     Parameters
     ----------
@@ -38,8 +39,8 @@ def free_energy(
     Returns
     -------
     float
-        The energy in nats, summed over the pixels in float64 (messages are in the dtype of
-        `logits`). It is infinite if Q is positive for a label whose logit is -inf.
+        The energy in nats, summed over the pixels in float64 (messages are computed in the dtype
+        of `logits`). It is infinite if Q is positive for a label whose logit is -inf.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The Gaussian kernels of a dense CRF: their features, their weights' names, their normalisation.
+"""The Gaussian kernels of a dense CRF: features, names of their weights, normalisation.
 
 A kernel is exp(-|f_i - f_j|^2 / 2) for features f that are already divided by their bandwidths.
 """
@@ -14,20 +14,22 @@ from . import checks
 from .params import CRFParams, FeatureOrder, SpatialFilter, Weight
 
 
-# A pixel whose mass n = K 1 is at most this gets the scale 0 instead of a power of 1 / n. With the
-# self term n exceeds 0.1. Without it, n of an isolated pixel is the difference of two numbers near
-# 1, so a smaller mass is mostly float32 rounding error.
+# A pixel whose mass n = K 1 (its row sum of K) is at most this gets the scale 0 instead of a power
+# of 1 / n. With the self term n exceeds 0.1. Without it, n of an isolated pixel is the difference
+# of two numbers near 1, so a mass below this bound is mostly float32 rounding error.
 EMPTY_MASS = 1e-2
 
 
 @dataclass(frozen=True)
 class Normalizer:
-    """How a normalization scales a kernel K: diag(after) K diag(before), from the mass n = K 1.
+    """A normalisation of a kernel K: diag(after) K diag(before), with scales from the mass n = K 1.
 
     Parameters
     ----------
-    scales_input, scales_output : bool
-        Whether `before` (values before filtering) and `after` (filtered values) are scales.
+    scales_input : bool
+        Whether values are multiplied by the scale `before` before they are filtered.
+    scales_output : bool
+        Whether filtered values are multiplied by the scale `after`.
     power : float
         The scales are n ** -power.
     """
@@ -38,19 +40,20 @@ class Normalizer:
 
     @property
     def needs_mass(self) -> bool:
-        """False if K is used as it is."""
+        """Whether scales must be computed from the mass; False if K is not normalised."""
         return self.scales_input or self.scales_output
 
     def scales(self, mass: Any, xp: Any = np) -> tuple[Any, Any]:
         """Compute `before` and `after` from the mass; None stands for a scale of 1.
+
+        Where the mass is at most `EMPTY_MASS`, the scales and their gradients are 0.
 
         Parameters
         ----------
         mass : array or tensor
             K 1, without the diagonal of K if the self term is removed.
         xp : module
-            `numpy` or `torch`, whichever `mass` belongs to. The gradient is 0, not NaN, where the
-            mass counts as 0.
+            `numpy` or `torch`, whichever `mass` belongs to.
         """
         present = mass > EMPTY_MASS
         if self.power == 1.0:
@@ -70,13 +73,13 @@ _NORMALIZERS = {
 
 
 def normalizer(normalization: str) -> Normalizer:
-    """Return the normaliser of a normalization's name; raise ValueError if there is none."""
+    """Return the normaliser for a value of `CRFParams.normalization`; raise for any other name."""
     checks.option("normalization", normalization, tuple(_NORMALIZERS))
     return _NORMALIZERS[normalization]
 
 
 class Window(NamedTuple):
-    """The place of a tile in its image: positions and grids are those of the whole image."""
+    """The position of a tile in an image; the tile's features and grids are the whole image's."""
 
     origin: tuple[int, ...]  # index of the tile's first pixel along each axis
     whole: tuple[int, ...]  # size of the image
@@ -125,8 +128,8 @@ class Kernel:
     def features(self, positions: Sequence[Array], image: Array) -> Array:
         """Compute feature rows [N, D] from `positions` and an image [*S, C].
 
-        The dtype is that of the positions. The result is a view of [D, N], which engines read
-        fastest.
+        The dtype is that of the positions. The result is a transposed view of an array [D, N],
+        the memory layout that engines read fastest.
         """
         channels = (image[..., channel] for channel in range(image.shape[-1]))
         parts = feature_parts(positions, self.theta_position, channels, self.theta_guide)
@@ -152,8 +155,8 @@ def Custom(theta_guide: float, guide: str) -> Kernel:
     return Kernel(None, theta_guide, guide)
 
 
-# The kernels of a CRFParams, by the names of their weights there. Their order is that of
-# `kernel_weights` everywhere.
+# How to make each kernel of a CRFParams, by the name of its weight there. Arguments called
+# `kernel_weights` have the same order.
 _OF_PARAMS: dict[str, Callable[[CRFParams], Kernel]] = {
     "w_bilateral": lambda params: Bilateral(params.theta_alpha, params.theta_beta),
     "w_spatial": lambda params: Spatial(params.theta_gamma),
@@ -166,12 +169,12 @@ def from_params(params: CRFParams) -> tuple[Kernel, ...]:
 
 
 def weights(params: CRFParams) -> dict[str, Weight]:
-    """Return the weight of each kernel of `from_params`, by its name in CRFParams."""
+    """Return the weight of each kernel of `from_params`, by the weight's name in CRFParams."""
     return {name: getattr(params, name) for name in _OF_PARAMS}
 
 
 def is_on_grid(kernel: Kernel, spatial: SpatialFilter) -> bool:
-    """Return whether a kernel is filtered on a regular grid, for `CRFParams.spatial`."""
+    """Return whether a kernel is filtered on a regular grid when CRFParams has this `spatial`."""
     if spatial == "grid":
         return kernel.theta_guide is None
     if spatial == "lattice":
@@ -182,9 +185,10 @@ def is_on_grid(kernel: Kernel, spatial: SpatialFilter) -> bool:
 def feature_parts(
     positions: Iterable[Any], theta_position: Any, channels: Iterable[Any], theta_guide: Any
 ) -> list[tuple[Any, Any]]:
-    """Return (values, bandwidth) of each feature, positions first; a feature is their quotient.
+    """Return the pair (values, bandwidth) of each feature values / bandwidth, positions first.
 
-    Positions or channels are left out where their bandwidth is None. All may be arrays or tensors.
+    Positions or channels are left out if their bandwidth is None. Values and bandwidths may be
+    arrays or tensors.
     """
     parts = [] if theta_position is None else [(x, theta_position) for x in positions]
     return parts if theta_guide is None else [*parts, *((x, theta_guide) for x in channels)]
@@ -232,7 +236,7 @@ def positions(
 
 
 def in_feature_order(axes: list[Any], order: FeatureOrder) -> list[Any]:
-    """Return what belongs to the image's axes in the order of the position features."""
+    """Reorder a list with one entry per image axis into the order of the position features."""
     if order == "xy":
         return axes[::-1]
     if order == "yx":

@@ -21,9 +21,10 @@ class PermutohedralLattice:
     features : ndarray [N, D], float32 or float64, finite, 1 <= D <= 16
         Points, already divided by their bandwidths (the kernel has unit bandwidth along each axis).
     quality : {"standard", "symmetric", "filled"}
-        "symmetric" is the mean of blurring the axes in either order: exactly symmetric, for twice
-        the blurring. "filled" also adds every neighbour of the points' vertices, which would
-        otherwise lose values at the border: closer to the Gaussian, but in many dimensions it has
+        "symmetric" averages the results of blurring the axes first to last and last to first: the
+        filter is then exactly symmetric, and the blur takes twice the time. "filled" does the same
+        after inserting every neighbour of the points' vertices, because the blur loses values
+        where a neighbour is missing: it is closer to the Gaussian, but in many dimensions it has
         several times the vertices.
     backend : str
         "auto", or a name from `available_backends()`.
@@ -90,7 +91,7 @@ class PermutohedralLattice:
         return engines.engine(self.backend)  # not stored, so that a lattice can be pickled
 
     def __getstate__(self) -> dict[str, Any]:
-        plan = self._plan  # its links are mostly unused
+        plan = self._plan  # only the used part of `links` is pickled: most of it is reserve
         links = plan.links[: self._engine.links_used(plan)].copy()
         return {**self.__dict__, "_plan": replace(plan, links=links)}
 

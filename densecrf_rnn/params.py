@@ -37,19 +37,19 @@ class CRFParams:
         Weights of the appearance and the smoothness kernel: one for all labels, or one per label.
         Positive weights make similar pixels take the same label.
     normalization : {"after", "before", "symmetric", "none"}
-        With n = K 1: diag(1/n) K, K diag(1/n), diag(n^-1/2) K diag(n^-1/2), or K itself.
-        CRF-RNN uses "after", pydensecrf "symmetric".
+        How the kernel matrix K is normalised by its row sums n = K 1: diag(1/n) K, K diag(1/n),
+        diag(n^-1/2) K diag(n^-1/2), or K itself. CRF-RNN uses "after", pydensecrf "symmetric".
     self_term : bool
         Whether a pixel sends a message to itself: the diagonal (i = j) of K. The papers exclude
         it, released code includes it. False removes the diagonal, also from n.
     feature_order : {"xy", "yx"}
-        Order of the position features: columns or rows first. The exact CRF does not depend on it.
-        The lattice does: about one label in a thousand changes.
+        Order of the position features: columns or rows first. The exact CRF does not depend on
+        it. The lattice approximation does: about one label in a thousand changes.
     spatial : {"grid", "lattice"}
         How the smoothness kernel is filtered: on a regular grid, which is separable and nearly
-        exact, or by a lattice of two or three dimensions, as in other packages.
+        exact, or by a permutohedral lattice of two or three dimensions, as in other packages.
     quality : {"standard", "symmetric", "filled"}
-        Accuracy of the lattices, see `PermutohedralLattice`.
+        Accuracy of the permutohedral lattices, see `PermutohedralLattice`.
 
     Raises
     ------
@@ -59,7 +59,7 @@ class CRFParams:
 
     Notes
     -----
-    [CRF-RNN] section 3 and its released code (160, 3, 3, weights 5 and 3).
+    [CRF-RNN] section 3; the defaults are those of its released code (160, 3, 3, weights 5, 3).
 
     Examples
     --------
@@ -100,7 +100,7 @@ class CRFParams:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "CRFParams":
-        """Make the parameters from the output of `to_dict`; missing ones have their defaults.
+        """Make the parameters from the output of `to_dict`; missing ones get their defaults.
 
         Raises
         ------

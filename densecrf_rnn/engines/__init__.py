@@ -1,4 +1,4 @@
-"""Engines that build and filter lattices and run mean fields on checked NumPy arrays, by name."""
+"""Engines, selected by name: they build and filter lattices and run mean fields on arrays."""
 
 from .contract import (
     BackendUnavailableError, BackwardProblem, Engine, FusedEngine, GridKernel, KernelGradient,

@@ -22,13 +22,14 @@ class BackendUnavailableError(RuntimeError):
     """A backend cannot run here; the message says why and what to do."""
 
 
-_LARGE = 2**28  # bytes; larger arrays get a memory mapping of their own
+_LARGE = 2**28  # bytes; arrays of at least this size get a memory mapping of their own
 
 
 def reserve(shape: tuple[int, ...], dtype: Any) -> Array:
     """Return zeros whose memory is not resident until touched, for arrays of worst-case size.
 
-    Linux rejects one allocation larger than its memory unless it is mapped without reserve.
+    Linux rejects an allocation larger than the machine's memory, unless it is a mapping without
+    reserve.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if sys.platform != "linux" or size < _LARGE:
@@ -48,17 +49,17 @@ class Plan:
     """A built lattice of N points and d features.
 
     The layout of `links` (vertices and their neighbours) is private to the engine that built it.
-    Its length is that of the worst case; only the part that the vertices need is written, and so,
-    on systems that commit memory on first touch, resident.
+    Its length is that of the worst case, but only the part that the vertices need is written. The
+    rest takes no memory on systems that commit memory on first touch.
     """
 
-    vertex: Array  # [N, d+1] int32: the row of values of each corner
+    vertex: Array  # [N, d+1] int32: vertex of each corner, as its row in the array of vertex values
     weight: Array  # [N, d+1]: barycentric weight of each corner
     links: Array  # [links_size] int32
 
     @staticmethod
     def links_size(points: int, dims: int, quality: str) -> int:
-        """Return the length of `links`, which depends on no feature."""
+        """Return the length of `links`, enough for any features of `points` points."""
         corners = dims + 1
         vertices = points * corners
         if quality == "filled":
@@ -85,12 +86,12 @@ class LatticeKernel:
 
 
 class GridAxis(NamedTuple):
-    """One axis of n pixels."""
+    """The grid along one image axis of n pixels."""
 
     cell: Array  # [n] int32, ascending: first of the three cells that a pixel touches
-    taps: Array  # [n, 3] float64: weights of the pixel on them; they sum to 1
-    band: Array  # [2 r + 1] float64: filter taps of the blur between cells, symmetric
-    cells: int  # at least cell.max() + 3
+    taps: Array  # [n, 3] float64: weights of the pixel for its three cells; they sum to 1
+    band: Array  # [2 r + 1] float64: symmetric filter taps of the blur between cells
+    cells: int  # number of cells, at least cell.max() + 3
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class GridKernel:
     """
 
     kind: ClassVar = "grid"
-    axes: tuple[GridAxis, ...]  # of (H, W) or (D, H, W)
+    axes: tuple[GridAxis, ...]  # in the order (H, W) or (D, H, W)
     splat: tuple[Array, ...]  # [n, 3] float64 per axis
     slice: tuple[Array, ...]  # [n, 3] float64 per axis
     pixel: Array | None = None  # [N] int32: pixel of each point; None: all, in order
@@ -127,9 +128,9 @@ MeanFieldKernel = LatticeKernel | GridKernel
 
 @dataclass(frozen=True)
 class Problem:
-    """The mean field of one image: N points, L labels.
+    """Inputs and outputs of the mean field of one image: N points, L labels.
 
-    `saved` [T, N, row_width(L)] receives what the gradient needs, unless it is empty.
+    `saved` [T, N, row_width(L)] receives what the backward pass needs, unless it is empty.
     """
 
     kernels: Sequence[MeanFieldKernel]
@@ -143,14 +144,14 @@ class KernelGradient:
     """Output arrays for the gradient of one lattice kernel; they are overwritten."""
 
     weight: Array  # [N, d+1]
-    before: Array | None  # [N]; None exactly where the kernel has None
+    before: Array | None  # [N]; this and the next two are None if they are None in the kernel
     after: Array | None
     diagonal: Array | None
 
 
 @dataclass(frozen=True)
 class BackwardProblem:
-    """The gradient of one image's mean field."""
+    """Inputs and outputs of the gradient of one image's mean field."""
 
     kernels: Sequence[MeanFieldKernel]
     logits: Array  # [L, N]
@@ -158,7 +159,7 @@ class BackwardProblem:
     d_refined: Array  # [L, N]
     d_logits: Array  # [L, N], output
     d_coupling: Array  # [K, L, L] for K kernels, output
-    d_kernels: Sequence[KernelGradient | None]  # output; None: not wanted, or a grid
+    d_kernels: Sequence[KernelGradient | None]  # output; None: not required, or a grid kernel
 
 
 class Engine(Protocol):
@@ -177,12 +178,12 @@ class Engine(Protocol):
         """Return M, the number of vertices of a built lattice."""
 
     def links_used(self, plan: Plan) -> int:
-        """Return how many elements of `links` hold data: a copy needs no more."""
+        """Return how many elements at the start of `links` hold data."""
 
     def filter(
         self, plan: Plan, values: Array, out: Array, transpose: bool, threads: int
     ) -> None:
-        """Write K values or K' values, [N, C], to `out`."""
+        """Write K values or, with `transpose`, K' values to `out`; both are [N, C]."""
 
     def filter_weight_gradient(
         self, plan: Plan, values: Array, cotangent: Array, transpose: bool, out: Array, threads: int
@@ -192,7 +193,7 @@ class Engine(Protocol):
     def feature_gradient(
         self, features: Array, d_weight: Array, out: Array, threads: int
     ) -> None:
-        """Write the gradient for the features [N, d], from that for the weights, to `out`.
+        """Write the gradient for the features [N, d] to `out`, given that for the weights.
 
         The features may have any strides; `out` is C-contiguous.
         """
@@ -203,11 +204,11 @@ class Engine(Protocol):
     def self_response_gradient(
         self, plan: Plan, cotangent: Array, out: Array, threads: int
     ) -> None:
-        """Write the gradient of <cotangent, diagonal> for the weights, [N, d+1], to `out`."""
+        """Write the gradient of <cotangent, diagonal of K> for the weights to `out` [N, d+1]."""
 
 
 def row_width(labels: int) -> int:
-    """Return the length of the zero-padded rows in which fused engines keep marginals."""
+    """Return the length of the zero-padded rows in which fused engines store L marginals."""
     step = _limits.NARROW_STEP if labels <= _limits.NARROW_LABELS else _limits.WIDE_STEP
     return (labels + step - 1) // step * step
 
@@ -229,8 +230,8 @@ class FusedEngine(Engine, Protocol):
         `memory_budget` limits the bytes of `saved` per problem. If the marginals of all iterations
         exceed it, the values at the vertices are saved instead, provided that there are fewer
         vertices than points and that no diagonal (i = j) term is removed. Return False if the
-        logits of a problem hold NaN, +infinity, or -infinity alone at a pixel; its results are
-        then undefined.
+        logits of a problem contain NaN or +infinity, or are -infinity for all labels of a pixel;
+        the results of that problem are then undefined.
         """
 
     def mean_field_backward(

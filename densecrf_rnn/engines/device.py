@@ -1,7 +1,8 @@
 """Structs that the device modules `_cuda` and `_serial` read by field name.
 
-Arrays are addresses in device memory, 0 for an array that is not there; their layouts are in
-cpp/cuda/views.hpp and cpp/cuda/engine.hpp. Points are numbered through the batch.
+Arrays are given by their address in device memory, 0 for an optional array that is absent; their
+layouts are in cpp/cuda/views.hpp and cpp/cuda/engine.hpp. Points are numbered consecutively over
+all images of a batch.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 
 class Stream(NamedTuple):
-    """Where work is queued; zeros for the serial launcher."""
+    """The CUDA stream on which work is queued; zeros for the serial launcher."""
 
     device: int
     handle: int
@@ -28,13 +29,13 @@ class DeviceFeatures(NamedTuple):
 
 
 class SortedKeys(NamedTuple):
-    """Vertex keys with their sorted order and the number of each distinct one."""
+    """Vertex keys, the order that sorts them, and consecutive numbers of the distinct keys."""
 
-    entries: int
-    distinct: int
+    entries: int  # number of keys
+    distinct: int  # number of distinct keys
     keys: int  # [words, entries] uint64
-    order: int  # [entries] int32
-    number: int  # [entries] int32
+    order: int  # [entries] int32: index of the key at each sorted position
+    number: int  # [entries] int32: number of the distinct key at each sorted position, from 1
 
 
 class LinkRoom(NamedTuple):
@@ -48,25 +49,25 @@ class LinkRoom(NamedTuple):
 
 
 class DeviceLattice(NamedTuple):
-    """The lattices of a batch, or one lattice that serves all images."""
+    """The lattices of a batch, one per image, or a single lattice used by all images."""
 
     images: int
     points: int
     dims: int
     vertex: int  # [images points, dims + 1] int32
     weight: int  # [images points, dims + 1]
-    links: int  # int32, as `link` wrote them
+    links: int  # [links_size] int32, as written by `link`
     links_size: int
 
 
 class DeviceGridAxis(NamedTuple):
     """One axis of a grid kernel; see `GridAxis`."""
 
-    size: int  # pixels
-    cells: int
-    radius: int
+    size: int  # number of pixels
+    cells: int  # number of cells
+    radius: int  # of the blur, in cells
     cell: int  # [size] int32, the first of the three cells that a pixel touches
-    first: int  # [cells + 1] int32, the number of pixels whose first cell is a lower one
+    first: int  # [cells + 1] int32: for each cell, the number of pixels with a lower first cell
     splat: int  # [size, 3]
     slice: int  # [size, 3]
     band: int  # [2 radius + 1]
@@ -80,7 +81,7 @@ class DeviceKernel(NamedTuple):
     before: int
     after: int
     diagonal: int
-    grid_scales_per_image: bool  # else those of a grid serve all images
+    grid_scales_per_image: bool  # whether before, after, diagonal of a grid differ between images
 
 
 class DeviceModel(NamedTuple):
@@ -89,14 +90,14 @@ class DeviceModel(NamedTuple):
     images: int
     points: int
     labels: int
-    width: int  # of padded rows; see `row_width`
+    width: int  # length of padded rows; see `row_width`
     iterations: int
     coupling: int  # [kernels, L, L]
     kernels: Sequence[DeviceKernel]
 
 
 class DeviceGradient(NamedTuple):
-    """Where the gradient of one kernel goes; zeros: it is not wanted."""
+    """Output arrays for the gradient of one kernel; zeros if the gradient is not required."""
 
     weight: int = 0  # [images points, dims + 1]
     before: int = 0  # [images points]

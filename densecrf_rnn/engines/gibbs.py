@@ -1,4 +1,4 @@
-"""Engines that sample grid CRFs: their input, their operations and the module of each backend."""
+"""Engines that sample grid CRFs: their input structs, their operations, a module per backend."""
 
 import importlib
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from . import registry
 
 
 class Colouring(NamedTuple):
-    """Coefficients of the colours (a column + b row) mod m.
+    """A colouring of the pixels: the colour of a pixel is (a column + b row) mod m.
 
-    No two pixels of one colour are neighbours.
+    No two pixels of one colour are neighbours, so all of them can be drawn at once.
     """
 
     a: int
@@ -28,9 +28,9 @@ class Colouring(NamedTuple):
 
 @dataclass(frozen=True)
 class GibbsProblem:
-    """Sweeps of a batch of grid CRFs that share tables and edge classes.
+    """Inputs and outputs of Gibbs sweeps over a batch of grid CRFs with shared tables.
 
-    The fields of type Any are arrays of the engine: NumPy arrays, or tensors.
+    Fields of type Any are NumPy arrays for engines on NumPy arrays, and tensors for devices.
 
     Raises
     ------
@@ -46,8 +46,8 @@ class GibbsProblem:
     seed: int  # below 2^64
     chains: Array  # [B] uint64; the random numbers depend on seed, chain, sweep and pixel
     first_sweep: Array  # [B] uint64, number of the first sweep of each chain
-    inverse_temperature: Array  # [S] float32, one per sweep; infinity takes the argmax
-    marginals: Any  # [B, H, W, L] float64, each conditional is added to it; or None
+    inverse_temperature: Array  # [S] float32, one per sweep; infinity selects the argmax
+    marginals: Any  # [B, H, W, L] float64, to which each conditional is added; or None
     changes: Array  # [B, S] int64, output: number of labels that each sweep changed
 
     def __post_init__(self) -> None:
@@ -66,11 +66,11 @@ class DeviceNeighbours(NamedTuple):
     classes: int
     labels: int
     rows: int  # [2 classes, labels + 1, labels] float32
-    step: int  # [classes] int64, from a pixel to its neighbour in the padded labels
+    step: int  # [classes] int64: index of the neighbour minus that of the pixel, in padded labels
 
 
 class DeviceGibbsBatch(NamedTuple):
-    """A `GibbsProblem` on a device: arrays are addresses. See GibbsBatch in cpp/cuda/engine.hpp."""
+    """A `GibbsProblem` on a device, with addresses of arrays; GibbsBatch in cpp/cuda/engine.hpp."""
 
     images: int
     height: int
@@ -78,11 +78,11 @@ class DeviceGibbsBatch(NamedTuple):
     neighbours: DeviceNeighbours
     logits: int  # [B, H, W, L] float32
     labels: int  # [B, H, W] int32
-    padded_size: int  # labels of an image with its margin,
-    padded_first: int  # index of the first pixel among them,
-    padded_stride: int  # and distance between rows
+    padded_size: int  # number of labels of an image that is padded by a margin
+    padded_first: int  # index of the image's first pixel in the padded image
+    padded_stride: int  # index distance between rows of the padded image
     colours: int
-    step: int  # distance of pixels of a colour in a row
+    step: int  # column distance between pixels of the same colour in a row
     first: int  # [colours, colours] int32: first column of a colour in row mod colours, or -1
     seed: int
     chain: int  # [B] uint64
@@ -94,7 +94,7 @@ class DeviceGibbsBatch(NamedTuple):
 
 
 class GibbsEngine(Protocol):
-    """A module that samples grid CRFs; the results of all of them are bit-identical."""
+    """A module that samples grid CRFs; the results of all such modules are bit-identical."""
 
     def gibbs_sweep(self, problem: GibbsProblem, threads: int) -> None:
         """Draw every pixel once in each sweep, one colour after another."""
@@ -102,14 +102,14 @@ class GibbsEngine(Protocol):
     def gibbs_statistics(
         self, labels: Array, offsets: Array, counts: Array, threads: int
     ) -> None:
-        """Add the label pairs of all edges of labels [B, H, W] to counts [C, L, L] int64."""
+        """Count the label pairs of all edges of labels [B, H, W] into counts [C, L, L] int64."""
 
 
 _MODULES = {"cpu": "densecrf_rnn._cpu", "numba": "densecrf_rnn.reference.gibbs_numba"}
 
 
 def gibbs_engine(name: str) -> GibbsEngine:
-    """Return the Gibbs engine of backend `name`; "auto" takes the preferred one that can run.
+    """Return the Gibbs engine of backend `name`; "auto" selects the first that can run.
 
     Raises
     ------

@@ -89,5 +89,6 @@ class Numba:
 
 
 def _fits(name: str, array: Array, shape: tuple[int, ...]) -> None:
+    """Raise ValueError if `array` does not have the given shape."""
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape} where {shape} is needed")

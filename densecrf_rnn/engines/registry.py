@@ -1,4 +1,4 @@
-"""Engines by name, and the reason why one cannot run here. Only `engines/` loads native code."""
+"""Select an engine by name, or say why it cannot run here. Only `engines/` loads native code."""
 
 import importlib
 import importlib.util
@@ -13,7 +13,7 @@ from .numba import Numba
 
 @cache
 def _native() -> FusedEngine:
-    """Return the native module: its functions read the structs of `contract` by field name."""
+    """Return the native CPU module, which reads the structs of `contract` by field name."""
     from .. import _cpu
 
     try:
@@ -23,26 +23,26 @@ def _native() -> FusedEngine:
     return _cpu
 
 
-# Engines for NumPy arrays in order of preference; "auto" takes the first that can run.
+# Engines for NumPy arrays in order of preference; "auto" selects the first that can run.
 _ENGINES: dict[str, Callable[[], Engine]] = {"cpu": _native, "numba": cache(Numba)}
 
-# Engines for batches of torch tensors (nn/device.py), and the device on which tensors must be.
+# Engines for batches of torch tensors (nn/device.py), with the device on which the tensors must be.
 # "serial" runs the CUDA programs in one CPU thread, for tests.
 _DEVICES = {"cuda": "cuda", "serial": "cpu"}
 
-_can_run: set[str] = set()  # names that `why_unavailable` has found to run
+_can_run: set[str] = set()  # cache of `why_unavailable`: names of engines that can run
 
-# The native modules are densecrf_rnn._<name>; what builds each of them.
+# How to build each native module densecrf_rnn._<name>.
 _BUILDS = {
-    "cpu": "reinstall where a C++17 compiler is found; in a checkout pip install -e ., for an "
-    "installed copy is not seen from inside the source folder",
+    "cpu": "install a C++17 compiler and reinstall; in a source checkout use pip install -e ., "
+    "because Python started there imports the source folder instead of an installed copy",
     "cuda": "reinstall with a CUDA compiler (nvcc)",
     "serial": "reinstall with DENSECRF_RNN_SERIAL=ON",
 }
 
 
 def why_unavailable(name: str) -> str | None:
-    """Return one sentence why the engine `name` cannot run here, or None if it can."""
+    """Return a sentence that says why the engine `name` cannot run here, or None if it can."""
     if name in _can_run:
         return None
     reason = _why_unavailable(name)
@@ -52,6 +52,7 @@ def why_unavailable(name: str) -> str | None:
 
 
 def _why_unavailable(name: str) -> str | None:
+    """Compute the result of `why_unavailable`."""
     if name == "numba":
         missing = importlib.util.find_spec("numba") is None
         return "numba is not installed; pip install 'densecrf-rnn[numba]'" if missing else None
@@ -90,7 +91,7 @@ def resolve(name: str) -> str:
     Raises
     ------
     BackendUnavailableError
-        It cannot run here, or with "auto" no engine can.
+        That engine cannot run here, or `name` is "auto" and no engine can.
     """
     if name != "auto":
         reason = why_unavailable(name) if isinstance(name, str) else "its name must be a string"
@@ -112,7 +113,7 @@ def engine(name: str) -> Engine:
     Raises
     ------
     BackendUnavailableError
-        It cannot run here, or computes on torch tensors only.
+        That engine cannot run here, or computes on torch tensors only.
     """
     name = resolve(name)
     if name in _DEVICES:
@@ -132,7 +133,7 @@ def fused(engine: Engine) -> FusedEngine | None:
 def device_module(name: str, device: str) -> Any:
     """Return the native module that computes on torch tensors on a `device` ("cpu" or "cuda").
 
-    None: tensors on that device are passed to `engine` as NumPy arrays.
+    Return None if tensors on that device are passed to the engine `name` as NumPy arrays.
 
     Raises
     ------
@@ -152,7 +153,7 @@ def device_module(name: str, device: str) -> Any:
 
 
 def native_compiler() -> str | None:
-    """Return name and version of the compiler of the native CPU module, or None without it."""
+    """Return the compiler of the native CPU module, with version, or None without the module."""
     if why_unavailable("cpu") is not None:
         return None
     return str(importlib.import_module("densecrf_rnn._cpu").compiler)
@@ -161,8 +162,8 @@ def native_compiler() -> str | None:
 def native_isa() -> str | None:
     """Return the instruction set of the native CPU module's loops, or None without the module.
 
-    It is the best one of this processor, unless the environment variable DENSECRF_RNN_ISA selects
-    a lesser one: baseline, avx2 or avx512.
+    It is the best that this processor has, unless the environment variable DENSECRF_RNN_ISA
+    selects a lower one: baseline, avx2 or avx512.
 
     Raises
     ------
@@ -176,7 +177,9 @@ def native_isa() -> str | None:
 
 
 def cuda_facts() -> dict[str, Any] | None:
-    """Return the CUDA module's architectures, compiler, driver and devices, or None without it.
+    """Return the CUDA module's architectures, compiler, driver and devices, by name.
+
+    Return None if the module was not compiled or cannot be loaded.
 
     Each device has a name, a capability (10 major + minor) and a memory (bytes).
     """
@@ -188,7 +191,7 @@ def cuda_facts() -> dict[str, Any] | None:
         return None
     try:
         devices = module.devices()
-    except RuntimeError:  # no driver, or no device; why_unavailable says it
+    except RuntimeError:  # no driver or no device, which why_unavailable reports
         devices = []
     names = ("name", "capability", "memory")
     return {

@@ -1,4 +1,4 @@
-"""From an image to the kernels of a mean field: features, lattices or a grid, normalisation."""
+"""Build the kernels of a mean field for an image: features, lattices or a grid, normalisation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +26,7 @@ def build_kernels(
     lattices: Lattices | None = None,
     window: kernels.Window | None = None,
 ) -> list[engines.MeanFieldKernel]:
-    """Build the operator N K of each kernel of `params`, in the order of `kernels.weights`.
+    """Build the normalised operator N K of each kernel of `params`, as `kernels.weights` orders.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def build_kernels(
     lattices : dict, optional
         Cache of lattice kernels; missing ones are built and added.
     window : Window, optional
-        The place of `image` in a larger image.
+        The position of `image` in a larger image.
     """
     lattices = {} if lattices is None else lattices
     options = (params.normalization, params.self_term, params.feature_order, params.quality)
@@ -56,7 +56,7 @@ def build_kernels(
         positions = kernels.positions(
             size, params.feature_order, spacing, dtype.type, window and window.origin
         )
-        with np.errstate(over="ignore", invalid="ignore"):  # pixels outside the mask
+        with np.errstate(over="ignore", invalid="ignore"):  # masked-out pixels hold any values
             features = [kernel.features(positions, image) for kernel in missing]
         if pixel is not None:
             features = [rows.T[:, pixel].T for rows in features]
@@ -84,7 +84,7 @@ def _plans(
     engine: engines.Engine,
     threads: int,
 ) -> list[engines.Plan]:
-    """Build the lattices of feature rows [N, d]; raise for values that no lattice can hold."""
+    """Build the lattice of each array of feature rows [N, d]; raise if one cannot be indexed."""
     for rows in features:
         checks.feature_rows(rows)
     plans = [
@@ -103,7 +103,7 @@ def _plans(
 def _normalized(
     plan: engines.Plan, params: CRFParams, engine: engines.Engine, threads: int
 ) -> engines.LatticeKernel:
-    """Compute the scales and the diagonal of the operator N K of one lattice."""
+    """Compute the scales and the diagonal of one lattice's operator N K, as `params` says."""
     points, dtype = len(plan.vertex), plan.weight.dtype
     diagonal = before = after = None
     if not params.self_term:

@@ -1,8 +1,8 @@
 """The spatial kernel on a regular grid: separable and exactly symmetric (docs/math.md).
 
 Along each axis K = S B S'. S spreads a pixel over three cells with quadratic B-spline weights. B is
-a sampled Gaussian, narrower than the kernel by the variance that the splines add. Everything here
-depends on the size of an image, not on its values.
+a sampled Gaussian, whose variance is that of the kernel minus the variance that the splines add.
+The kernel depends on the size of an image, not on its values.
 """
 
 import math
@@ -18,8 +18,8 @@ from ..kernels import Window, normalizer
 from ..params import Normalization
 
 
-# Width of a cell in bandwidths. The error grows with its third power; the number of cells in an
-# image falls with its square (docs/accuracy.md).
+# Width of a cell in bandwidths. The error grows with the third power of the width; the number of
+# cells in an image falls with its square (docs/accuracy.md).
 _SPACING = 0.8
 # With cells of fewer pixels the grid is no faster than filtering the pixels themselves.
 _SMALLEST_CELL = 1.5
@@ -62,7 +62,7 @@ def axis(pixels: int, sigma: float) -> GridAxis:
 
 
 def part(axis: GridAxis, start: int, stop: int) -> GridAxis:
-    """Cut out the grid of the pixels `start` to `stop`; its matrix is that block of the axis's."""
+    """Cut out the grid of pixels `start` to `stop`; its K is that block of the axis's K."""
     cell = axis.cell[start:stop] - axis.cell[start]
     cells = int(cell[-1]) + 3
     cut = max(0, len(axis.band) // 2 - (cells - 1))  # taps to drop at each end
@@ -93,7 +93,7 @@ def matrix(axis: GridAxis) -> Array:
 
 
 def _along(axis: GridAxis, splat: Array, slice_: Array, values: Array) -> Array:
-    """Filter values along the axis, with the taps `splat` and `slice_`. [n, C] -> [n, C]
+    """Filter values along the axis, with taps `splat` and `slice_` for S. [n, C] -> [n, C]
 
     The time is linear in n: each block of cells is a product of small matrices.
     """
@@ -117,14 +117,14 @@ def _along(axis: GridAxis, splat: Array, slice_: Array, values: Array) -> Array:
 
 
 def _spread(cell: Array, taps: Array, cells: int) -> Array:
-    """Compute S for some pixels and cells, ignoring taps on other cells. [n, cells]"""
+    """Compute S of n pixels restricted to the cells 0 to `cells` - 1. [n, cells]"""
     out = np.zeros((len(cell), cells + 4))  # two more cells at each end, cut off below
     np.put_along_axis(out, cell[:, None] + np.arange(2, 5), taps, axis=1)
     return out[:, 2:-2]
 
 
 def _banded(band: Array, rows: Array, columns: Array) -> Array:
-    """Compute B for some cells. [rows, columns]"""
+    """Compute the block of B for some rows and columns of cells. [rows, columns]"""
     distance = np.abs(rows[:, None] - columns)
     half = band[len(band) // 2 :]
     return np.where(distance < len(half), half[np.minimum(distance, len(half) - 1)], 0.0)
@@ -156,7 +156,7 @@ def build(
     """Build the operator N K of the pixels of an image or, with `window`, of a tile.
 
     The kernel of an image is cached if its scales are one number per row and column instead of one
-    per pixel. Those of tiles are not: small arrays that outlive a tile fragment the heap.
+    per pixel. Kernels of tiles are not cached: small arrays that outlive a tile fragment the heap.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ def build(
     pixel : ndarray [N] int32, optional
         Indices of the pixels inside the mask; default all.
     window : Window, optional
-        The place of the tile in its image.
+        The position of the tile in its image.
     """
     if self_term and pixel is None and window is None:
         return _cached(size, sigmas, normalization, dtype)
@@ -188,6 +188,7 @@ def build(
 def _cached(
     size: tuple[int, ...], sigmas: tuple[float, ...], normalization: Normalization, dtype: Any
 ) -> GridKernel:
+    """Build the kernel of a whole image, with self term and without mask."""
     return normalized(list(map(axis, size, sigmas)), normalization, True, dtype)
 
 
@@ -198,7 +199,7 @@ def normalized(
     dtype: Any,
     pixel: Array | None = None,
 ) -> GridKernel:
-    """Compute the scales of N K for the grid of some axes; arguments as in `build`."""
+    """Build the operator N K from the grids of the axes; other arguments as in `build`."""
     taps = tuple(axis.taps for axis in axes)
     how = normalizer(normalization)
     if self_term and (pixel is None or not how.needs_mass):
@@ -222,12 +223,12 @@ def normalized(
 
 
 def _product(factors: Sequence[Array]) -> Array:
-    """Multiply one factor per axis at every pixel. [N]"""
+    """Compute the product over the axes of one factor [n] per axis, at every pixel. [N]"""
     return reduce(np.multiply.outer, factors).ravel()
 
 
 def filtered(kernel: GridKernel, values: Array) -> Array:
-    """Filter values at the kernel's points, without its per-pixel scales. [N, C] -> [N, C]"""
+    """Filter values at the kernel's points, without scales per pixel. [N, C] -> [N, C]"""
     size, channels = kernel.size, values.shape[1]
     field = values
     if kernel.pixel is not None:

@@ -1,4 +1,4 @@
-"""Mean-field inference of a dense CRF on NumPy arrays: check, build, run, shape."""
+"""Mean-field inference of a dense CRF on NumPy arrays, in four steps: check, build, run, shape."""
 
 import math
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def mean_field(
     ----------
     logits : ndarray [L, H, W] or [L, D, H, W], float32 or float64
         Log-likelihood of each label up to a constant per pixel, as networks return it; higher is
-        more probable. -inf excludes a label. L = 1: one logit x, treated as the labels (0, x).
+        more probable. -inf excludes a label. L = 1: one logit x, treated as the two logits (0, x).
     image : ndarray [H, W, C] or [D, H, W, C], integer or floating point
         Guide of the appearance kernel, up to 14 channels (13 in 3-D), in the units of
         ``params.theta_beta`` (0..255 by default).
@@ -49,7 +49,7 @@ def mean_field(
         Number T of mean-field updates; 0 returns the logits.
     mask : ndarray [H, W] or [D, H, W] of bool, optional
         Pixels where the mask is False are excluded: they neither send nor receive messages and
-        keep their logits. Logits and image may be NaN there.
+        keep their logits. At these pixels logits and image may be NaN.
     spacing : sequence of one float per spatial axis, optional
         Pixel size along each axis of `logits`, in the unit of theta_alpha and theta_gamma.
     backend : str
@@ -105,7 +105,7 @@ def infer(
 ) -> Array:
     """Compute `mean_field` or, with `marginals`, the softmax of its result.
 
-    Check, build, run, shape: `refine`, `mean_field`, tiles and tuning all come through here.
+    `refine`, `mean_field`, tiles and tuning all call this function, which runs the four steps.
 
     Parameters
     ----------
@@ -118,8 +118,8 @@ def infer(
     lattices : dict, optional
         Cache of lattice kernels; missing ones are built and added.
     window : Window, optional
-        The arrays are a tile at this place. Suspicious values (an image in 0..1) then raise no
-        warning: in a dark tile they may be right.
+        The position of these arrays in a larger image, of which they are a tile. Suspicious values
+        (an image in 0..1) then cause no warning: in a dark tile they may be right.
     """
     iterations = checks.count("iterations", iterations, 0)
     problem = check(
@@ -155,7 +155,7 @@ class Problem:
 
     logits: Array  # [L, *S]
     params: CRFParams
-    coupling: Array  # [M, K, K], K = max(L, 2): mu W of each kernel, from sender to receiver
+    coupling: Array  # [M, K, K], K = max(L, 2): mu W of each kernel; columns are the sender's label
     mask: Array | None  # [*S] bool; None: all pixels
     spacing: tuple[float, ...]
     engine: engines.Engine
@@ -165,7 +165,7 @@ class Problem:
     guide: Array  # the image inside the mask [N, C]; without a mask [*S, C]
 
     def check_values(self, advise: bool) -> None:
-        """Check the values inside the mask; warn about suspicious ones where `advise` is True."""
+        """Check the values inside the mask; with `advise`, warn about suspicious ones."""
         checks.logits_values(self.unary, batched=False, advise=advise)
         checks.image_values(self.guide, self.params.theta_beta, advise=advise)
 
@@ -261,8 +261,7 @@ def run(
 ) -> Array | None:
     """Run all iterations, at least one, on logits [L, N] of at least two labels.
 
-    Return U', or with `marginals` its softmax. None: the engine found values in the logits that it
-    cannot compute with.
+    Return U' or, with `marginals`, its softmax; or None if the engine rejects the logits' values.
     """
     fused = engines.fused(engine)
     if fused is None or len(built) > MAX_KERNELS:
@@ -283,7 +282,7 @@ def iterate(
     engine: engines.Engine,
     threads: int,
 ) -> Array:
-    """Run the iterations on an engine that only filters. [L, N] -> [L, N]"""
+    """Run the iterations in NumPy, on an engine without a fused mean field. [L, N] -> [L, N]"""
     filters = [Filter(kernel, engine, threads) for kernel in built]
     u = np.ascontiguousarray(logits.T)  # [N, L]
     refined = u
@@ -296,7 +295,10 @@ def iterate(
 
 @dataclass(frozen=True)
 class Filter:
-    """A kernel as a function of values [N, L]: after * (K - diag(diagonal)) (before * values)."""
+    """Filtering by one kernel, called on values [N, L].
+
+    The result [N, L] is after * (K - diag(diagonal)) (before * values).
+    """
 
     kernel: engines.MeanFieldKernel
     engine: engines.Engine
@@ -322,13 +324,13 @@ class Filter:
 
 
 def as_rows(logits: Array) -> Array:
-    """Flatten logits [L, ...] to contiguous [L, N]; one logit x becomes the labels (0, x)."""
+    """Flatten logits [L, ...] to contiguous [L, N]; one logit x becomes the two logits (0, x)."""
     rows = np.ascontiguousarray(logits.reshape(len(logits), -1))
     return np.concatenate([np.zeros_like(rows), rows]) if len(rows) == 1 else rows
 
 
 def _as_images(refined: Array, problem: Problem, marginals: bool) -> Array:
-    """Undo `as_rows`; pixels outside the mask keep their logits or the marginals of these."""
+    """Undo `as_rows`; pixels outside the mask get their own logits or, if asked, marginals."""
     logits, mask = problem.logits, problem.mask
     if len(logits) == 1:
         refined = refined[1:] if marginals else refined[1:] - refined[:1]
@@ -350,7 +352,7 @@ def _marginals(logits: Array) -> Array:
 
 def softmax(logits: Array, axis: int) -> Array:
     """Compute marginals, which sum to 1 over the labels along `axis`."""
-    with np.errstate(over="ignore", invalid="ignore"):  # far below the peak; NaN outside a mask
+    with np.errstate(over="ignore", invalid="ignore"):  # huge differences; NaN outside a mask
         q = logits - logits.max(axis=axis, keepdims=True)
         np.exp(q, out=q)
         q /= q.sum(axis=axis, keepdims=True)
@@ -359,6 +361,6 @@ def softmax(logits: Array, axis: int) -> Array:
 
 def log_softmax(logits: Array, axis: int) -> Array:
     """Compute the logarithms of the marginals."""
-    with np.errstate(over="ignore"):  # far below the peak
+    with np.errstate(over="ignore"):  # huge differences become -inf, whose exponential is 0
         shifted = logits - logits.max(axis=axis, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))

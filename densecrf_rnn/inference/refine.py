@@ -28,7 +28,7 @@ def refine(
     logits : ndarray [L, H, W] or [L, D, H, W], float32 or float64
         Log-likelihood of each label up to a constant per pixel; higher is more probable. Log
         probabilities are logits too. -inf excludes a label. L = 1: one logit x for the
-        foreground, treated as the labels (0, x).
+        foreground, treated as the two logits (0, x).
     image : ndarray [H, W, C] or [D, H, W, C], integer or floating point
         The image, up to 14 channels (13 in 3-D), in the units of ``params.theta_beta`` (0..255).
     params : CRFParams
@@ -40,8 +40,8 @@ def refine(
     iterations : int, at least 0
         Number of mean-field updates.
     mask : ndarray [H, W] or [D, H, W] of bool, optional
-        Pixels where the mask is False are excluded and get the softmax of their logits. Logits
-        and image may be NaN there.
+        Pixels where the mask is False are excluded and get the softmax of their logits. At these
+        pixels logits and image may be NaN.
     spacing : sequence of one float per spatial axis, optional
         Pixel size along each axis of `logits`, in the unit of theta_alpha and theta_gamma.
     backend : str
@@ -63,8 +63,8 @@ def refine(
 
     Notes
     -----
-    [KK11] algorithm 1; the softmax of `mean_field`. It is computed in the dtype of `logits`.
-    Arguments are never modified.
+    [KK11] algorithm 1. The result is the softmax of `mean_field`, computed in the dtype of
+    `logits`. Arguments are never modified.
 
     Examples
     --------

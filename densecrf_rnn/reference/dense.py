@@ -12,8 +12,8 @@ import numpy as np
 
 from .._typing import Array
 
-# A point whose mass n = K 1 is at most this neither receives nor sends (docs/math.md). Written down
-# here a second time: the reference shares no arithmetic with the code that it checks.
+# A point whose mass n = K 1 is at most this neither receives nor sends messages (docs/math.md).
+# The value repeats kernels.EMPTY_MASS, because the reference shares no code with what it checks.
 EMPTY_MASS = 0.01
 
 
@@ -39,12 +39,12 @@ def gaussian_filter(features: Array, values: Array, block: int = 256) -> Array:
 def normalized_kernel(
     features: Array, normalization: str = "after", self_term: bool = True
 ) -> Array:
-    """Compute N K of features: the kernel, without its diagonal if asked, normalised. [N, N]"""
+    """Compute the normalised kernel N K of features [N, D]; arguments as in `normalized`. [N, N]"""
     return normalized(gaussian_kernel(features), normalization, self_term)
 
 
 def normalized(kernel: Array, normalization: str = "after", self_term: bool = True) -> Array:
-    """Normalise any kernel matrix K by n = K 1. [N, N] -> [N, N]"""
+    """Normalise a kernel matrix K by n = K 1, without its diagonal unless `self_term`. [N, N]"""
     if not self_term:
         kernel = kernel - np.diag(np.diag(kernel))
     inverse = np.array([1 / n if n > EMPTY_MASS else 0.0 for n in kernel.sum(1)])
@@ -131,7 +131,7 @@ def mean_field_variant(
     mus: Sequence[Array],
     update: str,
 ) -> list[Array]:
-    """Compute U' [N, L] of every iteration, each with its own weights and compatibility.
+    """Compute U' [N, L] of every iteration t, with weights[t] and mus[t] of its own.
 
     `update` turns logits into marginals: "softmax", or "relu" for `rectified`.
     """
@@ -148,7 +148,7 @@ def mean_field_variant(
 
 
 class Gradients(NamedTuple):
-    """Gradients of sum(cotangent * mean_field(...))."""
+    """The gradients of sum(cotangent * mean_field(...))."""
 
     logits: Array  # [N, L]
     weights: Array  # [M, L, L]; see `reduce_weight_gradient`
@@ -183,6 +183,9 @@ def mean_field_gradients(
 
 
 def reduce_weight_gradient(full: Array, form: str) -> Array:
-    """Reduce the gradient of matrices [M, L, L] to "full", "diagonal" [M, L] or "scalar" [M]."""
+    """Reduce a gradient [M, L, L] to the `form` of the weights.
+
+    "full" returns it unchanged, "diagonal" its diagonals [M, L], "scalar" their sums [M].
+    """
     diagonal: Array = np.einsum("mll->ml", full)
     return {"full": full, "diagonal": diagonal, "scalar": diagonal.sum(1)}[form]

@@ -2,7 +2,7 @@
 
 The first part is the model of [Kirillov15] in float64 (score, statistics, conditional). The second
 is the arithmetic that all engines reproduce bit-identically (philox, weights, draw, sweep), in
-float32 and integers. It is slow and obvious; the engines are tested against it.
+float32 and integers. It is slow and simple; the engines are tested against it.
 
 Arrays are logits [L, H, W], labels [H, W], tables [C, L, L] and offsets [C, 2]. A pixel with a
 negative label is masked out: neither it nor its edges count.
@@ -22,7 +22,7 @@ Pixel = tuple[int, int]
 
 
 def counted(labels: Array, pixel: Pixel) -> bool:
-    """Return whether a pixel is in the image and not masked out."""
+    """Return whether a pixel is in the image and not masked out, so that it counts."""
     row, column = pixel
     height, width = labels.shape
     return 0 <= row < height and 0 <= column < width and bool(labels[pixel] >= 0)
@@ -61,9 +61,9 @@ def label_scores(
 ) -> Array:
     """Return the logarithm of one pixel's conditional, up to a constant, [L].
 
-    The tables of edges that begin at the pixel are added to its logits one by one, in the order of
-    the classes; those of edges that end there are summed separately and that sum is added last. All
-    in the dtype of the logits.
+    Table entries of edges that begin at the pixel are added to its logits one by one, in the order
+    of the classes. Entries of edges that end at it are summed separately, and that sum is added
+    last. All sums are in the dtype of the logits.
     """
     row, column = pixel
     outward = logits[:, row, column].copy()
@@ -90,9 +90,9 @@ def conditional(
 PHILOX_ROUNDS = 10
 PHILOX_FACTORS = (0xD2511F53, 0xCD9E8D57)
 PHILOX_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
-# Of the polynomial for exp(r), the highest power first.
+# Coefficients of the polynomial that approximates exp(r), the highest power first.
 EXP_COEFFICIENTS = (1.3981999e-3, 8.3683203e-3, 4.1666485e-2, 1.6666521e-1, 0.5, 1.0, 1.0)
-WEIGHT_BITS = 24  # of the largest weight: a float32 holds it exactly
+WEIGHT_BITS = 24  # the largest weight is 2^24, which float32 represents exactly
 _WORD = 0xFFFFFFFF
 
 
@@ -139,16 +139,19 @@ def exponential(x: Array) -> Array:
 
 
 def weight_scale(labels: int) -> Any:
-    """Return the weight of the most probable label; the sum of all weights stays below 2^32."""
+    """Return the weight of the most probable of `labels` labels, a power of two, as float32.
+
+    It is small enough for the sum of all weights to stay below 2^32.
+    """
     return np.float32(2.0 ** min(WEIGHT_BITS, 32 - labels.bit_length()))
 
 
 def weights(scores: Array, inverse_temperature: float = 1.0) -> Array:
     """Return the conditional of float32 scores [L] as unnormalised integer weights.
 
-    A sum of integers does not depend on the order.
+    Integers, because their sum does not depend on the order of addition.
     """
-    if np.isinf(inverse_temperature):  # the lowest of the most probable labels
+    if np.isinf(inverse_temperature):  # argmax; of equal scores, the lowest label
         return (np.arange(len(scores)) == scores.argmax()).astype(np.int64)
     with np.errstate(over="ignore"):  # -infinity gives the weight 0
         x = (scores - scores.max()) * np.float32(inverse_temperature)
@@ -176,8 +179,8 @@ def sweep(
 ) -> tuple[Array, Array]:
     """Draw each pixel once; return the labels and the conditionals they were drawn from.
 
-    Logits and tables are float32; `order` lists the pixels as row * W + column. Returns [H, W] and
-    [L, H, W] float64, the latter 0 outside the mask.
+    Logits and tables are float32; `order` lists the pixels as row * W + column. The labels are
+    [H, W]; the conditionals are [L, H, W] float64 and 0 outside the mask.
     """
     labels = labels.copy()
     found = np.zeros(logits.shape)

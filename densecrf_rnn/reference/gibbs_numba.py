@@ -1,6 +1,6 @@
-"""The Gibbs sweep in Numba, one colour after another: the engine without a native module.
+"""The Gibbs sweep in Numba, one colour after another: used where no native module was compiled.
 
-Each step is that of reference/gibbs.py, so that results are bit-identical. It is serial.
+Each step computes what reference/gibbs.py does, so results are bit-identical. It is serial.
 """
 
 import math
@@ -31,9 +31,9 @@ def philox(counter, key):
 
 @compiled
 def _exponential(x, cell, bits):
-    """Return exp(x) of a float32 x <= 0.
+    """Return exp(x) of a float32 x <= 0, as `exponential` in reference/gibbs.py does.
 
-    `cell` [1] float32 and its uint32 view `bits` are scratch.
+    `cell` [1] float32 and its uint32 view `bits` are scratch memory.
     """
     magic = np.float32(12583039.0)
     clamped = x if x > np.float32(-88.0) else np.float32(-88.0)
@@ -53,7 +53,10 @@ def _sweep(
     logits, labels, tables, offsets, a, b, m, step, key, chain, number, beta, scale, marginals,
     scratch,
 ):
-    """Sweep one image once; return the number of changed labels. `marginals` may be empty."""
+    """Draw each pixel of one image once; return the number of changed labels.
+
+    The conditionals are added to `marginals` [H, W, L], unless it is empty.
+    """
     count, height, width = logits.shape
     greedy = np.isinf(beta)
     outward, inward, weight, counter, cell, bits = scratch
@@ -112,7 +115,7 @@ def _sweep(
 
 
 def gibbs_sweep(problem: Any, threads: int) -> None:
-    """Run the sweeps of an `engines.gibbs.GibbsProblem`; serial, whatever `threads` is."""
+    """Run the sweeps of an `engines.gibbs.GibbsProblem`; `threads` is ignored."""
     p = problem
     count = p.logits.shape[1]
     key = np.array([p.seed & 0xFFFFFFFF, p.seed >> 32], np.uint32)
@@ -135,7 +138,7 @@ def gibbs_sweep(problem: Any, threads: int) -> None:
 
 @compiled
 def gibbs_statistics(labels, offsets, counts, threads):
-    """Add the label pairs of all edges of labels [B, H, W] to counts [C, L, L]."""
+    """Count the label pairs of all edges of labels [B, H, W] into counts [C, L, L]."""
     height, width = labels.shape[1:]
     for c in range(len(offsets)):
         for image, row, column in np.ndindex(labels.shape):

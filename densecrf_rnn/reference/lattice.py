@@ -14,8 +14,9 @@ from .compiled import compiled
 
 # Blur weight of each of a vertex's two neighbours along an axis; its own is 1.
 BLUR_SIDE = 0.5
-# Variances along every feature, in units of (d+1)^2. The blur's is that of one axis, as its steps
-# along all d + 1 axes are isotropic; splat and slice spread a point over its simplex.
+# Variances along every feature, in units of (d+1)^2. The blurs along all d + 1 axes together are
+# isotropic and add the variance of one axis's weights 1/2, 1, 1/2 in every direction. Splat and
+# slice add variance because they spread a point over its simplex.
 BLUR_VARIANCE = 2 * BLUR_SIDE / (1 + 2 * BLUR_SIDE)
 SPLAT_VARIANCE = 1 / 12
 FILTER_VARIANCE = BLUR_VARIANCE + 2 * SPLAT_VARIANCE
@@ -24,8 +25,8 @@ FILTER_VARIANCE = BLUR_VARIANCE + 2 * SPLAT_VARIANCE
 def elevation_scale(dims: int, dtype: Any) -> Array:
     """Compute the scale of each feature for which the filter has unit variance. [d]
 
-    The first factor is rounded to `dtype` separately, as in pydensecrf, so that points on faces
-    between simplices are assigned to the same simplex.
+    The factor `common` is rounded to `dtype` separately, as in pydensecrf, so that points on faces
+    between simplices are assigned to the same simplex as there.
     """
     i = np.arange(dims, dtype=np.float64)
     common = np.float64(np.dtype(dtype).type(np.sqrt(FILTER_VARIANCE) * (dims + 1)))
@@ -36,7 +37,8 @@ def elevation_scale(dims: int, dtype: Any) -> Array:
 def _locate(feature, scale, up, down, elevated, delta, rank, quotient, weight):
     """Find the simplex of one point: quotient and rank per axis, weight per vertex. [d+1] each
 
-    Vertex k has the coordinates (d+1) (quotient_j - [rank_j > d-k]) + k; k is its remainder.
+    Vertex k has the coordinates (d+1) (quotient_j - [rank_j > d-k]) + k for j = 0..d, all of which
+    have the remainder k. The other arguments are constants and scratch arrays [d+1].
     """
     d = feature.size
     total = up - up  # 0 of the array's dtype
@@ -69,7 +71,7 @@ def _locate(feature, scale, up, down, elevated, delta, rank, quotient, weight):
             rank[j] -= d + 1
             quotient[j] -= 1
             delta[j] += up
-        elevated[rank[j]] = delta[j] * down  # from here on: the deltas by rank, in units of d+1
+        elevated[rank[j]] = delta[j] * down  # reused: the deltas by rank, in units of d+1
     weight[0] = delta.dtype.type(1) + (elevated[d] - elevated[0])
     for k in range(1, d + 1):
         weight[k] = elevated[d - k] - elevated[d - k + 1]
@@ -98,7 +100,7 @@ def _slot(coordinate, coordinates, table):
 
 @compiled
 def _grown(coordinates, count, table):
-    """Return coordinates and hash table of twice the size with the first `count` vertices."""
+    """Return coordinates and hash table enlarged to twice the size, with `count` vertices."""
     table = np.full(2 * table.size, -1, np.int64)
     room = np.empty((table.size // 2 + 1, coordinates.shape[1]), np.int64)
     room[:count] = coordinates[:count]
@@ -123,7 +125,7 @@ def _vertex(coordinate, coordinates, count, table):
 
 @compiled
 def _step(start, axis, direction, coordinate):
-    """Write the vertex one step along `axis` from `start`: backward for 0, forward for 1."""
+    """Write to `coordinate` the neighbour of `start` along `axis`; direction 0 is backward."""
     step = 1 if direction == 1 else -1
     for j in range(start.size):
         coordinate[j] = start[j] + step
@@ -132,6 +134,7 @@ def _step(start, axis, direction, coordinate):
 
 @compiled
 def _build(features, scale, filled, vertex, weight, neighbour):
+    """Fill the arrays of a lattice, as `build` does, and return the number of vertices."""
     points, d = features.shape
     up = features.dtype.type(d + 1)
     down = features.dtype.type(1) / up
@@ -152,7 +155,7 @@ def _build(features, scale, filled, vertex, weight, neighbour):
             vertex[p, k] = v
 
     if filled:
-        for v in range(count):  # vertices of points only: one ring of neighbours
+        for v in range(count):  # over the points' vertices only, not those that are added here
             for axis in range(d + 1):
                 for direction in range(2):
                     _step(coordinates[v], axis, direction, coordinate)
@@ -169,7 +172,10 @@ def _build(features, scale, filled, vertex, weight, neighbour):
 
 @compiled
 def _feature_gradient(features, scale, d_weight, out):
-    """Apply the chain rule through `_locate`; inside a simplex rounding and ranks are constant."""
+    """Map the gradient for the weights to the features: the chain rule through `_locate`.
+
+    Inside a simplex, rounding and ranks are constant.
+    """
     points, d = features.shape
     up = features.dtype.type(d + 1)
     down = features.dtype.type(1) / up
@@ -202,7 +208,7 @@ def _splat(vertex, weight, vertices, values):
 
 @compiled
 def _blur_axes(front, neighbour, reverse):
-    """Blur along each axis, first to last or in reverse."""
+    """Blur `front` [M+1, C] along each axis, first to last or in reverse."""
     corners, vertices = neighbour.shape[:2]
     side = front.dtype.type(BLUR_SIDE)
     back = np.zeros_like(front)
@@ -219,6 +225,7 @@ def _blur_axes(front, neighbour, reverse):
 
 @compiled
 def _blur(front, neighbour, symmetric, transpose):
+    """Blur `front` [M+1, C]; with `symmetric`, average both orders of the axes."""
     if not symmetric:
         return _blur_axes(front, neighbour, transpose)
     forward = _blur_axes(front.copy(), neighbour, False)
@@ -227,6 +234,7 @@ def _blur(front, neighbour, symmetric, transpose):
 
 @compiled
 def _filter(vertex, weight, neighbour, symmetric, transpose, alpha, values, out):
+    """Splat, blur and slice values [N, C] to `out` [N, C]."""
     points, corners = vertex.shape
     front = _splat(vertex, weight, neighbour.shape[1], values)
     front = _blur(front, neighbour, symmetric, transpose)
@@ -243,7 +251,7 @@ def _filter(vertex, weight, neighbour, symmetric, transpose, alpha, values, out)
 def _filter_weight_gradient(
     vertex, weight, neighbour, symmetric, transpose, alpha, values, cotangent, out
 ):
-    """Compute the gradient of weights, which both slice `values` and splat in the adjoint."""
+    """Compute the gradient for the weights, which occur twice: in the splat and in the slice."""
     vertices = neighbour.shape[1]
     sliced = _blur(_splat(vertex, weight, vertices, values), neighbour, symmetric, transpose)
     splatted = _splat(vertex, weight, vertices, cotangent)
@@ -322,6 +330,7 @@ def _self_response(vertex, weight, neighbour, alpha, out):
 
 @compiled
 def _self_response_gradient(vertex, weight, neighbour, alpha, cotangent, out):
+    """Compute the gradient of <cotangent, diagonal of K> for the weights, `out` [N, d+1]."""
     points, corners = vertex.shape
     share = np.zeros((corners, corners), weight.dtype)
     for p in range(points):
@@ -335,7 +344,7 @@ def _self_response_gradient(vertex, weight, neighbour, alpha, cotangent, out):
 
 
 def _alpha(vertex: Array, dtype: Any) -> Array:
-    """Return the slice scale 1 / (1 + 2^-d) as an array, so that Numba keeps its dtype. [1]"""
+    """Return the slice scale 1 / (1 + 2^-d) as an array [1], whose dtype Numba keeps."""
     return np.array([1.0 / (1.0 + 2.0 ** (1 - vertex.shape[1]))], dtype)
 
 
@@ -374,7 +383,7 @@ def filter(
     symmetric: bool,
     transpose: bool,
 ) -> None:
-    """Write K values, or K' values, to `out`; both [N, C]."""
+    """Write K values or, with `transpose`, K' values to `out`; both are [N, C]."""
     alpha = _alpha(vertex, weight.dtype)
     _filter(vertex, weight, neighbour, symmetric, transpose, alpha, values, out)
 
