@@ -12,8 +12,7 @@ import numpy as np
 
 from .._atomic import replaced
 from .._typing import Array
-from .packages import PICKLED, reading, required
-from .paths import extension
+from .paths import PICKLED, extension, reading, required
 
 
 def checked(path: Path, array: Array) -> Array:

@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 from .._typing import Array
 from . import arrays, geotiff, nifti, pillow, tiff, windows
-from .packages import reading
-from .paths import extension
+from .paths import extension, reading
 
 Read = Callable[..., Array]
 Open = Callable[[Path, contextlib.ExitStack], windows.Source]
@@ -86,9 +85,7 @@ FORMATS = {
     ".npz": _array("an .npz file", arrays.read_npz, arrays.write_npz),
     ".pt": _TORCH,
     ".pth": _TORCH,
-    ".safetensors": _array(
-        "a .safetensors file that NumPy can hold", arrays.read_safetensors
-    ),
+    ".safetensors": _array("a .safetensors file that NumPy can hold", arrays.read_safetensors),
     ".h5": _HDF5,
     ".hdf5": _HDF5,
     ".zarr": _array(

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._typing import Array
 from ..tiles import Sliceable
-from .packages import reading, required
+from .paths import reading, required
 from .windows import Source, View, Write
 
 _CACHE = 512  # MB of blocks that GDAL caches; its default is a twentieth of the machine's memory
@@ -43,9 +43,8 @@ class GeoTiff(Source):
 
         An alpha band among `bands` is a channel and masks nothing.
         """
-        colours = dict(
-            zip(self._dataset.indexes, (c.name for c in self._dataset.colorinterp), strict=True)
-        )
+        dataset = self._dataset
+        colours = {i: colour.name for i, colour in zip(dataset.indexes, dataset.colorinterp)}
         if "palette" in colours.values():
             raise ValueError(
                 f"{self.path}: holds indices of a palette, not intensities; expand them first "
@@ -61,11 +60,8 @@ class GeoTiff(Source):
         if any(colours[i] == "alpha" for i in chosen):
             self._masked = bool(self._flags() - {"all_valid", "alpha", "per_dataset"})
         planes = self._bands(chosen)
-        return View(
-            (*planes.shape[1:], planes.shape[0]),
-            planes.dtype,
-            lambda where: np.moveaxis(planes[(where[-1], *where[:-1])], 0, -1),
-        )
+        shape = (*planes.shape[1:], planes.shape[0])
+        return View(shape, planes.dtype, lambda w: np.moveaxis(planes[(w[-1], *w[:-1])], 0, -1))
 
     def nonzero(self) -> Sliceable:
         """Return where the only band is not 0, bool [H, W]."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from .._atomic import replaced
 from .._typing import Array
-from .packages import reading, required
+from .paths import reading, required
 
 
 def read_volume(path: Path) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 from .. import samples
 from .._atomic import replaced
 from .._typing import Array
-from .packages import required
+from .paths import required
 
 _GAP = rb"(?:\s|#[^\n]*\n)+"
 _PGM = re.compile(rb"P[25]" + _GAP + rb"\d+" + _GAP + rb"\d+" + _GAP + rb"(\d+)")

@@ -10,6 +10,7 @@ import numpy as np
 
 from .._typing import Array
 from .. import postprocess, tiles, unaries
+from ..checks.wording import size as shown
 from ..params import CRFParams
 from .._atomic import replaced
 from . import formats
@@ -112,20 +113,14 @@ def refine_raster(
         )  # fmt: skip
         if axes == 3 and formats.kind(out) == "picture":
             raise ValueError(f"{out}: a GeoTIFF holds no volumes; write .zarr or .npy")
-        size = u.shape[1:]
-        shape, dtype = u.shape, np.float32
-        if not marginals:
-            shape, dtype = size, postprocess.label_dtype(u.shape[0])
-        nodata: float | None = None
-        if seen is not None and marginals:
-            nodata = math.nan
-        elif seen is not None:
-            dtype = postprocess.label_dtype(max(2, u.shape[0]) + 1)  # one value more than labels
-            nodata = int(np.iinfo(dtype).max)
-        with (
-            replaced(out) as partial,
-            create(partial, shape, dtype, axes, nodata, ground) as write,
-        ):
+        size, count = u.shape[1:], u.shape[0]
+        if seen is not None:
+            count = max(2, count) + 1  # one value more than labels, for nodata
+        dtype = np.float32 if marginals else postprocess.label_dtype(count)
+        most = math.nan if marginals else int(np.iinfo(dtype).max)
+        nodata = None if seen is None else most
+        shape = u.shape if marginals else size
+        with replaced(out) as part, create(part, shape, dtype, axes, nodata, ground) as write:
             done = 0
             for where, q in parts:
                 values = q if marginals else postprocess.most_probable(q).astype(dtype)
@@ -156,17 +151,14 @@ def _all(
     masks: Sequence[tuple[Source, tiles.Sliceable | None]], size: tuple[int, ...]
 ) -> tiles.Sliceable | None:
     """Return the conjunction of the masks that are not None; None if all are."""
-    given = []
-    for source, mask in masks:
-        if mask is None:
-            continue
+    given = [(source, mask) for source, mask in masks if mask is not None]
+    for source, mask in given:
         if tuple(mask.shape) != size:
-            found, wanted = (" x ".join(map(str, shape)) for shape in (mask.shape, size))
+            found, wanted = shown(mask.shape), shown(size)
             raise ValueError(f"{source.path} is {found} but logits is {wanted}; make them equal")
-        given.append(mask)
     if not given:
         return None
-    return View(size, bool, lambda where: np.logical_and.reduce([mask[where] for mask in given]))
+    return View(size, bool, lambda where: np.logical_and.reduce([mask[where] for _, mask in given]))
 
 
 def _common_ground(guide: Source, scores: Source) -> dict[str, Any]:

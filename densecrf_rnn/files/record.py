@@ -5,6 +5,7 @@ gathered in NAME.json. A file counts as done if its outputs exist with their rec
 inputs and all options are unchanged.
 """
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -109,11 +110,7 @@ class Record:
         return [(n, self._all_options.get(d, {})) for d, n in used.items() if d != self._digest]
 
     def add(
-        self,
-        stem: str,
-        inputs: Mapping[str, tuple[Path, str]],
-        outputs: Sequence[str],
-        **more: Any,
+        self, stem: str, inputs: Mapping[str, tuple[Path, str]], outputs: Sequence[str], **more: Any
     ) -> None:
         """Record a finished file. Thread-safe.
 
@@ -166,35 +163,26 @@ class Record:
 
     def _earlier(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the options by digest and the files by stem that earlier runs recorded."""
-        options: dict[str, Any] = {}
-        files: dict[str, Any] = {}
-        for part in [*self._gathered(), *self._noted()]:
-            options.update(part.get("options", {}))
-            files.update(part.get("files", {}))
-        return options, files
-
-    def _gathered(self) -> list[Any]:
-        if not self.path.is_file():
-            return []
-        try:
-            whole = json.loads(self.path.read_text(encoding="utf-8"))
-            return [{name: dict(whole[name]) for name in ("options", "files")}]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{self.path} is not the record of an earlier run; move it away, or choose another "
-                "folder"
-            ) from error
-
-    def _noted(self) -> list[Any]:
-        if not self._journal_path.is_file():
-            return []
-        parts = []
-        for line in self._journal_path.read_text(encoding="utf-8", errors="replace").splitlines():
+        parts: list[Any] = []
+        if self.path.is_file():
             try:
-                parts.append(json.loads(line))
-            except ValueError:  # a killed process wrote part of the line
-                continue
-        return parts
+                whole = json.loads(self.path.read_text(encoding="utf-8"))
+                parts.append({name: dict(whole[name]) for name in ("options", "files")})
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{self.path} is not the record of an earlier run; move it away, or choose "
+                    "another folder"
+                ) from error
+        if self._journal_path.is_file():
+            journal = self._journal_path.read_text(encoding="utf-8", errors="replace")
+            for line in journal.splitlines():
+                with contextlib.suppress(ValueError):  # a killed process wrote part of the line
+                    parts.append(json.loads(line))
+        options, files = (
+            {key: value for part in parts for key, value in part.get(name, {}).items()}
+            for name in ("options", "files")
+        )
+        return options, files
 
 
 def _hold(folder: int, name: Path) -> None:

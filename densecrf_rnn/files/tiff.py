@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from .._typing import Array
-from .packages import required
+from .paths import required
 
 
 def read_image(path: Path) -> Array:

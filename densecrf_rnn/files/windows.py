@@ -9,7 +9,7 @@ import numpy as np
 
 from .._typing import Array
 from ..tiles import Sliceable
-from .packages import required
+from .paths import required
 
 Write = Callable[[tuple[slice, ...], Array], None]
 
@@ -48,9 +48,7 @@ class Source:
         array = self._array
         if len(array.shape) != axes:
             return array
-        return View(
-            (*array.shape, 1), array.dtype, lambda where: self._part(where[:-1])[..., None]
-        )
+        return View((*array.shape, 1), array.dtype, lambda where: self._part(where[:-1])[..., None])
 
     def nonzero(self) -> Sliceable:
         """Return a mask, bool [*S]: where the array, or the only band, is not 0."""
