@@ -1,6 +1,7 @@
 """The report of `evaluate`: scores from confusion matrices, as plain values, a table and charts."""
 
 import argparse
+import itertools
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -13,44 +14,39 @@ from .. import metrics
 from ._counting import Counts
 
 LEVEL = 0.95  # of the intervals
+_OTHER_SCORES = {
+    "pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy",
+    "frequency_weighted_iu": "frequency-weighted IU",
+}  # fmt: skip
 
 
 def facts_of(
-    counts: Counts,
-    names: Sequence[str],
-    classes: Sequence[str],
-    over: Sequence[int] | None,
+    counts: Counts, names: Sequence[str], classes: Sequence[str], over: Sequence[int] | None,
     args: argparse.Namespace,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Compute all scores, as values that JSON can hold; NaN becomes None."""
     mean_iu = partial(metrics.mean_iu, over=over)
     interval = partial(
         metrics.bootstrap_interval, resamples=args.resamples, level=LEVEL, seed=args.seed
     )
-    total = counts.confusions.sum(0, dtype=np.int64)  # [predictions, labels, labels]
+    totals = counts.confusions.sum(0, dtype=np.int64)  # [predictions, labels, labels]
     columns = []
-    for index, name in enumerate(names):
-        column = {
-            "name": name,
-            "mean_iu": _json(mean_iu(total[index])),
-            "mean_iu_interval": _json(interval(counts.confusions[:, index], mean_iu)),
-            "class_iu": _json(metrics.class_iu(total[index])),
-            "pixel_accuracy": _json(metrics.pixel_accuracy(total[index])),
-            "mean_accuracy": _json(metrics.mean_accuracy(total[index])),
-            "frequency_weighted_iu": _json(metrics.frequency_weighted_iu(total[index])),
-            "trimap_mean_iu": _json([mean_iu(band) for band in counts.bands[index]]),
-            "confusion": total[index].tolist(),
+    for index, (name, total) in enumerate(zip(names, totals, strict=True)):
+        scores = {
+            "mean_iu": mean_iu(total),
+            "mean_iu_interval": interval(counts.confusions[:, index], mean_iu),
+            **{key: getattr(metrics, key)(total) for key in ("class_iu", *_OTHER_SCORES)},
+            "trimap_mean_iu": [mean_iu(band) for band in counts.bands[index]],
         }
         if index > 0:
-            two = counts.confusions[:, [0, index]]
-            column["gain"] = _json(mean_iu(total[index]) - mean_iu(total[0]))
-            column["gain_interval"] = _json(
-                interval(two, lambda both: mean_iu(both[1]) - mean_iu(both[0]))
+            scores["gain"] = mean_iu(total) - mean_iu(totals[0])
+            scores["gain_interval"] = interval(
+                counts.confusions[:, [0, index]], lambda both: mean_iu(both[1]) - mean_iu(both[0])
             )
-        columns.append(column)
+        columns.append({"name": name, **_json(scores), "confusion": total.tolist()})
     return {
         "images": len(counts.confusions),
-        "pixels": int(total[0].sum()),
+        "pixels": int(totals[0].sum()),
         "classes": list(classes),
         "ignore": args.ignore,
         "mean_over": None if over is None else list(over),
@@ -62,6 +58,8 @@ def facts_of(
 
 def _json(value: Any) -> Any:
     """Convert arrays to lists of float, with None for NaN."""
+    if isinstance(value, dict):
+        return {key: _json(one) for key, one in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
         return [_json(one) for one in value]
     return None if math.isnan(value) else float(value)
@@ -73,31 +71,21 @@ def table(facts: dict[str, Any], over: Sequence[int] | None) -> str:
     confusion = np.array([column["confusion"] for column in columns])
     # Labels in the truth, and labels that are only predicted, which have an IU of 0.
     shown = np.flatnonzero((confusion.sum(1) + confusion.sum(2)).any(0))
-    rows: list[tuple[str, list[str]]] = [
-        (facts["classes"][label], [_percent(c["class_iu"][label]) for c in columns])
-        for label in shown
-    ]
-    rows.append(("", []))
+    interval = f"  {100 * facts['interval']['level']:g} % interval"
+    rows = [["IU, %", *(c["name"] for c in columns)]]
+    rows += [[facts["classes"][k], *(_percent(c["class_iu"][k]) for c in columns)] for k in shown]
     title = "mean IU" if over is None else f"mean IU over {len(set(over))} labels"
-    rows.append((title, [_percent(c["mean_iu"]) for c in columns]))
-    percent = f"{100 * facts['interval']['level']:g} %"
-    rows.append((f"  {percent} interval", [_percent_range(c["mean_iu_interval"]) for c in columns]))
+    rows += [[""], [title, *(_percent(c["mean_iu"]) for c in columns)]]
+    rows.append([interval, *(_percent_range(c["mean_iu_interval"]) for c in columns)])
     if len(columns) > 1:
-        gains = [_percent(c["gain"], sign="+") for c in columns[1:]]
-        rows.append((f"  gain over {columns[0]['name']}", ["", *gains]))
-        spread = [_percent_range(c["gain_interval"], sign="+") for c in columns[1:]]
-        rows.append((f"  {percent} interval", ["", *spread]))
-    for name in ("pixel_accuracy", "mean_accuracy", "frequency_weighted_iu"):
-        words = name.replace("_iu", " IU").replace("y_w", "y-w").replace("_", " ")
-        rows.append((words, [_percent(c[name]) for c in columns]))
-    rows += [("", []), ("mean IU within N pixels of a true border, N =", [])]
+        gain = f"  gain over {columns[0]['name']}"
+        rows.append([gain, "", *(_percent(c["gain"], "+") for c in columns[1:])])
+        rows.append([interval, "", *(_percent_range(c["gain_interval"], "+") for c in columns[1:])])
+    for key, words in _OTHER_SCORES.items():
+        rows.append([words, *(_percent(c[key]) for c in columns)])
+    rows += [[""], ["mean IU within N pixels of a true border, N ="]]
     for index, width in enumerate(facts["trimap_widths"]):
-        rows.append((f"{width:>4}", [_percent(c["trimap_mean_iu"][index]) for c in columns]))
-    first = max(len(name) for name, cells in rows if cells)
-    widths = [
-        2 + max(len(column["name"]), *(len(cells[i]) for _, cells in rows if cells))
-        for i, column in enumerate(columns)
-    ]
+        rows.append([f"{width:>4}", *(_percent(c["trimap_mean_iu"][index]) for c in columns)])
     lines = [
         f"{facts['images']} image{'s' * (facts['images'] != 1)}, {facts['pixels']:,} pixels scored"
     ]
@@ -106,11 +94,7 @@ def table(facts: dict[str, Any], over: Sequence[int] | None) -> str:
             f"{facts['truth_without_prediction']} label maps of the truth have no prediction and "
             "are not scored"
         )
-    lines += ["", f"{'IU, %':<{first}}" + _cells([c["name"] for c in columns], widths)]
-    lines += [
-        (f"{name:<{first}}" + _cells(cells, widths)).rstrip() if cells else name
-        for name, cells in rows
-    ]
+    lines += ["", *_aligned(rows)]
     absent = [facts["classes"][label] for label in over or () if not confusion[0, label].any()]
     if absent:
         lines += ["", f"Not in the truth, so excluded from the mean: {', '.join(absent)}."]
@@ -119,8 +103,15 @@ def table(facts: dict[str, Any], over: Sequence[int] | None) -> str:
     return "\n".join(lines)
 
 
-def _cells(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return one line per row: a name and right-aligned cells, or a text that stands alone."""
+    columns = itertools.zip_longest(*(row for row in rows if len(row) > 1), fillvalue="")
+    first, *widths = (max(map(len, column)) for column in columns)
+    return [
+        f"{name:<{first if cells else 0}}"
+        + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths)).rstrip()
+        for name, *cells in rows
+    ]
 
 
 def _percent(value: float | None, sign: str = "") -> str:
@@ -136,11 +127,8 @@ def draw(facts: dict[str, Any], folder: Path) -> None:
     from . import _charts
 
     columns = facts["predictions"]
-    labels = [
-        label
-        for label in range(len(facts["classes"]))
-        if any(column["class_iu"][label] is not None for column in columns)
-    ]
+    union = np.array([column["class_iu"] for column in columns], float)  # None becomes NaN
+    labels = np.flatnonzero(~np.isnan(union).all(0))
     classes = [facts["classes"][k] for k in labels]
     bars = {c["name"]: [c["class_iu"][k] for k in labels] for c in columns}
     _charts.save(_charts.class_bars(classes, bars), folder / "class_iu.png")
