@@ -6,11 +6,12 @@ imported when its command is called, and imports torch or matplotlib only inside
 """
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ _COMMANDS = {
 
 class UserError(Exception):
     """An error that the user can correct; printed as one sentence, without a traceback."""
+
+
+@contextlib.contextmanager
+def user_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn exceptions of these kinds into a UserError with the same message."""
+    try:
+        yield
+    except kinds as error:
+        raise UserError(str(error)) from error
 
 
 def require(command: str, *modules: str, extra: str = "cli") -> None:
@@ -45,6 +55,21 @@ def make_folder(folder: Path, option: str) -> None:
         raise UserError(f"{option} {folder} is a file; name a folder") from error
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+
+def check_file(option: str, file: Path | None) -> None:
+    """Raise a UserError if the file that `option` names, if any, cannot be written there."""
+    if file is not None and not file.parent.is_dir():
+        raise UserError(f"{option} {file}: there is no folder {file.parent}")
+    if file is not None and file.is_dir():
+        raise UserError(f"{option} {file} is a folder; name a file")
+
+
+def prepare_plots(command: str, folder: Path | None) -> None:
+    """Check that the charts of --plots, if it is given, can be drawn, and create their folder."""
+    if folder is not None:
+        require(f"{command} --plots", "matplotlib")
+        make_folder(folder, "--plots")
 
 
 def progress(**options: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import get_args
 from .. import tuning
 from ..files import Settings, read_array, read_settings
 from ..params import CRFParams, FeatureOrder, Normalization, Quality, SpatialFilter
-from . import UserError, _types
+from . import _types, user_errors
 from ._options import option
 
 # The first setting that a search tries too (README, "Choosing parameters"). The defaults of
@@ -62,16 +62,12 @@ def add_engine_options(group: argparse._ActionsContainer, threads: str) -> None:
     )  # fmt: skip
 
 
+@user_errors(TypeError, ValueError)
 def settings(args: argparse.Namespace) -> Settings:
     """Return the settings of `--params`, overridden by the options; raise UserError if invalid."""
-    try:
-        base = START if args.params is None else read_settings(args.params)
-        names = [field.name for field in fields(CRFParams)]
-        given = {name: value for name in names if (value := getattr(args, name)) is not None}
-        mu = base.compatibility
-        if args.compatibility is not None:
-            mu = read_array(args.compatibility)
-        iterations = base.iterations if args.iterations is None else args.iterations
-        return Settings(replace(base.params, **given), iterations, mu)
-    except (TypeError, ValueError) as error:
-        raise UserError(str(error)) from error
+    base = START if args.params is None else read_settings(args.params)
+    names = [field.name for field in fields(CRFParams)]
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    mu = base.compatibility if args.compatibility is None else read_array(args.compatibility)
+    iterations = base.iterations if args.iterations is None else args.iterations
+    return Settings(replace(base.params, **given), iterations, mu)

@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .._typing import Array
 from .. import files
-from ..files import formats
 from . import UserError
 from ._inputs import Inputs, Problem, channels_of, paired
 from ._scoring import warn_missing
@@ -19,15 +16,11 @@ IGNORED = -1  # marks ignored pixels among channels of the logits, whatever --ig
 
 
 @dataclass(frozen=True, eq=False)
-class Example:
-    """An image, its logits and its ground truth: a `tuning.Example`."""
+class Example(Problem):
+    """The inputs of `refine` for one image and its ground truth: a `tuning.Example`."""
 
     name: str
-    logits: Array
-    image: Array
     truth: Array
-    mask: Array | None
-    spacing: tuple[float, ...] | None
 
 
 class Examples(Sequence[Example]):
@@ -35,7 +28,7 @@ class Examples(Sequence[Example]):
 
     def __init__(self, inputs: Inputs, args: argparse.Namespace) -> None:
         self._inputs, self._args = inputs, args
-        true = paired(args, "logits", "truth", logits=args.logits, truth=args.truth)
+        true = paired(args, logits=args.logits, truth=args.truth)
         warn_missing([*inputs.missing, *true.missing])
         self._truth = {match.stem: match.paths[1] for match in true.found}
         self._found = [match for match in inputs.found if match.stem in self._truth]
@@ -49,16 +42,12 @@ class Examples(Sequence[Example]):
         match = self._found[index]
         problem = self._inputs.read(match)
         truth = self._true_channels(self._truth[match.stem], problem)
-        return Example(
-            match.stem, problem.logits, problem.image, truth, problem.mask, problem.spacing
-        )
+        return Example(**vars(problem), name=match.stem, truth=truth)
 
     def _true_channels(self, path: Path, problem: Problem) -> Array:
         """Read true labels, renumbered to the channels of the logits; ignored pixels: IGNORED."""
         args = self._args
-        truth = files.read_labels(path, key=args.truth_key)
-        if args.axes == "xyz" and formats.kind(path) == "array" and truth.ndim == 3:
-            truth = np.ascontiguousarray(truth.swapaxes(0, 2))
+        truth = self._inputs.zyx(path, files.read_labels(path, key=args.truth_key))
         names = self._inputs.label_names(max(2, len(problem.logits)))
         channels, foreign = channels_of(truth, names, truth == args.ignore)
         if foreign is not None:

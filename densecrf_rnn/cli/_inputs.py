@@ -6,15 +6,17 @@ Shared by the commands that read folders of saved logits.
 import argparse
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from .._typing import Array
 from .. import files, unaries
+from ..checks.wording import size as shown
 from ..files import formats
 from ..upsampling import upsample
-from . import UserError, _types
+from . import UserError, _types, user_errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +102,7 @@ class Inputs:
         if args.covers is not None and args.upsample is None:
             raise UserError("--covers needs --upsample, which enlarges the logits to that size")
         sources = {"logits": args.logits, "image": args.images, "mask": args.mask}
-        names = [name for name, source in sources.items() if source is not None]
-        self.found, self.missing = paired(args, *names, **sources)
+        self.found, self.missing = paired(args, **sources)
         kinds = {self._kind(match) for match in self.found}
         if "labels" in kinds and args.num_labels is None and args.classes is None:
             raise UserError(
@@ -117,6 +118,16 @@ class Inputs:
         """Return the palette of a label map, or None for other inputs."""
         return files.read_palette(match.paths[0]) if self._kind(match) == "labels" else None
 
+    def zyx(self, path: Path, array: Array, first: int = 0, channels: int = 0) -> Array:
+        """Reverse the spatial axes of a volume of an array file, if --axes says that it is xyz.
+
+        They begin at the axis `first` and are followed by `channels` axes.
+        """
+        volume = formats.kind(path) == "array" and array.ndim == first + 3 + channels
+        if self._args.axes == "zyx" or not volume:
+            return array
+        return np.ascontiguousarray(np.swapaxes(array, first, first + 2))
+
     def read(self, match: files.Match) -> Problem:
         """Read the files of one stem.
 
@@ -126,10 +137,10 @@ class Inputs:
             A file cannot be read or used; the message names it.
         """
         args = self._args
-        logits = self._zyx(match, 0, self._logits(match), first=1)
+        logits = self.zyx(match.paths[0], self._logits(match), first=1)
         axes = logits.ndim - 1
         image = files.read_image(match.paths[1], key=args.image_key, axes=axes)
-        image = self._zyx(match, 1, image, first=0)
+        image = self.zyx(match.paths[1], image, channels=1)
         if image.ndim != axes + 1:
             layout = "[H, W, C]" if image.ndim == 3 else "a volume [D, H, W, C]"
             raise ValueError(
@@ -139,7 +150,7 @@ class Inputs:
             )
         mask = None
         if args.mask is not None:
-            mask = self._zyx(match, 2, files.read_mask(match.paths[2]), first=0)
+            mask = self.zyx(match.paths[2], files.read_mask(match.paths[2]))
         spacing = args.spacing
         if spacing is None and axes == 3:
             spacing = files.read_spacing(match.paths[1])
@@ -172,14 +183,6 @@ class Inputs:
             )
         return unaries.logits_from_labels(channels, len(names), args.confidence, unsure=-1)
 
-    def _zyx(self, match: files.Match, source: int, array: Array, first: int) -> Array:
-        """Reverse the spatial axes, which begin at `first`, of a volume that --axes calls xyz."""
-        stored = formats.kind(match.paths[source]) == "array"
-        axes = array.ndim - first - (source == 1)
-        if self._args.axes == "zyx" or not stored or axes != 3:
-            return array
-        return np.ascontiguousarray(np.swapaxes(array, first, first + 2))
-
     def _resized(self, match: files.Match, logits: Array, image: Array) -> Array:
         """Return logits of the size of the image, enlarged if --upsample is given."""
         args, found, size = self._args, logits.shape[1:], image.shape[:-1]
@@ -187,17 +190,17 @@ class Inputs:
             return logits
         if args.upsample is None:
             hint = self._size_hint(match, logits, image)
-            raise ValueError(f"logits are {_by(found)} but the image is {_by(size)}; {hint}")
+            raise ValueError(f"logits are {shown(found)} but the image is {shown(size)}; {hint}")
         covers = size if args.covers is None else args.covers
         if len(covers) != len(size) or any(c < s for c, s in zip(covers, size)):
             raise ValueError(
-                f"--covers is {_by(covers)} but the image is {_by(size)}; it must be at least as "
-                "large"
+                f"--covers is {shown(covers)} but the image is {shown(size)}; it must be at least "
+                "as large"
             )
         if any(f > c for f, c in zip(found, covers)):
             raise ValueError(
-                f"logits are {_by(found)}, larger than {_by(covers)}, the size that they cover; "
-                "--upsample only enlarges"
+                f"logits are {shown(found)}, larger than {shown(covers)}, the size that they "
+                "cover; --upsample only enlarges"
             )
         if not np.isfinite(logits).all():
             raise ValueError("logits contain NaN or infinity, so they cannot be interpolated")
@@ -205,9 +208,8 @@ class Inputs:
             logits.shape[:-1], covers
         ):
             warnings.warn(
-                f"--upsample enlarges {_by(found)} to {_by(covers)}, by different factors along "
-                "the axes; if the file holds [H, W, L], add --labels-last",
-                UserWarning,
+                f"--upsample enlarges {shown(found)} to {shown(covers)}, by different factors "
+                "along the axes; if the file holds [H, W, L], add --labels-last",
                 stacklevel=2,
             )
         return upsample(logits, covers, align_corners=args.upsample == "corners", crop=size)
@@ -243,22 +245,23 @@ class Inputs:
         )
 
 
-def paired(args: argparse.Namespace, *names: str, **sources: str) -> files.Pairs:
-    """Return the files of `sources`, by name, that match; `--NAME-suffix` says how names end.
+@user_errors(ValueError)
+def paired(args: argparse.Namespace, **sources: str | None) -> files.Pairs:
+    """Return the files of the `sources` that are given, by name, that match.
+
+    The options --NAME-suffix say how their names end.
 
     Raises
     ------
     UserError
         No files match.
     """
-    try:
-        return files.pair(
-            *(sources[name] for name in names),
-            suffixes=[getattr(args, f"{name}_suffix") for name in names],
-            suffix_options=[f"--{name}-suffix" for name in names],
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    given = {name: source for name, source in sources.items() if source is not None}
+    return files.pair(
+        *given.values(),
+        suffixes=[getattr(args, f"{name}_suffix") for name in given],
+        suffix_options=[f"--{name}-suffix" for name in given],
+    )
 
 
 def channels_of(labels: Array, names: Array, unknown: Array) -> tuple[Array, int | None]:
@@ -281,7 +284,3 @@ def _anisotropy(coarse: tuple[int, ...], fine: tuple[int, ...]) -> float:
     """Return the ratio of the largest to the smallest enlargement factor of the axes."""
     factors = [f / max(1, c) for c, f in zip(coarse, fine, strict=True)]
     return max(factors) / min(factors)
-
-
-def _by(size: tuple[int, ...]) -> str:
-    return " x ".join(map(str, size))

@@ -1,5 +1,9 @@
-"""Process many files at once in threads: the engine and the readers release the GIL."""
+"""Process many files at once in threads, and keep freed memory for the next file.
 
+The engine and the readers release the GIL.
+"""
+
+import ctypes
 import os
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,6 +12,9 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+# Option numbers of mallopt, from glibc's malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 
 
 def finished(
@@ -53,3 +60,18 @@ def finished(
             pool.shutdown()
         except KeyboardInterrupt:  # at its exit Python would wait for the threads again
             os._exit(130)
+
+
+def keep_memory(most: int) -> None:
+    """Reuse freed blocks of up to `most` bytes for the next file; has an effect with glibc only.
+
+    By default, threads return arrays as large as logits to the operating system, which clears the
+    same pages again for the next file: a tenth of the run time.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return
+    mallopt(_ARENA_MAX, 1)
+    mallopt(_MMAP_THRESHOLD, most)
+    mallopt(_TRIM_THRESHOLD, 2**31 - 1)

@@ -61,9 +61,8 @@ class Refining:
                     raise UserError(f"{path} is one of the inputs; choose another folder for --out")
         suffixes = (args.logits_suffix, args.image_suffix, args.mask_suffix)
         for source, suffix in zip((args.logits, args.images, args.mask), suffixes, strict=True):
-            if source is None or os.path.realpath(source) != os.path.realpath(args.out):
-                continue
-            if any(match.stem.endswith(suffix) for match in inputs.found):
+            same = source is not None and os.path.realpath(source) == os.path.realpath(args.out)
+            if same and any(match.stem.endswith(suffix) for match in inputs.found):
                 raise UserError(
                     f"--out is {source}, where the next run would take outputs for inputs; choose "
                     "another folder"
@@ -150,6 +149,5 @@ class Refining:
                 f"image ({image.dtype}) exceeds 0..255, the range that the default theta_beta of "
                 f"{self.settings.params.theta_beta:g} is meant for; give --theta-beta in the "
                 "image's units",
-                UserWarning,
                 stacklevel=2,
             )

@@ -38,30 +38,25 @@ def add_tile_options(parser: argparse.ArgumentParser) -> None:
 
 def refining(args: argparse.Namespace, inputs: Inputs, workers: int, threads: int) -> Refining:
     """Return the work of the command on one file, whole or in tiles."""
-    if args.tile is not None:
-        return Tiling(args, inputs, workers, threads)
-    for name in sorted(given(args) & _TILED_ONLY):
-        raise UserError(f"{option(name)} goes with --tile; give both, or neither")
-    return Refining(args, inputs, workers, threads)
+    if args.tile is None:
+        for name in sorted(given(args) & _TILED_ONLY):
+            raise UserError(f"{option(name)} goes with --tile; give both, or neither")
+        return Refining(args, inputs, workers, threads)
+    if args.write == "both":
+        raise UserError("--tile writes labels or marginals, not both at once; run it twice")
+    if args.kind == "labels":
+        raise UserError("--tile takes logits or probabilities, not labels")
+    if args.dtype == "float16":
+        raise UserError("--tile writes marginals in float32; leave --dtype float16 out")
+    for name in sorted(given(args) & recorded(args).keys() - HEEDED):
+        raise UserError(f"{option(name)} needs whole files; leave it or --tile out")
+    return Tiling(args, inputs, workers, threads)
 
 
 class Tiling(Refining):
     """The work of the command on one file in tiles; parameters as in `Refining`."""
 
     default_dtype = "float32"
-
-    def __init__(
-        self, args: argparse.Namespace, inputs: Inputs, workers: int, threads: int
-    ) -> None:
-        if args.write == "both":
-            raise UserError("--tile writes labels or marginals, not both at once; run it twice")
-        if args.kind == "labels":
-            raise UserError("--tile takes logits or probabilities, not labels")
-        if args.dtype == "float16":
-            raise UserError("--tile writes marginals in float32; leave --dtype float16 out")
-        for name in sorted(given(args) & recorded(args).keys() - HEEDED):
-            raise UserError(f"{option(name)} needs whole files; leave it or --tile out")
-        super().__init__(args, inputs, workers, threads)
 
     def outputs(self, match: files.Match, axes: int | None = None) -> list[Path]:
         """Return the path of the one output, in the format of the image."""

@@ -13,10 +13,7 @@ from ._options import given, option
 
 
 def report(
-    found: tuning.Tuned,
-    folds: tuning.Folds | None,
-    task: tuning.Task,
-    args: argparse.Namespace,
+    found: tuning.Tuned, folds: tuning.Folds | None, task: tuning.Task, args: argparse.Namespace
 ) -> str:
     """Return the text that ends the command."""
     pruned = sum(trial.state.name == "PRUNED" for trial in found.study.trials)

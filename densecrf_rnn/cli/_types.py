@@ -110,9 +110,7 @@ def _word(word: str) -> str:
 positives = listed(_positive, "positive integers separated by commas")
 size = listed(_positive, "H,W or D,H,W", counts=(2, 3))
 spacing = listed(float, "two or three numbers separated by commas", counts=(2, 3))
-search_range = listed(
-    _positive_number, "LOW,HIGH or one number, all positive", counts=(1, 2)
-)
+search_range = listed(_positive_number, "LOW,HIGH or one number, all positive", counts=(1, 2))
 words = listed(_word, "a list of words separated by commas")
 
 # Keywords of `add_argument` that many options share.

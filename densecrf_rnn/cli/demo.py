@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from .. import engines, metrics, samples
 from ..params import CRFParams
 from ..inference.refine import refine
 from ..tuning import Task
-from . import UserError, _types, make_folder, progress, require
+from . import _types, make_folder, progress, require
 
 
 # Among the best of a search over bandwidths, weights and normalisations on the seven photographs
@@ -74,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
 def _refine_all(out: Path, threads: int | None) -> list[samples.Sample]:
     """Refine, score and draw every sample; return those with ground truth."""
     from . import _panels
+    from ._charts import save
 
     pairs = []
     total = np.zeros((2, _LABELS, _LABELS), np.int64)  # before, after
@@ -83,14 +83,11 @@ def _refine_all(out: Path, threads: int | None) -> list[samples.Sample]:
         for name in names:
             sample = samples.load(name)
             start = time.perf_counter()
-            q = refine(
-                sample.logits, sample.image, PARAMS, iterations=ITERATIONS, threads=threads
-            )
+            q = refine(sample.logits, sample.image, PARAMS, iterations=ITERATIONS, threads=threads)
             milliseconds = 1000 * (time.perf_counter() - start)
             before, after = sample.logits.argmax(0), q.argmax(0)
             figure = _panels.draw(sample, before, after)
-            _write(figure, out / f"{name}.png")
-
+            save(figure, out / f"{name}.png")
             height, width = before.shape
             line = f"{name:<12} {f'{width}x{height}':>9} {milliseconds:>5.0f} ms   "
             if sample.truth is None:
@@ -124,15 +121,6 @@ def _row(confusions: Sequence[Array] | Array) -> str:
     )
 
 
-def _write(figure: Any, path: Path) -> None:
-    from ._charts import save
-
-    try:
-        save(figure, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-
-
 def _train(pairs: Sequence[samples.Sample], steps: int, threads: int | None) -> None:
     if importlib.util.find_spec("torch") is None:
         print("Training is skipped: it needs torch; pip install 'densecrf-rnn[torch]'.\n")
@@ -141,9 +129,7 @@ def _train(pairs: Sequence[samples.Sample], steps: int, threads: int | None) -> 
 
     # Pixels are _STRIDE times closer together, and so are the bandwidths in pixels.
     params = replace(
-        PARAMS,
-        theta_alpha=PARAMS.theta_alpha / _STRIDE,
-        theta_gamma=PARAMS.theta_gamma / _STRIDE,
+        PARAMS, theta_alpha=PARAMS.theta_alpha / _STRIDE, theta_gamma=PARAMS.theta_gamma / _STRIDE
     )
     task = Task(params, iterations=ITERATIONS, ignore=samples.IGNORE, threads=threads)
     reduced = [_reduced(sample) for sample in pairs]
@@ -153,7 +139,6 @@ def _train(pairs: Sequence[samples.Sample], steps: int, threads: int | None) -> 
         flush=True,
     )
     with progress(total=steps, desc="training", unit="step") as bar:
-
         start = time.perf_counter()
         head = tuning.make_head(reduced, params, task, trainable_bandwidths=False)
         fits = [tuning.evaluate(refiner, reduced, task) for refiner in (None, head)]
@@ -180,8 +165,6 @@ def _reduced(sample: samples.Sample) -> samples.Sample:
     assert sample.truth is not None
     rows = slice(None, None, _STRIDE)
     return replace(
-        sample,
-        image=sample.image[rows, rows],
-        logits=sample.logits[:, rows, rows],
+        sample, image=sample.image[rows, rows], logits=sample.logits[:, rows, rows],
         truth=sample.truth[rows, rows],
-    )
+    )  # fmt: skip

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import files
-from . import UserError, _types, make_folder, require
+from . import UserError, _types, check_file, prepare_plots, require, user_errors
 from ._counting import count
 from ._scores import draw, facts_of, table
 from ._scoring import add_scoring_options, check_seed, chosen_labels, warn_missing
@@ -53,20 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Count, print and write the scores."""
     require("evaluate", "tqdm")
-    if args.plots is not None:
-        require("evaluate --plots", "matplotlib")
-        make_folder(args.plots, "--plots")
-    if args.json is not None and not args.json.parent.is_dir():
-        raise UserError(f"--json {args.json}: there is no folder {args.json.parent}")
+    prepare_plots("evaluate", args.plots)
+    check_file("--json", args.json)
     check_seed(args.seed)
     names = _column_names(args.predictions, args.names)
     classes = None if args.classes is None else _class_names(args.classes)
-    try:
+    with user_errors(ImportError, TypeError, ValueError):
         found = files.pair(*args.predictions, args.truth)
         unmatched = files.pair(args.truth, args.predictions[0]).missing
         counts = count(found.found, args, None if classes is None else len(classes))
-    except (ImportError, TypeError, ValueError) as error:
-        raise UserError(str(error)) from error
     warn_missing(found.missing)
     labels = counts.confusions.shape[-1]
     classes = [str(label) for label in range(labels)] if classes is None else classes

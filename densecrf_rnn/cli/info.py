@@ -33,7 +33,7 @@ def _facts() -> dict[str, Any]:
     return {
         "densecrf_rnn": __version__,
         "python": platform.python_version(),
-        "packages": {name: _installed(name) for name in _PACKAGES},
+        "packages": {name: installed(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "default_threads": engines.default_threads(),
@@ -48,7 +48,8 @@ def _facts() -> dict[str, Any]:
     }
 
 
-def _installed(package: str) -> str | None:
+def installed(package: str) -> str | None:
+    """Return the version of an installed package, or None."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -56,53 +57,42 @@ def _installed(package: str) -> str | None:
 
 
 def _text(facts: dict[str, Any]) -> str:
-    lines = [
-        _entry("densecrf-rnn", facts["densecrf_rnn"]),
-        _entry("python", facts["python"]),
-        *(_entry(name, found or "not installed") for name, found in facts["packages"].items()),
-        "",
-        _entry("platform", facts["platform"]),
-        _entry("processors", facts["processors"]),
-        _entry("threads", f"{facts['default_threads']} by default"),
-        "",
+    rows = [
+        ("densecrf-rnn", facts["densecrf_rnn"]),
+        ("python", facts["python"]),
+        *((name, found or "not installed") for name, found in facts["packages"].items()),
+        ("", ""),
+        ("platform", facts["platform"]),
+        ("processors", facts["processors"]),
+        ("threads", f"{facts['default_threads']} by default"),
+        ("", ""),
     ]
     for name, backend in facts["backends"].items():
         state = "available" if backend["available"] else f"not available: {backend['why_not']}"
         if name == "cpu" and backend["available"]:
             state += f", native code compiled by {facts['native_compiler']}"
             state += f", instruction set {facts['native_isa']}"
-        lines.append(_entry(f"backend {name}", state))
-    lines.append(_entry("backend auto", _auto(facts)))
-    if facts["cuda"] is not None:
-        lines += ["", *_cuda(facts["cuda"])]
-    return "\n".join(lines)
-
-
-def _cuda(facts: dict[str, Any]) -> list[str]:
-    lines = [
-        _entry("cuda code", f"for {facts['architectures']}, compiled by {facts['compiler']}"),
-        _entry("cuda driver", facts["driver"]),
-    ]
-    for device in facts["devices"]:
-        capability = "{}.{}".format(*divmod(device["capability"], 10))
-        memory = device["memory"] / 2**30
-        lines.append(_entry("cuda device", f"{device['name']}, {capability}, {memory:.0f} GiB"))
-    return lines
+        rows.append((f"backend {name}", state))
+    rows.append(("backend auto", _auto(facts)))
+    if cuda := facts["cuda"]:
+        code = f"for {cuda['architectures']}, compiled by {cuda['compiler']}"
+        rows += [("", ""), ("cuda code", code), ("cuda driver", cuda["driver"])]
+        for device in cuda["devices"]:
+            capability = "{}.{}".format(*divmod(device["capability"], 10))
+            memory = f"{device['memory'] / 2**30:.0f} GiB"
+            rows.append(("cuda device", f"{device['name']}, {capability}, {memory}"))
+    return "\n".join(_entry(*row) for row in rows)
 
 
 def _auto(facts: dict[str, Any]) -> str:
     if facts["auto"] is None:
         return "none: no backend can run here"
     on_gpu = ", and cuda for tensors on a GPU" if facts["backends"]["cuda"]["available"] else ""
-    if facts["auto"] == "numba":
-        served = "takes numba, which replaces cpu: the same results, on one thread"
-        return served + on_gpu
-    return f"takes {facts['auto']}{on_gpu}"
+    replaces = ", which replaces cpu: the same results, on one thread"
+    return f"takes {facts['auto']}{replaces * (facts['auto'] == 'numba')}{on_gpu}"
 
 
 def _entry(name: str, value: object) -> str:
     """Format a name and its value; the lines of a long value are aligned."""
-    folded = textwrap.wrap(
-        str(value), 80, break_long_words=False, break_on_hyphens=False
-    )
-    return f"{name:<15}" + ("\n" + " " * 15).join(folded)
+    folded = textwrap.wrap(str(value), 80, break_long_words=False, break_on_hyphens=False)
+    return (f"{name:<15}" + ("\n" + " " * 15).join(folded)).rstrip()

@@ -16,21 +16,20 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from .. import __version__, engines, files
 from ..files.record import FolderInUseError, Record
-from . import UserError, _types, make_folder, progress, require
+from . import UserError, _types, make_folder, progress, require, user_errors
 from ._crf_options import add_crf_options, add_engine_options
 from ._inputs import Inputs, add_input_options
-from ._memory import keep_memory
 from ._options import difference
-from ._parallel import finished
+from ._parallel import finished, keep_memory
 from ._refining import Refining
 from ._remedies import in_options
 from ._tiling import add_tile_options, refining
+from .info import installed
 
 RECORD = "refine"  # refine.json in the output folder
 # Files in memory besides those in the engine: one that is being read and one being written.
@@ -106,13 +105,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _refine_all(
-    inputs: Inputs,
-    refining: Refining,
-    record: Record,
-    threads: int,
-    counts: Counter[str],
+    inputs: Inputs, refining: Refining, record: Record, threads: int, counts: Counter[str],
     failed: dict[str, str],
-) -> None:
+) -> None:  # fmt: skip
     """Refine every file and count the outcomes; a file that fails does not stop the others."""
     current = threading.local()
 
@@ -155,9 +150,8 @@ def _shares(args: argparse.Namespace, count: int) -> dict[str, Any]:
 def _open_record(out: Path, options: dict[str, Any]) -> Record:
     make_folder(out, "--out")
     try:
-        return Record(out, RECORD, options)
-    except (FolderInUseError, ValueError) as error:
-        raise UserError(str(error)) from error
+        with user_errors(FolderInUseError, ValueError):
+            return Record(out, RECORD, options)
     except OSError as error:
         raise UserError(f"cannot write into {out}: {error.strerror}") from error
 
@@ -236,8 +230,5 @@ def _report(
 
 def _versions() -> dict[str, str]:
     """Return the versions of Python and of the installed packages that files may need."""
-    found = {"python": platform.python_version()}
-    for name in ("numpy", *files.PACKAGES):
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+    found = {name: installed(name) for name in ("numpy", *files.PACKAGES)}
+    return {"python": platform.python_version(), **{n: v for n, v in found.items() if v}}

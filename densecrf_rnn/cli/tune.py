@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import files, metrics, tuning
-from . import UserError, _types, make_folder, progress, require
+from . import UserError, _types, check_file, prepare_plots, progress, require, user_errors
 from ._crf_options import MEANING, add_engine_options
 from ._examples import IGNORED, Example, Examples
 from ._inputs import Inputs, add_input_options
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     inputs = Inputs(args)
     examples = Examples(inputs, args)
-    try:
+    with user_errors(ImportError, TypeError, ValueError):
         first = examples[0]
         task = _task(args, inputs, first)
         print(_plan(examples, first, task, args), flush=True)
@@ -88,8 +88,6 @@ def run(args: argparse.Namespace) -> int:
             find = partial(_find, task=task, args=args)
             folds = tuning.cross_validate(examples, args.folds, find, task)
         found = _find(examples, 0, task, args)
-    except (ImportError, TypeError, ValueError) as error:
-        raise UserError(str(error)) from error
     files.write_settings(
         args.out, files.Settings(found.params, task.iterations, found.compatibility)
     )
@@ -105,27 +103,19 @@ def _check(args: argparse.Namespace) -> None:
     require("tune", "optuna", extra="tune")
     if args.gradient:
         require("tune --gradient", "torch", extra="torch")
-    if args.plots is not None:
-        require("tune --plots", "matplotlib")
-        make_folder(args.plots, "--plots")
-    for flag, file in (("--out", args.out), ("--study", args.study)):
-        if file is not None and not file.parent.is_dir():
-            raise UserError(f"{flag} {file}: there is no folder {file.parent}")
-        if file is not None and file.is_dir():
-            raise UserError(f"{flag} {file} is a folder; name a file")
+    prepare_plots("tune", args.plots)
+    check_file("--out", args.out)
+    check_file("--study", args.study)
     check_seed(args.seed)
     if args.folds == 1:
         raise UserError("--folds is 1; it must be at least 2, so that images are held out")
 
 
 def _task(args: argparse.Namespace, inputs: Inputs, first: Example) -> tuning.Task:
-    """Return what is searched and how it is scored; raise UserError for invalid options."""
-    try:
-        start = START if args.params is None else files.read_settings(args.params)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    """Return what is searched and how it is scored; raise ValueError for invalid options."""
+    start = START if args.params is None else files.read_settings(args.params)
     if start.compatibility is not None:
-        raise UserError(
+        raise ValueError(
             f"{args.params} has a compatibility, which the search does not use; remove it"
         )
     ranges, fixed = {}, {}
@@ -157,9 +147,7 @@ def _facts(args: argparse.Namespace) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
 
 
-def _plan(
-    examples: Examples, first: Example, task: tuning.Task, args: argparse.Namespace
-) -> str:
+def _plan(examples: Examples, first: Example, task: tuning.Task, args: argparse.Namespace) -> str:
     """Describe the search that begins."""
     images = "1 image" if len(examples) == 1 else f"{len(examples)} images"
     lines = [
@@ -200,12 +188,9 @@ def _find(
 
 
 def _learned(
-    examples: Sequence[tuning.Example],
-    found: tuning.Tuned,
-    where: str,
-    task: tuning.Task,
+    examples: Sequence[tuning.Example], found: tuning.Tuned, where: str, task: tuning.Task,
     args: argparse.Namespace,
-) -> tuning.Tuned:
+) -> tuning.Tuned:  # fmt: skip
     """Improve the setting found by gradient descent; return it if it scores better."""
     from ..nn.tuning import learn
 
