@@ -12,20 +12,21 @@
 namespace dcrf {
 namespace {
 
-constexpr std::size_t kLine = 64, kHugePage = std::size_t(1) << 21;
-constexpr std::size_t kSmallest = std::size_t(1) << 16;  // bytes; malloc itself caches smaller ones
-// Bytes cached in total: enough for an image of 500 x 500.
+constexpr std::size_t kLine = 64, kHugePage = std::size_t(1) << 21;  // bytes
+// Minimum number of bytes of a cached buffer; malloc itself caches smaller ones.
+constexpr std::size_t kSmallest = std::size_t(1) << 16;
+// Maximum number of bytes cached: enough for an image of 500 x 500 pixels.
 constexpr std::size_t kMost = std::size_t(1) << 26;
 constexpr int kSlots = 32;
 
 // Stored in front of each buffer, so that give_memory() needs no size.
 struct alignas(kLine) Header {
   void* block;
-  std::size_t bytes;  // usable
+  std::size_t bytes;  // without the header
 };
 
-// The cache. Its lock is only tried, never waited for: a thread that fails to get it uses the
-// allocator instead, so a fork that leaves it locked does no harm.
+// The cache. No thread waits for its lock: a thread that finds it locked uses the allocator
+// instead, so a fork that leaves it locked does no harm.
 struct Kept {
   std::atomic_flag busy = ATOMIC_FLAG_INIT;
   Header* slot[kSlots] = {};
@@ -33,6 +34,7 @@ struct Kept {
 };
 Kept kept;
 
+// Take the smallest suitable buffer out of the cache; return null if there is none.
 Header* take_kept(std::size_t bytes) {
   if (kept.busy.test_and_set(std::memory_order_acquire)) return nullptr;
   Header** best = nullptr;
@@ -50,6 +52,7 @@ Header* take_kept(std::size_t bytes) {
   return found;
 }
 
+// Put a buffer into the cache; return false if it was not taken.
 bool keep(Header* header) {
 #ifdef __SANITIZE_ADDRESS__
   return false;  // caching would hide uses after free from the sanitizer

@@ -1,5 +1,5 @@
-// Stores the coupling matrix C = mu W of one kernel in the layouts that the loops need, for
-// products with C and with its transpose.
+// Stores the coupling matrix C = mu W of one kernel in the layouts that the loops need for products
+// with C and with its transpose. Used by kernel_run.hpp and lattice.cpp.
 #pragma once
 
 #include <cstddef>
@@ -10,8 +10,8 @@
 
 namespace dcrf {
 
-// The matrix scale * C, C [L, L]. If every column is constant except for its diagonal element
-// (Potts with a scalar or per-label weight), a product costs O(L) instead of O(L^2).
+// The matrix scale * C, where C is [L, L]. If every column is constant except for its diagonal
+// element (Potts with a scalar or per-label weight), a product costs O(L) instead of O(L^2).
 template <typename T>
 class Coupling {
  public:
@@ -38,13 +38,14 @@ class Coupling {
     }
   }
 
-  // `scale` times the identity.
+  // Return `scale` times the identity.
   static Coupling identity(int labels, T scale) {
     Coupling out(labels);
     for (int l = 0; l < labels; ++l) out.extra_[l] = scale;
     return out;
   }
 
+  // Return the view for products with C, or with its transpose.
   CouplingView<T> view(bool transpose) const {
     CouplingView<T> out;
     out.labels = labels_;
@@ -64,10 +65,11 @@ class Coupling {
         ones_(width_, T(0)) {}
 
   int labels_, width_;
-  bool simple_ = true;
-  std::vector<T> constant_, extra_;  // [width]: off-diagonal value per column; diagonal minus it
-  std::vector<T> ones_;              // [width]: 1 at labels
-  std::vector<T> columns_, rows_;    // [L, width]: transposed C and C, if C is not simple
+  bool simple_ = true;  // every column is constant except for its diagonal element
+  // [width]: the off-diagonal value of each column; its diagonal element minus that value.
+  std::vector<T> constant_, extra_;
+  std::vector<T> ones_;            // [width]: 1 at labels
+  std::vector<T> columns_, rows_;  // [L, width]: transposed C and C, if C is not simple
 };
 
 }  // namespace dcrf

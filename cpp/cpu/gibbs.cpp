@@ -1,3 +1,5 @@
+// Implements cpu/gibbs.hpp: converts a batch to the layouts of the inner loop (loops/gibbs.hpp) and
+// divides each image into parts that threads draw independently.
 #include "gibbs.hpp"
 
 #include <algorithm>
@@ -16,7 +18,8 @@ namespace dcrf {
 namespace {
 
 constexpr std::int64_t kPixelsPerChunk = 4096;  // in the parallel loop that transposes logits
-constexpr std::int64_t kPixelsPerPart = 128;    // of one colour; with fewer, threads mostly wait
+// Minimum number of pixels of one colour per part; with fewer, threads would mostly wait.
+constexpr std::int64_t kPixelsPerPart = 128;
 
 // Return the number of labels padded to a width that the loops use.
 int gibbs_width(int labels) {
@@ -25,10 +28,11 @@ int gibbs_width(int labels) {
 }
 
 // Layout of the padded image of labels. Its margin is as wide as the longest offset, above, below
-// and to the right of the image; the margin to the left of a row is that of the row before.
+// and to the right of the image; the right margin of each row is also the left margin of the next
+// row.
 struct Padded {
-  std::int64_t rows = 0, columns = 0;  // width of the margin
-  std::int64_t stride = 0, size = 0;   // of a row and of the whole, in elements
+  std::int64_t rows = 0, columns = 0;  // size of the margin
+  std::int64_t stride = 0, size = 0;   // length of a row and of the whole image, in elements
 
   explicit Padded(const GibbsBatch& batch) {
     for (int c = 0; c < batch.classes; ++c) {
@@ -42,7 +46,7 @@ struct Padded {
   std::int64_t at(std::int64_t row) const { return columns + (rows + row) * stride; }
 };
 
-// Return the columns that each colour takes in a row, [colour, row mod m].
+// Return the columns of each colour in each row, [colour, row mod m].
 std::vector<GibbsStripe> stripes(const GibbsBatch& batch) {
   std::vector<GibbsStripe> found(std::size_t(batch.m) * batch.m);
   const int step = batch.m / std::gcd(batch.a, batch.m);
@@ -56,7 +60,7 @@ std::vector<GibbsStripe> stripes(const GibbsBatch& batch) {
   return found;
 }
 
-// Return Neighbours::rows.
+// Return the tables in the layout of Neighbours::rows.
 Buffer<float> table_rows(const GibbsBatch& batch, int width) {
   const int labels = batch.labels;
   const std::int64_t size = 2 * std::int64_t(batch.classes) * (labels + 1) * width;
@@ -76,7 +80,8 @@ Buffer<float> table_rows(const GibbsBatch& batch, int width) {
   return rows;
 }
 
-// Return GibbsPass::columns, or null if the L + 1 labels do not fit into one vector.
+// Return the tables in the layout of GibbsPass::columns, or null if the L + 1 labels do not fit
+// into one vector.
 Buffer<float> table_columns(const GibbsBatch& batch, int width, const float* rows) {
   const int labels = batch.labels, tables = 2 * batch.classes;
   if (labels >= kGibbsLanes) return nullptr;
@@ -93,25 +98,25 @@ Buffer<float> table_columns(const GibbsBatch& batch, int width, const float* row
 }
 
 // A range of rows of an image. Its next colour may be drawn once the part itself and all parts that
-// its edges lead to have finished the previous colour. There is no barrier for the whole image.
+// its edges lead to have finished the previous colour. So the image needs no barrier between
+// colours.
 struct alignas(64) Part {
   std::int64_t begin = 0, end = 0;       // rows
-  int first = 0, last = 0;               // the parts that edges lead to
+  int first = 0, last = 0;               // first and last part that edges lead to
   std::atomic<std::int64_t> colours{0};  // number of colours finished, over all sweeps
   std::atomic<bool> taken{false};        // whether a thread is drawing it
 };
 
-// Two adjacent parts, which one thread keeps as long as it can, because they are in its caches.
-// Even pairs begin with their second part and odd pairs with their first. So the two sides of a
-// border are drawn at about the same time, and each thread has its other part to draw before it
-// might wait.
+// Two adjacent parts that one thread draws as long as possible, because they are in its caches.
+// Even pairs draw their second part first, odd pairs their first part. So the two parts at the
+// border of two pairs are drawn at about the same time, and each thread can draw its other part
+// before it has to wait.
 struct alignas(64) Pair {
   Part part[2];
   std::atomic<const void*> owner{nullptr};  // identifies the thread that last drew a part of it
 };
 
-// The parts of an image and which of them may be drawn.
-
+// The parts of an image; decides which of them may be drawn.
 class Parts {
  public:
   // Divide `rows` into 1 part or an even number of them; `reach` is the longest edge, in rows.
@@ -129,9 +134,9 @@ class Parts {
     }
   }
 
-  // Wait for a part that may be drawn and take it. Prefer this thread's own pairs, then pairs that
-  // nobody has drawn, then any. The part with the fewest finished colours can always be drawn, so
-  // any number of threads makes progress.
+  // Wait until a part may be drawn, take it and return it. Prefer this thread's own pairs, then
+  // pairs that no thread has drawn, then any pair. The part with the fewest finished colours can
+  // always be drawn, so any number of threads makes progress.
   Part& take() {
     static thread_local char me;    // its address identifies the thread
     constexpr int kPatience = 256;  // tries before a part of another thread's pair is taken
@@ -188,7 +193,7 @@ class Parts {
   std::int64_t colours_;
 };
 
-// The data of a batch in the layouts of the loops.
+// Runs the sweeps of a batch. Holds the data of the batch in the layouts of the loops.
 class Sweeper {
  public:
   Sweeper(const GibbsBatch& batch, std::int32_t* labels, double* marginals, std::int64_t* changes)
@@ -238,7 +243,7 @@ class Sweeper {
     const std::int64_t most = batch_.height * batch_.width / (batch_.m * 2 * kPixelsPerPart);
     const std::int64_t pairs = std::min({most, batch_.height / 2, std::int64_t(threads)});
     const int parties = int(std::max<std::int64_t>(pairs, 1));  // more threads would only wait
-    const int count = parties > 1 ? 2 * parties : 1;            // of parts
+    const int count = parties > 1 ? 2 * parties : 1;            // number of parts
     const std::int64_t colours = std::int64_t(batch_.sweeps) * batch_.m;
     Parts parts(batch_.height, padded_.rows, count, colours);
     std::vector<std::atomic<std::int64_t>> changed(batch_.sweeps);
@@ -251,7 +256,8 @@ class Sweeper {
     std::copy(changed.begin(), changed.end(), changes_ + image * batch_.sweeps);
   }
 
-  // Transpose the logits [L, N] of an image to [N, width], for a range of pixels.
+  // Transpose the logits [L, N] of an image to [N, width], for a range of pixels; the padding is
+  // -infinity.
   void by_pixels(std::int64_t image, std::int64_t begin, std::int64_t end, float* out) const {
     constexpr std::int64_t kBlock = 16;  // pixels in one cache line of the input
     const std::int64_t pixels = batch_.height * batch_.width;

@@ -1,11 +1,13 @@
-// Gibbs sweeps of a batch of images, one colour after another, and label-pair counts.
+// Gibbs sweeps of grid CRFs on CPUs, and counts of label pairs; called by the bindings. Pixels of
+// one colour are not neighbours, so each sweep draws the colours one after another and the pixels
+// of a colour in parallel.
 #pragma once
 
 #include <cstdint>
 
 namespace dcrf {
 
-// A batch of grid CRFs that share tables and edge classes. Labels are negative outside the mask.
+// A batch of grid CRFs that share tables and edge classes. Masked-out pixels have negative labels.
 struct GibbsBatch {
   std::int64_t images = 0, height = 0, width = 0;
   int labels = 0, classes = 0;
@@ -26,7 +28,7 @@ struct GibbsBatch {
 void gibbs_sweep(const GibbsBatch& batch, std::int32_t* labels, double* marginals,
                  std::int64_t* changes, int threads);
 
-// Add the label pairs at the two ends of all edges to counts [C, L, L].
+// Add to counts [C, L, L] the number of edges of each class by the labels of their two pixels.
 void gibbs_statistics(const GibbsBatch& batch, const std::int32_t* labels, std::int64_t* counts,
                       int threads);
 

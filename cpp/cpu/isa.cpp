@@ -29,6 +29,8 @@ namespace {
 
 const char* const kNames[] = {"baseline", "avx2", "avx512"};
 
+// Return the index in kNames of the best instruction set that was compiled and that this processor
+// supports.
 int best() {
   int most = 0;
 #ifdef DCRF_WITH_AVX2
@@ -48,6 +50,7 @@ int best() {
   return most;
 }
 
+// Return the index in kNames of the instruction set in use.
 int chosen() {
   static const int found = [] {
     const char* const asked = std::getenv("DENSECRF_RNN_ISA");

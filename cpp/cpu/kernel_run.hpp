@@ -1,7 +1,7 @@
-// The state of one kernel during a mean field: what was splatted (`sums`), what is sliced
-// (`values`), and the blur and coupling C between them, on lattice vertices or grid cells. In the
-// adjoint, before and after are swapped, splat and slice are swapped, axes are blurred in reverse
-// order, and C is transposed.
+// One kernel of mean_field.cpp during a mean field: the splatted values (`sums`), the values to
+// slice (`values`), and the blur and the coupling C that compute the values from the sums, at
+// lattice vertices or grid cells. For the adjoint, before and after are swapped, splat and slice
+// are swapped, axes are blurred in reverse order, and C is transposed.
 #pragma once
 
 #include <algorithm>
@@ -16,6 +16,7 @@
 
 namespace dcrf {
 
+// Whether a kernel or its adjoint (for the backward pass) is applied.
 enum class Sense { kForward, kAdjoint };
 
 template <typename T>
@@ -62,11 +63,14 @@ class KernelRun {
     return k;
   }
 
-  // Upper bound on the magnitude of a message.
+  // Return an upper bound on the magnitude of a message.
   T bound() const { return greatest_ * slice_bound_; }
 
+  // Return the number of rows of values: rows of the lattice, ghosts included, or cells.
   std::int64_t rows() const { return is_lattice_ ? links_[0].rows : cells(); }
+  // Return C with the sign that removes the diagonal terms: messages are subtracted, with -C.
   CouplingView<T> taken_back() const { return taken_back_.view(adjoint_); }
+  // Return the number of scratch elements that the loops over points need for this kernel.
   int scratch() const { return is_lattice_ ? 0 : int(2 * view_.grid.cells[2] * width_); }
 
   // Add up the sums of all strips, so that sums() is their total, [rows, width].
@@ -86,12 +90,12 @@ class KernelRun {
 
   void clear_sums() {
     if (is_lattice_)
-      clear(sums_.get(), rows() * width_, threads_);  // a grid's strips: fold() cleared them
+      clear(sums_.get(), rows() * width_, threads_);  // the sums of a grid were set to 0 by fold()
     is_folded_ = false;
   }
 
-  // Blur the sums, which are cleared, apply C and store the result in values. `raw`, if not null,
-  // receives the input of C.
+  // Blur the sums, apply C, store the result in the values, and set the sums to 0. `raw`, if not
+  // null, receives the input of C.
   void spread(T* raw) {
     if (is_lattice_)
       spread_lattice(raw);
@@ -99,7 +103,7 @@ class KernelRun {
       spread_grid(raw);
   }
 
-  // Apply C to `raw`, an output of spread(), and store the result in values.
+  // Apply C to `raw`, an output of spread(), and store the result in the values.
   void couple_raw(const T* raw) {
     T* const values = values_.get();
     const CouplingView<T> coupling = coupling_.view(adjoint_);
@@ -117,12 +121,14 @@ class KernelRun {
     if (is_lattice_) share(links_[0], values, width_, threads_);
   }
 
-  // sum [L, width] += outer products of the rows of a and b, negated and scaled: the gradient of C.
+  // Add the gradient of C to sum [L, width]: -scale_ times the outer products of the rows of a and
+  // b.
   void outer(const T* a, const T* b, std::vector<double>& sum) const {
     const std::int64_t chunks = (listed() + kRowChunk - 1) / kRowChunk,
                        size = std::int64_t(labels_) * width_;
-    const Buffer<T> partial =
-        zeros(chunks * size);  // added in order of the chunks: bit-identical for any threads
+    // The partial sums are added in the order of the chunks, so that the result is bit-identical
+    // for any number of threads.
+    const Buffer<T> partial = zeros(chunks * size);
     const std::int32_t* const list = is_lattice_ ? links_[0].own_row : nullptr;
     parallel_ranges(listed(), kRowChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
       const std::int64_t skip = list != nullptr ? 0 : begin * width_;
@@ -140,6 +146,7 @@ class KernelRun {
   }
   std::int64_t cell_rows() const { return view_.grid.cells[0] * view_.grid.cells[1]; }
   std::int64_t row_length() const { return view_.grid.cells[2] * width_; }
+  // Return the number of rows that the blur computes: one per vertex or cell.
   std::int64_t listed() const { return is_lattice_ ? links_[0].vertices : cells(); }
 
   Buffer<T> zeros(std::int64_t count) const {
@@ -148,7 +155,8 @@ class KernelRun {
     return out;
   }
 
-  // Each strip has sums of its own, for the slabs of cells that its points touch.
+  // Lay out the sums of each strip, which cover the slabs of cells that its points touch; compute
+  // slice_bound_; allocate the buffers.
   void prepare_grid() {
     const GridView<T>& g = view_.grid;
     const int outer = g.outer();
@@ -177,6 +185,7 @@ class KernelRun {
     if (g.cells[0] > 1) blurred_rows_ = make_buffer<T>(cells() * width_);
   }
 
+  // Call body(row, scratch memory of one row) for each row of cells in parallel.
   template <class Body>
   void over_cell_rows(const Body& body) {
     const std::int64_t unit = std::max<std::int64_t>(1, kClearChunk / 4 / row_length());
@@ -186,7 +195,8 @@ class KernelRun {
     });
   }
 
-  // Sum one row of cells over the strips and blur it along the row.
+  // Sum one row of cells over the strips, blur it along the row into `out`, and set the summed rows
+  // to 0.
   void sum_columns(std::int64_t row, const T* band, int radius, T* scratch, T* out) {
     const GridView<T>& g = view_.grid;
     T* parts[16];
@@ -268,17 +278,18 @@ class KernelRun {
   int threads_;
   Strips strips_;
   T scale_;
-  Coupling<T> coupling_;                  // C times -scale_
+  Coupling<T> coupling_;                  // -scale_ times C
   Coupling<T> taken_back_;                // C
-  std::vector<Links> links_;              // of a lattice: one; of a grid: none
-  std::vector<std::int32_t> first_slab_;  // [strips]
+  std::vector<Links> links_;              // one for a lattice, none for a grid
+  std::vector<std::int32_t> first_slab_;  // [strips], first slab of each strip
+  // [strips]: number of slabs of all strips before each strip; number of slabs of the strip.
   std::vector<std::int64_t> slab_offset_, slabs_;
-  std::int64_t partial_slabs_ = 0;
-  bool is_folded_ = false;
-  T greatest_ = 0;           // maximum magnitude of a value
-  T slice_bound_ = 1;        // maximum magnitude of a slice of values of magnitude 1
-  Buffer<T> sums_, values_;  // [rows, width]; a grid's sums: the slabs of all strips
-  Buffer<T> blurred_, blurred_rows_, folded_;  // [cells, width] of a grid
+  std::int64_t partial_slabs_ = 0;  // number of slabs of all strips
+  bool is_folded_ = false;          // whether fold() has written folded_
+  T greatest_ = 0;                  // maximum magnitude of a value
+  T slice_bound_ = 1;               // maximum magnitude of a sliced value if all values are 1
+  Buffer<T> sums_, values_;         // [rows, width]; sums of a grid: the slabs of all strips
+  Buffer<T> blurred_, blurred_rows_, folded_;  // [cells, width], for a grid only
 };
 
 }  // namespace dcrf

@@ -1,3 +1,5 @@
+// Implements mean_field.hpp. Each iteration is a pass over the points (loops.hpp), followed by the
+// blur and the coupling of every kernel (kernel_run.hpp).
 #include "mean_field.hpp"
 
 #include <algorithm>
@@ -43,6 +45,7 @@ class Runs {
   int scratch_ = 0;
 };
 
+// Return PointPass::padding: 0 at labels, -infinity in the padding.
 template <typename T>
 std::vector<T> padding(int labels) {
   std::vector<T> out(row_width(labels), -std::numeric_limits<T>::infinity());
@@ -50,6 +53,7 @@ std::vector<T> padding(int labels) {
   return out;
 }
 
+// Return whether the diagonal term of a kernel is to be removed.
 template <typename T>
 bool has_self_terms(const Image<T>& image) {
   return std::any_of(image.kernels.begin(), image.kernels.end(),
@@ -100,6 +104,7 @@ void in_strips(const Strips& strips, int threads, std::int64_t scratch_size, con
   });
 }
 
+// Run all iterations for one image; return whether its logits were valid.
 template <typename T>
 bool forward_image(const Model<T>& model, const Image<T>& image, int threads) {
   Runs<T> runs(model, image, Sense::kForward, threads);
@@ -147,6 +152,7 @@ bool forward_image(const Model<T>& model, const Image<T>& image, int threads) {
   return true;
 }
 
+// Computes the gradient of one image.
 template <typename T>
 class Backward {
  public:
@@ -261,8 +267,8 @@ class Backward {
     }
   }
 
-  // Add the removed diagonal terms' share of the coupling gradients: those messages go from q to
-  // the same pixel, not through a lattice.
+  // Add what the removed diagonal terms contribute to the coupling gradients: their messages go
+  // from a pixel to itself, not through a lattice or grid.
   void add_self_outer(const T* gradient, const T* q) {
     const std::int64_t chunks = (image_.points + kPointChunk - 1) / kPointChunk;
     const std::int64_t matrix = std::int64_t(model_.labels) * width_;
@@ -283,6 +289,7 @@ class Backward {
     }
   }
 
+  // Write the coupling gradients without padding.
   void write_coupling() {
     T* out = to_.d_coupling;
     for (const std::vector<double>& sum : sums_) {
@@ -301,7 +308,7 @@ class Backward {
   int width_;
   std::int64_t size_;
   Runs<T> adjoint_, forward_;
-  bool vertices_, features_ = false;
+  bool vertices_, features_ = false;  // saves_vertices(); whether a kernel's gradient is wanted
   SelfTerms<T> self_, forward_self_;
   std::vector<std::vector<double>> sums_;  // gradients of the couplings, [L, width] each
 };

@@ -1,5 +1,6 @@
-// Mean-field inference on CPUs and its gradient, over kernels that are already built: T iterations
-// of messages, coupling, unaries and softmax. Results are bit-identical for any number of threads.
+// Mean-field inference on CPUs and its gradient, for kernels that are already built: T iterations
+// of message passing, coupling, unaries and softmax. Called by the bindings. Results are
+// bit-identical for any number of threads.
 #pragma once
 
 #include <cstdint>
@@ -20,44 +21,46 @@ struct KernelView {
   const T* diagonal = nullptr;  // [N] or null for 0: the diagonal (i = j) term to remove
 };
 
-// What all images of a batch share.
+// Settings and couplings, shared by all images of a batch.
 template <typename T>
 struct Model {
   int labels = 0;
   int iterations = 0;
-  const T* coupling = nullptr;     // [kernels, L, L], mu W; row: label of the receiving pixel
-  bool marginals = false;          // forward: write the softmax of U', not U'
-  std::int64_t memory_budget = 0;  // bytes of `saved` per image
+  const T* coupling = nullptr;  // [kernels, L, L], mu W; row: label of the receiving pixel
+  bool marginals = false;       // forward: write the softmax of the refined logits
+  // Maximum size of the saved marginals, in bytes per image; see Image::saved.
+  std::int64_t memory_budget = 0;
 };
 
-// One image: N points. Planes are label-major, [L, N].
+// One image of N points.
 template <typename T>
 struct Image {
   std::vector<KernelView<T>> kernels;
   std::int64_t points = 0;
-  const T* logits = nullptr;
-  T* refined = nullptr;
-  // [T, N, row_width(L)] or null; written by mean_field(). The marginals at the start of each
-  // iteration; or, if these exceed the memory budget and there are fewer vertices than points, the
-  // blurred values at the vertices.
+  const T* logits = nullptr;  // [L, N]
+  T* refined = nullptr;       // [L, N], written by mean_field()
+  // [T, N, row_width(L)] or null; written by mean_field(). It holds the marginals at the start of
+  // each iteration; or, if these exceed the memory budget, there are no more vertices and cells
+  // than points and no diagonal terms are removed, the blurred values at the vertices and cells.
   T* saved = nullptr;
 };
 
-// Outputs of the gradient of one image; null pointers are skipped.
+// Cotangent and outputs of the gradient of one image.
 template <typename T>
 struct ImageGradient {
-  const T* d_refined = nullptr;  // [L, N]
-  T* d_logits = nullptr;         // [L, N]
-  T* d_coupling = nullptr;       // [kernels, L, L]
-  std::vector<PointGradient<T>> kernels;
+  const T* d_refined = nullptr;           // [L, N], the cotangent
+  T* d_logits = nullptr;                  // [L, N]
+  T* d_coupling = nullptr;                // [kernels, L, L]
+  std::vector<PointGradient<T>> kernels;  // [kernels]; null members are not computed
 };
 
 // Write the refined logits of the last iteration, or their softmax, of every image. Return false if
-// logits hold NaN or +infinity, or -infinity alone at a point; the output is then undefined.
+// logits hold NaN or +infinity, or if all logits of a point are -infinity; the output is then
+// undefined.
 template <typename T>
 bool mean_field(const Model<T>& model, const std::vector<Image<T>>& images, int threads);
 
-// The vector-Jacobian product, by backpropagation through all iterations.
+// Compute the vector-Jacobian product of every image by backpropagation through all iterations.
 template <typename T>
 void mean_field_backward(const Model<T>& model, const std::vector<Image<T>>& images,
                          const std::vector<ImageGradient<T>>& gradients, int threads);

@@ -17,12 +17,12 @@ struct GibbsPass {
   const float* columns = nullptr;  // [2 C, L, kGibbsLanes], the same tables with the neighbour's
                                    // label last; null if L + 1 labels do not fit into a vector
   const float* logits = nullptr;   // [H, W, neighbours.width]; -infinity from label L on
-  Label* labels = nullptr;         // label of the first pixel, in the padded image
-  std::int64_t stride = 0;         // of a row of the padded image, in elements
+  Label* labels = nullptr;         // label of the first pixel in the padded image
+  std::int64_t stride = 0;         // length of a row of the padded image, in elements
   std::int64_t width = 0;          // W
   const GibbsStripe* stripes = nullptr;  // [m], indexed by row mod m
   int m = 1;
-  double* marginals = nullptr;  // [H, W, L], the conditionals are added to it; may be null
+  double* marginals = nullptr;  // [H, W, L], to which the conditionals are added; may be null
   std::uint64_t seed = 0, chain = 0;
   std::uint32_t sweep = 0;
   float beta = 1;   // inverse temperature; infinity takes the most probable label
