@@ -1,4 +1,4 @@
-// A matrix over labels, applied to one row (see CouplingView).
+// Multiplies one row of label values by a coupling matrix (CouplingView).
 #pragma once
 
 #include "../loops.hpp"
@@ -6,7 +6,7 @@
 
 namespace dcrf::DCRF_ISA {
 
-// out = C in; out does not overlap in.
+// Compute out = C in, for rows of `width` elements; `out` must not overlap `in`.
 template <int W, typename T>
 DCRF_INLINE void couple(const CouplingView<T>& c, const T* in, T* out, int width) {
   if (c.matrix == nullptr) {

@@ -1,6 +1,7 @@
-// Compiled once per instruction set and, like loops.cpp, without functions of the standard library.
-// Drawing a label is a long chain of dependent instructions. Pixels of one colour do not depend on
-// each other, so several are drawn at a time to overlap their chains.
+// The inner loop of the Gibbs sweep with SIMD instructions (GibbsLoops). Compiled once per
+// instruction set and, like loops.cpp, without functions of the standard library. Drawing a label
+// is a long chain of dependent instructions. Pixels of one colour do not depend on each other, so
+// several are drawn at a time, to overlap their chains.
 #include "gibbs.hpp"
 
 #include "../../core/philox.hpp"
@@ -28,17 +29,17 @@ constexpr bool kLooksUp = DCRF_PACK_BYTES >= 32;
 template <int N>
 using Words = Pack<std::uint32_t, N>;
 
-// Pixels to draw.
+// A block of pixels to draw; the first `count` entries are used.
 struct Block {
   int count = 0;
-  Label* label[kBlock];
-  std::uint32_t pixel[kBlock];
-  std::uint32_t word[kBlock];
+  Label* label[kBlock];         // the pixel's label in the padded image
+  std::uint32_t pixel[kBlock];  // index in the image
+  std::uint32_t word[kBlock];   // random word
 };
 
 using Eight = Words<8>;
 
-// Multiply each word by a number; return the upper and the lower 32 bits of the products.
+// Multiply each word by `by`; return the upper and the lower 32 bits of the products.
 DCRF_INLINE void multiply(const Eight& words, std::uint32_t by, Eight& high, Eight& low) {
 #ifdef __AVX2__
   // Compilers do not generate _mm256_mul_epu32, which multiplies every second word, from a loop.
@@ -82,8 +83,8 @@ DCRF_INLINE void add_words(const GibbsPass& pass, Block& block) {
   for (int i = 0; i < kVectors; ++i) __builtin_memcpy(block.word + 8 * i, &c0[i], sizeof c0[i]);
 }
 
-// Compute the scores of labels first .. first + N * Packs - 1 at P pixels, those of the block from
-// `at` on.
+// Compute the scores of labels first .. first + N * Packs - 1 for pixels `at` to `at` + P - 1 of a
+// block.
 template <int N, int Packs, int P>
 DCRF_INLINE void add_neighbours(const GibbsPass& pass, const Block& block, int at, int first,
                                 Pack<float, N> (&scores)[P][Packs]) {
@@ -167,7 +168,7 @@ DCRF_INLINE void add_marginal(const GibbsPass& pass, std::uint32_t pixel,
   for (int l = 0; l < labels; ++l) sum[l] += double(weights[l]) * share;
 }
 
-// Draw P pixels from `at` on; all N * Packs scores of a pixel stay in registers.
+// Draw pixels `at` to `at` + P - 1 of a block. All N * Packs scores of a pixel stay in registers.
 template <int N, int Packs, int P>
 DCRF_INLINE void draw(const GibbsPass& pass, const Block& block, int at, std::uint32_t* weights,
                       Label* drawn) {
@@ -190,15 +191,15 @@ DCRF_INLINE void draw(const GibbsPass& pass, const Block& block, int at, std::ui
     }
     if (pass.marginals != nullptr) add_marginal(pass, block.pixel[at + p], weights, total);
     const std::uint32_t where = threshold(block.word[at + p], total);
-    Words<N> below{};  // minus one for each label that the word has passed
+    Words<N> below{};  // minus the number of labels with a cumulative weight <= `where`
     DCRF_UNROLL
     for (int i = 0; i < Packs; ++i) below += (Words<N>)(sums[i] <= where);
     drawn[p] = Label(0 - sum_of<N>(below));
   }
 }
 
-// Draw one pixel with any number of labels, through scratch in memory. At infinite beta the lowest
-// of the most probable labels is taken.
+// Draw one pixel with any number of labels, with scores and weights in memory. At infinite beta,
+// return the lowest of the most probable labels.
 template <int N>
 DCRF_INLINE Label draw_in_memory(const GibbsPass& pass, const Block& block, int at, float* scores,
                                  std::uint32_t* weights) {
@@ -242,8 +243,9 @@ DCRF_INLINE Pack<float, kWide> look_up(const float* table, const Pack<std::int32
 #endif
 }
 
-// Draw kWide pixels at once, where each lane holds a pixel instead of a label. The table entries
-// for the neighbours' labels, at most kWide, are looked up by a permutation of lanes.
+// Draw kWide pixels at once, where each lane holds a pixel instead of a label. The tables have at
+// most kWide entries per label, so a permutation of lanes looks up the entries for the neighbours'
+// labels.
 template <int L>
 DCRF_INLINE void draw_across(const GibbsPass& pass, const Block& block, int at, Label* drawn) {
   using Index = Pack<std::int32_t, kWide>;
@@ -283,7 +285,7 @@ DCRF_INLINE void draw_across(const GibbsPass& pass, const Block& block, int at, 
   }
   Words<kWide> where{};
   for (int i = 0; i < kWide; ++i) where[i] = threshold(block.word[at + i], sums[L - 1][i]);
-  Words<kWide> below{};  // minus one for each label that the word has passed
+  Words<kWide> below{};  // minus the number of labels with a cumulative weight <= `where`
   DCRF_UNROLL
   for (int l = 0; l < L; ++l) below += (Words<kWide>)(sums[l] <= where);
   for (int i = 0; i < kWide; ++i) drawn[i] = Label(0 - below[i]);
@@ -325,7 +327,7 @@ DCRF_INLINE std::int64_t draw_block(const GibbsPass& pass, Block& block, float* 
   return changed;
 }
 
-// Draw the pixels of a range of rows by draw_block().
+// Draw the pixels of one colour in a range of rows, block by block; return how many labels changed.
 template <int N, int Packs, int P>
 DCRF_INLINE std::int64_t draw_rows(const GibbsPass& pass, std::int64_t begin, std::int64_t end,
                                    float* scores, std::uint32_t* weights) {

@@ -1,5 +1,6 @@
-// The inner loop of the Gibbs sweep: pixels of one colour in a range of rows. It is compiled for
-// every instruction set without fused multiply-adds, so that results are bit-identical.
+// The inner loop of the Gibbs sweep, called by cpu/gibbs.cpp: it draws the pixels of one colour in
+// a range of rows. It is compiled once per instruction set, without fused multiply-adds, so that
+// results are bit-identical on all of them.
 #pragma once
 
 #include "../../core/gibbs.hpp"

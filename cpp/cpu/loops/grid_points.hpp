@@ -1,14 +1,14 @@
-// Slice and splat of a grid kernel at the points of a tile. Neighbouring points share cells, so a
-// row of pixels is interpolated in two steps: the rows of cells first, then along the row.
+// Slice and splat of a grid kernel for the points of a tile. Neighbouring points share cells, so a
+// row of pixels is interpolated in two steps: first between the rows of cells, then along the row.
 #pragma once
 
 #include "tiles.hpp"
 
 namespace dcrf::DCRF_ISA {
 
-// Buffers of a grid kernel for one row of pixels: the rows of cells that it touches interpolated
-// into one (`values`), and one row of splatted values (`sums`), which flush_grid_row() adds to the
-// cells.
+// Buffers of a grid kernel for one row of pixels: one row of values, interpolated between the rows
+// of cells that the row of pixels touches (gather_grid_row), and one row of splatted values, which
+// flush_grid_row adds to the cells.
 template <typename T>
 struct GridRow {
   std::int64_t row = -1;  // row of pixels that the buffers belong to; -1: none yet
@@ -16,6 +16,7 @@ struct GridRow {
   T* sums = nullptr;      // [cells, width], zeros after a flush
 };
 
+// Return the weights of pixel i along an axis; `table` is `splat` or `slice` of the grid.
 template <typename T>
 DCRF_INLINE const T* tap(const GridView<T>& g, const T* const* table, int axis, std::int64_t i) {
   return table[axis] + i * g.taps[axis];
@@ -65,7 +66,7 @@ void gather_grid_row(const PointKernel<T>& k, std::int64_t pixel_row, T* values,
   });
 }
 
-// Add the row `sums` to the rows of cells that the row of pixels touches, and clears it.
+// Add the row `sums` to the rows of cells that the row of pixels touches, and set it to 0.
 template <typename T>
 void flush_grid_row(const PointKernel<T>& k, int strip, std::int64_t pixel_row, T* sums,
                     int width) {
@@ -91,13 +92,15 @@ void flush_grid_row(const PointKernel<T>& k, int strip, std::int64_t pixel_row, 
   });
 }
 
+// Return the column of pixels in which point p of a tile is.
 template <typename T>
 DCRF_INLINE std::int64_t column(const GridView<T>& g, const Tile& tile, int p) {
   const std::int64_t pixel = g.pixel != nullptr ? g.pixel[tile.begin + p] : tile.begin + p;
   return pixel - tile.pixel_row * g.size[2];
 }
 
-// End of the run of points, from p at column x on, that touch the same three cells of a row.
+// Return the end of the run of points that starts with point p, in column x, and touches the same
+// three cells of a row.
 template <typename T>
 DCRF_INLINE int run_end(const GridView<T>& g, const Tile& tile, int p, std::int64_t x) {
   const std::int32_t cell = g.cell[2][x];
@@ -106,7 +109,8 @@ DCRF_INLINE int run_end(const GridView<T>& g, const Tile& tile, int p, std::int6
   return end;
 }
 
-// Slice a grid kernel. The cells of a run of points stay in registers.
+// Slice a grid kernel: add its values at the points of the tile to `rows`. The cells of a run of
+// points stay in registers.
 template <int W, typename T>
 void slice_tile(const PointKernel<T>& k, GridRow<T>& row, const Tile& tile, T* rows, int width) {
   if (row.row != tile.pixel_row) gather_grid_row(k, tile.pixel_row, row.values, width);
@@ -134,7 +138,7 @@ void slice_tile(const PointKernel<T>& k, GridRow<T>& row, const Tile& tile, T* r
   });
 }
 
-// Splat into a grid kernel, likewise by runs.
+// Splat `rows`, times `scale` if it is not null, into a grid kernel, also by runs of points.
 template <int W, typename T>
 void splat_tile(const PointKernel<T>& k, int strip, GridRow<T>& row, const Tile& tile,
                 const T* rows, const T* scale, int width) {

@@ -1,11 +1,12 @@
-// Slice and splat of a lattice kernel at the points of a tile, and the gradient of its weights.
+// Slice and splat of a lattice kernel for the points of a tile, and the gradient with respect to
+// its barycentric weights.
 #pragma once
 
 #include "tiles.hpp"
 
 namespace dcrf::DCRF_ISA {
 
-// Slice: rows [count, width] += the kernel's values interpolated at the points of the tile.
+// Slice: add the kernel's values, interpolated at the points of the tile, to rows [count, width].
 // `Corners` is the number of corners if known at compile time, else 0.
 template <int W, int Corners, typename T>
 DCRF_INLINE void slice_lattice(const PointKernel<T>& k, int strip, const Tile& tile, T* rows,
@@ -33,7 +34,7 @@ DCRF_INLINE void slice_lattice(const PointKernel<T>& k, int strip, const Tile& t
   });
 }
 
-// Splat: adds rows [count, width], times `scale` if not null, to the kernel's sums.
+// Splat: add the rows [count, width], times `scale` if it is not null, to the kernel's sums.
 template <int W, int Corners, typename T>
 DCRF_INLINE void splat_lattice(const PointKernel<T>& k, int strip, const Tile& tile, const T* rows,
                                const T* scale, int width) {
@@ -60,7 +61,8 @@ DCRF_INLINE void splat_lattice(const PointKernel<T>& k, int strip, const Tile& t
   });
 }
 
-// Kernels of 2-D colour images (5 features, 6 corners) get code of their own.
+// Slice and splat with a compile-time number of corners for 5 features (2-D colour images), which
+// have 6 corners.
 template <int W, typename T>
 void slice_tile(const PointKernel<T>& k, int strip, const Tile& tile, T* rows, int width) {
   if (k.corners == 6)
@@ -79,8 +81,8 @@ void splat_tile(const PointKernel<T>& k, int strip, const Tile& tile, const T* r
 }
 
 // Add to d_weight the inner products of `rows` with the kernel's values at the corners: the
-// gradient of the weights through the slice or, with the roles swapped, through the splat. Adds to
-// d_scale, if not null, the gradient of the factor `out_of`.
+// gradient with respect to the weights as slice weights or, for the adjoint kernel, as splat
+// weights. Add to d_scale, if it is not null, the gradient with respect to the factor `out_of`.
 template <int W, typename T>
 void add_weight_gradient(const PointKernel<T>& k, int strip, const Tile& tile, const T* rows,
                          int width, T* d_weight, T* d_scale) {

@@ -44,7 +44,7 @@ void locate_points(const LocateTask<T>& task, std::uint32_t* low, std::uint32_t*
       quotient[j] = __builtin_convertvector(rounded, I);
       delta[j] = elevated[j] - rounded * up;
       excess += quotient[j];
-      rank[j] = I{} + Int(j);  // initially as if delta[j] were below all before it
+      rank[j] = I{} + Int(j);
     }
     DCRF_UNROLL
     for (int i = 0; i < D; ++i) {
@@ -67,7 +67,8 @@ void locate_points(const LocateTask<T>& task, std::uint32_t* low, std::uint32_t*
     }
     P sorted[D + 1];
     I key_low = I{}, key_high = I{};
-    I unit_low[D + 1], unit_high[D + 1];  // KeyMaths::unit of the axis of each rank
+    // KeyMaths::unit of the axis of each rank, in 32-bit halves.
+    I unit_low[D + 1], unit_high[D + 1];
     DCRF_UNROLL
     for (int r = 0; r <= D; ++r) {
       sorted[r] = moved[0];

@@ -1,4 +1,5 @@
-// Where several points lie in the lattice: Loops::locate.
+// Declares locate() (Loops::locate), which finds the simplices of several points; used by
+// loops.cpp.
 #pragma once
 
 #include "../loops.hpp"

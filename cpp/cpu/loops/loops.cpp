@@ -1,6 +1,7 @@
-// Compiled once per instruction set, with DCRF_ISA and DCRF_PACK_BYTES set by the build. Nothing
-// here may instantiate a function of the standard library: the linker keeps one copy of such a
-// function, and it might be the one that an older processor cannot run.
+// The table of the hot loops (Loops) for one instruction set. Compiled once per instruction set;
+// the build sets DCRF_ISA and DCRF_PACK_BYTES. Nothing here may instantiate a function of the
+// standard library: the linker keeps only one copy of such a function, which might be one that an
+// older processor cannot run.
 #include "locate.hpp"
 #include "passes.hpp"
 #include "vertices.hpp"

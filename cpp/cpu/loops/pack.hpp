@@ -1,5 +1,5 @@
-// SIMD vectors ("packs") with the portable vector extensions of GCC and Clang. The compiler splits
-// packs that are wider than the processor's registers.
+// SIMD vectors ("packs") and operations on their lanes, with the portable vector extensions of GCC
+// and Clang. The compiler splits packs that are wider than the registers of the processor.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,7 @@ using Pack = typename PackOf<T, N>::Type;
 template <typename T>
 constexpr int kLanes = DCRF_PACK_BYTES / int(sizeof(T));
 
-// Integer type of the size of T, for shuffles and comparisons.
+// Integer type of the same size as T, for shuffles and comparisons.
 template <typename T>
 struct IntOf;
 template <>
@@ -54,7 +54,7 @@ DCRF_INLINE Pack<T, N> broadcast(T x) {
   return x - Pack<T, N>{};  // x - 0 is x for every x, -0 included
 }
 
-// Rotate: lane i of the result is lane (i + By) % N.
+// Rotate the lanes: lane i of the result is lane (i + By) % N of `a`.
 template <typename T, int N, int By>
 DCRF_INLINE Pack<T, N> rotate(const Pack<T, N>& a) {
   using Index = typename IntOf<T>::Type;
@@ -69,7 +69,7 @@ DCRF_INLINE Pack<T, N> rotate(const Pack<T, N>& a) {
 #endif
 }
 
-// Return the sum of all lanes, in every lane. Likewise max_lanes below.
+// Return the sum of all lanes in every lane; max_lanes below returns the maximum likewise.
 template <typename T, int N>
 DCRF_INLINE Pack<T, N> sum_lanes(Pack<T, N> a) {
   if constexpr (N >= 16) a += rotate<T, N, 8>(a);
@@ -93,7 +93,7 @@ DCRF_INLINE Pack<T, N> max_lanes(Pack<T, N> a) {
   return a;
 }
 
-// Add lanes i and i + Half of both packs and interleave the sums: one level of sum_each.
+// Add lanes i and i + Half of both packs and interleave the sums: one step of sum_each.
 template <typename T, int N, int Half>
 DCRF_INLINE Pack<T, N> add_neighbours(const Pack<T, N>& a, const Pack<T, N>& b) {
   using Index = typename IntOf<T>::Type;

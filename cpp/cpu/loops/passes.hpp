@@ -1,5 +1,5 @@
-// The loops over points: a strip in tiles, each tile sliced, updated and splatted while its rows
-// are in the first-level cache.
+// The loops over points of Loops. A strip is processed tile by tile; each tile is sliced, updated
+// and splatted while its rows are in the first-level cache.
 #pragma once
 
 #include <limits>
@@ -11,8 +11,8 @@
 
 namespace dcrf::DCRF_ISA {
 
-// Factors of the rows of a tile before the splat: the kernel's `into` times the caller's `factor`,
-// each null for 1. `room` [kTile] holds the product.
+// Return the factors of the rows of a tile before the splat: the kernel's `into` times the caller's
+// `factor`, each null for 1. `room` [kTile] holds the product.
 template <typename T>
 DCRF_INLINE const T* row_scale(const PointKernel<T>& k, const Tile& tile, const T* factor,
                                T* room) {
@@ -22,14 +22,14 @@ DCRF_INLINE const T* row_scale(const PointKernel<T>& k, const Tile& tile, const 
   return room;
 }
 
-// All kernels of a pass, in one strip.
+// Slice and splat of all kernels of a pass, for one strip.
 template <int W, typename T>
 struct StripKernels {
   const PointKernel<T>* kernels;
   int count, strip, width;
   GridRow<T> rows[kMaxKernels];
 
-  // Takes the row buffers of grids from `scratch`, which it advances past them.
+  // Take the row buffers of grids from `scratch`, and advance `scratch` past them.
   DCRF_INLINE StripKernels(const PointKernel<T>* list, int n, int s, int w, T*& scratch)
       : kernels(list), count(list != nullptr ? n : 0), strip(s), width(w) {
     for (int m = 0; m < count; ++m) {
@@ -41,8 +41,8 @@ struct StripKernels {
       for (std::int64_t i = 0; i < length; ++i) rows[m].sums[i] = T(0);
     }
   }
-  // Add the messages of all kernels to the rows of a tile. To be called before splat(), once a
-  // tile.
+  // Add the messages of all kernels to the rows of a tile. To be called once per tile, before
+  // splat().
   DCRF_INLINE void slice(const Tile& tile, T* out) {
     for (int m = 0; m < count; ++m) {
       if (kernels[m].vertex != nullptr)
@@ -51,6 +51,7 @@ struct StripKernels {
         slice_tile<W>(kernels[m], rows[m], tile, out, width);
     }
   }
+  // Splat the rows of a tile, times `factor` if it is not null, into all kernels.
   DCRF_INLINE void splat(const Tile& tile, const T* in, const T* factor) {
     T scale[kTile];
     for (int m = 0; m < count; ++m) {
@@ -61,11 +62,11 @@ struct StripKernels {
         splat_tile<W>(kernels[m], strip, rows[m], tile, in, by, width);
     }
   }
-  // Note the row of pixels that the grid buffers now hold.
+  // Record which row of pixels the grid buffers hold now.
   DCRF_INLINE void end_tile(const Tile& tile) {
     for (int m = 0; m < count; ++m) rows[m].row = tile.pixel_row;
   }
-  // Add what the grid buffers still hold to the sums.
+  // Add the last row in the grid buffers to the sums.
   DCRF_INLINE void flush() {
     for (int m = 0; m < count; ++m) {
       if (kernels[m].vertex == nullptr && rows[m].row >= 0) {
@@ -75,7 +76,7 @@ struct StripKernels {
   }
 };
 
-// One iteration in one strip: messages, unaries, softmax and splat, as ForwardPass says.
+// Compute a forward pass (ForwardPass) in one strip: messages, unaries, softmax and splat.
 template <int W, typename T>
 bool forward_strip(const ForwardPass<T>& pass, int strip, T* scratch) {
   constexpr T kLeast = -std::numeric_limits<T>::infinity();
@@ -111,7 +112,8 @@ bool forward_strip(const ForwardPass<T>& pass, int strip, T* scratch) {
       if (pass.marginals) scale_rows<W>(rows, tile.count, width, inverse, rows);
       store_planes<W>(rows, width, tile, labels, pass.refined, pass.points);
     } else {
-      // The splat scales the rows itself, so the results do not depend on whether q is saved.
+      // The splat multiplies by `inverse` itself, whether or not the marginals are saved, so that
+      // the results do not depend on it.
       if (pass.saved_q != nullptr) {
         scale_rows<W>(rows, tile.count, width, inverse, pass.saved_q + tile.begin * width);
       }
@@ -131,7 +133,7 @@ bool forward(const ForwardPass<T>& pass, int strip, T* scratch) {
   return good;
 }
 
-// The gradient of one iteration in one strip, as BackwardPass says.
+// Compute a backward pass (BackwardPass) in one strip.
 template <int W, typename T>
 void backward_strip(const BackwardPass<T>& pass, int strip, T* scratch) {
   constexpr T kLeast = -std::numeric_limits<T>::infinity();
@@ -171,8 +173,8 @@ void backward_strip(const BackwardPass<T>& pass, int strip, T* scratch) {
         if (to.weight == nullptr) continue;
         add_weight_gradient<W>(pass.kernels[m], strip, tile, q, width, to.weight, to.before);
         if (to.diagonal == nullptr) continue;
-        const PointKernel<T>& k =
-            pass.kernels[m];  // adjoint: `into` is the kernel's after, `out_of` its before
+        // In the adjoint kernel, `into` is the factor `after` and `out_of` the factor `before`.
+        const PointKernel<T>& k = pass.kernels[m];
         for (int p = 0; p < tile.count; ++p) {
           const std::int64_t point = tile.begin + p;
           couple<W>(pass.forward_self[m].coupling, q + p * width, spare, width);
@@ -228,9 +230,10 @@ void backward(const BackwardPass<T>& pass, int strip, T* scratch) {
   with_width(pass.width, [&](auto w) { backward_strip<decltype(w)::value>(pass, strip, scratch); });
 }
 
-// --- splat, slice and their gradient alone, for rows of `labels` channels that the caller owns ---
+// --- splat, slice and their gradient by themselves, for rows that the caller owns ---
 
-// rows [count, width] of a tile from rows of stride `stride`; padding is left as it is.
+// Copy the rows of a tile's points, `stride` elements apart, to rows [count, width]; the padding is
+// not written.
 template <typename T>
 DCRF_INLINE void load_rows(const T* from, std::int64_t stride, const PointPass<T>& pass,
                            const Tile& tile, T* rows) {

@@ -1,4 +1,5 @@
-// Between label-major planes [L, N], point-major copies [N, L] and the padded rows of a tile.
+// Copies label values between label-major planes [L, N], a point-major array [N, L] and the padded
+// rows of a tile.
 #pragma once
 
 #include <limits>
@@ -7,7 +8,8 @@
 
 namespace dcrf::DCRF_ISA {
 
-// Transpose planes [labels, points] to the rows [count, width] of a tile; padding gets `beyond`.
+// Transpose planes [labels, points] to the rows [count, width] of a tile; the padding is set to
+// `beyond`.
 template <int W, typename T>
 void load_planes(const T* planes, std::int64_t points, int labels, const Tile& tile, T* rows,
                  int width, T beyond) {
@@ -57,16 +59,17 @@ void store_planes(const T* rows, int width, const Tile& tile, int labels, T* pla
   }
 }
 
-// Load logits of a tile from the point-major copy `pass.unary` [points, labels]; padding gets
-// -infinity. A whole padded row is read, so its end holds logits of the next point until `padding`
-// (-infinity there) is added; rows that would end beyond the array are copied label by label.
+// Load the logits of a tile from the point-major copy `pass.unary` [points, labels]; the padding is
+// set to -infinity. A whole padded row is read, so its end holds logits of the next point until
+// `padding` (-infinity there) is added; rows that would end beyond the array are copied label by
+// label.
 template <int W, typename T>
 void load_unary(const ForwardPass<T>& pass, const Tile& tile, T* rows) {
   const int stride = row_stride<W>(pass.width), labels = pass.labels;
   const T* const padding = pass.padding;
   const T* from = pass.unary + tile.begin * labels;
-  const std::int64_t last =
-      pass.points * labels - stride;  // offset of the last padded row within the array
+  // Offset of the last padded row that ends within the array.
+  const std::int64_t last = pass.points * labels - stride;
   for (int p = 0; p < tile.count; ++p, from += labels, rows += stride) {
     if (from - pass.unary > last) {
       for (int l = 0; l < labels; ++l) rows[l] = from[l];
@@ -83,9 +86,9 @@ void load_unary(const ForwardPass<T>& pass, const Tile& tile, T* rows) {
   }
 }
 
-// Write the copy that load_unary reads. Padded rows are stored, so each overwrites the start of
-// the next point's row, which is stored afterwards; the last rows of a tile are copied label by
-// label.
+// Write the rows of a tile to the point-major copy that load_unary reads. Whole padded rows are
+// stored; the end of each overwrites the start of the next point's row, which is stored afterwards;
+// the last rows of a tile are copied label by label.
 template <int W, typename T>
 void store_unary(const T* rows, const Tile& tile, const ForwardPass<T>& pass) {
   const int stride = row_stride<W>(pass.width), labels = pass.labels;

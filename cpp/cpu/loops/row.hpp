@@ -1,5 +1,5 @@
-// One row of W label values in registers: as many packs of the widest size as fit, then packs of
-// half that size, and so on.
+// One row of W label values in registers, with the arithmetic that the loops need. A row consists
+// of as many packs of the widest size as fit, then packs of half that size, and so on.
 #pragma once
 
 #include "../../core/numerics.hpp"
@@ -30,7 +30,7 @@ struct Row {
     for (int i = 0; i < kCount; ++i) part[i] = P{};
     rest.clear();
   }
-  // set_scaled: this = w * row; add_scaled: this += w * row; add: this += row (row in memory).
+  // set_scaled: this = w * row; add_scaled: this += w * row; add: this += row. `row` is in memory.
   DCRF_INLINE void set_scaled(T w, const T* row) {
     DCRF_UNROLL
     for (int i = 0; i < kCount; ++i) part[i] = w * dcrf::DCRF_ISA::load<T, N>(row + i * N);
@@ -106,11 +106,13 @@ struct Row {
       }
     }
   }
+  // Compute the elementwise maximum of this row and `row`.
   DCRF_INLINE void raise_to(const Row& row) {
     DCRF_UNROLL
     for (int i = 0; i < kCount; ++i) part[i] = larger<T, N>(part[i], row.part[i]);
     rest.raise_to(row.rest);
   }
+  // Replace every element by its absolute value.
   DCRF_INLINE void drop_sign() {
     DCRF_UNROLL
     for (int i = 0; i < kCount; ++i) part[i] = part[i] < T(0) ? -part[i] : part[i];
@@ -124,6 +126,7 @@ struct Row {
   }
 };
 
+// The empty row, which ends the recursion.
 template <typename T, int N>
 struct Row<T, 0, N> {
   DCRF_INLINE void load(const T*) {}
@@ -143,6 +146,7 @@ struct Row<T, 0, N> {
   DCRF_INLINE T sum() const { return T(0); }
 };
 
+// A width as a type, for generic lambdas.
 template <int W>
 struct Width {
   static constexpr int value = W;
@@ -161,7 +165,7 @@ DCRF_INLINE void in_blocks(int width, const Body& body) {
   }
 }
 
-// Call body(Width<W>()) with W = width for rows of up to 32 numbers, else with W = 0.
+// Call body(Width<W>()) with W = width for rows of up to 32 elements, otherwise with W = 0.
 template <class Body>
 DCRF_INLINE void with_width(int width, const Body& body) {
   switch (width) {

@@ -7,16 +7,15 @@
 
 namespace dcrf::DCRF_ISA {
 
-// Replace each row by exp(row) and writes the reciprocal of its sum to inverse[p]; their product
-// is the softmax. Padding is -infinity before and 0 after. If `safe`, the maximum of every row lies
-// in
-// [-40, 40]: exp cannot overflow, and what underflows is negligible, so the maximum need not be
-// subtracted first.
+// Replace each row by exp(row) and write the reciprocal of its sum to inverse[p]; their product is
+// the softmax. The padding is -infinity before and 0 after. If `safe`, the maximum of every row is
+// within [-40, 40]: exp cannot overflow, and values that underflow are negligible, so the maximum
+// need not be subtracted first.
 template <int W, typename T>
 void exponentiate(T* rows, int count, int width, bool safe, T* inverse) {
   constexpr int N = kBlock<T, W>;
-  // Rows that are not a whole number of packs are exponentiated as one long row: the rows of a tile
-  // are contiguous, and its buffer holds a whole number of packs.
+  // If a row is not a whole number of packs, all rows of the tile are exponentiated as one long
+  // row: they are contiguous, and their buffer holds a whole number of packs.
   constexpr bool kWhole = W > 0 && W % kLanes<T> == 0;
   const int stride = row_stride<W>(width);
   for (int p = 0; p < count && !safe; ++p) {
@@ -69,8 +68,9 @@ void scale_rows(const T* rows, int count, int width, const T* factor, T* out) {
   }
 }
 
-// Add the diagonal (i = j) terms that the messages must not contain: `self` holds their coupling
-// with the sign that removes them, `before` [N, width] the marginals or gradients that were sent.
+// Remove the diagonal (i = j) terms from the messages in `rows`: add them with the coupling in
+// `self`, which has the opposite sign. `before` [N, width] holds the marginals or gradients from
+// which the messages were computed.
 template <int W, typename T>
 void add_self_terms(const SelfTerm<T>* self, int count, const T* before, const Tile& tile, T* rows,
                     int width, T* scratch) {
@@ -84,8 +84,8 @@ void add_self_terms(const SelfTerm<T>* self, int count, const T* before, const T
   }
 }
 
-// Subtract its maximum from each row, if `shift`. Return false if a row holds NaN or +infinity,
-// or -infinity alone.
+// If `shift`, subtract the maximum of each row from it. Return false if a row holds NaN or
+// +infinity, or nothing but -infinity.
 template <int W, typename T>
 bool shift_to_peak(T* rows, int count, int width, bool shift) {
   constexpr T kHuge = std::numeric_limits<T>::max();
@@ -98,7 +98,7 @@ bool shift_to_peak(T* rows, int count, int width, bool shift) {
       x.load(row + at);
       const T own = x.max();
       peak = own > peak ? own : peak;
-      x.clip(kHuge);  // -infinity becomes 0; then 0 x is NaN where x is NaN or +infinity
+      x.clip(kHuge);  // -infinity becomes 0; then 0 * x is NaN if x is NaN or +infinity
       x.scale(T(0));
       poison += x.sum();
     });

@@ -1,18 +1,20 @@
-// Tiles: a few points of a strip whose rows stay in the first-level cache.
+// Divides the points of a strip into tiles: a few points whose rows stay in the first-level cache.
 #pragma once
 
 #include "coupling.hpp"
 
 namespace dcrf::DCRF_ISA {
 
-// Points [begin, begin + count) of one strip; with a grid, all in the row of pixels `pixel_row`.
+// Points [begin, begin + count) of one strip; if there is a grid kernel, all are in the same row of
+// pixels, `pixel_row`.
 struct Tile {
   std::int64_t begin = 0;
   int count = 0;
   std::int64_t pixel_row = 0;
 };
 
-// Iterates over the tiles of a strip, in order. With a grid, tiles end where a row of pixels ends.
+// Iterates over the tiles of a strip, in order. If there is a grid kernel, tiles also end where a
+// row of pixels ends.
 template <typename T>
 struct Tiles {
   const GridView<T>* grid = nullptr;
@@ -45,13 +47,13 @@ struct Tiles {
   }
 };
 
-// Width of a row of label values: a compile-time constant if W > 0.
+// Return the width of a row of label values: a compile-time constant if W > 0.
 template <int W>
 DCRF_INLINE int row_stride(int width) {
   return W > 0 ? W : width;
 }
 
-// Side of the square blocks in which tiles are transposed; it divides the row width.
+// Number of rows and columns of the blocks in which tiles are transposed; it divides the row width.
 template <typename T, int W>
 constexpr int kBlock = W == 0                         ? 4
                        : W % 8 == 0 && kLanes<T> >= 8 ? 8

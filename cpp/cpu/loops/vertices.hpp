@@ -1,4 +1,5 @@
-// The loops over rows of lattice vertices and of grid cells: ghosts, blur, coupling.
+// The loops over rows of lattice vertices and grid cells: ghosts, blur and coupling. The functions
+// that Loops points to are specified there.
 #pragma once
 
 #include "coupling.hpp"
@@ -7,7 +8,8 @@ namespace dcrf::DCRF_ISA {
 
 constexpr int kAhead = 16;  // rows to prefetch ahead
 
-// Call body(Width<n>(), part of the ghost's row, same part of the owner's) for each pair of rows.
+// Call body(Width<n>(), block of the ghost's row, same block of the owner's row) for all blocks of
+// each pair of rows.
 template <typename T, class Body>
 DCRF_INLINE void for_ghosts(const std::int32_t* ghost, const std::int32_t* owner,
                             std::int64_t count, T* rows, int width, const Body& body) {
@@ -48,8 +50,8 @@ void broadcast(const std::int32_t* ghost, const std::int32_t* owner, std::int64_
   });
 }
 
-// Blur with weights 1/2, 1, 1/2 (kBlurSide) along runs of rows, in place: one read and one write of
-// each. The list holds whole chains; kChainEnd marks a chain's last row.
+// Blur with weights 1/2, 1, 1/2 (kBlurSide) along chains of rows, in place; each row is read and
+// written once. The list holds whole chains; kChainEnd marks the last row of each.
 template <typename T>
 void blur(const std::uint32_t* chain, std::int64_t count, T* rows, int width) {
   with_width(width, [&](auto w) {
@@ -90,7 +92,7 @@ T finish(const CouplingView<T>& coupling, const std::int32_t* row, std::int64_t 
   T greatest = 0;
   with_width(width, [&](auto w) {
     constexpr int W = decltype(w)::value;
-    Row<T, (W > 0 ? W : 8)> top;  // of the size of values, lane by lane
+    Row<T, (W > 0 ? W : 8)> top;  // maximum of |values|, lane by lane
     top.clear();
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int64_t at_row = (row != nullptr ? row[i] : i) * width;
@@ -151,7 +153,7 @@ template <typename T>
 bool range(const T* from, std::int64_t stride, std::int64_t count, T* least, T* greatest) {
   constexpr int N = kLanes<T>;
   T low = from[0], high = from[0];
-  T poison = 0;  // 0 x is NaN where x is not finite
+  T poison = 0;  // 0 * x is NaN if x is not finite
   std::int64_t i = 0;
   if (stride == 1 && count >= N) {
     Pack<T, N> lows = load<T, N>(from), highs = lows, poisons{};
