@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import metrics
-from ._counting import Counts
+from ._scoring import Counts
 
 LEVEL = 0.95  # of the intervals
 _OTHER_SCORES = {

@@ -1,6 +1,6 @@
 """`densecrf-rnn evaluate`: score label maps on disk against the ground truth, side by side.
 
-`_counting` counts per image, `_scores` makes scores, a table and charts of the counts.
+`_scoring` counts per image, `_scores` makes scores, a table and charts of the counts.
 """
 
 import argparse
@@ -10,9 +10,8 @@ from pathlib import Path
 
 from .. import files
 from . import UserError, _types, check_file, prepare_plots, require, user_errors
-from ._counting import count
 from ._scores import draw, facts_of, table
-from ._scoring import add_scoring_options, check_seed, chosen_labels, warn_missing
+from ._scoring import add_scoring_options, check_seed, chosen_labels, count, warn_missing
 
 WIDTHS = (1, 2, 3, 5, 10, 20)
 RESAMPLES = 1000

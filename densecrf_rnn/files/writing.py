@@ -11,11 +11,7 @@ from .formats import function
 
 
 def write_labels(
-    path: Path | str,
-    labels: Array,
-    *,
-    palette: Array | None = None,
-    like: Path | str | None = None,
+    path: Path | str, labels: Array, *, palette: Array | None = None, like: Path | str | None = None
 ) -> None:
     """Write a label map in the format of the file name.
 
