@@ -1,5 +1,6 @@
-// Sets up and launches the programs of build.hpp. Compiled without fused multiply-adds, so that
-// rounding, and with it the simplex of each point, is the same as on a CPU.
+// Sets up and launches the programs of build.hpp (the lattice part of engine.hpp). Compiled without
+// fused multiply-adds, so that all values, and therefore the simplex of each point, are rounded as
+// on a CPU.
 #include "build.hpp"
 
 #include <stdexcept>
@@ -12,7 +13,8 @@
 namespace dcrf::cuda {
 namespace {
 
-// Call body with the number of words of a key, 1, 2 or the maximum, as an integral constant.
+// Call body(n), where the integral constant n (1, 2 or the maximum) is enough for the words of a
+// key.
 template <class Body>
 void with_words(const KeyLayout& layout, const Body& body) {
   if (layout.words > kMaxKeyWords) throw std::invalid_argument("vertex keys of too many words");

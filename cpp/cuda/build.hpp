@@ -36,7 +36,7 @@ struct Keys {
     for (int w = 0; w < words; ++w) key.word[w] = data[w * count + i];
     return key;
   }
-  // Return the index of `key`, or -1 if it is not there; the keys must be sorted.
+  // Return the index of `key`, or -1 if the array does not contain it; the keys must be sorted.
   DCRF_DEVICE std::int32_t find(const Key<Words>& key) const {
     const std::int64_t at =
         partition_point(count, [&](std::int64_t i) { return (*this)[i] < key; });
@@ -120,7 +120,7 @@ struct FeatureGradient {
   }
 };
 
-// out[i] = i: the order of `count` items before they are sorted.
+// Write out[i] = i: the order of `count` items before they are sorted.
 struct Number {
   std::int64_t count = 0;
   std::int32_t* out = nullptr;
@@ -130,7 +130,8 @@ struct Number {
   }
 };
 
-// out[i] = word[order[i]]: one word of the keys, in the order of the sorts so far.
+// Write out[i] = word[order[i]]: one word of the keys, in the order in which they have been sorted
+// so far.
 struct Gather {
   std::int64_t count = 0;
   const std::uint64_t* word = nullptr;
@@ -142,7 +143,7 @@ struct Gather {
   }
 };
 
-// first[i] = 1 if the key at sorted position i differs from the one before, else 0.
+// Write first[i] = 1 if the key at sorted position i differs from the key before it, otherwise 0.
 template <int Words>
 struct MarkFirsts {
   Keys<Words> keys;
@@ -161,7 +162,7 @@ struct Distinct {
   Keys<Words> keys;
   std::int64_t distinct = 0;
   const std::int32_t* order = nullptr;   // [count]
-  const std::int32_t* number = nullptr;  // [count]: 1 + index of its distinct key
+  const std::int32_t* number = nullptr;  // [count]: 1 + index of the key among the distinct keys
   std::uint64_t* out = nullptr;          // [words, distinct]
 
   DCRF_DEVICE void operator()(World& world) const {
@@ -194,9 +195,10 @@ struct Surround {
   }
 };
 
-// From the sorted corners, write the vertex of each corner, the entries of the links, and for each
-// vertex where its entries begin and its number of chunks. A vertex is touched if it is a corner of
-// a point; filled lattices also have others, whose `begins` and `chunk_count` stay 0.
+// From the sorted corners, write the vertex of each corner, the entries of the links and, for each
+// vertex, the index of its first entry and its number of chunks. A vertex is touched if it is a
+// corner of a point; filled lattices also have other vertices, whose `begins` and `chunk_count`
+// stay 0.
 template <int Words>
 struct FillEntries {
   std::int64_t entries = 0;
@@ -205,7 +207,7 @@ struct FillEntries {
   Keys<Words> touched;  // keys of the touched vertices; data null: all vertices are touched
   Keys<Words> keys;     // keys of all vertices, sorted
   Links links;
-  std::int32_t* array = nullptr;        // the memory that `links` points into, writable
+  std::int32_t* array = nullptr;        // the writable memory into which `links` points
   std::int32_t* vertex = nullptr;       // [entries]
   std::int32_t* vertex_of = nullptr;    // [touched], scratch; unused if all are touched
   std::int32_t* begins = nullptr;       // [vertices], 1 + the first entry; initially 0
@@ -233,7 +235,7 @@ struct FillEntries {
   }
 
  private:
-  // Return the vertex of a touched vertex.
+  // Return the index among all vertices of a touched vertex.
   DCRF_DEVICE std::int32_t of(std::int32_t touched_vertex) const {
     return touched.data == nullptr ? touched_vertex : vertex_of[touched_vertex];
   }
@@ -263,7 +265,7 @@ struct Link {
     for_each(world, 2 * corners * vertices, [&](std::int64_t i) { neighbour[i] = -1; });
     for_each(world, vertices + 1, [&](std::int64_t v) {
       chunk_first[v] = v == 0 ? 0 : chunks_before[v - 1];
-      const std::int64_t next = next_touched(v);  // v itself, if it has entries
+      const std::int64_t next = next_touched(v);  // v itself if it has entries
       segment[v] = next < vertices ? begins[next] - 1 : std::int32_t(links.entries);
     });
     for_each(world, vertices, [&](std::int64_t v) {
@@ -275,7 +277,7 @@ struct Link {
     for_each(world, links.most_chunks() - used,
              [&](std::int64_t i) { chunk_vertex[used + i] = 0; });
     world.sync();
-    // Search the backward neighbour only, and store the pair at both vertices.
+    // Search for the backward neighbour only, and store the pair of neighbours at both vertices.
     for_each(world, corners * vertices, [&](std::int64_t i) {
       const std::int64_t axis = i / vertices, v = i - axis * vertices;
       const std::int32_t other = keys.find(maths.neighbour_back(keys[v], int(axis)));
@@ -286,8 +288,8 @@ struct Link {
   }
 
  private:
-  // Return the first vertex >= v that has entries, or the number of vertices if there is none. A
-  // binary search, since very many consecutive vertices can be without entries.
+  // Return the first vertex >= v that has entries, or the number of vertices if there is none. This
+  // is a binary search, since very many consecutive vertices can be without entries.
   DCRF_DEVICE std::int64_t next_touched(std::int64_t v) const {
     if (vertex_of == nullptr || v == links.vertices) return v;
     const std::int64_t at =

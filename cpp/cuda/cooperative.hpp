@@ -16,8 +16,10 @@ namespace dcrf::cuda {
 constexpr int kWarpThreads = 32;
 constexpr int kBlockThreads = 256;
 
+// Return the maximum number of threads that share an item.
 inline int max_lanes() { return kWarpThreads; }
 
+// All threads that run a program, as one of them sees them: its rank, their number, a barrier.
 class World {
  public:
   DCRF_DEVICE std::int64_t rank() const {
@@ -56,7 +58,7 @@ inline void check(cudaError_t status, const char* what) {
   throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(status));
 }
 
-// Makes `device` the current one during its lifetime.
+// Makes `device` the current CUDA device while an object of this class exists.
 class OnDevice {
  public:
   explicit OnDevice(int device) {
@@ -82,6 +84,7 @@ inline std::int64_t most_threads(std::int64_t threads) {
   return (threads < 1 ? 1 : (threads + kBlockThreads - 1) / kBlockThreads) * kBlockThreads;
 }
 
+// The CUDA kernel that runs a program.
 template <class Program>
 __global__ void __launch_bounds__(kBlockThreads) run(const __grid_constant__ Program program) {
   World world;

@@ -1,4 +1,5 @@
-// devices.hpp by the CUDA runtime. Devices must support cooperative launches (cooperative.hpp).
+// Implements devices.hpp with the CUDA runtime. Devices must support cooperative launches
+// (cooperative.hpp).
 #include "devices.hpp"
 
 #include "world.hpp"

@@ -1,5 +1,6 @@
-// Interface of the CUDA engine, called by the bindings. Functions enqueue programs on a stream and
-// return; only `number_keys` waits for a result. The caller allocates all memory, scratch included.
+// Interface of the CUDA engine, called by the bindings. The functions enqueue programs on a stream
+// and return; only number_keys() waits for its result. The caller allocates all memory, including
+// scratch.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +16,8 @@ namespace cuda {
 
 // --- building a lattice, in this order (build.cu) ---
 
-// Compute the barycentric weights [images N, d+1] and keys [layout.words, entries] of all corners.
+// Compute the barycentric weights [images N, d+1] and the keys [layout.words, entries] of all
+// corners (the d+1 vertices of each point's simplex); entries = images N (d+1).
 template <typename T>
 void locate_corners(const FeatureView<T>& features, const KeyLayout& layout, T* weight,
                     std::uint64_t* keys, const Stream& stream);
@@ -23,14 +25,14 @@ void locate_corners(const FeatureView<T>& features, const KeyLayout& layout, T* 
 // Return the bytes of scratch memory that number_keys and link_vertices need for `count` keys.
 std::size_t scratch_size(std::int64_t count);
 
-// Sort keys [words, count] and number the distinct ones: write their sorted `order` and, for each
-// sorted position, the `number` of its distinct key, from 1. Wait, and return how many are
-// distinct.
+// Sort keys [words, count] and number the distinct ones from 1 in sorted order. Write to order[i]
+// the index of the i-th key in sorted order and to number[i] the number of this key. Wait for the
+// result and return the number of distinct keys.
 std::int64_t number_keys(const KeyLayout& layout, std::int64_t count, const std::uint64_t* keys,
                          std::int32_t* order, std::int32_t* number, void* scratch,
                          const Stream& stream);
 
-// Keys and what number_keys found.
+// Keys and the outputs of number_keys().
 struct Sorted {
   std::int64_t count = 0, distinct = 0;
   const std::uint64_t* keys = nullptr;   // [words, count]
@@ -42,11 +44,12 @@ struct Sorted {
 void distinct_keys(const KeyLayout& layout, const Sorted& sorted, std::uint64_t* out,
                    const Stream& stream);
 
-// Write the keys [words, count] and those of all neighbours, [words, count (2 d + 3)].
+// Write to `out` [words, count (2 d + 3)] the given keys [words, count] and the keys of all their
+// neighbours.
 void surround(const KeyLayout& layout, std::int64_t count, const std::uint64_t* keys,
               std::uint64_t* out, const Stream& stream);
 
-// Scratch memory of `link_vertices`.
+// Scratch memory of link_vertices().
 struct LinkRoom {
   std::int32_t* vertex_of = nullptr;      // [distinct]; null if all vertices are corners
   std::int32_t* begins = nullptr;         // [vertices], initially 0
@@ -56,8 +59,8 @@ struct LinkRoom {
 };
 
 // Write the vertex of each corner, [entries], and the links, [Links::size]. `keys` [words,
-// vertices] are the sorted keys of all vertices; `touched_keys` are those of corners only, null if
-// equal.
+// vertices] are the sorted keys of all vertices; `touched_keys` are the keys of the vertices that
+// are corners, or null if all are.
 void link_vertices(const KeyLayout& layout, const Sorted& corners,
                    const std::uint64_t* touched_keys, std::int64_t vertices,
                    const std::uint64_t* keys, std::int32_t* vertex, std::int32_t* links,
@@ -70,11 +73,11 @@ void feature_gradient(const FeatureView<T>& features, const T* d_weight, T* d_fe
 
 // --- one lattice (filter.cu) ---
 
-// Return the bytes of workspace for `filters` filters.
+// Return the size in bytes of the workspace for `filters` filters.
 template <typename T>
 std::size_t filter_workspace(const LatticeView<T>& lattice, const Shape& shape, int filters);
 
-// Write out = K values, or K' values if `transpose`; rows of `shape`.
+// Compute out = K values, or K' values if `transpose`; both arrays are rows as `shape` says.
 template <typename T>
 void filter(const LatticeView<T>& lattice, const Shape& shape, const T* values, bool transpose,
             T* out, void* workspace, const Stream& stream);
@@ -95,8 +98,8 @@ void self_response(const LatticeView<T>& lattice, std::int64_t points, const T* 
 
 // --- whole mean fields (mean_field.cu) ---
 
-// Return the bytes of workspace. S is the storage type of values at vertices and cells: T, or for
-// T = float also Half or Bfloat16.
+// Return the size in bytes of the workspace of mean_field(); `saves`: the marginals are saved. S is
+// the storage type of values at vertices and cells: T, or for T = float also Half or Bfloat16.
 template <typename S, typename T>
 std::size_t mean_field_workspace(const Model<T>& model, bool saves);
 
@@ -106,11 +109,12 @@ template <typename S, typename T>
 void mean_field(const Model<T>& model, const T* logits, T* refined, T* saved, void* workspace,
                 const Stream& stream);
 
+// Return the size in bytes of the workspace of mean_field_backward().
 template <typename T>
 std::size_t backward_workspace(const Model<T>& model, const PointGradient<T>* wanted);
 
-// Backpropagate from d_refined (planes) to the logits, the couplings [kernels, L, L] and whatever
-// `wanted` [kernels] asks for.
+// Backpropagate from d_refined (planes) to the logits, the couplings [kernels, L, L] and the arrays
+// in `wanted` [kernels].
 template <typename T>
 void mean_field_backward(const Model<T>& model, const T* saved, const T* d_refined, T* d_logits,
                          T* d_coupling, const PointGradient<T>* wanted, void* workspace,
@@ -123,23 +127,25 @@ struct GibbsBatch {
   std::int64_t images = 0, height = 0, width = 0;
   Neighbours neighbours;
   const float* logits = nullptr;   // [B, H, W, L]
-  std::int32_t* labels = nullptr;  // [B, H, W], changed in place; below 0: takes no part
-  // Labels of an image with its margin: how many, where the first pixel lies, and the next row.
+  std::int32_t* labels = nullptr;  // [B, H, W], changed in place; negative: masked out
+  // The padded image of labels (Neighbours): its number of elements, the index of the first pixel,
+  // and the distance between rows.
   std::int64_t padded_size = 0, padded_first = 0, padded_stride = 0;
-  int colours = 1, step = 1;            // the pixels of a colour in a row are `step` apart
-  const std::int32_t* first = nullptr;  // [colours, row mod colours], the first of them, or -1
+  int colours = 1, step = 1;            // pixels of one colour in a row are `step` columns apart
+  const std::int32_t* first = nullptr;  // [colours, row mod colours], first column or -1
   std::uint64_t seed = 0;
   const std::uint64_t* chain = nullptr;        // [B]
-  const std::uint64_t* first_sweep = nullptr;  // [B]
+  const std::uint64_t* first_sweep = nullptr;  // [B], number of the first sweep
   int sweeps = 0;
-  const float* inverse_temperature = nullptr;  // [S]; infinity: the likeliest label
-  double* marginals = nullptr;                 // [B, H, W, L], added to; or null
-  std::int64_t* changes = nullptr;             // [B, S], written
+  const float* inverse_temperature = nullptr;  // [sweeps]; infinity: most probable label
+  double* marginals = nullptr;                 // [B, H, W, L], the conditionals are added; or null
+  std::int64_t* changes = nullptr;  // [B, sweeps], number of labels that each sweep changed
 };
 
+// Return the size in bytes of the workspace of gibbs_sweep().
 std::size_t gibbs_workspace(const GibbsBatch& batch);
 
-// Draws every pixel once in each sweep.
+// Run all sweeps; each draws every pixel once.
 void gibbs_sweep(const GibbsBatch& batch, void* workspace, const Stream& stream);
 
 }  // namespace cuda

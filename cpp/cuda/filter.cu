@@ -1,4 +1,4 @@
-// Sets up and launches the programs of filter.hpp.
+// Sets up and launches the programs of filter.hpp (the part of engine.hpp on one lattice).
 #include "filter.hpp"
 
 #include "engine.hpp"
@@ -7,7 +7,7 @@
 namespace dcrf::cuda {
 namespace {
 
-// Return a spread without scales and coupling.
+// Return a spread without normaliser and coupling, with its buffers in the workspace.
 template <typename T>
 Spread<T> bare_spread(const KernelView<T>& kernel, const Shape& shape, bool transpose,
                       Workspace& workspace) {
@@ -18,6 +18,7 @@ Spread<T> bare_spread(const KernelView<T>& kernel, const Shape& shape, bool tran
   return spread;
 }
 
+// Return a kernel without normaliser.
 template <typename T>
 KernelView<T> bare_kernel(const LatticeView<T>& lattice) {
   KernelView<T> kernel;

@@ -16,7 +16,7 @@ DCRF_DEVICE void run_spread(World& world, const Lanes& lanes, const KernelView<T
   }
 }
 
-// out = K values; or K' values if the spread is transposed.
+// Compute out = K values, or K' values if the spread is transposed.
 template <typename T>
 struct Filter {
   KernelView<T> kernel;
@@ -40,9 +40,9 @@ struct Filter {
   }
 };
 
-// Gradient of <cotangent, K values> or <cotangent, K' values> with respect to the barycentric
-// weights. Each weight has two terms, since it both slices the blurred `values` and splats
-// `values`, whose adjoint is the blurred `cotangent`.
+// Compute the gradient of <cotangent, K values> or <cotangent, K' values> with respect to the
+// barycentric weights. The gradient has two terms, since each weight is used twice: to slice the
+// blurred `values`, and to splat `values`, whose adjoint is the blurred `cotangent`.
 template <typename T>
 struct FilterWeightGradient {
   KernelView<T> kernel;
@@ -75,12 +75,13 @@ struct FilterWeightGradient {
   }
 };
 
-// The diagonal of K; or, with `cotangent`, the gradient of <cotangent, diagonal> with respect to
-// the barycentric weights. K_ii is the sum over pairs of vertices (a, b) of the simplex of point i
-// of weight_a * weight_b * (blur weight from a to b). One forward step along every axis leads back
-// to its start, so exactly two routes connect a and b: forward along the axes that separate them,
-// or backward along all other axes. Blurring the axes in reverse order takes the same routes in the
-// opposite direction, so the result is the same for all qualities.
+// Compute the diagonal of K or, with `cotangent`, the gradient of <cotangent, diagonal> with
+// respect to the barycentric weights. K_ii is the sum over pairs of vertices (a, b) of the simplex
+// of point i of weight_a * weight_b * (blur weight from a to b). One step along every axis in the
+// same direction leads back to the start, so exactly two routes connect a and b: steps along the
+// axes that separate them in one direction, or steps along all other axes in the opposite
+// direction. Blurring the axes in reverse order takes the same routes in the opposite direction, so
+// the result is the same for all qualities.
 template <typename T>
 struct SelfResponse {
   LatticeView<T> lattice;
@@ -94,7 +95,8 @@ struct SelfResponse {
     for_each(world, points, [&](std::int64_t point) {
       std::int32_t corner[kMaxDims + 1];
       std::uint32_t leads[kMaxDims + 1] = {};  // bit of the axis from corner k to corner k + 1
-      T sums[kMaxDims + 1] = {};               // derivative of the diagonal / 2 for each weight
+      // Half the derivative of the diagonal (without `scale`) with respect to each weight.
+      T sums[kMaxDims + 1] = {};
       const T* const weight = lattice.weight + point * corners;
       for (int k = 0; k < corners; ++k) corner[k] = lattice.vertex[point * corners + k];
       for (int k = 0; k + 1 < corners; ++k) {
@@ -128,7 +130,9 @@ struct SelfResponse {
   }
 
  private:
-  // Return the neighbour of a vertex along an axis, backward (0) or forward (1); -1 if missing.
+  // Return the neighbour of a vertex along an axis, or -1 if it is missing. Direction 0 is
+  // KeyMaths::neighbour, direction 1 is KeyMaths::neighbour_back, which leads from a corner to the
+  // next.
   DCRF_DEVICE std::int32_t step(std::int64_t from, int axis, int direction) const {
     return lattice.links.neighbour[2 * (axis * lattice.links.vertices + from) + direction];
   }

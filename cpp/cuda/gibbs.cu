@@ -1,3 +1,5 @@
+// Sets up and launches the program of gibbs.hpp (the Gibbs part of engine.hpp). Compiled without
+// fused multiply-adds, so that labels are bit-identical to those of the CPU engine.
 #include "gibbs.hpp"
 
 #include "workspace.hpp"
@@ -6,7 +8,7 @@ namespace dcrf {
 namespace cuda {
 namespace {
 
-constexpr std::int64_t kMostThreads = 1 << 18;  // limits the scratch memory
+constexpr std::int64_t kMostThreads = 1 << 18;  // limits the size of the scratch memory
 
 // Return the number of threads for the pixels of one colour.
 std::int64_t threads_for(const GibbsBatch& batch, int lanes) {

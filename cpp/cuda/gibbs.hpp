@@ -1,6 +1,6 @@
-// The Gibbs sweep as a program: one colour after another with a barrier between, and a group of
-// lanes for each pixel. The arithmetic is that of core/gibbs.hpp, so that labels are bit-identical
-// to those of the CPU engine.
+// The program of the Gibbs sweep, launched by gibbs.cu. Colours are drawn one after another, with a
+// barrier between them; a group of lanes draws each pixel. The arithmetic is that of
+// core/gibbs.hpp, so the labels are bit-identical to those of the CPU engine.
 #pragma once
 
 #include "../core/gibbs.hpp"
@@ -15,8 +15,8 @@ struct GibbsSweep {
   GibbsBatch batch;
   Label* padded = nullptr;  // [B, batch.padded_size], padded images of labels
   float* scores = nullptr;  // [groups of lanes, L], scratch for scores, then for weights
-  int lane_count = 1;
-  float scale = 1;
+  int lane_count = 1;       // threads per pixel
+  float scale = 1;          // weight_scale(L)
 
   DCRF_DEVICE void operator()(World& world) const {
     const Lanes lanes(world, lane_count);
@@ -76,7 +76,7 @@ struct GibbsSweep {
     greatest = lanes.greatest(greatest);
     const float beta = batch.inverse_temperature[sweep];
     const bool greedy = is_greedy(beta);
-    int lowest = of.labels;  // of the most probable labels
+    int lowest = of.labels;  // lowest of the most probable labels
     std::uint32_t sum = 0;
     for (int l = begin; l < end; ++l) {
       if (greedy) {

@@ -1,4 +1,4 @@
-// Sets up and launches the programs of mean_field.hpp.
+// Sets up and launches the programs of mean_field.hpp (the mean-field part of engine.hpp).
 #include "mean_field.hpp"
 
 #include <algorithm>
@@ -9,6 +9,7 @@
 namespace dcrf::cuda {
 namespace {
 
+// Return the spread of kernel m with its buffers in the workspace.
 template <typename S, typename T>
 Spread<T, S> spread_of(const Model<T>& model, int m, bool adjoint, bool blurred,
                        Workspace& workspace) {
@@ -23,6 +24,8 @@ Spread<T, S> spread_of(const Model<T>& model, int m, bool adjoint, bool blurred,
   return spread;
 }
 
+// Return the forward program with its buffers in the workspace; `saved` receives the marginals if
+// `saves`.
 template <typename S, typename T>
 Forward<T, S> forward_program(const Model<T>& model, T* saved, bool saves, Workspace& workspace) {
   Forward<T, S> program;
@@ -36,10 +39,11 @@ Forward<T, S> forward_program(const Model<T>& model, T* saved, bool saves, Works
   return program;
 }
 
+// Return the backward program with its buffers in the workspace.
 template <typename T>
 Backward<T> backward_program(const Model<T>& model, const PointGradient<T>* wanted,
                              Workspace& workspace) {
-  // Rows that make a chunk worth a matrix of its own; elements of all chunks' matrices per kernel.
+  // Minimum number of rows per chunk; maximum size of all chunks' matrices of a kernel.
   constexpr std::int64_t kChunkRows = 128, kMostElements = std::int64_t(1) << 23;
   const std::int64_t labels = model.shape.channels;
   Backward<T> program;

@@ -1,5 +1,6 @@
-// Mean-field inference of a batch: the forward program (all T iterations of message passing,
-// coupling, unary and softmax in one launch) and the backward program (its gradient, one launch).
+// Mean-field inference of a batch, launched by mean_field.cu: the forward program (all T iterations
+// of message passing, coupling, unary and softmax in one launch) and the backward program (the
+// gradient of the forward program, in one launch).
 #pragma once
 
 #include "../core/softmax.hpp"
@@ -7,7 +8,8 @@
 
 namespace dcrf::cuda {
 
-// Return the diagonal of the scaled kernel, after * diagonal * before, which the self terms remove.
+// Return one element of the diagonal of the kernel with its normaliser, after * diagonal * before.
+// Self terms, the diagonal (i = j) terms of the messages, are removed with this factor.
 template <typename T>
 DCRF_DEVICE T self_scale(const KernelView<T>& k, std::int64_t own) {
   T scale = k.diagonal[own];
@@ -34,9 +36,9 @@ struct Forward {
   const T* logits = nullptr;  // planes
   T* refined = nullptr;       // planes
   T* marginals = nullptr;     // [slots, points, width]
-  // Marginals of iteration t are in slot t % slots: one slot per iteration if they are saved. If
-  // not, 1, or 2 with self terms, which read the old marginals of a point while the new ones are
-  // written.
+  // Marginals of iteration t are in slot t % slots: one slot per iteration if they are saved.
+  // Otherwise there is 1 slot, or 2 with self terms, which read the old marginals of a point while
+  // the new ones are written.
   int slots = 1;
 
   DCRF_DEVICE void operator()(World& world) const {
@@ -59,7 +61,8 @@ struct Forward {
     return marginals + std::int64_t(t % slots) * model.points() * model.shape.width;
   }
 
-  // Compute the logits after t iterations: write their softmax, or after the last one themselves.
+  // Compute the logits after t iterations and write their softmax; after the last iteration, write
+  // the logits themselves.
   DCRF_DEVICE void update(const World& world, const Lanes& lanes, int t) const {
     const Shape& shape = model.shape;
     const int labels = shape.channels;
@@ -90,7 +93,7 @@ struct Forward {
     });
   }
 
-  // u -= the weighted messages of all kernels, without their self terms.
+  // Subtract the weighted messages of all kernels, without their self terms, from u.
   DCRF_DEVICE void subtract_messages(const Lanes& lanes, int t, std::int64_t point,
                                      std::int64_t in_image, int c, BlockSum<T>& u) const {
     const Shape& shape = model.shape;
@@ -122,7 +125,7 @@ struct Forward {
     u.store(lanes, c, labels, row);
   }
 
-  // Replace the logits in `row` by their softmax. Each lane only reads numbers that it wrote
+  // Replace the logits in `row` by their softmax. Each lane reads only elements that it has written
   // itself.
   DCRF_DEVICE void normalize_row(const Lanes& lanes, int labels, T* row, T greatest) const {
     greatest = lanes.greatest(greatest);
@@ -148,9 +151,12 @@ struct Backward {
   const T* marginals = nullptr;  // [T, points, width]
   const T* d_refined = nullptr;  // planes
   T* d_logits = nullptr;         // planes
-  T* gradient = nullptr;         // [slots, points, width], d_logits after iteration t in t % slots
-  int slots = 1;                 // 2 if there are self terms
-  T* outer = nullptr;            // [kernels, chunks, L, L], partial sums of -d_coupling
+  // Gradient of the logits after iteration t, in slot t % slots.
+  T* gradient = nullptr;  // [slots, points, width]
+  int slots = 1;          // 2 if there are self terms
+  T* outer = nullptr;     // [kernels, chunks, L, L], partial sums of -d_coupling
+  // Chunks over which `outer` is summed: their number, rows per chunk of each kernel, points per
+  // chunk.
   std::int64_t chunks = 0, chunk_rows[kMaxKernels] = {}, chunk_points = 0;
   T* d_coupling = nullptr;  // [kernels, L, L]
 
@@ -183,7 +189,7 @@ struct Backward {
     return marginals + std::int64_t(t) * model.points() * model.shape.width;
   }
 
-  // Copy d_refined to d_logits and to the first gradient; clear all gradients that are summed up.
+  // Copy d_refined to d_logits and to the first gradient; set all sums of gradients to 0.
   DCRF_DEVICE void initialize(const World& world, const Lanes& lanes) const {
     const Shape& shape = model.shape;
     for_items(world, lanes, model.points(), [&](std::int64_t point) {
@@ -207,7 +213,7 @@ struct Backward {
     for_each(world, count, [&](std::int64_t i) { numbers[i] = 0; });
   }
 
-  // Compute the gradient of the logits after t iterations from that after t + 1.
+  // Compute the gradient of the logits after iteration t from that of the logits after t + 1.
   DCRF_DEVICE void update(const World& world, const Lanes& lanes, int t) const {
     const Shape& shape = model.shape;
     const int labels = shape.channels;
@@ -259,7 +265,8 @@ struct Backward {
     d_logits[model.in_planes(point, in_image, label)] += found;
   }
 
-  // Add iteration t's part of the gradients for the weights and scales of kernel m at one point.
+  // Add the contribution of one iteration to the gradients of the weights and scales of kernel m at
+  // one point.
   DCRF_DEVICE void add_wanted(const Lanes& lanes, int m, std::int64_t point, std::int64_t in_image,
                               const T* d_u, const T* marginal) const {
     const KernelView<T>& k = model.kernel[m];
@@ -273,7 +280,7 @@ struct Backward {
     for (int j = 0; j < corners.count; ++j) {
       const T* const message = forward[m].values(k) + corners.row(j) * shape.width;
       const T* const returned = adjoint[m].values(k) + corners.row(j) * shape.width;
-      T as_slice = 0, as_splat = 0;  // the weight slices messages and splats marginals
+      T as_slice = 0, as_splat = 0;  // each weight slices messages and splats marginals
       for (int c = lanes.rank(); c < shape.channels; c += lanes.size()) {
         as_slice += d_u[c] * message[c];
         as_splat += marginal[c] * returned[c];
@@ -303,9 +310,9 @@ struct Backward {
     if (to.diagonal != nullptr) to.diagonal[point] += after * before * self;
   }
 
-  // Subtract iteration t's gradient of coupling m from outer[m], one chunk of rows per item. It is
-  // the sum over vertices or cells of (blurred adjoint) x (splatted marginals), less the self terms
-  // of the points.
+  // Add the contribution of iteration t to outer[m], the negative gradient of coupling m, one chunk
+  // of rows per item: the sum over vertices or cells of the outer products of blurred adjoint and
+  // splatted marginals, minus the self terms of the points.
   DCRF_DEVICE void add_outer(const World& world, const Lanes& lanes, int m, int t) const {
     const KernelView<T>& k = model.kernel[m];
     const Shape& shape = model.shape;
@@ -340,7 +347,7 @@ struct Backward {
     });
   }
 
-  // d_coupling = -(sum of `outer` over the chunks), added in double.
+  // Compute d_coupling = -(sum of `outer` over the chunks), summed in double.
   DCRF_DEVICE void reduce_outer(const World& world, const Lanes& lanes) const {
     const std::int64_t matrix = std::int64_t(model.shape.channels) * model.shape.channels;
     for_items(world, lanes, model.kernels * matrix, [&](std::int64_t item) {

@@ -13,7 +13,7 @@
 
 namespace dcrf::cuda {
 
-// Bit patterns of float (1 sign, 8 exponent, 23 fraction bits).
+// Bit masks of float (1 sign, 8 exponent, 23 fraction bits).
 constexpr std::uint32_t kMagnitude = 0x7fffffffu, kInfinity = 0x7f800000u;
 
 DCRF_HOST_DEVICE inline std::uint32_t bits_of(float x) {
@@ -27,8 +27,8 @@ DCRF_HOST_DEVICE inline float float_of(std::uint32_t bits) {
   return x;
 }
 
-// IEEE binary16 (1 sign, 5 exponent, 10 fraction bits). Values beyond the maximum, infinities
-// included, are clipped to it.
+// IEEE binary16 (1 sign, 5 exponent, 10 fraction bits). Values of larger magnitude than the
+// maximum, infinities included, are clipped to it.
 class Half {
  public:
   Half() = default;
@@ -40,7 +40,7 @@ class Half {
     const std::uint32_t sign = bits_of(x) >> 16 & 0x8000u, size = bits_of(x) & kMagnitude;
     std::uint32_t found = kNan;
     if (size < bits_of(kMinNormal)) {
-      // Subnormal half: its unit 2^-24 is the ulp of 0.5f, so adding 0.5f rounds to it.
+      // Subnormal half, a multiple of 2^-24, which is the ulp of 0.5f: adding 0.5f rounds to it.
       found = bits_of(float_of(size) + 0.5f) - bits_of(0.5f);
     } else if (size <= kInfinity) {
       found = (size + 0xfffu + (size >> kDropped & 1u) - kRebias) >> kDropped;

@@ -1,11 +1,13 @@
-// Slice: interpolate values at the vertices of a lattice or the cells of a grid back at the points.
+// Slice: interpolates the values at the vertices of a lattice or the cells of a grid to the points.
+// Used by the filter and the mean field.
 #pragma once
 
 #include "spread.hpp"
 
 namespace dcrf::cuda {
 
-// The d + 1 vertices of the simplex of one point: rows of their values, barycentric weights.
+// The corners of one point (the d+1 vertices of its simplex): the rows of their values and their
+// barycentric weights.
 template <typename T>
 class Corners {
  public:
@@ -16,7 +18,7 @@ class Corners {
     const std::int64_t own = kernel.own(point, in_image) * count;
     weight = lattice.weight + own;
     vertex_ = lattice.vertex + own;
-    // The values of each image that shares a lattice follow those of the image before.
+    // If images share a lattice, the values of each image follow the values of the image before.
     first_row_ = lattice.images == 1 ? point / shape.points * lattice.links.vertices : 0;
   }
   DCRF_DEVICE std::int64_t row(int k) const { return first_row_ + vertex_[k]; }
@@ -29,7 +31,7 @@ class Corners {
   std::int64_t first_row_;
 };
 
-// Add scale times the slice of `values` at one point to `sum`.
+// Add to `sum` scale times the slice of `values` at one point, for the block of channels at `c`.
 template <typename T, typename S>
 DCRF_DEVICE void slice_lattice(const Lanes& lanes, const KernelView<T>& k, const Shape& shape,
                                std::int64_t point, std::int64_t in_image, int c, const S* values,
@@ -41,6 +43,7 @@ DCRF_DEVICE void slice_lattice(const Lanes& lanes, const KernelView<T>& k, const
   }
 }
 
+// The same for a grid; slice with the splat weights if `transpose`.
 template <typename T, typename S>
 DCRF_DEVICE void slice_grid(const Lanes& lanes, const KernelView<T>& k, const Shape& shape,
                             std::int64_t point, std::int64_t in_image, int c, const S* values,
@@ -69,6 +72,7 @@ DCRF_DEVICE void slice_grid(const Lanes& lanes, const KernelView<T>& k, const Sh
   }
 }
 
+// The same for a kernel of either kind.
 template <typename T, typename S>
 DCRF_DEVICE void slice(const Lanes& lanes, const KernelView<T>& k, const Shape& shape,
                        std::int64_t point, std::int64_t in_image, int c, const S* values,

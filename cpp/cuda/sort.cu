@@ -1,5 +1,6 @@
-// sort.hpp with CUB. The only file that includes CUB, whose headers are slow to compile. Counts are
-// below 2^31 (nn/device.py checks it) and are passed as int, with which CUB sorts faster.
+// Implements sort.hpp with CUB. No other file includes CUB, because its headers are slow to
+// compile. Counts are below 2^31 (nn/device.py checks this) and are passed as int, since CUB sorts
+// faster with int counts.
 #include "sort.hpp"
 
 #include <cub/device/device_radix_sort.cuh>

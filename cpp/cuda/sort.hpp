@@ -1,5 +1,5 @@
-// Sorting and prefix sums: by CUB on a GPU (sort.cu), by the standard library otherwise
-// (serial.cpp).
+// Sorting and prefix sums for build.cu: with CUB on a GPU (sort.cu), with the standard library on
+// the serial launcher (serial.cpp).
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@ void sort_pairs(std::int64_t count, int bits, const std::uint64_t* keys_in,
                 const std::int32_t* values_in, std::uint64_t* keys_out, std::int32_t* values_out,
                 void* scratch, std::size_t scratch_bytes, const Stream& stream);
 
-// Inclusive prefix sum: out[i] = in[0] + ... + in[i].
+// Compute the inclusive prefix sum: out[i] = in[0] + ... + in[i].
 void running_sum(std::int64_t count, const std::int32_t* in, std::int32_t* out, void* scratch,
                  std::size_t scratch_bytes, const Stream& stream);
 

@@ -1,6 +1,6 @@
-// Splat rows of numbers at points to the vertices of a lattice or the cells of a grid, blur them
-// there and apply the coupling. A spread runs in steps; all threads meet at a barrier after each,
-// so that the spreads of several kernels share the barriers.
+// Splats rows of values at points to the vertices of a lattice or the cells of a grid, blurs them
+// there and applies the coupling. These operations together are called a spread. A spread runs in
+// steps with a barrier after each, so that the spreads of several kernels can share the barriers.
 #pragma once
 
 #include "narrow.hpp"
@@ -14,11 +14,14 @@ constexpr int kTaps = 3;  // consecutive cells per axis that a pixel is splatted
 // type of the arithmetic, or a 16-bit type of narrow.hpp.
 template <typename S>
 struct SpreadRoom {
-  S* parts = nullptr;  // lattice: sums per chunk [copies, most_chunks]; grid: partly splatted cells
-  S* sums = nullptr;   // the splatted values
-  S* blurred[2] = {};  // blur i writes blurred[i % 2] and reads the other one (i = 0: sums)
-  S* reversed[2] = {};  // the same for the blurs in reverse axis order, if the kernel needs them
+  // Lattice: sums per chunk [copies, most_chunks, width]; grid: results after splatting along some
+  // axes.
+  S* parts = nullptr;
+  S* sums = nullptr;    // the splatted values
+  S* blurred[2] = {};   // blur i writes blurred[i % 2] and reads the other one (i = 0: sums)
+  S* reversed[2] = {};  // the same for blurs in reverse axis order, if the kernel needs them
 
+  // Return the rows that blur i reads; `pair` is `blurred` or `reversed`.
   DCRF_HOST_DEVICE const S* input(S* const* pair, int i) const {
     return i == 0 ? sums : pair[(i - 1) % 2];
   }
@@ -31,7 +34,8 @@ std::int64_t parts_rows(const KernelView<T>& kernel, std::int64_t images) {
     return kernel.lattice.links.most_chunks() * (images / kernel.lattice.images);
   const GridView<T>& g = kernel.grid;
   std::int64_t rows = 0, cells = images;
-  for (int axis = g.axes - 1; axis > 0; --axis) {  // the result of each contraction but the last
+  // Add the sizes of the results of all splats along one axis but the last.
+  for (int axis = g.axes - 1; axis > 0; --axis) {
     cells *= g.cells[axis];
     std::int64_t pixels = 1;
     for (int other = 0; other < axis; ++other) pixels *= g.size[other];
@@ -40,8 +44,8 @@ std::int64_t parts_rows(const KernelView<T>& kernel, std::int64_t images) {
   return rows;
 }
 
-// One spread: its buffers and options. The result, of `values()`, is scale * coupling * blurred
-// rows.
+// One spread: its buffers and options. The result is scale * coupling * blurred rows; values()
+// returns it.
 template <typename T, typename S = T>
 struct Spread {
   SpreadRoom<S> room;
@@ -51,30 +55,34 @@ struct Spread {
   bool coupling_transposed = false;
   T scale = 1;
 
-  // Whether to average the blurs in both axis orders.
+  // Return whether to average the blurs in both axis orders.
   DCRF_HOST_DEVICE bool both(const KernelView<T>& k) const {
     return !k.is_grid() && k.lattice.symmetric;
   }
+  // Return the number of blurs, one per axis.
   DCRF_HOST_DEVICE int axes(const KernelView<T>& k) const {
     return k.is_grid() ? k.grid.axes : k.lattice.dims + 1;
   }
   DCRF_HOST_DEVICE int splat_steps(const KernelView<T>& k) const {
     return k.is_grid() ? k.grid.axes : 2;
   }
+  // Return the number of steps: splats, blurs and the coupling.
   DCRF_HOST_DEVICE int steps(const KernelView<T>& k) const {
     return splat_steps(k) + (blurred ? axes(k) + 1 : 0);
   }
+  // Return the output of the last blur (in the given axis order), before the coupling.
   DCRF_HOST_DEVICE const S* blurred_rows(const KernelView<T>& k) const {
-    return room.blurred[(axes(k) - 1) % 2];  // what the last blur wrote
+    return room.blurred[(axes(k) - 1) % 2];
   }
+  // Return the output of the last blur in reverse axis order, or null if there is none.
   DCRF_HOST_DEVICE const S* other_blurred_rows(const KernelView<T>& k) const {
     return both(k) ? room.reversed[(axes(k) - 1) % 2] : nullptr;
   }
   DCRF_HOST_DEVICE S* values(const KernelView<T>& k) const { return room.blurred[axes(k) % 2]; }
 };
 
-// Call body(i, channel) for the numbers i < kPerLane of this lane in the block that starts at its
-// channel `c`.
+// Call body(i, channel) for the up to kPerLane channels of this lane in a block of a row. The first
+// of them is `c`; they are lanes.size() apart.
 template <class Body>
 DCRF_DEVICE void for_held(const Lanes& lanes, int c, int channels, const Body& body) {
   for (int i = 0; i < kPerLane; ++i) {
@@ -83,7 +91,7 @@ DCRF_DEVICE void for_held(const Lanes& lanes, int c, int channels, const Body& b
   }
 }
 
-// Sums of one block of a row, kPerLane numbers per lane, held in registers.
+// Sums for one block of a row, kPerLane elements per lane, held in registers.
 template <typename T>
 struct BlockSum {
   T x[kPerLane] = {};
@@ -93,6 +101,7 @@ struct BlockSum {
   DCRF_DEVICE void add(const Lanes& lanes, int c, int channels, T weight, const S* row) {
     for_held(lanes, c, channels, [&](int i, int channel) { x[i] += weight * T(row[channel]); });
   }
+  // Store the sums in the row.
   template <typename S>
   DCRF_DEVICE void store(const Lanes& lanes, int c, int channels, S* row) const {
     for_held(lanes, c, channels, [&](int i, int channel) { row[channel] = S(x[i]); });
@@ -106,7 +115,8 @@ DCRF_DEVICE void for_blocks(const Lanes& lanes, int channels, const Body& body) 
   for (int c = lanes.rank(); c < channels + lanes.rank(); c += kPerLane * lanes.size()) body(c);
 }
 
-// sum += C x for a row of labels x(l); the coupling C is [L, L].
+// Add C x to `sum`, where x(l) is the value of label l and C is the coupling [L, L], or its
+// transpose if `transposed`.
 template <typename T, class Row>
 DCRF_DEVICE void add_coupled(const Lanes& lanes, int labels, int c, const T* coupling,
                              bool transposed, const Row& x, BlockSum<T>& sum) {
@@ -153,8 +163,8 @@ DCRF_DEVICE void splat_chunks(const World& world, const Lanes& lanes, const Latt
   });
 }
 
-// Splat, second step: add up the chunks of vertices that have several, and write 0 if there is
-// none.
+// Splat, second step: add up the chunks of vertices that have several, and write 0 to vertices that
+// have none.
 template <typename T, typename S>
 DCRF_DEVICE void splat_vertices(const World& world, const Lanes& lanes,
                                 const LatticeView<T>& lattice, const Shape& shape,
@@ -213,7 +223,7 @@ DCRF_DEVICE void contract_axis(const World& world, const Lanes& lanes, const Gri
   for_items(world, lanes, outer * cells * inner, [&](std::int64_t item) {
     const std::int64_t line = item / inner, i = item - line * inner;
     const std::int64_t o = line / cells, j = line - o * cells;
-    // Factors are per pixel and are applied in the first contraction (last axis): `inner` is 1.
+    // Factors are per pixel, so the first splat (last axis, `inner` = 1) applies them.
     const std::int64_t in_image = factor == nullptr ? 0 : o * size % shape.points;
     const std::int64_t begin = grid.first[axis][j < kTaps ? 0 : j - kTaps + 1],
                        end = grid.first[axis][j + 1];
@@ -230,7 +240,7 @@ DCRF_DEVICE void contract_axis(const World& world, const Lanes& lanes, const Gri
   });
 }
 
-// Multiply the cells along `axis` by the band matrix of the axis.
+// Blur along one grid axis: multiply the cells along the axis by its band matrix.
 template <typename T, typename S>
 DCRF_DEVICE void band_axis(const World& world, const Lanes& lanes, const GridView<T>& grid,
                            const Shape& shape, int axis, const S* from, S* to) {
@@ -254,7 +264,7 @@ DCRF_DEVICE void band_axis(const World& world, const Lanes& lanes, const GridVie
   });
 }
 
-// Write to = scale * C * from; with `other`, scale * C * (from + other) / 2.
+// Compute to = scale * C * from or, if `other` is not null, scale * C * (from + other) / 2.
 template <typename T, typename S>
 DCRF_DEVICE void couple(const World& world, const Lanes& lanes, std::int64_t rows,
                         const Shape& shape, const Spread<T, S>& spread, const S* from,
@@ -280,6 +290,7 @@ DCRF_DEVICE void couple(const World& world, const Lanes& lanes, std::int64_t row
   });
 }
 
+// Run one step of a spread on a lattice before the coupling: two splat steps, then the blurs.
 template <typename T, typename S>
 DCRF_DEVICE void lattice_step(const World& world, const Lanes& lanes, const KernelView<T>& kernel,
                               const Spread<T, S>& spread, const Shape& shape, const T* from,
@@ -302,6 +313,7 @@ DCRF_DEVICE void lattice_step(const World& world, const Lanes& lanes, const Kern
   }
 }
 
+// Run one step of a spread on a grid before the coupling: one splat step per axis, then the blurs.
 template <typename T, typename S>
 DCRF_DEVICE void grid_step(const World& world, const Lanes& lanes, const KernelView<T>& kernel,
                            const Spread<T, S>& spread, const Shape& shape, const T* from,
@@ -309,7 +321,7 @@ DCRF_DEVICE void grid_step(const World& world, const Lanes& lanes, const KernelV
   const GridView<T>& grid = kernel.grid;
   const SpreadRoom<S>& room = spread.room;
   const int axes = grid.axes;
-  if (step < axes) {  // the last axis first; `parts` holds one result after the other
+  if (step < axes) {  // last axis first; `parts` holds the results of all but the last splat
     const int axis = axes - 1 - step;
     const T* const factor = spread.transpose ? kernel.after : kernel.before;
     const T* const* const taps = spread.transpose ? grid.slice : grid.splat;

@@ -22,11 +22,12 @@ inline int from_environment(const char* name) {
   const char* const wanted = std::getenv(name);
   return wanted == nullptr || std::atoi(wanted) < 1 ? 1 : std::atoi(wanted);
 }
-// Number of threads that share an item: a power of two up to 8.
+// Return the number of threads that share an item: a power of two up to 8.
 inline int max_lanes() { return from_environment("DENSECRF_RNN_SERIAL_LANES"); }
-// Number of groups of max_lanes() threads that run a program.
+// Return the number of groups of max_lanes() threads that run a program.
 inline int team_count() { return from_environment("DENSECRF_RNN_SERIAL_THREADS"); }
 
+// A barrier for `count` threads that can be used repeatedly.
 class Barrier {
  public:
   explicit Barrier(int count) : count_(count) {}
@@ -49,13 +50,14 @@ class Barrier {
   std::condition_variable all_here_;
 };
 
-// What the threads of one group share: a barrier and one value per thread for Exchange.
+// Data that the threads of one group share: a barrier and, for Exchange, one value per thread.
 struct Team {
   explicit Team(int count) : barrier(count), passed(count) {}
   Barrier barrier;
   std::vector<double> passed;  // double represents every float and 32-bit integer exactly
 };
 
+// All threads that run a program, as one of them sees them: its rank, their number, a barrier.
 class World {
  public:
   World(int rank, int size, Barrier& barrier, Team& team)
@@ -96,7 +98,7 @@ inline void add(std::int64_t* to, std::int64_t amount) {
   __atomic_fetch_add(to, amount, __ATOMIC_RELAXED);
 }
 
-// Return the number of threads that `launch` starts; it ignores how many are asked for.
+// Return the number of threads that `launch` starts, whatever number it is asked for.
 inline std::int64_t most_threads(std::int64_t) { return std::int64_t(max_lanes()) * team_count(); }
 
 // Run a program and wait for it.
@@ -116,6 +118,7 @@ void launch(const Program& program, std::int64_t, const Stream&) {
   for (std::thread& other : others) other.join();
 }
 
+// Return a value from the memory of a program.
 template <typename T>
 T fetch(const T* from, const Stream&) {
   return *from;

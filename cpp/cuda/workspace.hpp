@@ -1,5 +1,5 @@
-// Workspace carves arrays out of one block of memory. Given null it only computes the size needed,
-// so the same code measures and allocates.
+// Divides one block of memory into arrays, for the .cu files. If the block is null, a Workspace
+// only computes the size it needs, so that the same code measures and allocates.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +13,7 @@ namespace cuda {
 class Workspace {
  public:
   explicit Workspace(void* memory) : memory_(static_cast<char*>(memory)) {}
+  // Return the next array, of `count` elements, or null if there is no memory.
   template <typename T>
   T* take(std::int64_t count) {
     constexpr std::size_t kAlignment = 256;  // bytes, as cudaMalloc aligns
@@ -20,14 +21,14 @@ class Workspace {
     size_ += (std::size_t(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
     return out;
   }
-  std::size_t size() const { return size_; }
+  std::size_t size() const { return size_; }  // bytes taken so far
 
  private:
   char* memory_;
   std::size_t size_ = 0;
 };
 
-// Take the buffers of one spread; only `parts` and `sums` unless `blurred`.
+// Take the buffers of one spread (spread.hpp); only `parts` and `sums` unless `blurred`.
 template <typename S, typename T>
 SpreadRoom<S> spread_room(const KernelView<T>& kernel, const Shape& shape, bool blurred,
                           Workspace& workspace) {

@@ -1,7 +1,7 @@
-// What a program sees of the threads that run it: World, Lanes and loops over items. One of two
-// launchers is included: cooperative.hpp runs a program as one cooperative launch on a GPU,
-// threads.hpp on a few CPU threads, so that every index, summation order and barrier is tested
-// without a GPU.
+// The threads that run a CUDA program, as the program sees them: World (all threads), Lanes (a
+// group of threads) and loops over items. The header includes one of two launchers: cooperative.hpp
+// runs a program as one cooperative launch on a GPU, threads.hpp on a few CPU threads, so that
+// every index, summation order and barrier is tested without a GPU.
 //
 // A program is a struct of numbers and pointers whose operator() every thread calls with its World.
 // Between two calls of World::sync(), a memory location that one thread writes is not accessed by
@@ -23,13 +23,13 @@ class Lanes {
       : count_(count), rank_(int(world.rank()) & (count - 1)), exchange_(world, count) {}
   DCRF_DEVICE int rank() const { return rank_; }
   DCRF_DEVICE int size() const { return count_; }
-  // Sum over the lanes; every lane gets the same bits.
+  // Return the sum over the lanes; it is bit-identical on every lane.
   template <typename T>
   DCRF_DEVICE T sum(T x) const {
     for (int o = count_ / 2; o > 0; o /= 2) x += exchange_.swap(x, o);
     return x;
   }
-  // Maximum over the lanes.
+  // Return the maximum over the lanes.
   template <typename T>
   DCRF_DEVICE T greatest(T x) const {
     for (int o = count_ / 2; o > 0; o /= 2) {
@@ -38,7 +38,8 @@ class Lanes {
     }
     return x;
   }
-  // Exclusive prefix sum: return the sum over lanes of lower rank; `total` gets the sum over all.
+  // Exclusive prefix sum: return the sum over the lanes of lower rank; set `total` to the sum over
+  // all lanes.
   template <typename T>
   DCRF_DEVICE T before(T x, T& total) const {
     T sum = 0;
@@ -56,10 +57,10 @@ class Lanes {
   Exchange exchange_;
 };
 
-constexpr int kPerLane = 4;  // numbers of a row that one lane keeps in registers
+constexpr int kPerLane = 4;  // elements of a row that one lane keeps in registers
 
-// Return the number of lanes for rows of `channels` numbers: 1, kGroup or as many as there can be,
-// so that most rows fit in the registers of one group.
+// Return the number of lanes for rows of `channels` elements: 1, kGroup or the maximum, so that
+// most rows fit into the registers of one group.
 inline int lanes_for(std::int64_t channels) {
   constexpr int kGroup = 8;
   const int wanted = channels <= kPerLane            ? 1

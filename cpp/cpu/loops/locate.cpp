@@ -44,6 +44,7 @@ void locate_points(const LocateTask<T>& task, std::uint32_t* low, std::uint32_t*
       quotient[j] = __builtin_convertvector(rounded, I);
       delta[j] = elevated[j] - rounded * up;
       excess += quotient[j];
+      // Start as if delta[j] were smaller than all deltas before it; the next loop corrects this.
       rank[j] = I{} + Int(j);
     }
     DCRF_UNROLL
