@@ -1,5 +1,6 @@
-// NumPy arrays as pointers, once dtype, shape and layout are checked. The caller keeps the arrays
-// alive: they are arguments of the call, or fields of immutable structs among its arguments.
+// Checks dtype, shape and layout of NumPy arrays and returns pointers to their memory. The caller
+// keeps the arrays alive: they are arguments of the call, or fields of immutable structs among its
+// arguments.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -14,7 +15,7 @@ namespace bindings {
 
 using Shape = std::initializer_list<std::int64_t>;
 
-// Releases the GIL during a native call, in which Ctrl-C is still noticed.
+// Releases the GIL while an object of this class exists. Ctrl-C still interrupts the native call.
 class Unlocked {
  public:
   Unlocked() : check_(&raise_pending_signal) {}
@@ -29,6 +30,7 @@ class Unlocked {
   dcrf::InterruptCheck check_;
 };
 
+// Raise an error that names the array, what it should be and what it is.
 template <typename T>
 [[noreturn]] void reject(const Named& array, Shape shape) {
   std::string wanted = "a C-contiguous array of " + std::string(py::str(py::dtype::of<T>())) + " [";
@@ -41,7 +43,7 @@ template <typename T>
   array.fail(wanted);
 }
 
-// The memory of an array that is read.
+// Return the memory of an array that is only read.
 template <typename T>
 T* data(const Named& named, Shape shape) {
   using Array = py::array_t<T, py::array::c_style>;
@@ -54,7 +56,7 @@ T* data(const Named& named, Shape shape) {
   return const_cast<T*>(array.data());
 }
 
-// The memory of an array that is written to.
+// Return the memory of an array that is written.
 template <typename T>
 T* room(const Named& named, Shape shape) {
   T* const memory = data<T>(named, shape);
@@ -62,11 +64,13 @@ T* room(const Named& named, Shape shape) {
   return memory;
 }
 
+// Return the memory of an array that is only read, or null for None.
 template <typename T>
 T* optional_data(const Named& named, Shape shape) {
   return named.is_none() ? nullptr : data<T>(named, shape);
 }
 
+// Return the length of an array along an axis.
 inline std::int64_t length(const Named& named, int axis) {
   named.require(py::isinstance<py::array>(named.value), "a NumPy array");
   const auto array = py::reinterpret_borrow<py::array>(named.value);
@@ -74,7 +78,7 @@ inline std::int64_t length(const Named& named, int axis) {
   return array.shape(axis);
 }
 
-// Call body(T()) with the dtype of an array.
+// Call body(float()) or body(double()), by the dtype of an array.
 template <class Body>
 auto with_dtype(const Named& named, const Body& body) {
   if (py::isinstance<py::array_t<float>>(named.value)) return body(float());

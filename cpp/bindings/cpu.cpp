@@ -1,6 +1,6 @@
-// The Python module densecrf_rnn._cpu: the loops of cpp/cpu on NumPy arrays. The structs of
-// densecrf_rnn/engines are read by field name, dtypes and shapes are checked, and the GIL is
-// released. Typed in densecrf_rnn/_cpu.pyi; loaded by densecrf_rnn/engines alone.
+// The Python module densecrf_rnn._cpu: the loops of cpp/cpu on NumPy arrays. The bindings read the
+// structs of densecrf_rnn/engines by field name, check dtypes and shapes, and release the GIL. The
+// type stubs are in densecrf_rnn/_cpu.pyi; only densecrf_rnn/engines imports the module.
 #include "../cpu/loops.hpp"
 
 #include "fields.hpp"

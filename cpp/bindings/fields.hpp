@@ -1,5 +1,5 @@
-// Python structs (dataclasses and named tuples of densecrf_rnn) whose fields are read by name. A
-// field that the struct lacks raises AttributeError, which names both.
+// Reads Python structs (dataclasses and named tuples of densecrf_rnn) by field name, for all
+// bindings. A missing field raises AttributeError, whose message names the struct and the field.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -16,7 +16,7 @@ namespace bindings {
 
 namespace py = pybind11;
 
-// A value that Python passed and the name of the argument or field, for messages.
+// A value passed from Python, and the name of its argument or field for error messages.
 struct __attribute__((visibility("hidden"))) Named {
   py::object value;
   const char* name;
@@ -30,12 +30,14 @@ struct __attribute__((visibility("hidden"))) Named {
   }
 };
 
+// Convert a Python value to T.
 template <typename T>
 T as(const Named& named) {
   return named.value.cast<T>();
 }
 
-// `key` is the name as an interned Python string, which makes the look-up as cheap as Python's.
+// Return the field `name` of a Python object. `key` is the name as an interned Python string, which
+// makes the look-up as fast as in Python.
 inline Named field(const py::handle& of, PyObject* key, const char* name) {
   PyObject* const found = PyObject_GetAttr(of.ptr(), key);
   if (found == nullptr) throw py::error_already_set();
@@ -47,13 +49,13 @@ inline Named field(const py::handle& of, PyObject* key, const char* name) {
     static PyObject* const key = PyUnicode_InternFromString(name); \
     return key;                                                    \
   }()
-// The field `name` of the Python object `of`.
+// The field `name` of the Python object `of`, as a Named.
 #define DCRF_FIELD(of, name) ::bindings::field(of, DCRF_INTERNED(#name), #name)
-// The argument of that name.
+// The function argument `name`, as a Named.
 #define DCRF_ARGUMENT(name) \
   ::bindings::Named { name, #name }
 
-// Assign a field to a number, or an address to a pointer.
+// Assign a Python number to `to`; if `to` is a pointer, the number is the address.
 template <typename T>
 void read(const Named& named, T& to) {
   if constexpr (std::is_pointer_v<T>)
@@ -78,12 +80,12 @@ void read(const Named& named, T& to) {
             DCRF_READ_3, DCRF_READ_2, DCRF_READ_1, )                                      \
   (of, to, __VA_ARGS__)
 
-// The parts of the module densecrf_rnn._cpu.
+// Add the functions of each file to the module densecrf_rnn._cpu.
 void bind_lattice(py::module_& m);     // lattice.cpp
 void bind_mean_field(py::module_& m);  // mean_field.cpp
 void bind_gibbs(py::module_& m);       // gibbs.cpp
 
-// What Python and this module must agree on, as it was compiled.
+// Return the constants of densecrf_rnn/_limits.py with which this module was compiled, by name.
 inline py::dict limits() {
   py::dict out;
 #define DCRF_ENTRY(name, value) out[#name] = dcrf::value;

@@ -1,4 +1,4 @@
-// Gibbs sweeps and statistics of grid CRFs (densecrf_rnn/engines/gibbs.py).
+// Binds the Gibbs sweeps and statistics of grid CRFs for densecrf_rnn/engines/gibbs.py.
 #include "../cpu/gibbs.hpp"
 
 #include <algorithm>
@@ -9,7 +9,8 @@
 namespace bindings {
 namespace {
 
-// The edge classes [C, 2] of a grid CRF, each at most as long as the image.
+// Set the edge classes of a batch from their offsets [C, 2]; reject offsets that are longer than
+// the image.
 void set_offsets(const Named& offsets, dcrf::GibbsBatch& batch) {
   batch.classes = int(length(offsets, 0));
   batch.offsets = data<std::int32_t>(offsets, {batch.classes, 2});
@@ -20,7 +21,7 @@ void set_offsets(const Named& offsets, dcrf::GibbsBatch& batch) {
   }
 }
 
-// Pointer to labels [B, H, W], which are below L.
+// Return the memory of labels [B, H, W]; reject labels that are not below L.
 std::int32_t* checked_labels(const Named& labels, const dcrf::GibbsBatch& batch) {
   auto* const out = data<std::int32_t>(labels, {batch.images, batch.height, batch.width});
   const std::int64_t pixels = batch.images * batch.height * batch.width;

@@ -1,3 +1,4 @@
+// Binds the lattice functions of cpp/cpu/lattice.hpp: build, filter, diagonal and their gradients.
 #include "lattice.hpp"
 
 #include <algorithm>
@@ -6,6 +7,7 @@
 namespace bindings {
 namespace {
 
+// Return the view of features [N, d], which may have any strides.
 template <typename T>
 dcrf::FeatureView<T> feature_view(const Named& features) {
   features.require(py::isinstance<py::array_t<T>>(features.value), "of one dtype");
@@ -32,6 +34,7 @@ dcrf::Quality quality_of(const std::string& name) {
   throw std::invalid_argument("native code: there is no lattice quality '" + name + "'");
 }
 
+// Inputs and outputs for building one lattice.
 template <typename T>
 struct BuildJob {
   dcrf::FeatureView<T> features;
@@ -67,7 +70,7 @@ bool build(const std::vector<py::object>& features, const std::vector<py::object
   });
 }
 
-// The links of a plan whose weights have any dtype.
+// Return the links of a plan with weights of either dtype.
 dcrf::Links links_of(const py::object& plan) {
   return with_dtype(DCRF_FIELD(plan, weight), [&](auto zero) {
     const auto lattice = lattice_view<decltype(zero)>(plan);

@@ -1,4 +1,5 @@
-// densecrf_rnn.engines.Plan as the loops take it.
+// Converts a densecrf_rnn.engines.Plan (a built lattice) to a dcrf::LatticeView; used by
+// lattice.cpp and mean_field.cpp.
 #pragma once
 
 #include "../cpu/lattice.hpp"
@@ -6,7 +7,8 @@
 
 namespace bindings {
 
-// A built lattice. The rows that `vertex` names are trusted: only build() writes them.
+// Return the view of a plan; check dtypes, shapes and the size of `links`. The row numbers in
+// `vertex` are not checked: only build() writes them.
 template <typename T>
 dcrf::LatticeView<T> lattice_view(const py::handle& plan) {
   dcrf::LatticeView<T> out;

@@ -1,4 +1,5 @@
-// The problems of densecrf_rnn.engines.contract as the loops take them, and mean fields over them.
+// Binds the mean field and its gradient: converts the problems of densecrf_rnn/engines/contract.py
+// to the views of cpp/cpu/mean_field.hpp.
 #include "../cpu/mean_field.hpp"
 
 #include <deque>
@@ -11,12 +12,13 @@ namespace {
 
 using List = std::vector<py::object>;
 
-// The tables of a grid axis, converted to the dtype of the values.
+// The tables of the axes of a grid, converted to the dtype of the values.
 template <typename T>
 struct GridTables {
   std::vector<T> splat[3], slice[3], band[3];
 };
 
+// Convert a table from float64 to T; return its memory, which `to` owns.
 template <typename T>
 const T* converted(const Named& table, Shape shape, std::vector<T>& to) {
   const double* const from = data<double>(table, shape);
@@ -26,7 +28,8 @@ const T* converted(const Named& table, Shape shape, std::vector<T>& to) {
   return to.data();
 }
 
-// A GridKernel. Its axes are the last ones of a volume's: an image has a single layer.
+// Return the view of a GridKernel. A 2-D image is a volume of one layer: its axes are the last two.
+// `tables` owns the converted tables.
 template <typename T>
 dcrf::GridView<T> grid_view(const py::handle& kernel, std::int64_t points, GridTables<T>& tables) {
   static const std::int32_t only_cell = 0;
@@ -71,6 +74,7 @@ dcrf::GridView<T> grid_view(const py::handle& kernel, std::int64_t points, GridT
   return grid;
 }
 
+// Return the view of a LatticeKernel or GridKernel with its normaliser.
 template <typename T>
 dcrf::KernelView<T> kernel_view(const py::handle& kernel, std::int64_t points,
                                 GridTables<T>& tables) {
@@ -92,7 +96,7 @@ dcrf::KernelView<T> kernel_view(const py::handle& kernel, std::int64_t points,
   return out;
 }
 
-// Where the gradient of a kernel goes: a KernelGradient, or None.
+// Return the outputs for the gradient of a kernel, from a KernelGradient or None (not wanted).
 template <typename T>
 dcrf::PointGradient<T> point_gradient(const py::handle& d_kernel, const dcrf::KernelView<T>& kernel,
                                       std::int64_t points) {
@@ -111,7 +115,7 @@ dcrf::PointGradient<T> point_gradient(const py::handle& d_kernel, const dcrf::Ke
   return to;
 }
 
-// The fields that Problem and BackwardProblem have in common.
+// The views of a batch: the fields that Problem and BackwardProblem have in common.
 template <typename T>
 class Batch {
  public:
@@ -130,7 +134,7 @@ class Batch {
     model.memory_budget = memory_budget;
   }
 
-  // Add an image. Its `saved` may be empty where `may_save_nothing`.
+  // Add the image of a problem and return it. If `may_save_nothing`, its `saved` may be empty.
   dcrf::Image<T>& add(const py::handle& problem, bool may_save_nothing) {
     dcrf::Image<T> image;
     const Named logits = DCRF_FIELD(problem, logits), saved = DCRF_FIELD(problem, saved),
@@ -152,7 +156,7 @@ class Batch {
 
  private:
   std::int64_t kernels_;
-  std::deque<GridTables<T>> tables_;  // which the images' kernels point to
+  std::deque<GridTables<T>> tables_;  // tables to which the kernels of the images point
 };
 
 bool mean_field(const List& problems, const py::object& coupling, int iterations, bool marginals,

@@ -1,4 +1,4 @@
-// Minimal test framework of the native tests: TEST, CHECK, run_tests, random numbers.
+// Minimal test framework of the native tests: TEST, CHECK, run_tests and random numbers.
 #pragma once
 
 #include <chrono>
@@ -52,7 +52,7 @@ inline int run_tests(const std::string& word) {
   return passed > 0 ? 0 : 1;
 }
 
-// Normally distributed numbers of standard deviation `spread`.
+// Return normally distributed numbers with standard deviation `spread`.
 template <typename T = double>
 std::vector<T> random_numbers(std::int64_t count, double spread, unsigned seed, double mean = 0) {
   std::mt19937 generator(seed);
@@ -62,7 +62,7 @@ std::vector<T> random_numbers(std::int64_t count, double spread, unsigned seed, 
   return out;
 }
 
-// Uniformly distributed numbers in [least, most), for scales and taps, which are positive.
+// Return uniformly distributed numbers in [least, most), for scales and taps, which are positive.
 template <typename T = double>
 std::vector<T> positive_numbers(std::int64_t count, double least, double most, unsigned seed) {
   std::mt19937 generator(seed);

@@ -1,5 +1,6 @@
 // Test problems for the CUDA programs on the serial launcher, and the same problems for the CPU
-// engine. Output memory is filled with NaN (integers: -1) first, to show what is not written.
+// engine. Output memory is first filled with NaN (integers: -1), so that elements that are not
+// written are found.
 #pragma once
 
 #include <cstring>
@@ -67,7 +68,7 @@ struct DeviceLattice {
   cuda::FeatureView<T> features;
   cuda::LatticeView<T> view;
 
-  // `from`: features [images, N, d], which must outlive this object.
+  // `from` holds the features [images, N, d] and must outlive this object.
   DeviceLattice(const std::vector<T>& from, std::int64_t image_count, int dims,
                 dcrf::Quality quality)
       : images(image_count), points(std::int64_t(from.size()) / dims / images) {
@@ -137,7 +138,8 @@ struct DeviceLattice {
                                  transpose, out.data(), room.data(), kStream);
     return out;
   }
-  // Return the diagonal, or its gradient for the weights if there is a cotangent.
+  // Return the diagonal of K or, if `cotangent` is not empty, the gradient with respect to the
+  // weights.
   std::vector<T> self_response(const std::vector<T>& cotangent) const {
     auto out = unwritten<T>(images * points * (cotangent.empty() ? 1 : view.dims + 1));
     cuda::self_response(view, images * points, cotangent.empty() ? nullptr : cotangent.data(),
@@ -180,7 +182,7 @@ struct DeviceLattice {
   }
 };
 
-// The view of a grid that the CUDA programs take.
+// The grid of a CPU test problem as a view for the CUDA programs.
 template <typename T>
 struct DeviceGrid {
   std::vector<std::int32_t> first[3];
@@ -209,7 +211,7 @@ struct DeviceGrid {
   DeviceGrid(const DeviceGrid&) = delete;
 };
 
-// Results of a mean field of a batch, forward and backward.
+// Results of the mean field of a batch, forward and backward.
 template <typename T>
 struct Outcome {
   struct OfKernel {
@@ -244,7 +246,7 @@ struct Batch {
   std::vector<std::vector<std::vector<T>>> features;  // [kernels, images, N d]
   std::vector<T> d_refined;                           // [images, L, N]
 
-  // Images of 4 by 6 pixels, or volumes of `depth` by 3 by 4.
+  // Create images of 4 x 6 pixels or, if `depth_` is positive, volumes of depth_ x 3 x 4.
   Batch(std::int64_t images_, int depth_, int labels_, int iterations_, std::vector<Kind> kinds_)
       : images(images_),
         points(depth_ == 0 ? 24 : 12 * depth_),

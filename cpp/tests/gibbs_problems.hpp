@@ -1,5 +1,5 @@
-// Random batches of grid CRFs that own their arrays, and serial sweeps over them: one pixel after
-// another, with the scalar functions of core/.
+// Random batches of grid CRFs that own their arrays, and a serial sweep to compare with: one pixel
+// after another, with the scalar functions of core/gibbs.hpp.
 #pragma once
 
 #include <limits>
@@ -19,7 +19,7 @@ struct GibbsScene {
   std::vector<float> inverse_temperature{1.0f, 0.4f, std::numeric_limits<float>::infinity()};
   dcrf::GibbsBatch batch;
 
-  // Mask out about a fifth of the pixels.
+  // Create a random batch; about a fifth of the pixels are masked out.
   GibbsScene(std::int64_t images, std::int64_t height, std::int64_t width, int count,
              std::vector<std::int32_t> vectors, int a, int b, int m)
       : offsets(std::move(vectors)) {
@@ -71,7 +71,8 @@ struct GibbsScene {
     return out;
   }
 
-  // Draw one colour after another, the pixels of each in raster order or backwards.
+  // Draw one colour after another, the pixels of each colour in raster order or in the reverse
+  // order.
   Result run_serially(bool backwards) const {
     Result out = empty();
     const std::int64_t pixels = batch.height * batch.width;

@@ -1,5 +1,5 @@
 // Test problems for the CPU engine: lattices, grids and mean fields that own their arrays, and
-// their results computed from dense matrices by definition.
+// their results by definition, computed with dense matrices.
 #pragma once
 
 #include <algorithm>

@@ -25,7 +25,7 @@ static std::string program;  // path of this executable, which one test runs aga
 TEST(pool_runs_every_chunk_once_and_passes_exceptions_on) {
   std::vector<std::atomic<int>> runs(1000);
   dcrf::parallel_for(1000, 4, [&](std::int64_t i) {
-    dcrf::parallel_for(3, 4, [&](std::int64_t) { ++runs[i]; });  // nested loops run serially
+    dcrf::parallel_for(3, 4, [&](std::int64_t) { ++runs[i]; });  // nested calls run serially
   });
   for (const auto& count : runs) CHECK(count == 3);
   bool caught = false;
@@ -99,7 +99,8 @@ TEST(exponential_of_packs_is_accurate_and_ends_in_an_exact_zero) {
   check_exponential_of_packs<16>();
 }
 
-TEST(marginals_without_iterations_are_the_softmax) {  // tests the compiled exponential
+// Test the exponential of the compiled instruction set.
+TEST(marginals_without_iterations_are_the_softmax) {
   const int points = 5000, labels = 2;
   Scene<float> scene(points, labels, 0, 1);
   scene.add({nullptr, std::make_unique<Grid<float>>(0, 50, 100, 3, false, 1), {}, {}, {}});

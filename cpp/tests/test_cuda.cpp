@@ -1,6 +1,7 @@
-// The CUDA programs as plain C++ on the serial launcher (cpp/cuda/threads.hpp): equal to the CPU
-// engine within rounding, bit-identical for any number of threads and for an image in any batch.
-// The thread sanitizer finds missing barriers, since several threads run each program.
+// Tests of the CUDA programs on the serial launcher (cpp/cuda/threads.hpp): results equal those of
+// the CPU engine within rounding, and are bit-identical for any number of threads and for an image
+// in any batch. The thread sanitizer finds missing barriers, since several threads run each
+// program.
 #include "cuda_problems.hpp"
 
 using namespace tests;
@@ -88,7 +89,7 @@ int check_lattices(const std::vector<T>& features, std::int64_t images, int dims
     CHECK(vertex == lattice.vertex && links == lattice.links);
     for (std::size_t i = 0; i < all.size(); ++i) CHECK(same_bits(all[i], found[i]));
     if (threads != 2 || images == 1) continue;
-    for (std::int64_t b = 0; b < images; ++b) {  // each image as a batch of its own
+    for (std::int64_t b = 0; b < images; ++b) {  // each image as a batch of one
       const auto own = slice(features, b, images);
       const auto x = slice(values, b, images), y = slice(cotangent, b, images);
       const DeviceLattice<T> one(own, 1, dims, quality);

@@ -1,4 +1,4 @@
-// The Gibbs program on the serial launcher draws labels bit-identical to those of the CPU engine.
+// Tests that the Gibbs program on the serial launcher draws the same labels as the CPU engine.
 #include "cuda_problems.hpp"
 #include "gibbs_problems.hpp"
 

@@ -1,5 +1,5 @@
-// Gibbs sweeps: random numbers are those published, and every instruction set and number of threads
-// draws the labels of a serial scalar sweep.
+// Tests of Gibbs sweeps on CPUs: the random numbers are the published ones, and all instruction
+// sets and numbers of threads draw the labels of a serial scalar sweep.
 #include "gibbs_problems.hpp"
 
 using namespace tests;
@@ -19,7 +19,8 @@ TEST(weights_of_all_labels_sum_to_below_a_word) {
     CHECK(most >= 65536 && most * labels < 4294967296.0);
   }
   CHECK(dcrf::weight(-90, 0, 1, dcrf::weight_scale(2)) == 0);
-  CHECK(dcrf::weight(-2e30f, 1e30f, 3e38f, dcrf::weight_scale(2)) == 0);  // and no overflow
+  // The difference of these scores does not overflow either.
+  CHECK(dcrf::weight(-2e30f, 1e30f, 3e38f, dcrf::weight_scale(2)) == 0);
 }
 
 static void check_sweeps(const GibbsScene& scene) {
@@ -38,8 +39,8 @@ TEST(sweeps_of_odd_images_and_neighbourhoods) {
   check_sweeps(GibbsScene(3, 1, 1, 2, {}, 0, 0, 1));
   check_sweeps(GibbsScene(1, 9, 4, 6, {8, -3, -1, 0}, 0, 1, 2));  // whole rows of one colour
   check_sweeps(GibbsScene(2, 13, 11, 3, {0, 2, 5, 1}, 1, 1, 4));
-  check_sweeps(GibbsScene(1, 67, 150, 2, {0, 1, 1, 0}, 1, 1, 2));  // several parts of rows
-  check_sweeps(GibbsScene(1, 67, 150, 3, {20, 3, 1, 0}, 1, 1, 2));  // over several parts
+  check_sweeps(GibbsScene(1, 67, 150, 2, {0, 1, 1, 0}, 1, 1, 2));   // several parts of rows
+  check_sweeps(GibbsScene(1, 67, 150, 3, {20, 3, 1, 0}, 1, 1, 2));  // edges that span several parts
 }
 
 TEST(statistics_count_each_edge_once) {

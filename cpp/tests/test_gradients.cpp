@@ -1,5 +1,5 @@
-// Backward passes of the CPU engine: gradients equal finite differences of the forward pass, and
-// recomputed marginals give the same gradients as saved ones.
+// Tests of the backward pass of the CPU engine: gradients equal finite differences of the forward
+// pass, and recomputed marginals give the same gradients as saved ones.
 #include <cmath>
 
 #include "problems.hpp"
@@ -35,7 +35,7 @@ double inner(const std::vector<double>& a, const std::vector<double>& b) {
   return sum;
 }
 
-// Run a scene forward and backward: all gradients of <cotangent, refined>.
+// Gradients of <cotangent, refined> of a scene, from a forward and a backward pass.
 struct Gradients {
   std::vector<double> cotangent, logits, coupling;
   struct Scales {
@@ -43,8 +43,8 @@ struct Gradients {
   };
   std::vector<Scales> kernels;
 
-  // `features`: also compute those for the weights and scales of lattices. Outputs are initialised
-  // to arbitrary numbers, which must be overwritten.
+  // If `features`, also compute the gradients of the weights and scales of lattices. Outputs are
+  // initialised to arbitrary numbers, which must be overwritten.
   Gradients(Scene<double>& scene, bool features, int threads)
       : cotangent(random_numbers(scene.points * scene.labels, 1.0, 12)),
         logits(cotangent.size(), 5.0),

@@ -1,5 +1,5 @@
-// Lattices of the CPU engine: simplices and keys, properties of the filter, independence of the
-// number of threads and strips.
+// Tests of the lattices of the CPU engine: simplices and keys, properties of the filter,
+// independence of the number of threads and strips.
 #include <atomic>
 #include <cmath>
 #include <cstring>

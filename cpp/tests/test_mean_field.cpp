@@ -1,5 +1,5 @@
-// Mean-field inference of the CPU engine: equal to the dense definition at awkward sizes,
-// independent of the number of threads and of other images in the batch.
+// Tests of mean-field inference on the CPU: results equal the dense definition at awkward sizes,
+// and do not depend on the number of threads or on other images in the batch.
 #include <cmath>
 #include <limits>
 #include <stdexcept>
