@@ -180,9 +180,7 @@ class Engine(Protocol):
     def links_used(self, plan: Plan) -> int:
         """Return how many elements at the start of `links` hold data."""
 
-    def filter(
-        self, plan: Plan, values: Array, out: Array, transpose: bool, threads: int
-    ) -> None:
+    def filter(self, plan: Plan, values: Array, out: Array, transpose: bool, threads: int) -> None:
         """Write K values or, with `transpose`, K' values to `out`; both are [N, C]."""
 
     def filter_weight_gradient(
@@ -190,9 +188,7 @@ class Engine(Protocol):
     ) -> None:
         """Write the gradient of <cotangent, K values> (or K') for the weights to `out` [N, d+1]."""
 
-    def feature_gradient(
-        self, features: Array, d_weight: Array, out: Array, threads: int
-    ) -> None:
+    def feature_gradient(self, features: Array, d_weight: Array, out: Array, threads: int) -> None:
         """Write the gradient for the features [N, d] to `out`, given that for the weights.
 
         The features may have any strides; `out` is C-contiguous.

@@ -99,9 +99,7 @@ class GibbsEngine(Protocol):
     def gibbs_sweep(self, problem: GibbsProblem, threads: int) -> None:
         """Draw every pixel once in each sweep, one colour after another."""
 
-    def gibbs_statistics(
-        self, labels: Array, offsets: Array, counts: Array, threads: int
-    ) -> None:
+    def gibbs_statistics(self, labels: Array, offsets: Array, counts: Array, threads: int) -> None:
         """Count the label pairs of all edges of labels [B, H, W] into counts [C, L, L] int64."""
 
 

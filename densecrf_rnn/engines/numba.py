@@ -51,9 +51,7 @@ class Numba:
     def _symmetric(plan: Plan) -> bool:
         return QUALITIES[plan.links[1]] != "standard"
 
-    def filter(
-        self, plan: Plan, values: Array, out: Array, transpose: bool, threads: int
-    ) -> None:
+    def filter(self, plan: Plan, values: Array, out: Array, transpose: bool, threads: int) -> None:
         _fits("values", values, (len(plan.vertex), out.shape[1]))
         _fits("out", out, values.shape)
         options = {"symmetric": self._symmetric(plan), "transpose": transpose}
@@ -69,9 +67,7 @@ class Numba:
         arrays = (*self._arrays(plan), values, cotangent, out)
         self._module.filter_weight_gradient(*arrays, **options)
 
-    def feature_gradient(
-        self, features: Array, d_weight: Array, out: Array, threads: int
-    ) -> None:
+    def feature_gradient(self, features: Array, d_weight: Array, out: Array, threads: int) -> None:
         _fits("d_weight", d_weight, (len(features), features.shape[1] + 1))
         _fits("out", out, features.shape)
         self._module.feature_gradient(features, d_weight, out)

@@ -126,9 +126,7 @@ def check_potentials(logits: Any, tables: Any) -> None:
         )
 
 
-def check_labelling(
-    name: str, array: Any, size: tuple[int, ...], labels: int, mask: Any
-) -> None:
+def check_labelling(name: str, array: Any, size: tuple[int, ...], labels: int, mask: Any) -> None:
     """Check that a labelling has the size of the logits and holds integers 0..L-1.
 
     Values outside `mask` are not checked; None checks all.

@@ -76,9 +76,7 @@ def label_scores(
     return outward + inward
 
 
-def conditional(
-    logits: Array, labels: Array, tables: Array, offsets: Array, pixel: Pixel
-) -> Array:
+def conditional(logits: Array, labels: Array, tables: Array, offsets: Array, pixel: Pixel) -> Array:
     """Return p(y_i = l | all others) of one pixel in float64, [Kirillov15] equation (7), [L]."""
     s = label_scores(logits.astype(np.float64), labels, tables, offsets, pixel)
     p = np.exp(s - s.max())

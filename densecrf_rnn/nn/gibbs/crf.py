@@ -369,8 +369,7 @@ class GibbsCRF(nn.Module):
         return counts
 
     def _vectors(self) -> Array:
-        vectors: Array = self.offsets.cpu().numpy()
-        return vectors
+        return np.asarray(self.offsets.cpu())
 
     def _sampler(
         self,
