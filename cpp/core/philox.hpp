@@ -14,6 +14,7 @@ constexpr int kPhiloxRounds = 10;
 constexpr std::uint32_t kPhiloxFactor0 = 0xD2511F53u, kPhiloxFactor1 = 0xCD9E8D57u;
 constexpr std::uint32_t kPhiloxKeyStep0 = 0x9E3779B9u, kPhiloxKeyStep1 = 0xBB67AE85u;
 
+// The 128 random bits of one counter.
 struct Philox {
   std::uint32_t word[4];
 };

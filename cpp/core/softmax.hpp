@@ -35,6 +35,7 @@ DCRF_HOST_DEVICE inline float exponential(float x) {
   return p * power;
 }
 
+// The same for double, by std::exp.
 DCRF_HOST_DEVICE inline double exponential(double x) { return std::exp(x); }
 
 }  // namespace dcrf

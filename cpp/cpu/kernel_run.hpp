@@ -19,6 +19,7 @@ namespace dcrf {
 // Whether a kernel or its adjoint (for the backward pass) is applied.
 enum class Sense { kForward, kAdjoint };
 
+// One kernel of an image, or its adjoint, with its sums and values.
 template <typename T>
 class KernelRun {
  public:

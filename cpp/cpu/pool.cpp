@@ -55,6 +55,7 @@ unsigned floating_point_mode() { return 0; }
 void set_floating_point_mode(unsigned) {}
 #endif
 
+// The worker threads of a process and the loop that they work on.
 class Pool {
  public:
   // Return the pool of this process. Pools are never freed, since workers may outlive static

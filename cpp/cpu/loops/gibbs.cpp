@@ -154,6 +154,7 @@ DCRF_INLINE Words<N> cumulative(Words<N> a) {
   return a;
 }
 
+// Return the sum of all lanes.
 template <int N>
 DCRF_INLINE std::uint32_t sum_of(const Words<N>& a) {
   return cumulative<N>(a)[N - 1];
@@ -349,6 +350,7 @@ DCRF_INLINE std::int64_t draw_rows(const GibbsPass& pass, std::int64_t begin, st
   return changed;
 }
 
+// GibbsLoops::rows: select the variant of the loop by the number of labels.
 std::int64_t gibbs_rows(const GibbsPass& pass, std::int64_t begin, std::int64_t end, float* scores,
                         std::uint32_t* weights) {
   // N labels fill a register; K registers hold kGibbsLanes labels.

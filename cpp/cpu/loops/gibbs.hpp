@@ -32,6 +32,7 @@ struct GibbsPass {
 
 constexpr int kGibbsLanes = 8;  // labels per vector; up to 4 labels use half a vector
 
+// The inner loop for one instruction set.
 struct GibbsLoops {
   // Draw the labels of a range of rows and return how many changed. `scores` and `weights` are
   // scratch of neighbours.width elements.

@@ -8,6 +8,7 @@
 
 namespace dcrf::DCRF_ISA {
 
+// Loops::locate for points with D features.
 template <typename T, int D>
 void locate_points(const LocateTask<T>& task, std::uint32_t* low, std::uint32_t* high, T* weight) {
   using Int = typename IntOf<T>::Type;

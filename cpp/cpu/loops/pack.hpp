@@ -14,6 +14,7 @@
 
 namespace dcrf::DCRF_ISA {
 
+// A pack of N lanes of type T.
 template <typename T, int N>
 struct PackOf {
   typedef T Type __attribute__((vector_size(sizeof(T) * N)));
@@ -79,6 +80,7 @@ DCRF_INLINE Pack<T, N> sum_lanes(Pack<T, N> a) {
   return a;
 }
 
+// Return the larger of a and b in each lane.
 template <typename T, int N>
 DCRF_INLINE Pack<T, N> larger(const Pack<T, N>& a, const Pack<T, N>& b) {
   return a > b ? a : b;
