@@ -27,32 +27,34 @@ class CRFRNN(nn.Module):
     Parameters
     ----------
     num_classes : int
-        Labels L, at least 2; or 1 for binary segmentation, where one logit x stands for the labels
-        (0, x).
+        Number L of labels, at least 2; or 1 for binary segmentation, where one logit x stands for
+        the two logits (0, x).
     params : CRFParams
-        Bandwidths (fixed) and initial kernel weights. The state_dict does not contain the
-        bandwidths: to load a checkpoint, build the module with the same `params`.
+        Bandwidths (fixed unless `trainable_bandwidths`) and initial kernel weights. The state_dict
+        does not contain these bandwidths: to load a checkpoint, build the module with the same
+        `params`.
     iterations, eval_iterations : int
-        Mean-field updates in train() and in eval() mode. `eval_iterations` defaults to 10, and to
-        `iterations` if not `tied`.
+        Number of mean-field updates in train() and in eval() mode. `eval_iterations` defaults to
+        10, or to `iterations` if not `tied`.
     kernel_weights : {"diagonal", "scalar", "full"}
         Shape of each kernel's weights: one per label, one for all labels, or an L x L matrix.
     compatibility : {"learned", "potts"}
         A learned L x L matrix, which may become asymmetric and starts as Potts; or fixed Potts.
     trainable_bandwidths : bool
         Whether the kernels' bandwidths are learned. Each stays within a factor of 16 of its initial
-        value, so training can neither collapse nor overflow it. A kernel of position alone is then
-        filtered by a lattice, also in eval(), because a grid has no gradient for its bandwidth.
+        value, so training can neither collapse nor overflow it. A kernel over positions alone is
+        then filtered by a lattice, also in eval(), because a grid has no gradient for its
+        bandwidth.
     tied : bool
         Whether all iterations share weights and compatibility; otherwise each has its own.
     update : {"softmax", "relu"}
         How marginals are computed from logits; see `functional.mean_field`.
     normalization, self_term
-        Override those in `params`.
+        Replace the options of that name in `params`; default: those in `params`.
     kernels : sequence of M `kernels.Kernel`, optional
         Replace the bilateral and the spatial kernel with the bandwidths of `params`.
     memory_budget : int
-        Bytes that a forward pass may keep for the gradient; see `functional.mean_field`.
+        Bytes that a forward pass may keep for the backward pass; see `functional.mean_field`.
     method : {"lattice", "exact"}
         How kernels are filtered: in O(N), or exactly in O(N^2); see `functional.mean_field`.
     storage : {"full", "float16", "bfloat16"}
@@ -63,11 +65,12 @@ class CRFRNN(nn.Module):
     Attributes
     ----------
     kernel_weights : nn.Parameter [M, L], [M] or [M, L, L]; [T, ...] if not `tied`
-        M kernels: bilateral, then spatial. For num_classes=1, L is 2 here and below.
+        Weights of the M kernels: bilateral, then spatial. If num_classes is 1, L is 2 here and in
+        `compatibility`.
     compatibility : nn.Parameter or buffer [L, L]; [T, L, L] if not `tied`
         Penalty of a label (row) next to another label (column).
     log_bandwidths : nn.Parameter [M, 2] or None
-        Parameters from which `bandwidths` (position, guide) are computed.
+        Parameters from which `bandwidths` (position, guide) are computed; None if they are fixed.
 
     Raises
     ------
@@ -175,14 +178,14 @@ class CRFRNN(nn.Module):
         else:
             self.register_buffer("compatibility", mu.clone())
         thetas = [[k.theta_position or 1.0, k.theta_guide or 1.0] for k in self.kernels]
-        # Follows from the arguments, so it is not saved in the state_dict.
+        # The arguments determine this buffer, so it is not saved in the state_dict.
         self.register_buffer("initial_bandwidths", torch.tensor(thetas), persistent=False)
         learns = nn.Parameter(torch.zeros(len(thetas), 2)) if trainable_bandwidths else None
         self.register_parameter("log_bandwidths", learns)
 
     @property
     def bandwidths(self) -> Tensor:
-        """The bandwidths (position, guide) of each kernel, [M, 2]; 1 where it has none.
+        """The bandwidths (position, guide) of each kernel, [M, 2]; 1 where a kernel has none.
 
         ``initial * 16 ** tanh(log_bandwidths)``, which stays within a factor of 16.
         """
@@ -251,7 +254,7 @@ class CRFRNN(nn.Module):
         ]
 
     def _learned(self) -> dict[str, nn.Parameter]:
-        """Return the learned parameters by the names that users call them."""
+        """Return the learned parameters by the names that `freeze` and its callers use."""
         found = {"kernel_weights": self.kernel_weights, "compatibility": self.compatibility}
         if self.log_bandwidths is not None:
             found["bandwidths"] = self.log_bandwidths
@@ -267,7 +270,7 @@ class CRFRNN(nn.Module):
         spacing: Sequence[float] | None = None,
         return_all: bool = False,
     ) -> Any:
-        """Refine logits; see `functional.mean_field` for the arguments and the errors.
+        """Refine logits; `functional.mean_field` documents the arguments and the errors.
 
         Parameters
         ----------
@@ -366,7 +369,7 @@ class CRFRNN(nn.Module):
         }
 
     def extra_repr(self) -> str:
-        """The settings that print with the module."""
+        """Return the settings that `repr` shows."""
         return (
             f"num_classes={self.num_classes}, params={self.params}, "
             f"iterations={self.iterations}, eval_iterations={self.eval_iterations}, "

@@ -77,6 +77,7 @@ def _as_nodes(heads: Sequence[CRFRNN]) -> Iterator[None]:
 def _node(
     crf: CRFRNN, logits: Tensor, image: Tensor, *, spacing: Sequence[float] | None = None
 ) -> Tensor:
+    """Add the node of `crf` to the graph being exported; return its symbolic output."""
     inputs = (logits, image.to(logits.dtype), crf.kernel_weights, crf.compatibility)
     return torch.onnx.ops.symbolic(
         f"{onnx_runtime.DOMAIN}::{onnx_runtime.OPERATOR}",
@@ -89,12 +90,13 @@ def _node(
 
 
 def _settings(crf: CRFRNN, spacing: Sequence[float] | None) -> str:
+    """Return the options of `crf` as the string attribute of its node."""
     iterations = crf.iterations if crf.training else crf.eval_iterations
     return onnx_runtime.settings(crf.params, iterations, spacing)
 
 
 def _compare(model: nn.Module, heads: Sequence[CRFRNN], args: Sequence[Any]) -> None:
-    """Run the model and raise ValueError if a head's result differs from that of its node."""
+    """Run the model; raise ValueError if a head's result differs from that of its ONNX node."""
 
     def look(crf: CRFRNN, given: Any, options: dict[str, Any], refined: Any) -> None:
         options = dict(zip(("logits", "image"), given, strict=False)) | options

@@ -1,4 +1,4 @@
-"""Mean field and free energy of a dense CRF on tensors, differentiable."""
+"""Differentiable mean field and free energy of a dense CRF on tensors."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,9 +41,9 @@ def mean_field(
     Parameters
     ----------
     logits : Tensor [B, L, H, W] or [B, L, D, H, W], float32 or float64
-        (Under autocast also float16 and bfloat16, which are converted to float32.)
-        Log-likelihood of each label up to a constant per pixel. -inf rules a label out. L = 1: one
-        logit x, treated as the labels (0, x). B may be 0.
+        Log-likelihood of each label up to a constant per pixel. -inf excludes a label. L = 1: one
+        logit x, treated as the two logits (0, x). B may be 0. Under autocast also float16 and
+        bfloat16, which are converted to float32.
     image : Tensor [B, C, H, W] or [B, C, D, H, W], integer or floating point, on the same device
         Guide of the appearance kernel, up to 14 channels (13 in 3-D), in the units of
         ``params.theta_beta`` (0..255 by default).
@@ -62,13 +62,14 @@ def mean_field(
         for kernels that use a guide and ``w_spatial`` for the others.
     bandwidths : Tensor [M, 2], optional
         Bandwidths (position, guide) of each kernel, which replace its own; differentiable. Entries
-        for a bandwidth that a kernel does not have are ignored. Kernels of position alone are then
-        filtered by lattices, because a grid has no gradient for its bandwidth.
+        for a bandwidth that a kernel does not have are ignored. Kernels over positions alone are
+        then filtered by lattices, because a grid has no gradient for its bandwidth.
     guides : mapping of names to tensors [B, C, *S], optional
-        What `kernels` use besides the image: depth, near infrared, an embedding.
+        Guides other than the image, by the names that `kernels` give them: depth, near infrared,
+        an embedding.
     mask : Tensor [B, *S] of bool, optional
-        Pixels where the mask is False are excluded: they neither send nor receive messages and are
-        returned unchanged. Logits and guides may hold any values there.
+        Pixels where the mask is False are excluded: they neither send nor receive messages, and
+        their logits are returned unchanged. At these pixels logits and guides may have any values.
     spacing : sequence of one float per spatial axis, optional
         Pixel size along each axis of `logits`, in the unit of theta_alpha and theta_gamma.
     update : {"softmax", "relu"}
@@ -79,27 +80,28 @@ def mean_field(
     return_all : bool
         Whether to return a list of the logits after each of the T iterations.
     memory_budget : int, at least 1
-        Bytes that the forward pass may keep for the gradient, for all images together. If the
-        marginals of all iterations need more, it keeps the values at the lattices' vertices where
-        these need less memory, and the backward pass takes longer. (Without a self term it always
-        keeps marginals.) The exact method and the options named in the notes keep all marginals and
-        messages, regardless of the budget.
+        Bytes that the forward pass may keep for the backward pass, for all images together. If the
+        marginals of all iterations need more, it keeps the values at the lattice vertices instead,
+        provided that these need less memory, and the backward pass takes longer. (Without a self
+        term it always keeps marginals.) The exact method and the options named in the notes keep
+        all marginals and messages, regardless of the budget.
     method : {"lattice", "exact"}
         How kernels are filtered: approximately, in O(N) for N pixels, as `params.spatial` and
-        `params.quality` say; or exactly, in O(N^2), ignoring those two.
+        `params.quality` say; or exactly, in O(N^2), in which case these two options are ignored.
     storage : {"full", "float16", "bfloat16"}
         How the CUDA engine stores values at lattice vertices and grid cells in the forward pass:
         in the dtype of `logits`; or, for float32 logits, in 16 bits, with half the memory traffic
         and all arithmetic in float32. The backward pass ignores the rounding.
     backend : str
-        "auto", or a name from `available_backends()`. The exact method uses none: leave "auto".
+        "auto", or a name from `available_backends()`. For the exact method, which runs in torch,
+        leave "auto".
 
     Returns
     -------
     Tensor, shape and dtype of `logits` (float32 for lower precision under autocast)
-        U' of the last iteration: logits, to be used with cross-entropy. Differentiable in `logits`,
-        `kernel_weights`, `compatibility` and `bandwidths`, and once in `image` and `guides`. With
-        `return_all` a list of such tensors.
+        U' of the last iteration: logits, to be used with cross-entropy. Differentiable with respect
+        to `logits`, `kernel_weights`, `compatibility` and `bandwidths`, and once with respect to
+        `image` and `guides`. With `return_all` a list of such tensors.
 
     Raises
     ------
@@ -110,15 +112,15 @@ def mean_field(
 
     Notes
     -----
-    [CRF-RNN] section 4; "relu" section 6, untied iterations section 7.1. Lattices are built once
-    per image and used by all iterations, all labels and the backward pass. The gradient for the
-    image is that of the lattice filter, which is piecewise linear in the features, and of its
+    [CRF-RNN] section 4; section 6 has "relu", section 7.1 untied iterations. Lattices are built
+    once per image and used by all iterations, all labels and the backward pass. The gradient for
+    the image is that of the lattice filter, which is piecewise linear in the features, and of its
     normaliser. The number of threads is torch.get_num_threads().
 
     Other values of `update`, `tied` and `return_all` than the defaults run one operator per filter
-    and take two to seven times as long, the most where a lattice has few vertices. The exact method
-    runs in torch on any device and recomputes each kernel for every message and its gradient; it
-    is what the lattice approximates. Its memory is O(N).
+    and take two to seven times as long; the factor is largest where a lattice has few vertices. The
+    exact method computes the filter that the lattice approximates. It runs in torch on any device,
+    recomputes each kernel for every message and its gradient, and takes O(N) memory.
 
     Examples
     --------
@@ -180,14 +182,15 @@ def free_energy(
 ) -> Tensor:
     """Compute the mean-field free energy F(Q) of each image; lower is better.
 
-    F(Q) = sum_i Q_i . (ln Q_i - U_i) + 1/2 sum_i Q_i . mu sum_m W_m (N_m K_m Q)_i. Without a self
-    term, KL(Q || P) = F(Q) + ln Z.
+    F(Q) = sum_i Q_i . (ln Q_i - U_i) + 1/2 sum_i Q_i . mu sum_m W_m (N_m K_m Q)_i, where U are the
+    logits, mu is the compatibility, W_m are the kernel weights and N_m K_m the normalised kernels.
+    Without a self term, KL(Q || P) = F(Q) + ln Z, where P is the distribution of the CRF.
 
     Parameters
     ----------
     refined : Tensor, shape and dtype of `logits`, or a sequence of T of them
-        Results of `mean_field`, also with `return_all`. Their marginals, computed as `update` says,
-        are Q.
+        Results of `mean_field`, also with `return_all`. Q are their marginals, computed as `update`
+        says.
     logits, image, params, kernel_weights, compatibility, kernels, bandwidths, guides, mask,
     spacing, update, method, backend
         As in `mean_field`, with tied iterations. Pixels outside the mask are excluded.
@@ -195,8 +198,9 @@ def free_energy(
     Returns
     -------
     Tensor [B], or for a sequence [T, B], dtype of `logits`
-        In nats, summed over the pixels. Infinite where Q is positive for a label that `logits`
-        rules out. Differentiable in `refined` and in the same arguments as `mean_field`.
+        The energies in nats, summed over the pixels. Infinite if Q is positive for a label whose
+        logit is -inf. Differentiable with respect to `refined` and to the same arguments as
+        `mean_field`.
 
     Raises
     ------
@@ -249,7 +253,7 @@ def free_energy(
 
 
 def _fused(given: Arguments, iterations: int, memory_budget: int, storage: Storage) -> Tensor:
-    """Run all iterations in one operator; returns refined logits [B, L, N]."""
+    """Run all iterations in one operator and return the refined logits [B, L, N]."""
     kernels, order = build.on_lattices(
         given.gaussians, given.pixels, given.params, given.backend
     )
@@ -264,7 +268,7 @@ def _fused(given: Arguments, iterations: int, memory_budget: int, storage: Stora
 
 
 def _messages(given: Arguments) -> list[stepwise.Message]:
-    """Return the operator N K of each kernel, for filtering one by one."""
+    """Return the operator N K of each kernel as a function, for `stepwise`."""
     problem = (given.gaussians, given.pixels, given.params)
     if given.method == "exact":
         return build.exact(*problem)
@@ -274,7 +278,7 @@ def _messages(given: Arguments) -> list[stepwise.Message]:
 
 
 def _as_logits(rows: Tensor, given: Arguments) -> Tensor:
-    """Return refined [B, L, N] in the shape of the logits, which stand outside the mask."""
+    """Reshape refined [B, L, N] like the logits; pixels outside the mask keep their logits."""
     logits, mask = given.logits, given.mask
     if logits.shape[1] == 1:
         rows = rows[:, 1:] - rows[:, :1]

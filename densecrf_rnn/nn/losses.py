@@ -15,7 +15,7 @@ def robust_log_likelihood(
     ignore_index: int = 255,
     reduction: str = "mean",
 ) -> Tensor:
-    """Compute -log of the marginals plus a constant: bounded, so that outliers count less.
+    """Compute the robust log-likelihood loss, which is bounded, so that outliers count less.
 
     Parameters
     ----------
@@ -27,9 +27,10 @@ def robust_log_likelihood(
         0 where q = 1, at most log(1 + 1 / epsilon). It tends to the softmax loss as epsilon tends
         to 0.
     ignore_index : int
-        Label of the pixels that are excluded.
+        Label of pixels to exclude.
     reduction : {"mean", "sum", "none"}
-        Over the pixels that are not excluded; "none" returns [B, *S], 0 at excluded pixels.
+        Mean or sum over the pixels that are not excluded; "none" returns the loss of each pixel
+        [B, *S], which is 0 at excluded pixels.
 
     Returns
     -------
@@ -42,7 +43,7 @@ def robust_log_likelihood(
 
     Notes
     -----
-    [CRF-RNN] section 6 tried it and kept the softmax loss: the robust log-likelihood of [KK13].
+    The robust log-likelihood of [KK13]. [CRF-RNN] section 6 tried it and kept the softmax loss.
 
     Examples
     --------

@@ -60,7 +60,7 @@ class Segmenter(nn.Module):
         if pick is not None and not callable(pick):
             raise TypeError(f"pick is {type(pick).__name__}; it must be a function of the outputs")
         self.pick = pick
-        # Follow from the arguments, so they are not saved in the state_dict.
+        # The arguments determine these buffers, so they are not saved in the state_dict.
         for name, given in (("mean", mean), ("std", std)):
             numbers = checks.weight(name, given)
             if name == "std" and not torch.tensor(numbers).gt(0).all():
@@ -68,9 +68,9 @@ class Segmenter(nn.Module):
             self.register_buffer(name, torch.tensor(numbers).reshape(-1), persistent=False)
 
     def forward(self, image: Tensor, *, return_outputs: bool = False, **options: Any) -> Any:
-        """Return refined logits at the size of the image, whatever the backbone returns.
+        """Return refined logits at the size of the image.
 
-        Logits smaller than the image are enlarged (bi- or trilinearly, align_corners=False). The
+        Logits of another size are interpolated (bi- or trilinearly, align_corners=False). The
         gradient for an image that requires grad flows through the backbone and the head's kernels.
 
         Parameters
@@ -131,7 +131,7 @@ class Segmenter(nn.Module):
         )
 
     def _guide(self, image: Tensor) -> Tensor:
-        """Return the image in the units of theta_beta."""
+        """Undo the normalisation of the image: return it in the units of theta_beta."""
         channels = image.shape[1]
         for name in ("mean", "std"):
             found = getattr(self, name).shape[0]

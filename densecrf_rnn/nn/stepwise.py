@@ -1,7 +1,7 @@
-"""Mean field and free energy with one operator per filter, instead of one for the whole.
+"""Mean field and free energy with one operator per filter, instead of one for all iterations.
 
-Slower than ops/mean_field.py, and used where that operator cannot be: for other updates, untied
-iterations, the results of all iterations, the exact method and second derivatives.
+It is slower than ops/mean_field.py, and used where that operator does not apply: for the "relu"
+update, untied iterations, the results of all iterations, the exact method, second derivatives.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,14 +18,14 @@ from .ops.lattice_filter import lattice_filter
 
 Update = Literal["softmax", "relu"]
 UPDATES: tuple[Update, ...] = ("softmax", "relu")
-# The operator N K of one kernel as a function of values [B, N, C].
+# The normalised operator N K of one kernel, as a function of values [B, N, C].
 Message = Callable[[Tensor], Tensor]
 
 
 def scaled(
     operator: Message, before: Tensor, after: Tensor, diagonal: Tensor, values: Tensor
 ) -> Tensor:
-    """Return after (operator - diag(diagonal)) (before values), for scales as `Kernel` has them."""
+    """Return after (operator - diag(diagonal)) (before values), with the fields of a `Kernel`."""
     values = values * before if is_given(before) else values
     out = operator(values)
     out = out - diagonal * values if is_given(diagonal) else out
@@ -72,6 +72,7 @@ def mean_field(
     couplings : sequence of T tensors [M, L, L]
         mu W of each kernel, for each iteration.
     messages : sequence of M functions
+        The operator N K of each kernel.
     update : {"softmax", "relu"}
     """
     u = u.mT.contiguous()  # [B, N, L]
@@ -110,7 +111,7 @@ def free_energy(
 
 
 def _pairwise(q: Tensor, coupling: Tensor, messages: Sequence[Message]) -> Tensor:
-    """Return mu sum_m W_m N_m K_m q, [B, N, L]."""
+    """Return the pairwise term mu sum_m W_m N_m K_m q, [B, N, L]."""
     weighted = (m(q) @ c.mT for m, c in zip(messages, coupling, strict=True))
     return reduce(torch.add, weighted)
 

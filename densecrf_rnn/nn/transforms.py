@@ -1,8 +1,7 @@
 """Support for torch.func, whose transforms cannot trace into custom operators.
 
-Under grad, vjp, jacrev, functional_call and vmap the whole call becomes one opaque function with a
-gradient of its own. It keeps only its inputs, so the gradient runs the forward pass again; vmap is
-a loop.
+Under grad, vjp, jacrev, functional_call and vmap, the whole call becomes one autograd.Function. It
+saves only its inputs, so its backward pass runs the forward pass again. Its vmap is a loop.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 
 def active() -> bool:
-    """Tell whether a transform of torch.func is active, outside torch.compile."""
+    """Return whether a transform of torch.func is active, outside torch.compile."""
     return torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling()
 
 
@@ -54,7 +53,7 @@ def opaque(function: Callable[..., Tensor], *args: Any, **options: Any) -> Any:
 
 
 class _Opaque(torch.autograd.Function):
-    """Calls call(*tensors); each level of transforms unwraps one, until none is active."""
+    """Calls call(*tensors) with the tensors unwrapped, once per active level of transforms."""
 
     @staticmethod
     def forward(call: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
@@ -136,7 +135,7 @@ class _Gradient(torch.autograd.Function):
 def _rows(
     info: Any, dims: Sequence[int | None], tensors: Sequence[Tensor]
 ) -> list[list[Tensor]]:
-    """Return the tensors of each of the calls that vmap replaces."""
+    """Return the arguments of each call that vmap stands for: one list of tensors per sample."""
     return [
         [
             tensor if dim is None else tensor.select(dim, i)

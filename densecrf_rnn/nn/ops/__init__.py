@@ -1,6 +1,6 @@
-"""The torch operators, one a file: the operator, its fake kernel and its gradient.
+"""The torch operators, one per file: the operator, its fake implementation and its gradient.
 
-Kernels travel between operators as plain tensors and numbers (`kernels`), so nothing is cached and
-any thread may call. Tensors on a CPU reach the engines as NumPy views, image by image; tensors on a
-device go to `nn/device.py` as whole batches.
+Operators exchange kernels as plain tensors and numbers (`kernels`), without shared state, so any
+thread may call them. CPU tensors are passed to the engines as NumPy views, image by image; tensors
+on a device are passed to `nn/device.py` in whole batches.
 """

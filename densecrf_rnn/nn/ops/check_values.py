@@ -1,4 +1,4 @@
-"""The value checks of the exact method as an operator, so that a compiled graph checks as well."""
+"""The value checks of the exact method as an operator, so that compiled graphs contain them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,8 +16,8 @@ def check_values(
 ) -> Tensor:
     """Check the values of logits and guides, and return a copy of the logits.
 
-    `names` holds the guides' names, one a line. Operators whose results do not depend on a check
-    could be dropped from a graph; hence the copy, which the mean field continues with.
+    `names` holds the guides' names, one per line. torch.compile may drop an operator whose result
+    is unused, so the mean field must continue with the returned copy.
     """
     for guide, name in zip(guides, names.split("\n"), strict=True):
         checks.image_values(guide, theta_beta, name)

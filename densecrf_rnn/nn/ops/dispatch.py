@@ -1,8 +1,8 @@
 """Declare torch operators that an eager call runs without the cost of torch's dispatcher.
 
-On a small image a call through the dispatcher takes as long as the work. The dispatcher is needed
-where a graph is traced or a mode or tensor subclass watches; a plain eager call needs the function
-alone, and one that is differentiated an autograd.Function around it.
+On a small image, a call through the dispatcher takes as long as the computation. The dispatcher is
+needed if a graph is traced, or if a dispatch mode or a tensor subclass intercepts calls. Other
+eager calls need the function alone or, if a gradient is required, an autograd.Function around it.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,31 +20,31 @@ _PLAIN_TYPES = _TENSORS | {bool, int, float, str, type(None)}
 Backward = Callable[..., Any]
 Setup = Callable[[Any, tuple[Any, ...], Any], None]
 
-# The engines by name and kind of device. Cached, because several operators ask in every call and
-# finding out whether an engine can run is slow. Errors are not cached.
+# The native module of a backend name and a device type. Cached, because several operators need it
+# in every call and finding out whether an engine can run is slow. Errors are not cached.
 native_module = lru_cache(maxsize=None)(engines.device_module)
 
 
 @lru_cache(maxsize=None)
 def engine(backend: str) -> engines.Engine:
-    """Return the engine for tensors on a CPU, see `engines.engine`."""
+    """Return the engine for tensors on a CPU; a cache of `engines.engine`."""
     return engines.engine(backend)
 
 
 def native_for(backend: str, like: Tensor) -> Any:
-    """Return the native module for tensors on the device of `like`; None: NumPy's engines."""
+    """Return the native module for tensors on the device of `like`, None for NumPy engines."""
     return native_module(backend, like.device.type)
 
 
 class Operator:
-    """A function that is also a torch operator; calling it picks the cheapest correct way.
+    """A function that is also a torch operator; a call uses the cheapest correct `way`.
 
     Parameters
     ----------
     name : str
         Name of the operator, "namespace::name".
     function : callable
-        Computes on tensors without recording; annotated as `torch.library.custom_op` asks for.
+        Computes the result without autograd; annotated as `torch.library.custom_op` requires.
     """
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
@@ -76,7 +76,10 @@ PLAIN, DIFFERENTIATED, DISPATCHED = "plain", "differentiated", "dispatched"
 
 
 def way(*args: Any) -> str:
-    """Return the cheapest correct way to call an operator: tensors, lists of them, or others."""
+    """Return the cheapest correct way to call an operator with `args`: one of the names above.
+
+    Arguments are tensors, lists of tensors, or other values.
+    """
     if is_traced():
         return DISPATCHED
     flat: list[Any] = []
@@ -94,22 +97,22 @@ def way(*args: Any) -> str:
 
 
 def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
-    """Declare a function to be the operator `name`."""
+    """Return a decorator that makes a function the operator `name`."""
     return lambda function: Operator(name, function)
 
 
 def is_traced() -> bool:
-    """Tell whether this thread's calls become a graph, or are seen by one of torch's modes."""
+    """Return whether a graph of this thread's calls is traced, or a dispatch mode is active."""
     if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
         return True
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
 
 
 class _Recorded(torch.autograd.Function):
-    """An operator whose gradient is recorded: what `custom_op` does, without the dispatcher.
+    """A call of an operator that autograd records, without the dispatcher that `custom_op` uses.
 
-    autograd.Function takes tensors, no lists of them; so the arguments come flattened, and
-    `lengths` holds the length of each list, or None for any other argument.
+    autograd.Function accepts tensors but no lists of tensors, so the arguments are flattened, and
+    `lengths` has the length of each list, or None for any other argument.
     """
 
     @staticmethod
@@ -138,7 +141,7 @@ def _is_list_of_tensors(arg: Any) -> bool:
 
 
 def _flat(args: Sequence[Any], lengths: Sequence[int | None]) -> list[Any]:
-    """Replace each list of a known length by its entries."""
+    """Replace each list, that is, each argument with a length in `lengths`, by its entries."""
     flat: list[Any] = []
     for arg, length in zip(args, lengths, strict=True):
         flat.extend([arg] if length is None else arg)
@@ -155,7 +158,7 @@ def _grouped(flat: Sequence[Any], lengths: Sequence[int | None]) -> list[Any]:
 
 
 def no_second_derivative(ctx: Any, *gradients: Tensor) -> NoReturn:
-    """Raise: the backward of operators that compute a gradient for lattice weights or features."""
+    """Raise NotImplementedError: the backward of operators that themselves compute a gradient."""
     raise NotImplementedError(
         "the gradient for an image or for features cannot be differentiated again; for a second "
         "derivative with respect to logits or weights, pass image.detach()"
@@ -163,4 +166,4 @@ def no_second_derivative(ctx: Any, *gradients: Tensor) -> NoReturn:
 
 
 def nothing_to_keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    """Keep nothing: the `setup_context` of operators whose backward raises."""
+    """Save nothing: the `setup_context` of operators whose backward raises."""

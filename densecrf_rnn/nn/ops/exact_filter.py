@@ -1,7 +1,7 @@
-"""Filtering with the Gaussian kernel itself as an operator, in O(N^2) time: no lattice, no engine.
+"""Exact filtering with the Gaussian kernel as an operator, in O(N^2) time, without any engine.
 
-K is computed tile by tile with torch's own arithmetic, on the tensors' device, and not kept, so
-memory is O(N).
+K is computed tile by tile with torch's own arithmetic, on the tensors' device. Tiles are not kept,
+so memory is O(N).
 """
 
 import math
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from .dispatch import no_second_derivative, nothing_to_keep, operator
 
-# Bytes of a tile. On CPUs 1024 x 1024 float32 was the fastest of 128 to 2048: it and a scratch tile
-# fit the caches. On a device the work on a tile must take long compared with a kernel launch.
+# Bytes of a tile of K. On CPUs a side of 1024 float32 was the fastest of 128 to 2048: the tile and
+# a scratch tile fit the caches. On a device the work on a tile must take long compared with the
+# launch of a GPU program.
 _TILE = {"cpu": 2**22, "device": 2**26}
 
 
@@ -25,22 +26,22 @@ def tile_side(like: Tensor) -> int:
 
 
 class _Tiles:
-    """Computes the tiles of K for N points one at a time, all in the same memory.
+    """Computes the tiles of K for N points one at a time, reusing the same memory.
 
-    With newly allocated memory for each tile, page faults would take longer than the arithmetic.
+    If memory were allocated for each tile, page faults would take longer than the arithmetic.
     """
 
     def __init__(self, like: Tensor, points: int) -> None:
         self._points = points
         self._side = min(tile_side(like), points)
         self._room = like.new_empty(2, self._side * self._side)
-        # K below exp(this) counts as 0 (float32: 1e-31): its products would be subnormal numbers,
-        # with which processors take ten times as long.
+        # Entries of K below exp(least exponent) (float32: 1e-31) are set to 0: their products would
+        # be subnormal numbers, with which processors take ten times as long.
         normal = torch.finfo(like.dtype)
         self._least_exponent = math.log(normal.tiny / normal.eps)
 
     def places(self) -> Iterator[tuple[slice, slice]]:
-        """Yield the rows and columns of each tile on and above the diagonal; K is symmetric."""
+        """Yield rows and columns of the tiles on and above the diagonal; K is symmetric."""
         begins = range(0, self._points, self._side)
         cuts = [slice(begin, min(begin + self._side, self._points)) for begin in begins]
         for i, rows in enumerate(cuts):
@@ -50,8 +51,9 @@ class _Tiles:
     def kernel(self, planes: Tensor, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
         """Return a tile of K from one image's features [D, N], and scratch memory of its shape.
 
-        By differences: in float32, |f_i|^2 + |f_j|^2 - 2 f_i . f_j cancels where distances are
-        small compared with |f_i|. So K_ii is exactly 1, and accuracy does not depend on the origin.
+        It is computed from differences of features, because in float32 |f_i|^2 + |f_j|^2 - 2 f_i .
+        f_j cancels where distances are small compared with |f_i|. So K_ii is exactly 1, and the
+        accuracy does not depend on the origin.
         """
         shape = (rows.stop - rows.start, columns.stop - columns.start)
         exponent, scratch = (room[: shape[0] * shape[1]].view(shape) for room in self._room)
@@ -64,13 +66,14 @@ class _Tiles:
 
 
 def _side_by_side(values: Tensor, groups: int) -> Tensor:
-    """Return values [B, N, C]; where one kernel serves all images, as [1, N, B * C]."""
+    """Return values [B, N, C] as they are, or as [1, N, B * C] if all images share one kernel."""
     if groups == len(values):
         return values
     return values.transpose(0, 1).flatten(1)[None]
 
 
 def _check_shapes(values: Tensor, features: Tensor) -> None:
+    """Check that values [B, N, C] fit features [B, N, D] or [1, N, D]."""
     if values.dtype != features.dtype:
         raise TypeError(f"values has dtype {values.dtype} but features {features.dtype}")
     groups, points = features.shape[:2]
@@ -92,7 +95,7 @@ def exact_filter(values: Tensor, features: Tensor, self_term: bool) -> Tensor:
     ----------
     values : Tensor [B, N, C], float32 or float64
     features : Tensor [B, N, D], or [1, N, D] for all images
-        Divided by the bandwidths; dtype and device of `values`.
+        Already divided by the bandwidths; dtype and device of `values`.
 
     Raises
     ------
@@ -145,7 +148,7 @@ def _filter_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 exact_filter.register_autograd(_filter_backward, setup_context=_filter_setup_context)
 
 
-# --- its gradient for features -------------------------------------------------------------------
+# --- gradient of the filter for the features -----------------------------------------------------
 
 
 @operator("densecrf_rnn::exact_feature_gradient")

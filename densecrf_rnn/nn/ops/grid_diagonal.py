@@ -1,4 +1,4 @@
-"""The diagonal of the grid's kernel as an operator."""
+"""The diagonal of the grid kernel as an operator."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from .kernels import Grid, rows
 
 @operator("densecrf_rnn::grid_diagonal")
 def grid_diagonal(like: Tensor, size: Sequence[int], deviation: Sequence[float]) -> Tensor:
-    """Return the diagonal of K, [1, N, 1], in the dtype and on the device of `like`."""
+    """Return the diagonal of the grid kernel K, [1, N, 1], with dtype and device of `like`."""
     kernel = Grid(size, deviation, "none", False).kernel(rows(like.new_empty(0)).dtype)
     return torch.from_numpy(kernel.diagonal)[None, :, None].to(like.device)
 

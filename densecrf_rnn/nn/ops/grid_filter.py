@@ -1,6 +1,6 @@
 """Filtering on a regular grid as an operator (inference/grid.py).
 
-The kernel follows from a few numbers, so the operator takes those; `Grid` makes the kernel of them.
+The kernel is determined by the few fields of a `Grid`, so these are the operator's arguments.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def grid_filter(
 ) -> Tensor:
     """Return N K values, or (N K)' values, for values [B, N, C] and the fields of a `Grid`."""
     out = torch.empty_like(values, memory_format=torch.contiguous_format)
-    arrays = rows(values)  # computed on a CPU, wherever the values are
+    arrays = rows(values)  # the filter runs on a CPU, on whichever device the values are
     kernel = Grid(size, deviation, normalization, self_term).kernel(arrays.dtype)
     if transpose:
         kernel = kernel.transposed()

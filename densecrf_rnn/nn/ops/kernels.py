@@ -1,4 +1,4 @@
-"""The kernels of a mean field as operators exchange them: plain tensors and numbers."""
+"""The kernels of a mean field as the plain tensors and numbers that operators exchange."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,15 +16,15 @@ _FIELDS = 6  # tensors of a flattened `Kernel`: vertex, weight, links, before, a
 
 
 def rows(tensor: Tensor) -> Array:
-    """Return a contiguous NumPy array: a view where the tensor is contiguous and on a CPU."""
+    """Return a tensor as a contiguous NumPy array: a view if it is contiguous and on a CPU."""
     return np.ascontiguousarray(tensor.numpy(force=True))
 
 
 class Lattice(NamedTuple):
     """Lattices of B point sets; see `engines.Plan`.
 
-    On a CPU `links` has the length of the worst case and is written only as far as needed: shapes
-    do not depend on the data, and memory that is never touched is never resident.
+    On a CPU `links` has the length of the worst case, so that shapes do not depend on the data. It
+    is written only as far as needed; memory that is never touched is never resident.
     """
 
     vertex: Tensor  # [B, N, D+1] int32
@@ -38,7 +38,7 @@ class Lattice(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The tensors of a `Kernel` that have a gradient, or something for each of them."""
+    """The tensors of a `Kernel` that have a gradient, or one other value for each of them."""
 
     weight: Any
     before: Any
@@ -49,8 +49,8 @@ class Parts(NamedTuple):
 class Kernel(NamedTuple):
     """A kernel on a lattice: message = after (K - diag(diagonal)) (before q).
 
-    `before`, `after` and `diagonal` are [B, N, 1], or [0] where they are 1, 1 and 0. With B = 1 the
-    kernel serves all images of a batch.
+    `before`, `after` and `diagonal` have shape [B, N, 1], or [0] if they are 1, 1 and 0. With B = 1
+    all images of a batch share the kernel.
     """
 
     lattice: Lattice
@@ -74,7 +74,7 @@ class Grid(NamedTuple):
     """The operator N K of the spatial kernel for images of one size."""
 
     size: Sequence[int] | None  # (H, W) or (D, H, W); None: there is no such kernel
-    deviation: Sequence[float] | None  # standard deviation in pixels, along each axis
+    deviation: Sequence[float] | None  # bandwidth in pixels, along each axis
     normalization: str  # this and self_term: see CRFParams
     self_term: bool
 
@@ -82,7 +82,7 @@ class Grid(NamedTuple):
         """Return the kernel in the form that an engine takes, with scales of a NumPy dtype."""
         assert self.size is not None and self.deviation is not None
         key = (tuple(self.size), tuple(self.deviation), self.normalization, self.self_term, dtype)
-        # Without a self term there is a scale for every pixel: too large for the cache.
+        # Without a self term there is one scale per pixel, which is too large for the cache.
         return (_grid_kernel if self.self_term else _grid_kernel.__wrapped__)(*key)
 
 
@@ -93,7 +93,7 @@ NO_GRID = Grid(None, None, "none", True)
 def _grid_kernel(
     size: Sequence[int], deviation: Sequence[float], normalization: Any, self_term: bool, dtype: Any
 ) -> engines.GridKernel:
-    """Build a grid kernel: a few numbers per row and column, which small calls need anew."""
+    """Build a grid kernel: a few numbers per row and column, cached for calls on small images."""
     axes = [grid.axis(n, sigma) for n, sigma in zip(size, deviation, strict=True)]
     return grid.normalized(axes, normalization, self_term, dtype)
 
@@ -103,16 +103,16 @@ class Kernels(NamedTuple):
 
     lattices: Sequence[Kernel]
     grid: Grid = NO_GRID
-    grid_scales: Sequence[Tensor] = ()  # before, after, diagonal of the grid; (): its own
+    grid_scales: Sequence[Tensor] = ()  # before, after, diagonal of the grid; (): as built by Grid
 
     def flatten(self) -> list[Tensor]:
-        """Return all tensors in one list, which an operator can take; the grid goes separately."""
+        """Return all tensors in one list, which an operator accepts; `grid` is not included."""
         found = [t for k in self.lattices for t in (*k.lattice, k.before, k.after, k.diagonal)]
         return [*found, *self.grid_scales]
 
     @classmethod
     def unflatten(cls, tensors: Sequence[Any], grid: Grid) -> "Kernels":
-        """Undo `flatten`, of tensors or of something for each of them."""
+        """Undo `flatten`, for a list of tensors or of one other value for each tensor."""
         end = len(tensors) - len(tensors) % _FIELDS
         groups = [tensors[i : i + _FIELDS] for i in range(0, end, _FIELDS)]
         return cls([Kernel(Lattice(*g[:3]), *g[3:]) for g in groups], grid, tensors[end:])
@@ -142,7 +142,7 @@ class Kernels(NamedTuple):
 
 
 def is_given(tensor: Tensor) -> bool:
-    """Tell whether a tensor holds values: [0] stands for None, which lists of tensors cannot."""
+    """Return whether a tensor has values; one of shape [0] stands for None in lists of tensors."""
     return tensor.dim() > 1
 
 
@@ -154,5 +154,5 @@ def _for_images(scale: Tensor, batch: int) -> list[Any]:
 
 
 def _repeated(found: list[Any], batch: int) -> list[Any]:
-    """Return one entry per image of what there is one of for each image, or one for all."""
+    """Return one entry per image, given one entry per image or one that all images share."""
     return found * batch if len(found) == 1 else found

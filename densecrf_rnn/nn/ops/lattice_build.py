@@ -1,4 +1,4 @@
-"""Building lattices as an operator; its gradient flows from the weights to the features."""
+"""The construction of lattices as an operator, with its gradient for the features."""
 
 from typing import Any
 
@@ -19,7 +19,8 @@ def lattice_build(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Build the lattice of each point set in features [B, N, D], of any strides.
 
-    Returns the fields of a `Lattice`. Error messages about NaN and infinity speak of `name`.
+    Returns the fields of a `Lattice`. `name` is what error messages about NaN and infinity call
+    the features.
     """
     checks.float_dtype("features", features, batched=True)
     native = native_for(backend, features)
@@ -79,7 +80,7 @@ lattice_build.register_autograd(_backward, setup_context=_setup_context)
 
 @operator("densecrf_rnn::lattice_feature_gradient")
 def lattice_feature_gradient(features: Tensor, d_weight: Tensor, backend: str) -> Tensor:
-    """Return the gradient for features [B, N, D] of any strides, from that for the weights."""
+    """Return the gradient for features [B, N, D] of any strides, given that for the weights."""
     native = native_for(backend, features)
     if native is not None:
         return device.feature_gradient(native, features, d_weight)

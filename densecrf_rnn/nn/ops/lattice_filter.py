@@ -1,4 +1,4 @@
-"""Filtering with a built lattice as an operator: values times K, or its transpose."""
+"""Filtering with a built lattice as an operator: K values, or K' values."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from .kernels import Lattice, rows
 def lattice_filter(
     values: Tensor, vertex: Tensor, weight: Tensor, links: Tensor, transpose: bool, backend: str
 ) -> Tensor:
-    """Return K values, or K' values, for values [B, N, C] and B lattices, or one for all images."""
+    """Return K values or, with `transpose`, K' values [B, N, C], for B lattices or a shared one."""
     _check_values(values, vertex, weight)
     lattice = Lattice(vertex, weight, links)
     native = native_for(backend, values)
@@ -79,7 +79,8 @@ def lattice_filter_weight_gradient(
 ) -> Tensor:
     """Return the gradient of <cotangent, K values> (or K') for the weights, in their shape.
 
-    Both are [B, N, C]. Where one lattice serves all images, it is the sum over them.
+    `values` and `cotangent` are [B, N, C]. If all images share one lattice, the gradient is summed
+    over the images.
     """
     _check_values(values, vertex, weight)
     _check_values(cotangent, vertex, weight)
@@ -111,5 +112,5 @@ lattice_filter_weight_gradient.register_autograd(
 
 
 def over_images(gradients: Tensor, lattices: int) -> Tensor:
-    """Return gradients [B, ...] for `lattices` lattices: summed where one serves all images."""
+    """Return gradients [B, ...], summed over the images to [1, ...] if `lattices` is 1."""
     return gradients if lattices == len(gradients) else gradients.sum(0, keepdim=True)

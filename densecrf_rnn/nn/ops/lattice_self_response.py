@@ -1,4 +1,4 @@
-"""The diagonal of a lattice's kernel as an operator."""
+"""The diagonal of a lattice kernel as an operator."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from .kernels import Lattice, rows
 
 @operator("densecrf_rnn::lattice_self_response")
 def lattice_self_response(vertex: Tensor, weight: Tensor, links: Tensor, backend: str) -> Tensor:
-    """Return the diagonal of each K, [B, N]."""
+    """Return the diagonal of the kernel K of each lattice, [B, N]."""
     lattice = Lattice(vertex, weight, links)
     native = native_for(backend, weight)
     if native is not None:

@@ -29,7 +29,7 @@ def mean_field(
     storage: str,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """Return refined logits [B, L, N] and, if `keep`, what the backward pass needs.
+    """Return the refined logits [B, L, N] and, if `keep`, values saved for the backward pass.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def mean_field(
     coupling : Tensor [M, L, L]
         mu W of each kernel.
     kernels : list of tensors
-        `Kernels.flatten`.
+        The result of `Kernels.flatten`.
     size, deviation, normalization, self_term
         The fields of `Kernels.grid`.
     memory_budget : int
@@ -58,14 +58,14 @@ def mean_field(
     batch = len(logits)
     u, c = rows(logits), rows(coupling)
     refined = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    # Zeros, because what an engine leaves unwritten must be the same each time.
+    # Zeros, so that the parts which an engine does not write are the same in every call.
     kept = engines.reserve(shape, u.dtype)
     arrays = (k.for_images(batch, c.dtype), u, refined.numpy(), kept)
     problems = [engines.Problem(*image) for image in zip(*arrays, strict=True)]
     options = (iterations, False, _share(memory_budget, batch), torch.get_num_threads())
     if not engine.mean_field(problems, c, *options):
         checks.logits_values(logits, batched=True)
-        raise ValueError("logits lie beyond what the engine can compute with")
+        raise ValueError("logits contain values that the engine cannot compute with")
     return refined, torch.from_numpy(kept)
 
 
@@ -80,9 +80,9 @@ def _(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
 def _saved_shape(
     logits: Tensor, iterations: int, keep: bool, memory_budget: int, native: Any
 ) -> tuple[int, ...]:
-    """Return the shape of the marginals of all iterations, none if not `keep`.
+    """Return the shape of the saved marginals of all iterations; empty without `keep`.
 
-    On a CPU whatever the budget: what an engine leaves unwritten is never resident.
+    On a CPU it does not depend on the budget: memory that an engine does not write is not resident.
     """
     if native is not None:
         return device.saved_shape(logits, iterations, keep, memory_budget)
@@ -96,13 +96,14 @@ def _share(memory_budget: int, batch: int) -> int:
 
 
 def _fused_engine(backend: str) -> engines.FusedEngine:
+    """Return the engine of a backend; raise if it has no fused mean field."""
     found: Any = dispatch.engine(backend)
     if not hasattr(found, "mean_field"):
         raise engines.BackendUnavailableError(f"backend {backend!r} has no fused mean field")
     return found
 
 
-# --- its gradient --------------------------------------------------------------------------------
+# --- gradient ------------------------------------------------------------------------------------
 
 
 @operator("densecrf_rnn::mean_field_backward")
@@ -124,8 +125,9 @@ def mean_field_backward(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Return the gradients for logits [B, L, N], coupling [M, L, L] and the lattice kernels.
 
-    The last are the four `Parts` of each lattice kernel in one list; [0] for a part that the kernel
-    does not have, and for all parts of a kernel whose gradient is not `wanted`.
+    The third result lists the gradients of the four `Parts` of each lattice kernel. A tensor of
+    shape [0] stands for a part that the kernel does not have, and for all parts of a kernel whose
+    entry in `wanted` is False.
     """
     k = Kernels.unflatten(kernels, Grid(size, deviation, normalization, self_term))
     batch = len(logits)
@@ -175,7 +177,7 @@ mean_field_backward.register_autograd(no_second_derivative, setup_context=nothin
 
 
 def _wanted_parts(kernels: Kernels, wanted: Sequence[bool]) -> list[Parts]:
-    """Return the parts of each lattice kernel; [0] for those whose gradient is not wanted."""
+    """Return the parts of each lattice kernel; tensors [0] for kernels that are not `wanted`."""
     return [
         k.parts if one else Parts(*(p.new_empty(0) for p in k.parts))
         for k, one in zip(kernels.lattices, wanted, strict=True)
@@ -185,7 +187,10 @@ def _wanted_parts(kernels: Kernels, wanted: Sequence[bool]) -> list[Parts]:
 def _places(
     found: Sequence[Parts], image: int, grid: Grid
 ) -> list[engines.KernelGradient | None]:
-    """Return where an engine writes the gradients of one image's kernels; None: not wanted."""
+    """Return the arrays that an engine fills with the gradients of one image's kernels.
+
+    None stands for a kernel whose gradient is not required.
+    """
     places: list[engines.KernelGradient | None] = []
     for weight, *scales in found:
         if is_given(weight):
@@ -197,7 +202,7 @@ def _places(
 
 
 def _over_images(found: Sequence[Parts], parts: Sequence[Parts]) -> list[Tensor]:
-    """Return the gradients [B, ...] in the shapes of `parts`, in one list."""
+    """Return all gradients [B, ...] in one list, summed over images that share a kernel."""
     return [
         over_images(d, len(p)) if is_given(p) else d
         for gradients, group in zip(found, parts, strict=True)
@@ -226,7 +231,7 @@ def _backward(ctx: Any, d_refined: Tensor | None, _: None) -> tuple[Any, ...]:
 
 
 def _gradient(ctx: Any, d_refined: Tensor) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    assert ctx.keep, "a gradient is asked for that was not prepared"
+    assert ctx.keep, "the forward pass ran with keep=False, so it saved nothing for a gradient"
     saved, logits, coupling, *kernels = ctx.saved_tensors
     needs = Kernels.unflatten(ctx.needs_input_grad[2], ctx.grid)
     wanted = [any((*k.lattice, *k.parts)) for k in needs.lattices]
@@ -240,9 +245,9 @@ def _gradient(ctx: Any, d_refined: Tensor) -> tuple[Tensor, Tensor, list[Tensor 
 
 
 def _differentiable_gradient(ctx: Any, d_refined: Tensor) -> tuple[Any, Any, list[Any]]:
-    """Compute the gradient filter by filter, so that it can be differentiated again."""
-    # Aliases, so that each gradient ends at an input of this operator: one input may have been
-    # made from another (a normaliser from weights, an image from logits).
+    """Compute the gradient by `stepwise`, filter by filter, so that it is differentiable."""
+    # Aliases of the inputs, so that each gradient stops at an input of this operator: one input may
+    # have been computed from another (a normaliser from weights, an image from logits).
     _, *inputs = [tensor.view_as(tensor) for tensor in ctx.saved_tensors]
     logits, coupling, *kernels = inputs
     if ctx.iterations == 0:
