@@ -80,21 +80,30 @@ def test_batch():
     train("training 8 x 256x256 wide L=21 T=5", Problem(size=(256, 256)), runs=3, batch=8)
 
 
-def one_pixel(problem, threads):
+def one_pixel(problem, threads, gradients=True):
     """Prepare a call on one pixel: checks, Python and torch's dispatch, without computation."""
     torch.set_num_threads(threads)
     crf = CRFRNN(problem.labels, params=problem.params, iterations=ITERATIONS).train()
     u, guide = (x[..., :1, :1].detach().contiguous() for x in inputs(problem, 1))
     u.requires_grad_()
-    crf(u, guide)
-    return lambda: crf(u, guide)
+
+    def run():
+        with torch.set_grad_enabled(gradients):
+            return crf(u, guide)
+
+    run()
+    return run
 
 
 @pytest.mark.parametrize("name", PARAMS)
 def test_overhead(name):
     """Measure a call on one pixel as a share of one on a small image."""
     problem = Problem(size=(128, 128), labels=2, params=PARAMS[name])
-    cases = [Case("forward", forward), Case("one pixel", one_pixel)]
+    cases = [
+        Case("forward", forward),
+        Case("one pixel", one_pixel),
+        Case("one pixel, no gradients", partial(one_pixel, gradients=False)),
+    ]
     before = torch.get_num_threads()
     try:
         outcomes = compare(
@@ -102,5 +111,6 @@ def test_overhead(name):
         )
     finally:
         torch.set_num_threads(before)
-    row = outcomes["one pixel", 1].row
-    row.note = f"{100 / row.ratio:.1f} % of forward: Python and dispatch"
+    for case in cases[1:]:
+        row = outcomes[case.who, 1].row
+        row.note = f"{100 / row.ratio:.1f} % of forward: Python and dispatch"
