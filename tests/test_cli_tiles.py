@@ -74,10 +74,10 @@ def test_plain_tiffs_are_refined_without_a_word(folders, capsys):
         with rasterio.open(path) as file:
             bands = file.read()
         path.unlink()
-        with rasterio.open(
-            path, "w", driver="GTiff", count=len(bands), height=70, width=90, dtype=bands.dtype,
-            photometric="MINISBLACK",
-        ) as file:  # fmt: skip
+        profile = {"count": len(bands), "height": 70, "width": 90, "dtype": bands.dtype}
+        with pytest.warns(rasterio.errors.NotGeoreferencedWarning), rasterio.open(
+            path, "w", driver="GTiff", photometric="MINISBLACK", **profile
+        ) as file:
             file.write(bands)
     assert command(folder, "--tile", "64") == 0
     assert capsys.readouterr().err == ""

@@ -187,6 +187,8 @@ def test_an_array_of_classes_must_name_each_map_once(tmp_path):
     assert files.read_logits(tmp_path / "a.npz", key="logits").shape == (2, 3, 5)
 
 
+# torch warns of the protocol of raw.pt, which the test writes without torch.
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
 def test_pickles_are_refused_and_nothing_in_them_runs(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
     np.savez(tmp_path / "objects.npz", a=np.array([{}], object))
