@@ -75,7 +75,8 @@ def free_energy(
         refined = refined[:, problem.mask]
     if not refined.size:
         return 0.0
-    problem.check_values(advise=True)
+    problem.warn()
+    problem.check_values()
     checks.logits_values(refined, batched=False, name="refined")
 
     kernels = problem.build()

@@ -11,17 +11,17 @@ import nn_problems as make  # noqa: E402
 import densecrf_rnn  # noqa: E402
 from densecrf_rnn import checks, CRFRNN, engines  # noqa: E402
 from densecrf_rnn.engines import registry  # noqa: E402
-from densecrf_rnn.nn import functional  # noqa: E402
+from densecrf_rnn.nn import arguments, functional  # noqa: E402
 from densecrf_rnn.nn.ops import dispatch  # noqa: E402
 
 # Each check of an argument, and the value checks of a call that succeeds.
-CHECKS = ("params", "method", "logits", "kernels", "image", "same_device", "mask", "spacing",
+CHECKS = ("params", "logits", "kernels", "image", "same_device", "mask", "spacing",
           "compatibility", "kernel_weights", "coupling", "probabilities")
 
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How often each function was called: those of CHECKS, `resolve` and `torch.autocast`."""
+    """How often each was called: CHECKS, `check_method`, `resolve` and `torch.autocast`."""
     found = {}
 
     def count(owner, name):
@@ -35,6 +35,7 @@ def calls(monkeypatch):
 
     for name in CHECKS:
         count(checks, name)
+    count(arguments, "check_method")
     count(registry, "resolve")
     count(torch, "autocast")
     return found
@@ -55,7 +56,7 @@ def test_a_forward_pass_checks_each_argument_once(calls, gradients, masked):
     forget_engines()
     with torch.set_grad_enabled(gradients):
         crf(logits.requires_grad_(gradients), image, mask=mask)
-    wanted = dict.fromkeys(CHECKS, 1) | {"resolve": 1}
+    wanted = dict.fromkeys(CHECKS, 1) | {"resolve": 1, "check_method": 1}
     if masked:
         wanted["same_device"] = 2  # the image's and the mask's
     else:

@@ -11,9 +11,8 @@ from . import arrays, wording
 from .values import finite
 
 _MAX_ELEVATED = {
-    "float32": _limits.MAX_ELEVATED_FLOAT32,
-    "float64": _limits.MAX_ELEVATED_FLOAT64,
-}
+    "float32": _limits.MAX_ELEVATED_FLOAT32, "float64": _limits.MAX_ELEVATED_FLOAT64,
+}  # fmt: skip
 
 
 def features(array: Any) -> None:

@@ -100,22 +100,3 @@ def option(name: str, value: Any, allowed: Sequence[str]) -> None:
     """Check that `value` is one of the allowed strings."""
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} is {value!r}; choose from {', '.join(map(repr, allowed))}")
-
-
-def method(value: Any, backend: Any) -> None:
-    """Check the filtering method; "exact" runs in torch only, so it needs backend "auto"."""
-    option("method", value, ("lattice", "exact"))
-    if value == "exact" and backend != "auto":
-        raise ValueError(
-            f"backend is {backend!r} but method is 'exact', which runs in torch only; leave "
-            "backend at 'auto', or use method='lattice'"
-        )
-
-
-def alone(name: str, value: bool, where: str) -> None:
-    """Check that the option `name` is off where `where`, which excludes it, is in use."""
-    if value:
-        raise ValueError(
-            f"{name} is True, which cannot be combined with {where} (it returns one tensor); "
-            f"leave {name} at False"
-        )

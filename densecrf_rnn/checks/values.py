@@ -8,22 +8,15 @@ from typing import Any
 from . import wording
 
 
-def logits_values(
-    array: Any, *, batched: bool, name: str = "logits", advise: bool = True
-) -> None:
-    """Check that logits hold no NaN and no +inf, and a finite label at every pixel.
-
-    Also warns if they look like probabilities, where `advise` is True.
-    """
+def logits_values(array: Any, *, batched: bool, name: str = "logits") -> None:
+    """Check that logits hold no NaN and no +inf, and a finite label at every pixel."""
     if 0 in array.shape:
         return
     peak = getattr(array, "amax", array.max)(int(batched))  # over the labels; propagates NaN
     if finite(peak):
-        if advise and name == "logits":
-            probabilities(array, batched=batched)
         return
     if bool((peak != peak).any()):
-        raise ValueError(wording.nan(name, array))
+        wording.raise_non_finite(name, array)
     if bool((peak == math.inf).any()):
         raise ValueError(
             f"{name} contains +infinity; to fix a label, set the others to -infinity instead"
@@ -59,13 +52,8 @@ def probabilities(array: Any, *, batched: bool) -> None:
         )
 
 
-def image_values(
-    array: Any, theta_beta: float, name: str = "image", *, advise: bool = True
-) -> None:
-    """Check that an image is finite and within 1e30.
-
-    Also warns if its range does not fit `theta_beta`, where `advise` is True.
-    """
+def image_values(array: Any, name: str = "image") -> None:
+    """Check that an image is finite and within 1e30."""
     if 0 in array.shape or not _is_float(array):
         return
     low, high = extremes(array)
@@ -75,8 +63,6 @@ def image_values(
         raise ValueError(
             f"{name} reaches {max(-low, high):g}; intensities must lie within 1e30, so rescale it"
         )
-    if advise and name == "image":
-        image_range(array, theta_beta)
 
 
 def image_range(array: Any, theta_beta: float) -> None:

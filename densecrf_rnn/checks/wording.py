@@ -29,19 +29,12 @@ def kind(value: Any) -> str:
     return f"{value!r}" if isinstance(value, (str, bool, type(None))) else type(value).__name__
 
 
-def nan(name: str, array: Any) -> str | None:
-    """Return the message for an array that contains NaN, or None if it contains none."""
-    bad = int((array != array).sum())
-    if not bad:
-        return None
-    return (
-        f"{name} contains NaN ({bad} entr{'y' if bad == 1 else 'ies'}); every entry must be a "
-        "number, so check the computation that produced it"
-    )
-
-
 def raise_non_finite(name: str, array: Any) -> NoReturn:
     """Raise the ValueError for an array that contains NaN or infinity."""
-    raise ValueError(
-        nan(name, array) or f"{name} contains infinity; every entry must be finite"
-    )
+    bad = int((array != array).sum())
+    if bad:
+        raise ValueError(
+            f"{name} contains NaN ({bad} entr{'y' if bad == 1 else 'ies'}); every entry must be a "
+            "number, so check the computation that produced it"
+        )
+    raise ValueError(f"{name} contains infinity; every entry must be finite")

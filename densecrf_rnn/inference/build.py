@@ -95,7 +95,7 @@ def _plans(
         rows = image.reshape(-1, image.shape[-1])
         if pixel is not None:
             rows = rows[pixel]
-        checks.image_values(rows, params.theta_beta, advise=False)
+        checks.image_values(rows)
         checks.refuse_features(*features)
     return plans
 

@@ -126,10 +126,10 @@ def infer(
         logits, image, params, kernel_weights, compatibility, mask, spacing, backend, threads
     )
     idle = iterations == 0 or problem.unary.size == 0
-    if idle or engines.fused(problem.engine) is None:
-        problem.check_values(advise=window is None)
-    elif window is None:  # a fused engine checks values itself, which saves a pass over them
+    if window is None:
         problem.warn()
+    if idle or engines.fused(problem.engine) is None:  # a fused engine checks values itself
+        problem.check_values()
     if idle:
         return _marginals(logits) if marginals else logits.copy()
 
@@ -140,7 +140,7 @@ def infer(
         problem.threads,
     )  # fmt: skip
     if refined is None:
-        checks.logits_values(problem.unary, batched=False, advise=False)
+        checks.logits_values(problem.unary, batched=False)
         raise ValueError("logits contain values that the engine cannot compute with")
 
     return _as_images(refined, problem, marginals)
@@ -164,10 +164,10 @@ class Problem:
     unary: Array  # the logits inside the mask [L, N]; without a mask [L, *S]
     guide: Array  # the image inside the mask [N, C]; without a mask [*S, C]
 
-    def check_values(self, advise: bool) -> None:
-        """Check the values inside the mask; with `advise`, warn about suspicious ones."""
-        checks.logits_values(self.unary, batched=False, advise=advise)
-        checks.image_values(self.guide, self.params.theta_beta, advise=advise)
+    def check_values(self) -> None:
+        """Check the values inside the mask."""
+        checks.logits_values(self.unary, batched=False)
+        checks.image_values(self.guide)
 
     def warn(self) -> None:
         """Warn about suspicious values inside the mask."""

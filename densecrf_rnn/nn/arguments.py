@@ -22,6 +22,16 @@ STORAGES: tuple[Storage, ...] = get_args(Storage)
 _NOTHING = nullcontext()
 
 
+def check_method(method: Method, backend: str) -> None:
+    """Check the filtering method; "exact" runs in torch only, so it needs backend "auto"."""
+    checks.option("method", method, get_args(Method))
+    if method == "exact" and backend != "auto":
+        raise ValueError(
+            f"backend is {backend!r} but method is 'exact', which runs in torch only; leave "
+            "backend at 'auto', or use method='lattice'"
+        )
+
+
 def autocast_to_float32(logits: Tensor) -> Tensor:
     """Return what an autocast backbone computed as float32, as torch's own losses do."""
     lower = logits.dtype in (torch.float16, torch.bfloat16)
@@ -75,7 +85,7 @@ def check(
     those for the exact method, which an operator checks.
     """
     checks.params(params, CRFParams)
-    checks.method(method, backend)
+    check_method(method, backend)
     checks.logits(logits, batched=True)
     kernels = from_params(params) if kernels is None else tuple(kernels)
     every_guide = {"image": image, **(guides or {})}
@@ -120,9 +130,8 @@ def _check_values(logits: Tensor, image: Tensor | None, params: CRFParams, fused
     """Check values, and warn of likely mistakes. A fused engine itself finds NaN and infinity."""
     if image is not None:
         checks.image_range(_for_checks(image), params.theta_beta)
-    if fused:
-        checks.probabilities(_for_checks(logits), batched=True)
-    else:
+    checks.probabilities(_for_checks(logits), batched=True)
+    if not fused:
         checks.logits_values(_for_checks(logits), batched=True)
 
 

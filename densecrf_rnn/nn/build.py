@@ -161,8 +161,8 @@ def _lattice(gaussian: Gaussian, p: Pixels, params: CRFParams, backend: str) -> 
     try:
         lattice = Lattice(*lattice_build(features, params.quality, backend, name))
     except ValueError:  # where the values of a guide are the reason, name it
-        if isinstance(gaussian.theta_guide, float):
-            checks.image_values(p.guides[name].detach(), gaussian.theta_guide, name)
+        if gaussian.theta_guide is not None:
+            checks.image_values(p.guides[name].detach(), name)
         raise
     none = features.new_empty(0)
     diagonal = none

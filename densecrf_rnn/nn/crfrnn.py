@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .. import checks, engines
 from ..kernels import Kernel, from_params
 from ..params import CRFParams, Normalization
-from .arguments import STORAGES, Method, Storage, default_weights
+from .arguments import STORAGES, Method, Storage, check_method, default_weights
 from .functional import free_energy, mean_field
 from .segmenter import Segmenter
 from .stepwise import UPDATES, Update
@@ -144,7 +144,7 @@ class CRFRNN(nn.Module):
         if self_term is not None:
             params = replace(params, self_term=self_term)
         self.params = params
-        checks.method(method, backend)
+        check_method(method, backend)
         if method == "lattice":  # the exact method needs no engine
             engines.resolve(backend)
         self.method = method

@@ -131,7 +131,11 @@ def mean_field(
     torch.Size([1, 3, 4, 5])
     """
     if transforms.active():
-        checks.alone("return_all", return_all, "torch.func")
+        if return_all:
+            raise ValueError(
+                "return_all is True, which cannot be combined with torch.func (it returns one "
+                "tensor); leave return_all at False"
+            )
         return transforms.opaque(
             mean_field, logits, image, params, kernel_weights=kernel_weights,
             compatibility=compatibility, iterations=iterations, kernels=kernels,

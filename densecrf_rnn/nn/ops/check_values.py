@@ -20,7 +20,10 @@ def check_values(
     is unused, so the mean field must continue with the returned copy.
     """
     for guide, name in zip(guides, names.split("\n"), strict=True):
-        checks.image_values(guide, theta_beta, name)
+        checks.image_values(guide, name)
+        if name == "image":
+            checks.image_range(guide, theta_beta)
+    checks.probabilities(logits, batched=True)
     checks.logits_values(logits, batched=True)
     return logits.clone(memory_format=torch.contiguous_format)
 
