@@ -24,15 +24,9 @@ if TYPE_CHECKING:
 NAMES = ("spatial_ker_weights", "bilateral_ker_weights", "compatibility_matrix")
 # Parameters that all three packages fix.
 _PUBLISHED = {
-    "theta_alpha": 160.0,
-    "theta_beta": 3.0,
-    "theta_gamma": 3.0,
-    "normalization": "after",
-    "self_term": True,
-    "feature_order": "xy",
-    "spatial": "lattice",
-    "quality": "standard",
-}
+    "theta_alpha": 160.0, "theta_beta": 3.0, "theta_gamma": 3.0, "normalization": "after",
+    "self_term": True, "feature_order": "xy", "spatial": "lattice", "quality": "standard",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -148,11 +142,11 @@ def load_crfasrnn_keras(
       compatibility <- weights[2]
       differs: params.spatial is 'grid', there 'lattice'
     """
-    source = "crfasrnn_keras"
     if isinstance(weights, Mapping):
         entries, ignored = _by_name(weights)
-        return _load(crf, entries, ignored, source, adds=False)
-    return _load(crf, _in_order("weights", weights), {}, source, adds=False)
+    else:
+        entries, ignored = _in_order("weights", weights), {}
+    return _load(crf, entries, ignored, "crfasrnn_keras", adds=False)
 
 
 def load_crfasrnn_caffe(crf: "CRFRNN", blobs: Sequence[Any]) -> Conversion:

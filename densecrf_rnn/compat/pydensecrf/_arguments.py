@@ -8,6 +8,7 @@ import numpy as np
 
 from ..._typing import Array
 from ... import checks
+from ...checks import wording
 
 
 class DtypeError(TypeError, ValueError):
@@ -50,9 +51,8 @@ def array(name: str, given: Any, kinds: str, wanted: str) -> None:
 
 def finite(name: str, array: Array) -> Array:
     """Check that an array is finite and return it."""
-    if not np.isfinite(array).all():
-        _raise_if_nan(name, array)
-        raise ValueError(f"{name} contains infinity; every entry must be finite")
+    if array.size:
+        checks.parameter(name, array)
     return array
 
 
@@ -63,7 +63,8 @@ def energies(name: str, array: Array) -> Array:
     """
     least = array.min(axis=0)  # propagates NaN
     if not np.isfinite(least).all():
-        _raise_if_nan(name, array)
+        if np.isnan(least).any():
+            wording.raise_non_finite(name, array)
         if (least == -np.inf).any():
             raise ValueError(
                 f"{name} contains -infinity; to fix a label, set the others to +infinity"
@@ -74,15 +75,6 @@ def energies(name: str, array: Array) -> Array:
             "logarithm, as unary_from_softmax does"
         )
     return array
-
-
-def _raise_if_nan(name: str, array: Array) -> None:
-    bad = int(np.isnan(array).sum())
-    if bad:
-        raise ValueError(
-            f"{name} contains NaN ({bad} of {array.size} entries), the result of 0 / 0 or of "
-            "the logarithm of a negative number; every entry must be a number"
-        )
 
 
 def bandwidths(name: str, given: Any, count: int, *, fewer: bool = False) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ from ..._typing import Array
 from ... import engines, checks
 from ...kernels import normalizer
 from ...inference.mean_field import Filter, run, softmax
-from . import _arguments
+from . import _arguments, utils
 
 
 # pydensecrf processes points in groups of four and pads the last group with points at the origin,
@@ -37,20 +37,12 @@ class NormalizationType(IntEnum):
     NORMALIZE_SYMMETRIC = 3
 
 
-CONST_KERNEL = KernelType.CONST_KERNEL
-DIAG_KERNEL = KernelType.DIAG_KERNEL
-FULL_KERNEL = KernelType.FULL_KERNEL
-NO_NORMALIZATION = NormalizationType.NO_NORMALIZATION
-NORMALIZE_BEFORE = NormalizationType.NORMALIZE_BEFORE
-NORMALIZE_AFTER = NormalizationType.NORMALIZE_AFTER
-NORMALIZE_SYMMETRIC = NormalizationType.NORMALIZE_SYMMETRIC
+CONST_KERNEL, DIAG_KERNEL, FULL_KERNEL = KernelType
+NO_NORMALIZATION, NORMALIZE_BEFORE, NORMALIZE_AFTER, NORMALIZE_SYMMETRIC = NormalizationType
 
-_NORMALIZATIONS = {
-    NO_NORMALIZATION: "none",
-    NORMALIZE_BEFORE: "before",
-    NORMALIZE_AFTER: "after",
-    NORMALIZE_SYMMETRIC: "symmetric",
-}
+_NORMALIZATIONS: dict[IntEnum, str] = dict(
+    zip(NormalizationType, ("none", "before", "after", "symmetric"), strict=True)
+)
 
 
 class Unary:
@@ -186,12 +178,9 @@ class DenseCRF:
         self._logits = -_arguments.energies("u", given)
 
     def addPairwiseEnergy(
-        self,
-        features: Array,
-        compat: Any,
-        kernel: int = DIAG_KERNEL,
+        self, features: Array, compat: Any, kernel: int = DIAG_KERNEL,
         normalization: int = NORMALIZE_SYMMETRIC,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Add a Gaussian kernel over features that are already divided by their bandwidths.
 
         Parameters
@@ -219,10 +208,10 @@ class DenseCRF:
         checks.coupling(coupling[None], self._nvar, float(np.finfo(np.float32).max))
         rows = np.zeros((self._points, len(given)), np.float32)
         rows[: self._nvar] = given.T
-        self._kernels.append(self._kernel(rows, NormalizationType(how)))
+        self._kernels.append(self._kernel(rows, how))
         self._couplings.append(coupling)
 
-    def _kernel(self, rows: Array, how: NormalizationType) -> engines.LatticeKernel:
+    def _kernel(self, rows: Array, how: IntEnum) -> engines.LatticeKernel:
         """Build the normalised lattice of features [points, D]; padding points send no message."""
         checks.features(rows)
         engine, threads = engines.engine("auto"), engines.default_threads()
@@ -385,12 +374,9 @@ class DenseCRF2D(DenseCRF):
         super().__init__(self._size[0] * self._size[1], nlabels)
 
     def addPairwiseGaussian(
-        self,
-        sxy: Any,
-        compat: Any,
-        kernel: int = DIAG_KERNEL,
+        self, sxy: Any, compat: Any, kernel: int = DIAG_KERNEL,
         normalization: int = NORMALIZE_SYMMETRIC,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Add a Gaussian kernel over positions.
 
         Parameters
@@ -405,17 +391,14 @@ class DenseCRF2D(DenseCRF):
         TypeError, ValueError
             An argument of another kind or range.
         """
-        self._add(self._positions(sxy), compat, kernel, normalization)
+        across, down = _arguments.bandwidths("sxy", sxy, 2)
+        features = utils.create_pairwise_gaussian((down, across), self._size)
+        self.addPairwiseEnergy(features[::-1], compat, kernel, normalization)  # x before y
 
     def addPairwiseBilateral(
-        self,
-        sxy: Any,
-        srgb: Any,
-        rgbim: Array,
-        compat: Any,
-        kernel: int = DIAG_KERNEL,
+        self, sxy: Any, srgb: Any, rgbim: Array, compat: Any, kernel: int = DIAG_KERNEL,
         normalization: int = NORMALIZE_SYMMETRIC,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Add a Gaussian kernel over positions and colours.
 
         Parameters
@@ -445,28 +428,18 @@ class DenseCRF2D(DenseCRF):
                 f"rgbim has shape {rgbim.shape}; it must be {(*self._size, 3)}: rows, columns, "
                 "three channels (for others use utils.create_pairwise_bilateral)"
             )
-        planes = self._positions(sxy)
-        for channel, theta in enumerate(_arguments.bandwidths("srgb", srgb, 3)):
-            planes.append(rgbim[..., channel].astype(np.float32) / np.float32(theta))
-        self._add(planes, compat, kernel, normalization)
-
-    def _positions(self, sxy: Any) -> list[Array]:
-        """Return the column and row of each pixel, divided by their bandwidths."""
         across, down = _arguments.bandwidths("sxy", sxy, 2)
-        y, x = (np.arange(n, dtype=np.float32) for n in self._size)
-        found = np.meshgrid(x / np.float32(across), y / np.float32(down))
-        return list(found)
-
-    def _add(self, planes: list[Array], compat: Any, kernel: int, normalization: int) -> None:
-        features = np.stack(planes).reshape(len(planes), -1)
-        self.addPairwiseEnergy(features, compat, kernel, normalization)
+        colours = _arguments.bandwidths("srgb", srgb, 3)
+        features = utils.create_pairwise_bilateral((down, across), colours, rgbim, chdim=2)
+        order = [1, 0, 2, 3, 4]  # x before y
+        self.addPairwiseEnergy(features[order], compat, kernel, normalization)
 
 
-def _choice(name: str, value: Any, kind: type[IntEnum]) -> int:
-    """Check a member of an enumeration, or its number, and return the number."""
+def _choice(name: str, value: Any, kind: type[IntEnum]) -> IntEnum:
+    """Check a member of an enumeration, or its number, and return the member."""
     allowed = ", ".join(member.name for member in kind)
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} is {type(value).__name__}; choose from {allowed}")
     if int(value) not in list(kind):
         raise ValueError(f"{name} is {int(value)}; choose from {allowed}")
-    return int(value)
+    return kind(int(value))

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..._typing import Array
 from ... import checks
+from ...unaries import logits_from_labels
 from . import _arguments
 
 
@@ -54,14 +55,8 @@ def unary_from_labels(
             f"labels reach from {flat.min()} to {flat.max()}; with n_labels {n_labels} they must "
             f"lie in 0..{n_labels - 1 + zero_unsure}{meaning}"
         )
-    energy = np.full(
-        (n_labels, flat.size), -np.log((1.0 - gt_prob) / (n_labels - 1)), np.float32
-    )
-    # With zero_unsure, label 0 indexes row -1 here and is overwritten below.
-    energy[flat - zero_unsure, np.arange(flat.size)] = -np.log(gt_prob)
-    if zero_unsure:
-        energy[:, flat == 0] = -np.log(1.0 / n_labels)
-    return energy
+    unsure = -1 if zero_unsure else None
+    return -logits_from_labels(flat - zero_unsure, n_labels, gt_prob, unsure=unsure)
 
 
 def compute_unary(labels: Array, M: int, GT_PROB: float = 0.5) -> Array:  # noqa: N803
@@ -163,7 +158,7 @@ def create_pairwise_gaussian(sdims: float | Sequence[float], shape: Sequence[int
     [[0.0, 0.0, 0.5, 0.5], [0.0, 1.0, 0.0, 1.0]]
     """
     size = [checks.count(f"shape[{i}]", n, 1) for i, n in enumerate(shape)]
-    positions = _positions(size)
+    positions = np.indices(size, np.float32)
     _divide(positions, _arguments.bandwidths("sdims", sdims, len(size)))
     return positions.reshape(len(size), -1)
 
@@ -212,7 +207,7 @@ def create_pairwise_bilateral(
         )
     planes = img[np.newaxis] if chdim == -1 else np.moveaxis(img, chdim, 0)
     channels = _arguments.finite("img", planes.astype(np.float32))
-    positions = _positions(channels.shape[1:])
+    positions = np.indices(channels.shape[1:], np.float32)
     for name, given, found in (("schan", schan, channels), ("sdims", sdims, positions)):
         numbers = _arguments.bandwidths(name, given, len(found), fewer=True)
         if len(numbers) < len(found):
@@ -224,12 +219,6 @@ def create_pairwise_bilateral(
             )
         _divide(found, numbers)
     return np.concatenate([positions, channels]).reshape(len(positions) + len(channels), -1)
-
-
-def _positions(size: Sequence[int]) -> Array:
-    """Return the coordinates of a grid, one plane per axis."""
-    axes = [np.arange(n, dtype=np.float32) for n in size]
-    return np.array(np.meshgrid(*axes, indexing="ij"))
 
 
 def _divide(planes: Array, numbers: Sequence[float]) -> None:
