@@ -90,7 +90,15 @@ def refine_dask(
     )
     given = {"logits": logits, "image": image} | ({} if mask is None else {"mask": mask})
     for name, array in given.items():
-        _check_kind(name, array, da)
+        if not isinstance(array, da.Array):
+            raise TypeError(
+                f"{name} is {type(array).__name__}; it must be a dask array "
+                "(dask.array.from_array, from_zarr), or use refine_tiled for NumPy arrays"
+            )
+        if any(n != n for n in array.shape):
+            raise ValueError(
+                f"{name} has chunks of unknown size; call {name}.compute_chunk_sizes()"
+            )
     options = {
         "params": params, "compatibility": compatibility, "iterations": iterations,
         "spacing": spacing, "backend": backend, "threads": threads,
@@ -134,29 +142,13 @@ def refine_dask(
 
 
 def _refine_block(
-    logits: Array,
-    image: Array,
-    mask: Array | None = None,
-    *,
-    starts: tuple[tuple[int, ...], ...],
-    halo: tuple[int, ...],
-    size: tuple[int, ...],
-    options: dict[str, Any],
-    block_id: tuple[int, ...],
-) -> Array:
+    logits: Array, image: Array, mask: Array | None = None, *,
+    starts: tuple[tuple[int, ...], ...], halo: tuple[int, ...], size: tuple[int, ...],
+    options: dict[str, Any], block_id: tuple[int, ...],
+) -> Array:  # fmt: skip
     """Compute the marginals of a chunk with its halo, which dask then trims."""
     origin = tuple(
         max(0, axis[i] - h) for axis, i, h in zip(starts, block_id[1:], halo, strict=True)
     )
     image = np.moveaxis(image, 0, -1)
     return tiles.refined_window(logits, image, mask, options, Window(origin, size))
-
-
-def _check_kind(name: str, array: Any, da: Any) -> None:
-    if not isinstance(array, da.Array):
-        raise TypeError(
-            f"{name} is {type(array).__name__}; it must be a dask array (dask.array.from_array, "
-            "from_zarr), or use refine_tiled for NumPy arrays"
-        )
-    if any(n != n for n in array.shape):
-        raise ValueError(f"{name} has chunks of unknown size; call {name}.compute_chunk_sizes()")

@@ -124,11 +124,9 @@ class PermutohedralLattice:
         """
         checks.values(values, len(self._plan.vertex), self._plan.weight.dtype)
         checks.flag("transpose", transpose)
-        return self._filter(np.ascontiguousarray(values), bool(transpose))
-
-    def _filter(self, values: Array, transpose: bool = False) -> Array:
+        values = np.ascontiguousarray(values)
         out = np.empty_like(values)
-        self._engine.filter(self._plan, values, out, transpose, self._threads)
+        self._engine.filter(self._plan, values, out, bool(transpose), self._threads)
         return out
 
     def self_response(self) -> Array:

@@ -5,6 +5,7 @@ benchmarks of the field, and the sum is scored.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -46,12 +47,8 @@ def confusion_matrix(truth: Array, prediction: Array, labels: int, ignore: int =
     scored = truth != ignore
     t = truth[scored].astype(np.int64)
     p = prediction[scored].astype(np.int64)
-    for name, found in (("truth", t), ("prediction", p)):
-        if found.size and not 0 <= found.min() <= found.max() < labels:
-            raise ValueError(
-                f"{name} holds labels {found.min()}..{found.max()}; they must lie in "
-                f"0..{labels - 1} (ignore={ignore} marks pixels of truth that do not count)"
-            )
+    check_labels("truth", t, labels, ignore)
+    check_labels("prediction", p, labels, ignore)
     return np.bincount(t * labels + p, minlength=labels**2).reshape(labels, labels)
 
 
@@ -180,6 +177,15 @@ def trimap_confusions(
         band = distance < width
         confusion[:] = confusion_matrix(truth[band], prediction[band], labels, ignore)
     return out
+
+
+def check_labels(name: str, found: Array, labels: int, ignore: int) -> None:
+    """Check that the scored labels in `found` lie in 0..labels-1."""
+    if found.size and not 0 <= found.min() <= found.max() < labels:
+        raise ValueError(
+            f"{name} holds labels {found.min()}..{found.max()}; they must lie in "
+            f"0..{labels - 1} (ignore={ignore} marks pixels of truth that do not count)"
+        )
 
 
 def _check_shapes(truth: Array, prediction: Array) -> None:
@@ -345,19 +351,12 @@ def bootstrap_interval(
         raise ValueError(f"level is {level}; it must lie between 0 and 1")
     images = len(confusions)
     rng = np.random.default_rng(seed)
-    rows = confusions.reshape(images, -1)
-    scores = []
+    scores: list[Any] = []
     for first in range(0, resamples, 100):  # in parts, to limit memory with many labels
         count = min(100, resamples - first)
         drawn = rng.multinomial(images, np.full(images, 1 / images), size=count)  # [count, images]
-        scores += [score(total.reshape(confusions.shape[1:])) for total in drawn @ rows]
-    ends = ((1 - level) / 2, (1 + level) / 2)
-    found = np.asarray(scores, float)
-    columns = found.reshape(resamples, -1)
-    out = np.full((2, columns.shape[1]), np.nan)
-    for column in range(columns.shape[1]):
-        known = columns[~np.isnan(columns[:, column]), column]
-        if known.size:
-            out[:, column] = np.quantile(known, ends)
-    low, high = out.reshape(2, *found.shape[1:])
-    return (float(low), float(high)) if found.ndim == 1 else (low, high)
+        scores += map(score, np.tensordot(drawn, confusions, axes=1))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+        low, high = np.nanquantile(scores, ((1 - level) / 2, (1 + level) / 2), axis=0)
+    return (float(low), float(high)) if np.ndim(low) == 0 else (low, high)

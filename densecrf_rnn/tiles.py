@@ -35,26 +35,22 @@ _PROBE = 16
 _SIMPLICES: dict[Quality, int] = {"standard": 4, "symmetric": 4, "filled": 5}
 
 
-class Sliceable(Protocol):
-    """An input that is read in tiles: an array of NumPy (including memmap), zarr, h5py, ..."""
-
+class _Typed(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
 
     @property
     def dtype(self) -> Any: ...
+
+
+class Sliceable(_Typed, Protocol):
+    """An input that is read in tiles: an array of NumPy (including memmap), zarr, h5py, ..."""
 
     def __getitem__(self, where: tuple[slice, ...], /) -> Any: ...
 
 
-class Writable(Protocol):
+class Writable(_Typed, Protocol):
     """An output that is written in tiles."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> Any: ...
 
     def __setitem__(self, where: tuple[slice, ...], values: Any, /) -> None: ...
 
@@ -174,19 +170,11 @@ def refine_tiled(
 
 
 def refined_tiles(
-    logits: Sliceable,
-    image: Sliceable,
-    params: CRFParams = CRFParams(),
-    *,
-    tile: int | Sequence[int] | None = None,
-    halo: Halo = None,
-    compatibility: Array | None = None,
-    iterations: int = 10,
-    mask: Sliceable | None = None,
-    spacing: Sequence[float] | None = None,
-    backend: str = "auto",
-    threads: int | None = None,
-) -> Iterator[tuple[tuple[slice, ...], Array]]:
+    logits: Sliceable, image: Sliceable, params: CRFParams = CRFParams(), *,
+    tile: int | Sequence[int] | None = None, halo: Halo = None,
+    compatibility: Array | None = None, iterations: int = 10, mask: Sliceable | None = None,
+    spacing: Sequence[float] | None = None, backend: str = "auto", threads: int | None = None,
+) -> Iterator[tuple[tuple[slice, ...], Array]]:  # fmt: skip
     """Iterate over the refined tiles of `refine_tiled`, to write them anywhere.
 
     Parameters
@@ -222,23 +210,16 @@ def refined_tiles(
     check(logits, image, mask, options)
     size = logits.shape[1:]
     plan = tiling(size, tile, halo_of(halo, params, size, iterations, spacing))
-    return _refined(logits, image, mask, options, plan)
 
+    def refined() -> Iterator[tuple[tuple[slice, ...], Array]]:
+        _advise(logits, image, mask, params)
+        for part in plan:
+            window = Window(part.origin, size)
+            inside = None if mask is None else np.asarray(mask[part.outer])
+            q = refined_window(*_read(logits, image, part.outer), inside, options, window)
+            yield part.inner, q[(slice(None), *part.kept)].copy()  # frees the memory of the halo
 
-def _refined(
-    logits: Sliceable,
-    image: Sliceable,
-    mask: Sliceable | None,
-    options: dict[str, Any],
-    plan: Sequence[Tile],
-) -> Iterator[tuple[tuple[slice, ...], Array]]:
-    _advise(logits, image, mask, options["params"])
-    for part in plan:
-        window = Window(part.origin, logits.shape[1:])
-        seen = None if mask is None else np.asarray(mask[part.outer])
-        q = refined_window(*_read(logits, image, part.outer), seen, options, window)
-        q = q[(slice(None), *part.kept)].copy()  # frees the memory of the halo
-        yield part.inner, q
+    return refined()
 
 
 def refined_window(
@@ -324,12 +305,9 @@ def reach(
 
 
 def halo_of(
-    halo: Halo,
-    params: CRFParams,
-    size: Sequence[int],
-    iterations: int,
+    halo: Halo, params: CRFParams, size: Sequence[int], iterations: int,
     spacing: Sequence[float] | None,
-) -> tuple[int, ...]:
+) -> tuple[int, ...]:  # fmt: skip
     """Convert the argument `halo` of `refine_tiled` to pixels, one number per axis."""
     if halo is None:
         return reach(params, size, spacing)
@@ -350,20 +328,15 @@ def tiling(
         lengths = tuple(max(_DEFAULT_TILE[len(size)], h) for h in halo)
     else:
         lengths = _per_axis("tile", tile, len(size), 1)
-    axes = [
-        [
-            (
-                slice(start, min(n, start + length)),
-                slice(max(0, start - margin), min(n, start + length + margin)),
-            )
-            for start in range(0, n, length)
-        ]
-        for n, length, margin in zip(size, lengths, halo, strict=True)
-    ]
-    return [
-        Tile(tuple(i for i, _ in axis), tuple(o for _, o in axis))
-        for axis in itertools.product(*axes)
-    ]
+    axes = map(_spans, size, lengths, halo)
+    return [Tile(*zip(*along, strict=True)) for along in itertools.product(*axes)]
+
+
+def _spans(n: int, length: int, halo: int) -> Iterator[tuple[slice, slice]]:
+    """Iterate over the tiles along one axis of n pixels: what is written and what is read."""
+    for start in range(0, n, length):
+        stop = min(n, start + length)
+        yield slice(start, stop), slice(max(0, start - halo), min(n, stop + halo))
 
 
 def _per_axis(name: str, value: Any, axes: int, at_least: int) -> tuple[int, ...]:
@@ -392,25 +365,14 @@ def check(
     logits: Sliceable, image: Sliceable, mask: Sliceable | None, options: dict[str, Any]
 ) -> None:
     """Check shapes, dtypes and options without reading the arrays."""
-    for name, array in (("logits", logits), ("image", image), ("mask", mask)):
-        if array is None and name == "mask":
-            continue
-        if not all(hasattr(array, need) for need in ("shape", "dtype", "__getitem__")):
-            raise TypeError(
-                f"{name} is {type(array).__name__}; it must be a NumPy array, or one that is "
-                "sliced like it (numpy.memmap, zarr, h5py)"
-            )
+    scores, pixels = _stand_in("logits", logits), _stand_in("image", image)
+    inside = None if mask is None else _stand_in("mask", mask)
     checks.params(options["params"], CRFParams)
-    # Broadcast arrays of the same shapes and dtypes, which take no memory.
-    scores = _stand_in("logits", logits)
-    if scores.dtype == np.float16:
-        scores = np.broadcast_to(np.float32(0), scores.shape)
-    pixels = _stand_in("image", image)
     checks.logits(scores, batched=False)
     checks.image(pixels, scores, batched=False)
     size = scores.shape[1:]
-    if mask is not None:
-        checks.mask(_stand_in("mask", mask), size)
+    if inside is not None:
+        checks.mask(inside, size)
     # Run one dummy pixel with zero logits at the last corner: it can fail only on invalid options
     # or unresolvable coordinates.
     one = (1,) * len(size)
@@ -420,14 +382,17 @@ def check(
 
 
 def _stand_in(name: str, array: Sliceable) -> Array:
+    """Return a broadcast array of the shape and dtype of an input, which takes no memory."""
+    wanted = "a NumPy array, or one that is sliced like it (numpy.memmap, zarr, h5py)"
+    if not all(hasattr(array, need) for need in ("shape", "dtype", "__getitem__")):
+        raise TypeError(f"{name} is {type(array).__name__}; it must be {wanted}")
     try:
-        dtype = np.dtype(array.dtype)
+        one = np.zeros((), array.dtype)
     except TypeError:  # a tensor's
         raise TypeError(
-            f"{name} has dtype {array.dtype}, which is not NumPy's; pass a NumPy array, or one "
-            "that is sliced like it (numpy.memmap, zarr, h5py)"
+            f"{name} has dtype {array.dtype}, which is not NumPy's; pass {wanted}"
         ) from None
-    return np.broadcast_to(np.zeros((), dtype), tuple(array.shape))
+    return np.broadcast_to(_computable(one), tuple(array.shape))
 
 
 def _advise(
