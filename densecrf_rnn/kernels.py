@@ -155,22 +155,29 @@ def Custom(theta_guide: float, guide: str) -> Kernel:
     return Kernel(None, theta_guide, guide)
 
 
-# How to make each kernel of a CRFParams, by the name of its weight there. Arguments called
-# `kernel_weights` have the same order.
-_OF_PARAMS: dict[str, Callable[[CRFParams], Kernel]] = {
-    "w_bilateral": lambda params: Bilateral(params.theta_alpha, params.theta_beta),
-    "w_spatial": lambda params: Spatial(params.theta_gamma),
+# How to make each kernel of a CRFParams and the names of its bandwidths there, by the name of its
+# weight. Arguments called `kernel_weights` have the same order.
+_OF_PARAMS: dict[str, tuple[Callable[..., Kernel], tuple[str, ...]]] = {
+    "w_bilateral": (Bilateral, ("theta_alpha", "theta_beta")),
+    "w_spatial": (Spatial, ("theta_gamma",)),
 }
 
 
 def from_params(params: CRFParams) -> tuple[Kernel, ...]:
     """Return the kernels of a CRFParams, in the order of `weights`."""
-    return tuple(make(params) for make in _OF_PARAMS.values())
+    return tuple(
+        make(*(getattr(params, name) for name in thetas)) for make, thetas in _OF_PARAMS.values()
+    )
 
 
 def weights(params: CRFParams) -> dict[str, Weight]:
     """Return the weight of each kernel of `from_params`, by the weight's name in CRFParams."""
     return {name: getattr(params, name) for name in _OF_PARAMS}
+
+
+def bandwidths_of(weight: str) -> tuple[str, ...]:
+    """Return the names in CRFParams of the bandwidths of the kernel with this weight."""
+    return _OF_PARAMS[weight][1]
 
 
 def is_on_grid(kernel: Kernel, spatial: SpatialFilter) -> bool:

@@ -125,23 +125,16 @@ def make_head(
     if task.threads is not None:
         torch.set_num_threads(task.threads)
     return CRFRNN(
-        len(examples[0].logits),
-        params=params,
-        iterations=task.iterations,
-        eval_iterations=task.iterations,
-        trainable_bandwidths=trainable_bandwidths,
+        len(examples[0].logits), params=params, iterations=task.iterations,
+        eval_iterations=task.iterations, trainable_bandwidths=trainable_bandwidths,
         backend=task.backend,
-    )
+    )  # fmt: skip
 
 
 def train(
-    head: CRFRNN,
-    examples: Sequence[Example],
-    task: Task,
-    *,
-    learning_rate: float = LEARNING_RATE,
-    seed: int = 0,
-) -> Iterator[tuple[float, int]]:
+    head: CRFRNN, examples: Sequence[Example], task: Task, *,
+    learning_rate: float = LEARNING_RATE, seed: int = 0,
+) -> Iterator[tuple[float, int]]:  # fmt: skip
     """Train a head with Adam on one example per step, for as long as the result is iterated.
 
     Parameters
@@ -215,12 +208,7 @@ def _refined(
                 f"truth has shape {tuple(truth.shape[1:])} but logits {tuple(refined.shape[2:])}"
             )
         scored = truth[truth != task.ignore]
-        low, high = (int(scored.min()), int(scored.max())) if len(scored) else (0, 0)
-        if not 0 <= low <= high < refined.shape[1]:
-            raise ValueError(
-                f"truth holds labels {low}..{high}; they must lie in 0..{refined.shape[1] - 1} "
-                f"(ignore={task.ignore} marks pixels that do not count)"
-            )
+        metrics.check_labels("truth", scored.numpy(), refined.shape[1], task.ignore)
         return refined, truth, len(scored)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{example.name}: {error}") from error
@@ -231,13 +219,10 @@ def _params(head: CRFRNN, params: CRFParams) -> CRFParams:
     (alpha, beta), (gamma, _) = head.bandwidths.detach().tolist()
     bilateral, spatial = head.kernel_weights.detach().tolist()
     return replace(
-        params,
-        theta_alpha=_rounded(alpha),
-        theta_beta=_rounded(beta),
-        theta_gamma=_rounded(gamma),
-        w_bilateral=tuple(map(_rounded, bilateral)),
+        params, theta_alpha=_rounded(alpha), theta_beta=_rounded(beta),
+        theta_gamma=_rounded(gamma), w_bilateral=tuple(map(_rounded, bilateral)),
         w_spatial=tuple(map(_rounded, spatial)),
-    )
+    )  # fmt: skip
 
 
 def _rounded(value: float) -> float:

@@ -6,10 +6,9 @@ Optuna is imported when a search starts. `nn.tuning` learns parameters by gradie
 """
 
 from .folds import Folds, cross_validate
-from .scoring import confusions
 from .search import Outcome, Tuned, tune
 from .study import importances, settings
-from .task import ITERATIONS, RANGES, START, Example, Score, Task, optional
+from .task import ITERATIONS, RANGES, START, Example, Score, Task, confusions, optional
 
 __all__ = [
     "ITERATIONS", "RANGES", "START", "Example", "Folds", "Outcome", "Score", "Task", "Tuned",

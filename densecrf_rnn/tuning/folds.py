@@ -9,9 +9,8 @@ import numpy as np
 
 from .._typing import Array
 from .. import checks
-from .scoring import confusions
 from .search import Tuned
-from .task import Example, Task
+from .task import Example, Task, confusions
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,17 @@
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .._typing import Array
 from .. import checks
+from ..kernels import bandwidths_of
 from ..params import CRFParams
-from .scoring import Scorer, confusions
 from .study import completed, ended, open_study, setting
-from .task import Example, Task
+from .task import Example, Scorer, Task, confusions
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -162,11 +162,13 @@ class _Trial:
     trial: "Trial"
     params: CRFParams
     total: Array | int = 0  # sum of the confusion matrices so far
-    curve: dict[int, float] = field(default_factory=dict)  # number of examples -> score on them
 
 
 class _Search:
-    """A study in memory, its copy in a file if there is one, and the scores used for pruning."""
+    """A study in memory, and its copy in a file if there is one.
+
+    Intermediate values of its trials are scores on the first examples, by their number.
+    """
 
     def __init__(
         self, examples: Sequence[Example], task: Task, seed: int, file: str | None, name: str
@@ -185,7 +187,6 @@ class _Search:
         first = max(every, math.ceil(len(examples) * _WARM_UP))
         self._checkpoints = range(first, len(examples), every)
         self.ended = len(ended(self.study))
-        self._curves = [t.intermediate_values for t in completed(self.study)]
 
     def round(self, count: int) -> list[Outcome]:
         """Score `count` settings that share a lattice, each until it ends or is pruned."""
@@ -198,11 +199,8 @@ class _Search:
             seed=int(state[0]), multivariate=True, n_startup_trials=_STARTUP
         )
         running = [self._ask()]
-        shared = {
-            name: running[0].trial.params[name]
-            for name in ("theta_alpha", "theta_beta")
-            if name in self._task.ranges
-        }
+        first = running[0].trial.params
+        shared = {name: first[name] for name in bandwidths_of("w_bilateral") if name in first}
         running += [self._ask(shared) for _ in range(count - 1)]
         batch = list(running)
         for index in range(len(self._examples)):
@@ -241,22 +239,22 @@ class _Search:
         value = self._task.score(np.asarray(entry.total))
         if math.isnan(value):
             return False
-        entry.curve[seen] = value
         entry.trial.report(value, seen)
-        others = [curve[seen] for curve in self._curves if seen in curve]
+        curves = [t.intermediate_values for t in completed(self.study)]
+        others = [curve[seen] for curve in curves if seen in curve]
         return len(others) >= _PEERS and value < statistics.median(others)
 
     def _tell(self, entry: _Trial, pruned: bool) -> Outcome:
         """End a trial in the study and in its file."""
         from optuna.trial import TrialState
 
-        seen = max(entry.curve) if pruned else len(self._examples)
-        value = entry.curve[seen] if pruned else self._task.score(np.asarray(entry.total))
         if pruned:
             told = self.study.tell(entry.trial, state=TrialState.PRUNED)
+            seen = max(told.intermediate_values)
+            value = told.intermediate_values[seen]
         else:
+            value, seen = self._task.score(np.asarray(entry.total)), len(self._examples)
             told = self.study.tell(entry.trial, value)
-            self._curves.append(entry.curve)
         if self._stored is not None:
             self._stored.add_trial(told)
         self.ended += 1
