@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from .checks import package
 from .engines import BackendUnavailableError, available_backends
 from .distributed import refine_dask
 from .lattice import PermutohedralLattice
@@ -26,30 +27,16 @@ except PackageNotFoundError:  # a source folder on sys.path, not installed
     __version__ = "0+uninstalled"
 
 __all__ = [
-    "BackendUnavailableError",
-    "CRFParams",
-    "PermutohedralLattice",
-    "available_backends",
-    "mean_field",
-    "refine",
-    "refine_dask",
-    "refine_tiled",
-]
+    "BackendUnavailableError", "CRFParams", "PermutohedralLattice", "available_backends",
+    "mean_field", "refine", "refine_dask", "refine_tiled",
+]  # fmt: skip
 
 if find_spec("torch") is not None:  # `import *` must work without torch
     __all__ += ["CRFRNN", "GibbsCRF"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("CRFRNN", "GibbsCRF"):
-        try:
-            from . import nn
-        except ModuleNotFoundError as error:
-            if error.name != "torch":
-                raise
-            raise ImportError(
-                f"{name} needs torch, which is not installed; pip install 'densecrf-rnn[torch]' "
-                "(refine and PermutohedralLattice work without it)"
-            ) from error
-        return getattr(nn, name)
-    raise AttributeError(f"module 'densecrf_rnn' has no attribute {name!r}")
+    if name not in ("CRFRNN", "GibbsCRF"):
+        raise AttributeError(f"module 'densecrf_rnn' has no attribute {name!r}")
+    note = " (refine and PermutohedralLattice work without it)"
+    return getattr(package("densecrf_rnn.nn", name, "'densecrf-rnn[torch]'", note), name)
