@@ -135,7 +135,7 @@ def device_structs(serial):
     """Calls of the serial module, each with the struct that it reads."""
     stream = device.Stream(device=0, handle=0)
     lattice = device.DeviceLattice(
-        images=1, points=0, dims=1, vertex=0, weight=0, links=0, links_size=2
+        images=1, points=0, dims=1, vertices=0, symmetric=False, vertex=0, weight=0, links=0
     )
     kernel = device.DeviceKernel(
         lattice=lattice, axes=(), before=0, after=0, diagonal=0, grid_scales_per_image=False

@@ -162,13 +162,13 @@ def test_a_second_derivative_of_no_iterations_is_that_of_the_identity(fused_back
 def test_a_gradient_made_to_be_differentiated_equals_the_plain_one(fused_backend):
     # Where one input was made from another, what flows to it through both must be counted once.
     logits, coupling, kernels, grid = problem(backend=fused_backend)
-    before = kernels[3] * kernels[1].mean() * logits.mean()
+    before = kernels[4] * kernels[1].mean() * logits.mean()
 
     def refined():
-        made = [*kernels[:3], before, *kernels[4:]]
+        made = [*kernels[:4], before, *kernels[5:]]
         return mean_field(logits, coupling, made, *grid, 2, True, *BUDGET, fused_backend)[0]
 
-    inputs = [logits, coupling, kernels[1], kernels[3]]
+    inputs = [logits, coupling, kernels[1], kernels[4]]
     wanted = torch.autograd.grad(refined().sin().sum(), inputs, retain_graph=True)
     found = torch.autograd.grad(refined().sin().sum(), inputs, create_graph=True)
     for one, other in zip(found, wanted):

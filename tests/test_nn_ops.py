@@ -71,19 +71,19 @@ def test_lattice_build_passes_opcheck(batch, dtype, quality):
 def test_lattice_filter_passes_opcheck(dtype, batches, transpose, requires_grad):
     lattice = lattice_build(cloud(batches[0], dtype=dtype), "standard", "auto")
     values = some_values(batches[1], dtype=dtype).requires_grad_(requires_grad)
-    torch.library.opcheck(lattice_filter.of_torch, (values, *lattice, transpose, "auto"))
+    torch.library.opcheck(lattice_filter.of_torch, (values, [*lattice], transpose, "auto"))
     lattice[1].requires_grad_(requires_grad)
-    arguments = (values.detach(), *lattice, transpose, "auto")
+    arguments = (values.detach(), [*lattice], transpose, "auto")
     torch.library.opcheck(lattice_filter.of_torch, arguments)
 
 
 @pytest.mark.parametrize("batch", [0, 1, 2])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_lattice_self_response_passes_opcheck(batch, dtype):
-    vertex, weight, links = lattice_build(cloud(batch, dtype=dtype), "standard", "auto")
-    torch.library.opcheck(lattice_self_response.of_torch, (vertex, weight, links, "auto"))
-    weight.requires_grad_()
-    torch.library.opcheck(lattice_self_response.of_torch, (vertex, weight, links, "auto"))
+    lattice = lattice_build(cloud(batch, dtype=dtype), "standard", "auto")
+    torch.library.opcheck(lattice_self_response.of_torch, ([*lattice], "auto"))
+    lattice[1].requires_grad_()
+    torch.library.opcheck(lattice_self_response.of_torch, ([*lattice], "auto"))
 
 
 @pytest.mark.parametrize("batch", [0, 1, 2])
@@ -92,9 +92,9 @@ def test_gradients_for_weights_and_features_pass_opcheck(batch, dtype):
     features = cloud(batch, dtype=dtype)
     lattice = lattice_build(features, "standard", "auto")
     values = some_values(batch, dtype=dtype)
-    arguments = (values, values.flip(1), *lattice, True, "auto")
+    arguments = (values, values.flip(1), [*lattice], True, "auto")
     torch.library.opcheck(lattice_filter_weight_gradient.of_torch, arguments)
-    arguments = (values[..., 0], *lattice, "auto")
+    arguments = (values[..., 0], [*lattice], "auto")
     torch.library.opcheck(lattice_self_response_gradient.of_torch, arguments)
     torch.library.opcheck(lattice_feature_gradient.of_torch, (features, lattice[1], "auto"))
 
@@ -119,7 +119,7 @@ def test_lattice_filter_equals_the_numpy_lattice(backend, dtype, quality, transp
     points = cloud(3, 29, dtype=dtype)
     values = some_values(3, 29, 5, dtype=dtype)
     lattice = lattice_build(points, quality, backend)
-    found = lattice_filter(values, *lattice, transpose, backend)
+    found = lattice_filter(values, [*lattice], transpose, backend)
     for b in range(3):
         lattice = of_arrays(points[b].numpy(), backend, quality)
         wanted = lattice.filter(values[b].numpy(), transpose=transpose)
@@ -129,7 +129,7 @@ def test_lattice_filter_equals_the_numpy_lattice(backend, dtype, quality, transp
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_lattice_self_response_equals_the_numpy_lattice(backend, dtype):
     points = cloud(2, 29, dtype=dtype)
-    found = lattice_self_response(*lattice_build(points, "standard", backend), backend)
+    found = lattice_self_response([*lattice_build(points, "standard", backend)], backend)
     for b in range(2):
         wanted = of_arrays(points[b].numpy(), backend).self_response()
         np.testing.assert_allclose(found[b].numpy(), wanted, **tolerance(backend, dtype))
@@ -139,8 +139,8 @@ def test_a_shared_lattice_serves_every_image(backend):
     points, values = cloud(1, 13), some_values(3, 13)
     shared = lattice_build(points, "standard", backend)
     repeated = lattice_build(points.repeat(3, 1, 1), "standard", backend)
-    found = lattice_filter(values, *shared, False, backend)
-    assert torch.equal(found, lattice_filter(values, *repeated, False, backend))
+    found = lattice_filter(values, [*shared], False, backend)
+    assert torch.equal(found, lattice_filter(values, [*repeated], False, backend))
 
 
 def test_equal_features_give_equal_lattices(backend):
@@ -165,13 +165,13 @@ def test_lattice_build_takes_features_of_any_memory_layout(backend):
 def test_lattice_filter_takes_values_of_any_memory_layout(backend):
     lattice = lattice_build(cloud(2, 13), "standard", backend)
     values = some_values(2, 13, 4)
-    wanted = lattice_filter(values, *lattice, False, backend)
+    wanted = lattice_filter(values, [*lattice], False, backend)
     strided = values.mT.contiguous().mT
     assert not strided.is_contiguous()
-    assert torch.equal(lattice_filter(strided, *lattice, False, backend), wanted)
+    assert torch.equal(lattice_filter(strided, [*lattice], False, backend), wanted)
     inner = torch.zeros(2, 13, 9, dtype=values.dtype)
     inner[..., ::2][..., :4] = values
-    found = lattice_filter(inner[..., ::2][..., :4], *lattice, False, backend)
+    found = lattice_filter(inner[..., ::2][..., :4], [*lattice], False, backend)
     assert torch.equal(found, wanted)
 
 
@@ -187,7 +187,7 @@ def test_lattice_filter_passes_gradcheck(backend, batches, quality, transpose):
 
     def filtered(values, points):
         lattice = lattice_build(points, quality, backend)
-        return lattice_filter(values, *lattice, transpose, backend)
+        return lattice_filter(values, [*lattice], transpose, backend)
 
     assert torch.autograd.gradcheck(filtered, (values, points))
     fixed = points.detach()
@@ -198,7 +198,7 @@ def test_lattice_filter_passes_gradcheck(backend, batches, quality, transpose):
 @pytest.mark.parametrize("batch, dims", [(1, 1), (2, 3), (1, 7)])
 def test_lattice_self_response_passes_gradcheck(backend, batch, dims, quality):
     def response(points):
-        return lattice_self_response(*lattice_build(points, quality, backend), backend)
+        return lattice_self_response([*lattice_build(points, quality, backend)], backend)
 
     assert torch.autograd.gradcheck(response, (cloud(batch, 6, dims).requires_grad_(),))
 
@@ -207,7 +207,7 @@ def test_a_weight_gradient_of_a_shared_lattice_is_the_sum_over_the_images(backen
     lattice = lattice_build(cloud(1, 9), "standard", backend)
     values, cotangent = some_values(3, 9), some_values(3, 9, seed=2)
     found, *each = (
-        lattice_filter_weight_gradient(x, g, *lattice, False, backend)
+        lattice_filter_weight_gradient(x, g, [*lattice], False, backend)
         for x, g in [(values, cotangent), *zip(values[:, None], cotangent[:, None], strict=True)]
     )
     torch.testing.assert_close(found, sum(each))
@@ -217,8 +217,8 @@ def test_weight_gradients_refuse_to_be_differentiated_again(backend):
     points = cloud(1, 5).requires_grad_()
     values = some_values(1, 5).requires_grad_()
     lattice = lattice_build(points, "standard", backend)
-    out = lattice_filter(values, *lattice, False, backend).square().sum()
-    out = out + lattice_self_response(*lattice, backend).square().sum()
+    out = lattice_filter(values, [*lattice], False, backend).square().sum()
+    out = out + lattice_self_response([*lattice], backend).square().sum()
     (first,) = torch.autograd.grad(out, points, create_graph=True)
     with pytest.raises(NotImplementedError, match="cannot be differentiated again.*detach"):
         torch.autograd.grad(first.sum(), values)
@@ -247,10 +247,10 @@ def test_lattice_filter_gradient_is_the_transposed_filter(backend):
     # A filter that is far from symmetric, so that forgetting the transpose could not pass.
     points = cloud(1, 40)
     lattice = lattice_build(points, "standard", backend)
-    kernel = lattice_filter(torch.eye(40, dtype=points.dtype)[None], *lattice, False, backend)
+    kernel = lattice_filter(torch.eye(40, dtype=points.dtype)[None], [*lattice], False, backend)
     assert (kernel - kernel.mT).abs().max() > 1e-3
     values, cotangent = some_values(1, 40).requires_grad_(), some_values(1, 40, seed=2)
-    out = lattice_filter(values, *lattice, False, backend)
+    out = lattice_filter(values, [*lattice], False, backend)
     (gradient,) = torch.autograd.grad(out, values, cotangent)
     torch.testing.assert_close(gradient, kernel.mT @ cotangent, rtol=0, atol=1e-12)
 
@@ -263,21 +263,21 @@ def test_lattice_filter_rejects_values_of_another_dtype(backend, dtype):
     lattice = lattice_build(cloud(1, dtype=torch.float32), "standard", backend)
     for _ in range(20):  # a corrupted heap need not show at the first call
         with pytest.raises(TypeError, match="values has dtype"):
-            lattice_filter(some_values(1).to(dtype), *lattice, False, backend)
+            lattice_filter(some_values(1).to(dtype), [*lattice], False, backend)
 
 
 @pytest.mark.parametrize("points", [1, 6, 8, 500])
 def test_lattice_filter_rejects_values_of_another_number_of_points(backend, points):
     lattice = lattice_build(cloud(1, 7), "standard", backend)
     with pytest.raises(ValueError, match="values"):
-        lattice_filter(some_values(1, points), *lattice, False, backend)
+        lattice_filter(some_values(1, points), [*lattice], False, backend)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_lattice_filter_rejects_values_of_another_batch_size(backend, batch):
     lattice = lattice_build(cloud(2), "standard", backend)
     with pytest.raises(ValueError, match="values"):
-        lattice_filter(some_values(batch), *lattice, False, backend)
+        lattice_filter(some_values(batch), [*lattice], False, backend)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])

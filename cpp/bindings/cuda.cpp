@@ -1,7 +1,7 @@
 // The Python modules densecrf_rnn._cuda and, from the same source, densecrf_rnn._serial (the serial
 // launcher). Structs of densecrf_rnn/engines/device.py are read by field name. Memory comes as
 // addresses, so nothing here depends on a version of torch; dtypes, devices and sizes are checked
-// by densecrf_rnn/nn/device.py, the only caller. Typed in densecrf_rnn/_cuda.pyi.
+// by densecrf_rnn/nn/ops/device.py, the only caller. Typed in densecrf_rnn/_cuda.pyi.
 #include <optional>
 #include <string>
 #include <vector>
@@ -122,12 +122,10 @@ std::int64_t points_of(const py::object& of) { return as<std::int64_t>(DCRF_FIEL
 template <typename T>
 cuda::LatticeView<T> lattice(const py::object& of) {
   cuda::LatticeView<T> out;
-  DCRF_READ(of, out, images, dims, vertex, weight);
-  const auto size = as<std::int64_t>(DCRF_FIELD(of, links_size));
-  const int corners = out.dims + 1;
-  out.links = cuda::Links(at<const std::int32_t>(as<Address>(DCRF_FIELD(of, links))), size,
-                          out.images * points_of(of) * corners, corners);
-  out.symmetric = cuda::Links::quality(size, out.links.entries, corners) != 0;
+  DCRF_READ(of, out, images, dims, symmetric, vertex, weight);
+  out.links = cuda::Links(at<const std::int32_t>(as<Address>(DCRF_FIELD(of, links))),
+                          as<std::int64_t>(DCRF_FIELD(of, vertices)),
+                          out.images * points_of(of) * (out.dims + 1));
   return out;
 }
 
@@ -314,12 +312,7 @@ PYBIND11_MODULE(DCRF_MODULE, m) {
         py::arg("scratch"), stream);
   m.def("distinct_keys", &distinct_keys, layout, py::arg("sorted"), out, stream);
   m.def("surround", &surround, layout, count, keys, out, stream);
-  m.def(
-      "links_size",
-      [](std::int64_t vertices, std::int64_t entries, int corners, int quality) {
-        return cuda::Links::size(vertices, entries, corners) + quality;
-      },
-      vertices, py::arg("entries"), py::arg("corners"), py::arg("quality"));
+  m.def("links_size", &cuda::Links::size, vertices, py::arg("entries"), py::arg("corners"));
   m.def("link", &link_vertices, layout, py::arg("sorted"), py::arg("touched_keys"), vertices, keys,
         py::arg("vertex"), py::arg("links"), py::arg("room"), stream);
   m.def("feature_gradient", &feature_gradient, wide, features, d_weight, out, stream);

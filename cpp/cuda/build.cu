@@ -109,8 +109,7 @@ void link_vertices(const KeyLayout& layout, const Sorted& corners,
                    const std::uint64_t* keys, std::int32_t* vertex, std::int32_t* array,
                    const LinkRoom& room, const Stream& stream) {
   const int corner_count = layout.dims + 1;
-  const Links links(array, Links::size(vertices, corners.count, corner_count), corners.count,
-                    corner_count);
+  const Links links(array, vertices, corners.count);
   with_words(layout, [&](auto words) {
     FillEntries<words()> fill;
     fill.entries = corners.count;

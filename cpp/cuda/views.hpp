@@ -48,14 +48,9 @@ struct Links {
            2 * corners * vertices;
   }
 
-  // The array may be longer than `size` by the quality, 0..2, from which it is recovered.
-  static int quality(std::int64_t length, std::int64_t entries, int corners) {
-    return int((length - size(0, entries, corners)) % (3 + 2 * corners));
-  }
   Links() = default;
-  Links(const std::int32_t* links, std::int64_t length, std::int64_t entries_, int corners)
-      : entries(entries_) {
-    vertices = (length - size(0, entries, corners)) / (3 + 2 * corners);
+  Links(const std::int32_t* links, std::int64_t vertices_, std::int64_t entries_)
+      : vertices(vertices_), entries(entries_) {
     entry = links;
     segment = entry + entries;
     chunk_first = segment + vertices + 1;

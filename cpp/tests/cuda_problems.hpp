@@ -58,7 +58,7 @@ std::vector<T> slice(const std::vector<T>& all, std::int64_t part, std::int64_t 
   return std::vector<T>(all.begin() + part * length, all.begin() + (part + 1) * length);
 }
 
-// Lattices of a batch of images, built with the calls that nn/device.py makes.
+// Lattices of a batch of images, built with the calls that nn/ops/device.py makes.
 template <typename T>
 struct DeviceLattice {
   std::int64_t images, points, vertices;
@@ -93,8 +93,7 @@ struct DeviceLattice {
       distinct = &all->distinct;
       vertices = all->sorted.distinct;
     }
-    const std::int64_t size = cuda::Links::size(vertices, entries, corners);
-    links = unwritten<std::int32_t>(size + int(quality));
+    links = unwritten<std::int32_t>(cuda::Links::size(vertices, entries, corners));
     auto vertex_of = unwritten<std::int32_t>(touched.sorted.distinct);
     auto chunks_before = unwritten<std::int32_t>(vertices);
     std::vector<std::int32_t> begins(vertices, 0), chunk_count(vertices, 0);
@@ -108,9 +107,7 @@ struct DeviceLattice {
     view.images = images;
     view.vertex = vertex.data();
     view.weight = weight.data();
-    view.links = cuda::Links(links.data(), std::int64_t(links.size()), entries, corners);
-    CHECK(view.links.vertices == vertices);
-    CHECK(cuda::Links::quality(links.size(), entries, corners) == int(quality));
+    view.links = cuda::Links(links.data(), vertices, entries);
   }
   DeviceLattice(const DeviceLattice&) = delete;
 

@@ -54,10 +54,11 @@ class DeviceLattice(NamedTuple):
     images: int
     points: int
     dims: int
+    vertices: int  # of all lattices together
+    symmetric: bool  # whether the blurs in both axis orders are averaged
     vertex: int  # [images points, dims + 1] int32
     weight: int  # [images points, dims + 1]
     links: int  # [links_size] int32, as written by `link`
-    links_size: int
 
 
 class DeviceGridAxis(NamedTuple):
@@ -78,10 +79,10 @@ class DeviceKernel(NamedTuple):
 
     lattice: DeviceLattice | None  # None: the kernel is a grid
     axes: Sequence[DeviceGridAxis]
+    grid_scales_per_image: bool  # whether before, after, diagonal of a grid differ between images
     before: int
     after: int
     diagonal: int
-    grid_scales_per_image: bool  # whether before, after, diagonal of a grid differ between images
 
 
 class DeviceModel(NamedTuple):

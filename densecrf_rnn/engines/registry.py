@@ -26,7 +26,7 @@ def _native() -> FusedEngine:
 # Engines for NumPy arrays in order of preference; "auto" selects the first that can run.
 _ENGINES: dict[str, Callable[[], Engine]] = {"cpu": _native, "numba": cache(Numba)}
 
-# Engines for batches of torch tensors (nn/device.py), with the device on which the tensors must be.
+# Engines for batches of torch tensors (nn/ops/device.py), with the device on which they must be.
 # "serial" runs the CUDA programs in one CPU thread, for tests.
 _DEVICES = {"cuda": "cuda", "serial": "cpu"}
 

@@ -8,13 +8,6 @@ from .gibbs.crf import GibbsCRF
 from .segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmenter
 
 __all__ = [
-    "CRFRNN",
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "ChainStore",
-    "Chains",
-    "GibbsCRF",
-    "Segmenter",
-    "export_onnx",
-    "functional",
-]
+    "CRFRNN", "IMAGENET_MEAN", "IMAGENET_STD", "ChainStore", "Chains", "GibbsCRF", "Segmenter",
+    "export_onnx", "functional",
+]  # fmt: skip

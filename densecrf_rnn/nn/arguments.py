@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from .. import checks
+from .. import checks, engines
 from ..kernels import Kernel, from_params, weights as weights_of
 from ..params import CRFParams
 from .build import Gaussian, Pixels
@@ -123,7 +123,7 @@ def _has_fused(backend: str, device: str) -> bool:
     """Tell whether an engine for tensors on `device` runs whole mean fields; raise if none can."""
     if dispatch.native_module(backend, device) is not None:
         return True
-    return hasattr(dispatch.engine(backend), "mean_field")
+    return engines.fused(dispatch.engine(backend)) is not None
 
 
 def _check_values(logits: Tensor, image: Tensor | None, params: CRFParams, fused: bool) -> None:
@@ -263,10 +263,11 @@ def _coupling(mu: Tensor, weights: Tensor, kernels: int, like: Tensor) -> Tensor
 
 def default_weights(params: CRFParams, labels: int, kernels: Sequence[Kernel]) -> Tensor:
     """Return the weight in `params` of each kernel, float64: [M], or [M, L] if one has L."""
-    given = weights_of(params)
-    for name, weight in given.items():
+    own = zip(from_params(params), weights_of(params).items(), strict=True)
+    by_guide = {}  # whether a kernel uses a guide selects its weight
+    for kernel, (name, weight) in own:
         checks.weights_fit(name, weight, labels)
-    names = ["w_spatial" if k.theta_guide is None else "w_bilateral" for k in kernels]
-    tensors = [torch.tensor(given[name], dtype=torch.float64) for name in names]
+        by_guide[kernel.theta_guide is None] = torch.tensor(weight, dtype=torch.float64)
+    tensors = [by_guide[kernel.theta_guide is None] for kernel in kernels]
     per_label = any(tensor.dim() == 1 for tensor in tensors)
     return torch.stack([t.expand(labels) if per_label else t for t in tensors])

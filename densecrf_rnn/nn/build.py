@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..kernels import Kernel, is_on_grid, normalizer
-from ..params import CRFParams
+from ..kernels import Kernel, in_feature_order, is_on_grid, normalizer
+from ..params import CRFParams, FeatureOrder
 from .ops.dispatch import is_traced
 from .ops.exact_filter import exact_filter
 from .ops.grid_diagonal import grid_diagonal
@@ -28,7 +28,7 @@ class Pixels:
 
     size: torch.Size  # (H, W) or (D, H, W)
     spacing: tuple[float, ...]
-    order: str  # params.feature_order
+    order: FeatureOrder
     guides: Mapping[str, Tensor]  # [B, C, N]; 0 outside the mask
     inside: Tensor | None = None  # [B, N, 1], 1 inside the mask and 0 outside; None: no mask
 
@@ -37,7 +37,7 @@ class Pixels:
         cls,
         guides: Mapping[str, Tensor],
         mask: Tensor | None,
-        order: str,
+        order: FeatureOrder,
         spacing: tuple[float, ...],
         dtype: torch.dtype,
     ) -> "Pixels":
@@ -63,7 +63,7 @@ class Pixels:
 def _positions(
     size: Sequence[int],
     spacing: Sequence[float],
-    order: str,
+    order: FeatureOrder,
     dtype: torch.dtype,
     device: torch.device,
     theta: float,
@@ -74,7 +74,7 @@ def _positions(
             for n, s in zip(size, spacing, strict=True)
         ]
         found = [positions.flatten() for positions in torch.meshgrid(*axes, indexing="ij")]
-        return _divided(torch.stack(found[::-1] if order == "xy" else found)[None], theta)
+        return _divided(torch.stack(in_feature_order(found, order))[None], theta)
 
 
 def _is_captured(device: torch.device) -> bool:
@@ -167,7 +167,7 @@ def _lattice(gaussian: Gaussian, p: Pixels, params: CRFParams, backend: str) -> 
     none = features.new_empty(0)
     diagonal = none
     if not params.self_term:
-        diagonal = lattice_self_response(*lattice, backend)[..., None]
+        diagonal = lattice_self_response([*lattice], backend)[..., None]
     raw = partial(filtered, LatticeKernel(lattice, none, none, diagonal), backend=backend)
     return LatticeKernel(lattice, *_scales(raw, _ones(features, p), p, params), diagonal)
 
@@ -191,8 +191,8 @@ def exact(gaussians: Sequence[Gaussian], p: Pixels, params: CRFParams) -> list[M
     for gaussian in gaussians:
         features = gaussian.features(p)
         raw = _exact_filter(features, params.self_term)
-        before, after = _scales(raw, _ones(features, p), p, params)
-        found.append(partial(scaled, raw, before, after, features.new_empty(0)))
+        scales = (*_scales(raw, _ones(features, p), p, params), features.new_empty(0))
+        found.append(partial(scaled, raw, scales))
     return found
 
 

@@ -292,19 +292,12 @@ class CRFRNN(nn.Module):
                 f"logits has {logits.shape[1]} labels but this CRFRNN was built for "
                 f"{self.num_classes}; build it with num_classes={logits.shape[1]}"
             )
+        iterations = self.iterations if self.training else self.eval_iterations
         return mean_field(
-            logits,
-            image,
-            iterations=self.iterations if self.training else self.eval_iterations,
-            guides=guides,
-            mask=mask,
-            spacing=spacing,
-            tied=self.tied,
-            return_all=return_all,
-            memory_budget=self.memory_budget,
-            storage=self.storage,
-            **self._settings(),
-        )
+            logits, image, iterations=iterations, guides=guides, mask=mask, spacing=spacing,
+            tied=self.tied, return_all=return_all, memory_budget=self.memory_budget,
+            storage=self.storage, **self._settings(),
+        )  # fmt: skip
 
     def free_energy(
         self,
@@ -346,13 +339,7 @@ class CRFRNN(nn.Module):
                 "functional.free_energy the kernel_weights and compatibility of one"
             )
         return free_energy(
-            refined,
-            logits,
-            image,
-            guides=guides,
-            mask=mask,
-            spacing=spacing,
-            **self._settings(),
+            refined, logits, image, guides=guides, mask=mask, spacing=spacing, **self._settings()
         )
 
     def _settings(self) -> dict[str, Any]:

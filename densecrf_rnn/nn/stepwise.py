@@ -22,10 +22,9 @@ UPDATES: tuple[Update, ...] = ("softmax", "relu")
 Message = Callable[[Tensor], Tensor]
 
 
-def scaled(
-    operator: Message, before: Tensor, after: Tensor, diagonal: Tensor, values: Tensor
-) -> Tensor:
-    """Return after (operator - diag(diagonal)) (before values), with the fields of a `Kernel`."""
+def scaled(operator: Message, scales: Sequence[Tensor], values: Tensor) -> Tensor:
+    """Return after (operator - diag(diagonal)) (before values), for the scales of a `Kernel`."""
+    before, after, diagonal = scales
     values = values * before if is_given(before) else values
     out = operator(values)
     out = out - diagonal * values if is_given(diagonal) else out
@@ -36,9 +35,9 @@ def filtered(kernel: Kernel, values: Tensor, backend: str) -> Tensor:
     """Return N K values on lattices, for values [B, N, C]."""
 
     def operator(given: Tensor) -> Tensor:
-        return lattice_filter(given, *kernel.lattice, False, backend)
+        return lattice_filter(given, [*kernel.lattice], False, backend)
 
-    return scaled(operator, kernel.before, kernel.after, kernel.diagonal, values)
+    return scaled(operator, kernel.scales, values)
 
 
 def grid_filtered(grid: Grid, scales: Sequence[Tensor], values: Tensor) -> Tensor:
@@ -47,10 +46,7 @@ def grid_filtered(grid: Grid, scales: Sequence[Tensor], values: Tensor) -> Tenso
     def operator(given: Tensor) -> Tensor:
         return grid_filter(given, *grid, False)
 
-    if not scales:
-        return operator(values)
-    before, after, diagonal = scales
-    return scaled(operator, before, after, diagonal, values)
+    return scaled(operator, scales, values) if scales else operator(values)
 
 
 def messages(kernels: Kernels, backend: str) -> list[Message]:

@@ -14,7 +14,7 @@ from ...engines.gibbs import (
     Colouring, DeviceGibbsBatch, DeviceNeighbours, GibbsProblem, gibbs_engine,
 )  # fmt: skip
 from ...gibbs.neighbourhood import ends
-from ..device import Call
+from ..ops.device import Call
 from ..ops.dispatch import native_for
 from ..ops.kernels import rows
 

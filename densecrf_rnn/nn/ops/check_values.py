@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ... import checks
-from .dispatch import operator
+from .dispatch import empty_like, operator
 
 
 @operator("densecrf_rnn::checked")
@@ -28,9 +28,7 @@ def check_values(
     return logits.clone(memory_format=torch.contiguous_format)
 
 
-@check_values.register_fake
-def _(logits: Tensor, *args: Any) -> Tensor:
-    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+check_values.register_fake(empty_like)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

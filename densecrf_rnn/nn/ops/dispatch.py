@@ -88,8 +88,9 @@ def way(*args: Any) -> str:
             flat.extend(arg)
         else:
             flat.append(arg)
-    if any(issubclass(kind, Tensor) for kind in set(map(type, flat)) - _PLAIN_TYPES):
-        return DISPATCHED
+    if not _PLAIN_TYPES.issuperset(map(type, flat)):
+        if any(isinstance(one, Tensor) and type(one) not in _TENSORS for one in flat):
+            return DISPATCHED
     if torch.is_grad_enabled():
         if any(type(one) in _TENSORS and one.requires_grad for one in flat):
             return DIFFERENTIATED
@@ -165,5 +166,6 @@ def no_second_derivative(ctx: Any, *gradients: Tensor) -> NoReturn:
     )
 
 
-def nothing_to_keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    """Save nothing: the `setup_context` of operators whose backward raises."""
+def empty_like(tensor: Tensor, *args: Any) -> Tensor:
+    """Return a contiguous tensor of the shape of the first; also a fake implementation."""
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .dispatch import no_second_derivative, nothing_to_keep, operator
+from .dispatch import empty_like, no_second_derivative, operator
+from .kernels import check_filtered
 
 # Bytes of a tile of K. On CPUs a side of 1024 float32 was the fastest of 128 to 2048: the tile and
 # a scratch tile fit the caches. On a device the work on a tile must take long compared with the
@@ -72,18 +73,6 @@ def _side_by_side(values: Tensor, groups: int) -> Tensor:
     return values.transpose(0, 1).flatten(1)[None]
 
 
-def _check_shapes(values: Tensor, features: Tensor) -> None:
-    """Check that values [B, N, C] fit features [B, N, D] or [1, N, D]."""
-    if values.dtype != features.dtype:
-        raise TypeError(f"values has dtype {values.dtype} but features {features.dtype}")
-    groups, points = features.shape[:2]
-    if values.dim() != 3 or values.shape[1] != points or groups not in (1, len(values)):
-        raise ValueError(
-            f"values has shape {tuple(values.shape)} but features {tuple(features.shape)}; give "
-            f"[B, {points}, C]"
-        )
-
-
 # --- filter --------------------------------------------------------------------------------------
 
 
@@ -107,7 +96,7 @@ def exact_filter(values: Tensor, features: Tensor, self_term: bool) -> Tensor:
     [CRF-RNN] section 3. O(N^2 (D + C)) time, O(N) memory. The precision of matrix products is that
     of torch.set_float32_matmul_precision, by default full float32.
     """
-    _check_shapes(values, features)
+    check_filtered(values, features, "features")
     given = _side_by_side(values, len(features))
     out = torch.zeros_like(given, memory_format=torch.contiguous_format)
     tiles = _Tiles(features, features.shape[1])
@@ -125,9 +114,7 @@ def exact_filter(values: Tensor, features: Tensor, self_term: bool) -> Tensor:
     return out.reshape(points, batch, channels).transpose(0, 1).contiguous()
 
 
-@exact_filter.register_fake
-def _(values: Tensor, features: Tensor, self_term: bool) -> Tensor:
-    return torch.empty_like(values, memory_format=torch.contiguous_format)
+exact_filter.register_fake(empty_like)
 
 
 def _filter_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -158,8 +145,8 @@ def exact_feature_gradient(values: Tensor, cotangent: Tensor, features: Tensor) 
     With S_ij = K_ij (<g_i, v_j> + <v_i, g_j>), the gradient for f_i is the sum over j of
     S_ij (f_j - f_i). The term i = j is 0, so the gradient does not depend on the self term.
     """
-    _check_shapes(values, features)
-    _check_shapes(cotangent, features)
+    check_filtered(values, features, "features")
+    check_filtered(cotangent, features, "features")
     groups = len(features)
     v, g = _side_by_side(values, groups), _side_by_side(cotangent, groups)
     left, right = torch.cat([g, v], -1), torch.cat([v, g], -1)
@@ -182,4 +169,4 @@ def _(values: Tensor, cotangent: Tensor, features: Tensor) -> Tensor:
     return features.new_empty(features.shape)
 
 
-exact_feature_gradient.register_autograd(no_second_derivative, setup_context=nothing_to_keep)
+exact_feature_gradient.register_autograd(no_second_derivative)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...inference import grid
-from .dispatch import operator
+from .dispatch import empty_like, operator
 from .kernels import Grid, rows
 
 
@@ -24,7 +24,7 @@ def grid_filter(
     transpose: bool,
 ) -> Tensor:
     """Return N K values, or (N K)' values, for values [B, N, C] and the fields of a `Grid`."""
-    out = torch.empty_like(values, memory_format=torch.contiguous_format)
+    out = empty_like(values)
     arrays = rows(values)  # the filter runs on a CPU, on whichever device the values are
     kernel = Grid(size, deviation, normalization, self_term).kernel(arrays.dtype)
     if transpose:
@@ -39,9 +39,7 @@ def grid_filter(
     return out
 
 
-@grid_filter.register_fake
-def _(values: Tensor, *args: Any) -> Tensor:
-    return torch.empty_like(values, memory_format=torch.contiguous_format)
+grid_filter.register_fake(empty_like)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

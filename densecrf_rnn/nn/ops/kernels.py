@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +11,6 @@ from ... import engines
 from ..._typing import Array
 from ...inference import grid
 
-_FIELDS = 6  # tensors of a flattened `Kernel`: vertex, weight, links, before, after, diagonal
-
 
 def rows(tensor: Tensor) -> Array:
     """Return a tensor as a contiguous NumPy array: a view if it is contiguous and on a CPU."""
@@ -21,20 +18,23 @@ def rows(tensor: Tensor) -> Array:
 
 
 class Lattice(NamedTuple):
-    """Lattices of B point sets; see `engines.Plan`.
+    """Lattices of B point sets; see `engines.Plan`. Operators take the four tensors as a list.
 
     On a CPU `links` has the length of the worst case, so that shapes do not depend on the data. It
-    is written only as far as needed; memory that is never touched is never resident.
+    is written only as far as needed; memory that is never touched is never resident. `facts` is
+    empty there. For a device module it is in host memory, where it is read without waiting for the
+    device.
     """
 
     vertex: Tensor  # [B, N, D+1] int32
     weight: Tensor  # [B, N, D+1]
-    links: Tensor  # [B, links_size] int32; on a device [size], for all images together
+    links: Tensor  # [B, links_size] int32; on a device [links_size], for all images together
+    facts: Tensor  # [2] int64: number of vertices, 1 if blurred in both axis orders and else 0
 
     def plans(self, batch: int) -> list[engines.Plan]:
         """Return the lattice of each image in the form that an engine takes."""
-        found = [engines.Plan(*arrays) for arrays in zip(*map(rows, self), strict=True)]
-        return _repeated(found, batch)
+        arrays = map(rows, (self.vertex, self.weight, self.links))
+        return _repeated([engines.Plan(*image) for image in zip(*arrays, strict=True)], batch)
 
 
 class Parts(NamedTuple):
@@ -44,6 +44,12 @@ class Parts(NamedTuple):
     before: Any
     after: Any
     diagonal: Any
+
+    @classmethod
+    def groups(cls, flat: Sequence[Any]) -> "list[Parts]":
+        """Group the parts of several kernels that come in one list."""
+        size = len(cls._fields)
+        return [cls(*flat[i : i + size]) for i in range(0, len(flat), size)]
 
 
 class Kernel(NamedTuple):
@@ -61,13 +67,22 @@ class Kernel(NamedTuple):
     @property
     def parts(self) -> Parts:
         """The tensors that have a gradient."""
-        return Parts(self.lattice.weight, self.before, self.after, self.diagonal)
+        return Parts(self.lattice.weight, *self.scales)
+
+    @property
+    def scales(self) -> tuple[Tensor, ...]:
+        """`before`, `after` and `diagonal`."""
+        return self[1:]
 
     def for_images(self, batch: int) -> list[engines.LatticeKernel]:
         """Return the kernel of each image in the form that an engine takes."""
-        scales = [_for_images(s, batch) for s in (self.before, self.after, self.diagonal)]
+        scales = [_for_images(scale, batch) for scale in self.scales]
         plans = self.lattice.plans(batch)
         return [engines.LatticeKernel(*one) for one in zip(plans, *scales, strict=True)]
+
+
+# Number of tensors of a flattened `Kernel`.
+_FIELDS = len(Lattice._fields) + len(Kernel._fields) - 1
 
 
 class Grid(NamedTuple):
@@ -78,24 +93,19 @@ class Grid(NamedTuple):
     normalization: str  # this and self_term: see CRFParams
     self_term: bool
 
+    def hashable(self) -> "Grid":
+        """Return a hashable copy of the grid: torch passes lists."""
+        assert self.size is not None and self.deviation is not None
+        return self._replace(size=tuple(self.size), deviation=tuple(self.deviation))
+
     def kernel(self, dtype: Any) -> engines.GridKernel:
         """Return the kernel in the form that an engine takes, with scales of a NumPy dtype."""
         assert self.size is not None and self.deviation is not None
-        key = (tuple(self.size), tuple(self.deviation), self.normalization, self.self_term, dtype)
-        # Without a self term there is one scale per pixel, which is too large for the cache.
-        return (_grid_kernel if self.self_term else _grid_kernel.__wrapped__)(*key)
+        how: Any = self.normalization
+        return grid.build(tuple(self.size), tuple(self.deviation), how, self.self_term, dtype)
 
 
 NO_GRID = Grid(None, None, "none", True)
-
-
-@lru_cache(maxsize=32)
-def _grid_kernel(
-    size: Sequence[int], deviation: Sequence[float], normalization: Any, self_term: bool, dtype: Any
-) -> engines.GridKernel:
-    """Build a grid kernel: a few numbers per row and column, cached for calls on small images."""
-    axes = [grid.axis(n, sigma) for n, sigma in zip(size, deviation, strict=True)]
-    return grid.normalized(axes, normalization, self_term, dtype)
 
 
 class Kernels(NamedTuple):
@@ -107,19 +117,19 @@ class Kernels(NamedTuple):
 
     def flatten(self) -> list[Tensor]:
         """Return all tensors in one list, which an operator accepts; `grid` is not included."""
-        found = [t for k in self.lattices for t in (*k.lattice, k.before, k.after, k.diagonal)]
+        found = [tensor for k in self.lattices for tensor in (*k.lattice, *k.scales)]
         return [*found, *self.grid_scales]
 
     @classmethod
     def unflatten(cls, tensors: Sequence[Any], grid: Grid) -> "Kernels":
-        """Undo `flatten`, for a list of tensors or of one other value for each tensor."""
-        end = len(tensors) - len(tensors) % _FIELDS
+        """Undo `flatten`, of tensors or of something for each of them."""
+        end, own = len(tensors) - len(tensors) % _FIELDS, len(Lattice._fields)
         groups = [tensors[i : i + _FIELDS] for i in range(0, end, _FIELDS)]
-        return cls([Kernel(Lattice(*g[:3]), *g[3:]) for g in groups], grid, tensors[end:])
+        return cls([Kernel(Lattice(*g[:own]), *g[own:]) for g in groups], grid, tensors[end:])
 
     def flatten_parts(self, parts: Sequence[Parts]) -> list[Any]:
         """Return one entry per tensor of `flatten`: the gradients `parts`, None for the others."""
-        found = [[None, p.weight, None, p.before, p.after, p.diagonal] for p in parts]
+        found = [(None, weight, None, None, *scales) for weight, *scales in parts]
         return [entry for group in found for entry in group] + [None] * len(self.grid_scales)
 
     def for_images(self, batch: int, dtype: Any) -> list[list[engines.MeanFieldKernel]]:
@@ -129,21 +139,32 @@ class Kernels(NamedTuple):
         ]
         if self.grid.size is not None:
             bare = self.grid.kernel(dtype)
-            scales = [_for_images(scale, batch) for scale in self.grid_scales]
-            found.append(
-                [
-                    replace(bare, before=before, after=after, diagonal=diagonal)
-                    for before, after, diagonal in zip(*scales, strict=True)
-                ]
-                if scales
-                else [bare] * batch
-            )
+            scales = zip(*(_for_images(scale, batch) for scale in self.grid_scales), strict=True)
+            own = [replace(bare, before=b, after=a, diagonal=d) for b, a, d in scales]
+            found.append(own or [bare] * batch)
         return [list(kernels) for kernels in zip(*found, strict=True)]
 
 
 def is_given(tensor: Tensor) -> bool:
     """Return whether a tensor has values; one of shape [0] stands for None in lists of tensors."""
     return tensor.dim() > 1
+
+
+def check_filtered(values: Tensor, like: Tensor, name: str) -> None:
+    """Check that values are [B, N, C] for the weights or features `like`, [B or 1, N, ...]."""
+    if values.dtype != like.dtype:
+        raise TypeError(f"values has dtype {values.dtype} but {name} {like.dtype}")
+    images, points = like.shape[:2]
+    if values.dim() != 3 or values.shape[1] != points or images not in (1, len(values)):
+        raise ValueError(
+            f"values has shape {tuple(values.shape)} but {name} {tuple(like.shape)}; give "
+            f"[B, {points}, C]"
+        )
+
+
+def over_images(gradients: Tensor, kernels: int) -> Tensor:
+    """Return gradients [B, ...], summed over the images to [1, ...] if `kernels` is 1."""
+    return gradients if kernels == len(gradients) else gradients.sum(0, keepdim=True)
 
 
 def _for_images(scale: Tensor, batch: int) -> list[Any]:

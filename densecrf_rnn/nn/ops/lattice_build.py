@@ -7,16 +7,15 @@ import torch
 from torch import Tensor
 
 from ... import checks, engines
-from .. import device
-from . import dispatch
-from .dispatch import native_for, no_second_derivative, nothing_to_keep, operator
+from . import device, dispatch
+from .dispatch import empty_like, native_for, no_second_derivative, operator
 from .kernels import Lattice, rows
 
 
 @operator("densecrf_rnn::lattice_build")
 def lattice_build(
     features: Tensor, quality: str, backend: str, name: str = "features"
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Build the lattice of each point set in features [B, N, D], of any strides.
 
     Returns the fields of a `Lattice`. `name` is what error messages about NaN and infinity call
@@ -37,23 +36,24 @@ def lattice_build(
     engine = dispatch.engine(backend)
     if not engine.build(list(images), plans, quality, torch.get_num_threads()):
         checks.refuse_features(*images, name=name)
-    return Lattice(*map(torch.from_numpy, (vertex, weight, links)))
+    facts = torch.empty(0, dtype=torch.int64)
+    return Lattice._make([*map(torch.from_numpy, (vertex, weight, links)), facts])
 
 
 @lattice_build.register_fake
 def _(
     features: Tensor, quality: str, backend: str, name: str = "features"
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, points, dims = features.shape
-    links: tuple[Any, ...]
-    if native_for(backend, features) is not None:
+    links: tuple[Any, ...] = (batch, engines.Plan.links_size(points, dims, quality))
+    on_device = native_for(backend, features) is not None
+    if on_device:
         links = (torch.library.get_ctx().new_dynamic_size(),)
-    else:
-        links = (batch, engines.Plan.links_size(points, dims, quality))
-    return (
+    return Lattice(
         features.new_empty(batch, points, dims + 1, dtype=torch.int32),
         features.new_empty(batch, points, dims + 1),
         features.new_empty(links, dtype=torch.int32),
+        torch.empty(2 if on_device else 0, dtype=torch.int64, device="cpu"),
     )
 
 
@@ -61,17 +61,17 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     features, _, ctx.backend = inputs[:3]
     ctx.entries = len(inputs)
     ctx.save_for_backward(features)
-    ctx.mark_non_differentiable(output[0], output[2])
-    ctx.set_materialize_grads(False)  # else autograd fills the gradients of these two with zeros
+    vertex, _, *others = output
+    ctx.mark_non_differentiable(vertex, *others)
+    ctx.set_materialize_grads(False)  # else autograd fills the gradients of these with zeros
 
 
 def _backward(
-    ctx: Any, _: None, d_weight: Tensor | None, __: None
+    ctx: Any, _: None, d_weight: Tensor | None, *others: None
 ) -> tuple[Tensor | None, ...]:
     found = None
     if d_weight is not None:
-        (features,) = ctx.saved_tensors
-        found = lattice_feature_gradient(features, d_weight, ctx.backend)
+        found = lattice_feature_gradient(*ctx.saved_tensors, d_weight, ctx.backend)
     return (found, *[None] * (ctx.entries - 1))
 
 
@@ -92,9 +92,5 @@ def lattice_feature_gradient(features: Tensor, d_weight: Tensor, backend: str) -
     return out
 
 
-@lattice_feature_gradient.register_fake
-def _(features: Tensor, d_weight: Tensor, backend: str) -> Tensor:
-    return features.new_empty(features.shape)
-
-
-lattice_feature_gradient.register_autograd(no_second_derivative, setup_context=nothing_to_keep)
+lattice_feature_gradient.register_fake(empty_like)
+lattice_feature_gradient.register_autograd(no_second_derivative)

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from ... import checks, engines
-from .. import device, stepwise
-from . import dispatch
-from .dispatch import native_for, no_second_derivative, nothing_to_keep, operator
-from .kernels import Grid, Kernels, Parts, is_given, rows
-from .lattice_filter import over_images
+from .. import stepwise
+from . import device, dispatch
+from .dispatch import empty_like, native_for, no_second_derivative, operator
+from .kernels import Grid, Kernels, Parts, is_given, over_images, rows
 
 
 @operator("densecrf_rnn::mean_field")
@@ -52,17 +51,16 @@ def mean_field(
     shape = _saved_shape(logits, iterations, keep, memory_budget, native)
     if native is not None:
         saved = logits.new_empty(shape)
-        problem = (logits, coupling, k.lattices, k.grid, k.grid_scales, iterations)
-        return device.mean_field(native, *problem, storage, saved), saved
+        return device.mean_field(native, logits, coupling, k, iterations, storage, saved), saved
     engine = _fused_engine(backend)
     batch = len(logits)
     u, c = rows(logits), rows(coupling)
-    refined = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    refined = empty_like(logits)
     # Zeros, so that the parts which an engine does not write are the same in every call.
     kept = engines.reserve(shape, u.dtype)
     arrays = (k.for_images(batch, c.dtype), u, refined.numpy(), kept)
     problems = [engines.Problem(*image) for image in zip(*arrays, strict=True)]
-    options = (iterations, False, _share(memory_budget, batch), torch.get_num_threads())
+    options = (iterations, False, memory_budget // max(batch, 1), torch.get_num_threads())
     if not engine.mean_field(problems, c, *options):
         checks.logits_values(logits, batched=True)
         raise ValueError("logits contain values that the engine cannot compute with")
@@ -90,15 +88,10 @@ def _saved_shape(
     return (batch, iterations, points, engines.row_width(labels)) if keep else (batch, 0, 0, 0)
 
 
-def _share(memory_budget: int, batch: int) -> int:
-    """Return one image's share of the budget."""
-    return memory_budget // max(batch, 1)
-
-
 def _fused_engine(backend: str) -> engines.FusedEngine:
     """Return the engine of a backend; raise if it has no fused mean field."""
-    found: Any = dispatch.engine(backend)
-    if not hasattr(found, "mean_field"):
+    found = engines.fused(dispatch.engine(backend))
+    if found is None:
         raise engines.BackendUnavailableError(f"backend {backend!r} has no fused mean field")
     return found
 
@@ -132,35 +125,32 @@ def mean_field_backward(
     k = Kernels.unflatten(kernels, Grid(size, deviation, normalization, self_term))
     batch = len(logits)
     parts = _wanted_parts(k, wanted)
-    found = [
-        Parts(*(p.new_empty(batch, *p.shape[1:]) if is_given(p) else p.clone() for p in group))
-        for group in parts
-    ]
+    d_parts = [p.new_empty(batch, *p.shape[1:]) if is_given(p) else p.clone() for p in parts]
+    groups = Parts.groups(d_parts)
     native = native_for(backend, logits)
     if native is not None:
-        problem = (d_refined, logits, saved, coupling, k.lattices, k.grid, k.grid_scales)
-        places = [Parts(*(p if is_given(p) else None for p in group)) for group in found]
-        d_logits, d_coupling = device.mean_field_backward(
-            native, *problem, places, iterations, storage
+        problem = (logits, saved, coupling, k, iterations, storage)
+        found = device.mean_field_backward(native, d_refined, *problem, groups)
+    else:
+        engine = _fused_engine(backend)
+        d_logits = empty_like(logits)
+        d_couplings = coupling.new_empty(batch, *coupling.shape)
+        c = rows(coupling)
+        arrays = (
+            k.for_images(batch, c.dtype),
+            *map(rows, (logits, saved, d_refined)),
+            d_logits.numpy(),
+            d_couplings.numpy(),
+            [_places(groups, b, k.grid) for b in range(batch)],
         )
-        return d_logits, d_coupling, _over_images(found, parts)
-    engine = _fused_engine(backend)
-    d_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    d_couplings = coupling.new_empty(batch, *coupling.shape)
-    c = rows(coupling)
-    arrays = (
-        k.for_images(batch, c.dtype),
-        rows(logits),
-        rows(saved),
-        rows(d_refined),
-        d_logits.numpy(),
-        d_couplings.numpy(),
-        [_places(found, b, k.grid) for b in range(batch)],
-    )
-    problems = [engines.BackwardProblem(*image) for image in zip(*arrays, strict=True)]
-    options = (iterations, _share(memory_budget, batch), torch.get_num_threads())
-    engine.mean_field_backward(problems, c, *options)
-    return d_logits, d_couplings.sum(0), _over_images(found, parts)
+        problems = [engines.BackwardProblem(*image) for image in zip(*arrays, strict=True)]
+        options = (iterations, memory_budget // max(batch, 1), torch.get_num_threads())
+        engine.mean_field_backward(problems, c, *options)
+        found = d_logits, d_couplings.sum(0)
+    d_flat = [
+        over_images(d, len(p)) if is_given(p) else d for d, p in zip(d_parts, parts, strict=True)
+    ]
+    return *found, d_flat
 
 
 @mean_field_backward.register_fake
@@ -169,19 +159,17 @@ def _(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     kernels, *grid, wanted, _, _, _, _ = args
     k = Kernels.unflatten(kernels, Grid(*grid))
-    parts = [p.new_empty(p.shape) for group in _wanted_parts(k, wanted) for p in group]
+    parts = [p.new_empty(p.shape) for p in _wanted_parts(k, wanted)]
     return logits.new_empty(logits.shape), coupling.new_empty(coupling.shape), parts
 
 
-mean_field_backward.register_autograd(no_second_derivative, setup_context=nothing_to_keep)
+mean_field_backward.register_autograd(no_second_derivative)
 
 
-def _wanted_parts(kernels: Kernels, wanted: Sequence[bool]) -> list[Parts]:
-    """Return the parts of each lattice kernel; tensors [0] for kernels that are not `wanted`."""
-    return [
-        k.parts if one else Parts(*(p.new_empty(0) for p in k.parts))
-        for k, one in zip(kernels.lattices, wanted, strict=True)
-    ]
+def _wanted_parts(kernels: Kernels, wanted: Sequence[bool]) -> list[Tensor]:
+    """Return the parts of all lattice kernels; [0] for those whose gradient is not wanted."""
+    asked = zip(kernels.lattices, wanted, strict=True)
+    return [part if one else part.new_empty(0) for k, one in asked for part in k.parts]
 
 
 def _places(
@@ -199,15 +187,6 @@ def _places(
         else:
             places.append(None)
     return places if grid.size is None else [*places, None]
-
-
-def _over_images(found: Sequence[Parts], parts: Sequence[Parts]) -> list[Tensor]:
-    """Return all gradients [B, ...] in one list, summed over images that share a kernel."""
-    return [
-        over_images(d, len(p)) if is_given(p) else d
-        for gradients, group in zip(found, parts, strict=True)
-        for d, p in zip(gradients, group, strict=True)
-    ]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -239,8 +218,7 @@ def _gradient(ctx: Any, d_refined: Tensor) -> tuple[Tensor, Tensor, list[Tensor 
     d_logits, d_coupling, flat = mean_field_backward(
         d_refined, logits, saved, coupling, kernels, *ctx.grid, *options
     )
-    found = [part if is_given(part) else None for part in flat]
-    parts = [Parts(*found[i : i + 4]) for i in range(0, len(found), 4)]
+    parts = Parts.groups([part if is_given(part) else None for part in flat])
     return d_logits, d_coupling, needs.flatten_parts(parts)
 
 

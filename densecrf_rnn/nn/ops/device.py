@@ -1,4 +1,4 @@
-"""Lattices and mean fields of whole batches by a device module, for the torch operators.
+"""What the operators ask of a device module: lattices and mean fields of whole batches.
 
 Native code takes addresses, so every tensor passes through `Call`, which checks its dtype, device
 and layout and keeps it alive. All memory, scratch included, comes from torch's allocator.
@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import engines, checks
-from ..engines import device as structs
-from ..params import QUALITIES
-from .ops.kernels import Grid, Kernel, Lattice, is_given
+from ... import checks, engines
+from ..._typing import Array
+from ...engines import device as structs
+from ...params import QUALITIES
+from .dispatch import empty_like
+from .kernels import Grid, Kernel, Kernels, Lattice, Parts, is_given
 
 
 class Call:
@@ -69,30 +71,24 @@ class Call:
     def lattice(self, lattice: Lattice) -> structs.DeviceLattice:
         """Return a lattice as the native module takes it."""
         images, points, corners = lattice.vertex.shape
+        if lattice.facts.numel() == 0:
+            raise ValueError("the lattice was built for NumPy arrays; build it with this backend")
+        vertices, symmetric = lattice.facts.tolist()
         return structs.DeviceLattice(
             images=images,
             points=points,
             dims=corners - 1,
+            vertices=vertices,
+            symmetric=symmetric,
             vertex=self.address(lattice.vertex, torch.int32),
             weight=self.address(lattice.weight),
             links=self.address(lattice.links, torch.int32),
-            links_size=lattice.links.numel(),
         )
 
 
 def _features(features: Tensor) -> structs.DeviceFeatures:
     """Return features [B, N, D] of any strides as the native module takes them."""
-    image, point, feature = features.stride()
-    images, points, dims = features.shape
-    return structs.DeviceFeatures(
-        data=features.data_ptr(),
-        image_stride=image,
-        point_stride=point,
-        feature_stride=feature,
-        images=images,
-        points=points,
-        dims=dims,
-    )
+    return structs.DeviceFeatures(features.data_ptr(), *features.stride(), *features.shape)
 
 
 def _on_its_device(function: Any) -> Any:
@@ -121,6 +117,7 @@ def lattice_build(native: Any, features: Tensor, quality: str, name: str) -> Lat
             "a lattice cannot be built while a CUDA graph is captured, for that waits for the "
             "device; build it before, and capture the mean field (densecrf_rnn.nn.ops.mean_field)"
         )
+    checks.option("quality", quality, QUALITIES)
     images, points, dims = features.shape
     corners = dims + 1
     entries = images * points * corners
@@ -139,8 +136,7 @@ def lattice_build(native: Any, features: Tensor, quality: str, name: str) -> Lat
     if entries > 0:
         view = _features(features)
         native.locate(call.wide, view, layout, call.room(weight), keys.data_ptr(), call.stream)
-    corner_keys = _sorted(call, layout, entries, keys)
-    touched = _distinct(call, layout, corner_keys)
+    corner_keys, touched = _sorted(call, layout, entries, keys)
     vertices, all_keys = corner_keys.distinct, touched
     if quality == "filled":
         around = vertices * (2 * corners + 1)
@@ -151,10 +147,9 @@ def lattice_build(native: Any, features: Tensor, quality: str, name: str) -> Lat
             )
         keys = call.empty(layout.words * around, torch.int64)
         native.surround(layout, vertices, touched.data_ptr(), keys.data_ptr(), call.stream)
-        every = _sorted(call, layout, around, keys)
-        vertices, all_keys = every.distinct, _distinct(call, layout, every)
-    size = native.links_size(vertices, entries, corners, QUALITIES.index(quality))
-    links = features.new_zeros(size, dtype=torch.int32)
+        every, all_keys = _sorted(call, layout, around, keys)
+        vertices = every.distinct
+    links = features.new_zeros(native.links_size(vertices, entries, corners), dtype=torch.int32)
     if entries > 0:
         begins, chunk_count, chunks_before = torch.zeros(
             3, vertices, dtype=torch.int32, device=features.device
@@ -166,18 +161,11 @@ def lattice_build(native: Any, features: Tensor, quality: str, name: str) -> Lat
             chunks_before=call.room(chunks_before, torch.int32),
             scratch=call.workspace(native.scratch_size(vertices)),
         )
-        native.link(
-            layout,
-            corner_keys,
-            0 if all_keys is touched else touched.data_ptr(),
-            vertices,
-            all_keys.data_ptr(),
-            call.room(vertex, torch.int32),
-            call.room(links, torch.int32),
-            room,
-            call.stream,
-        )
-    return Lattice(vertex, weight, links)
+        all_touched = 0 if all_keys is touched else touched.data_ptr()
+        out = (call.room(vertex, torch.int32), call.room(links, torch.int32))
+        keys_of = (all_touched, vertices, all_keys.data_ptr())
+        native.link(layout, corner_keys, *keys_of, *out, room, call.stream)
+    return Lattice(vertex, weight, links, torch.tensor([vertices, quality != "standard"]))
 
 
 def _key_layout(native: Any, features: Tensor) -> Any:
@@ -191,22 +179,20 @@ def _key_layout(native: Any, features: Tensor) -> Any:
     return native.key_layout(features.dtype == torch.float64, least, greatest, max(images, 1))
 
 
-def _sorted(call: Call, layout: Any, count: int, keys: Tensor) -> structs.SortedKeys:
-    """Sort keys [words, count] and number the distinct ones."""
+def _sorted(
+    call: Call, layout: Any, count: int, keys: Tensor
+) -> tuple[structs.SortedKeys, Tensor]:
+    """Sort keys [words, count] and number the distinct ones, returned as [words, distinct]."""
     order, number = call.empty(count, torch.int32), call.empty(count, torch.int32)
     addresses = {"keys": keys.data_ptr(), "order": order.data_ptr(), "number": number.data_ptr()}
     scratch = call.workspace(call.native.scratch_size(count))
     distinct = call.native.number_keys(
         layout, count, **addresses, scratch=scratch, stream=call.stream
     )
-    return structs.SortedKeys(entries=count, distinct=distinct, **addresses)
-
-
-def _distinct(call: Call, layout: Any, keys: structs.SortedKeys) -> Tensor:
-    """Return the distinct keys, [words, distinct]."""
-    out = call.empty(layout.words * keys.distinct, torch.int64)
-    call.native.distinct_keys(layout, keys, out.data_ptr(), call.stream)
-    return out
+    found = structs.SortedKeys(entries=count, distinct=distinct, **addresses)
+    out = call.empty(layout.words * distinct, torch.int64)
+    call.native.distinct_keys(layout, found, out.data_ptr(), call.stream)
+    return found, out
 
 
 @_on_its_device
@@ -224,7 +210,7 @@ def feature_gradient(native: Any, features: Tensor, d_weight: Tensor) -> Tensor:
 @_on_its_device
 def lattice_filter(native: Any, values: Tensor, lattice: Lattice, transpose: bool) -> Tensor:
     """Return K values, or with `transpose` K' values, [B, N, C]."""
-    out = torch.empty_like(values, memory_format=torch.contiguous_format)
+    out = empty_like(values)
     if out.numel() == 0:
         return out
     call = Call(native, values)
@@ -273,46 +259,27 @@ def self_response(native: Any, lattice: Lattice, cotangent: Tensor | None) -> Te
 
 
 def _model(
-    call: Call,
-    logits: Tensor,
-    coupling: Tensor,
-    kernels: Sequence[Kernel],
-    grid: Grid,
-    grid_scales: Sequence[Tensor],
-    iterations: int,
+    call: Call, logits: Tensor, coupling: Tensor, kernels: Kernels, iterations: int
 ) -> structs.DeviceModel:
     """Return a mean field as the native module takes it."""
 
-    names = ("before", "after", "diagonal")
-
-    def addresses(scales: Sequence[Tensor], images: int) -> dict[str, int]:
-        given = [call.address(s.expand(images, -1, -1)) if is_given(s) else 0 for s in scales]
-        return dict(zip(names, given, strict=False))  # a grid may have no scales of its own
+    def addresses(scales: Sequence[Tensor], images: int) -> list[int]:
+        return [call.address(s.expand(images, -1, -1)) if is_given(s) else 0 for s in scales]
 
     found: list[structs.DeviceKernel] = []
-    for kernel in kernels:
-        scales = (kernel.before, kernel.after, kernel.diagonal)
-        own = addresses(scales, len(kernel.lattice.vertex))
-        found.append(
-            structs.DeviceKernel(
-                lattice=call.lattice(kernel.lattice), axes=(), grid_scales_per_image=False, **own
-            )
-        )
-    if grid.size is not None:
-        tables, common = _grid_tables(_grid_key(grid), logits.dtype, logits.device)
+    for kernel in kernels.lattices:
+        scales = addresses(kernel.scales, len(kernel.lattice.vertex))
+        found.append(structs.DeviceKernel(call.lattice(kernel.lattice), (), False, *scales))
+    if kernels.grid.size is not None:
+        grid = kernels.grid.hashable()
+        axes_on_device, common = _grid_on_device(grid, logits.dtype, logits.device)
         axes = [
-            structs.DeviceGridAxis(
-                **sizes, **{name: call.address(t, t.dtype) for name, t in tensors.items()}
-            )
-            for sizes, tensors in tables
+            structs.DeviceGridAxis(*sizes, *(call.address(t, t.dtype) for t in tables))
+            for sizes, tables in axes_on_device
         ]
-        own = addresses(grid_scales, len(logits)) or {
-            name: call.address(scale) for name, scale in zip(names, common, strict=True)
-        }
-        per_image = len(grid_scales) > 0
-        found.append(
-            structs.DeviceKernel(lattice=None, axes=axes, grid_scales_per_image=per_image, **own)
-        )
+        per_image = len(kernels.grid_scales) > 0
+        scales = addresses(kernels.grid_scales, len(logits)) or list(map(call.address, common))
+        found.append(structs.DeviceKernel(None, axes, per_image, *scales))
     images, labels, points = logits.shape
     return structs.DeviceModel(
         images=images,
@@ -325,32 +292,23 @@ def _model(
     )
 
 
-def _grid_key(grid: Grid) -> Grid:
-    """Return a hashable copy of a grid: torch passes lists."""
-    assert grid.size is not None and grid.deviation is not None
-    return Grid(tuple(grid.size), tuple(grid.deviation), grid.normalization, grid.self_term)
-
-
 @lru_cache(maxsize=16)
-def _grid_tables(grid: Grid, dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
-    """Return the tables of a grid kernel on a device, cached, and its scales for all images."""
+def _grid_on_device(grid: Grid, dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
+    """Return a grid kernel on a device, cached: its axes and its scales for all images.
+
+    Each axis is the sizes and the tables of a `DeviceGridAxis`, in their order there.
+    """
     kernel = grid.kernel(np.float64 if dtype == torch.float64 else np.float32)
 
-    def on_device(array: Any, to: torch.dtype = dtype) -> Tensor:
+    def on_device(array: Array) -> Tensor:
+        to = torch.int32 if array.dtype.kind == "i" else dtype
         return torch.from_numpy(np.ascontiguousarray(array)).to(device, to)
 
     axes = []
     for axis, splat, slice_ in zip(kernel.axes, kernel.splat, kernel.slice, strict=True):
         first = np.searchsorted(axis.cell, np.arange(axis.cells + 1))
-        sizes = {"size": len(axis.cell), "cells": axis.cells, "radius": len(axis.band) // 2}
-        tensors = {
-            "cell": on_device(axis.cell, torch.int32),
-            "first": on_device(first, torch.int32),
-            "splat": on_device(splat),
-            "slice": on_device(slice_),
-            "band": on_device(axis.band),
-        }
-        axes.append((sizes, tensors))
+        sizes = (len(axis.cell), axis.cells, len(axis.band) // 2)
+        axes.append((sizes, [*map(on_device, (axis.cell, first, splat, slice_, axis.band))]))
     scales = (kernel.before, kernel.after, kernel.diagonal)
     return axes, [None if scale is None else on_device(scale) for scale in scales]
 
@@ -359,7 +317,7 @@ def saved_shape(logits: Tensor, iterations: int, keep: bool, memory_budget: int)
     """Return the shape of the saved marginals: all iterations, or none if beyond the budget."""
     images, labels, points = logits.shape
     shape = (iterations, images, points, engines.row_width(labels))
-    size = iterations * images * points * shape[3] * logits.element_size()
+    size = math.prod(shape) * logits.element_size()
     return shape if keep and size <= memory_budget else (0, *shape[1:])
 
 
@@ -368,22 +326,20 @@ def mean_field(
     native: Any,
     logits: Tensor,
     coupling: Tensor,
-    kernels: Sequence[Kernel],
-    grid: Grid,
-    grid_scales: Sequence[Tensor],
+    kernels: Kernels,
     iterations: int,
     storage: str,
     saved: Tensor,
 ) -> Tensor:
     """Return refined logits [B, L, N]; write the marginals to `saved`, unless it is empty."""
-    refined = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    refined = empty_like(logits)
     if logits.numel() == 0:
         return refined
     _refuse_non_finite(logits)
     call = Call(native, logits)
     if storage == "float16":
-        coupling, kernels, grid_scales = _in_range(logits, coupling, kernels, grid, grid_scales)
-    model = _model(call, logits, coupling, kernels, grid, grid_scales, iterations)
+        coupling, kernels = _in_range(logits, coupling, kernels)
+    model = _model(call, logits, coupling, kernels, iterations)
     saves = saved.numel() > 0
     workspace = call.workspace(native.mean_field_workspace(call.wide, storage, model, saves))
     arrays = (call.address(logits), call.room(refined), call.room(saved) if saves else 0)
@@ -391,13 +347,7 @@ def mean_field(
     return refined
 
 
-def _in_range(
-    logits: Tensor,
-    coupling: Tensor,
-    kernels: Sequence[Kernel],
-    grid: Grid,
-    grid_scales: Sequence[Tensor],
-) -> tuple[Tensor, Sequence[Kernel], Sequence[Tensor]]:
+def _in_range(logits: Tensor, coupling: Tensor, kernels: Kernels) -> tuple[Tensor, Kernels]:
     """Rescale a mean field so that no stored value reaches 65504, the maximum of float16.
 
     The input of each kernel is scaled down and its output up by powers of two, so that neither all
@@ -419,13 +369,14 @@ def _in_range(
         shrink = own + crowd
         return torch.ldexp(before, -shrink), torch.ldexp(after, shrink + great[m]), diagonal
 
-    kernels = [Kernel(k.lattice, *moved(k[1:], m)) for m, k in enumerate(kernels)]
-    if grid.size is not None:
-        common = _grid_tables(_grid_key(grid), logits.dtype, logits.device)[1]
+    lattices = [Kernel(k.lattice, *moved(k.scales, m)) for m, k in enumerate(kernels.lattices)]
+    grid_scales = kernels.grid_scales
+    if kernels.grid.size is not None:
+        _, common = _grid_on_device(kernels.grid.hashable(), logits.dtype, logits.device)
         none = logits.new_empty(0)
         own = grid_scales or [none if s is None else s.reshape(1, points, 1) for s in common]
-        grid_scales = moved(own, len(kernels))
-    return coupling, kernels, grid_scales
+        grid_scales = moved(own, len(lattices))
+    return coupling, Kernels(lattices, kernels.grid, grid_scales)
 
 
 def _refuse_non_finite(logits: Tensor) -> None:
@@ -443,31 +394,28 @@ def mean_field_backward(
     logits: Tensor,
     saved: Tensor,
     coupling: Tensor,
-    kernels: Sequence[Kernel],
-    grid: Grid,
-    grid_scales: Sequence[Tensor],
-    wanted: Sequence[Sequence[Tensor | None]],
+    kernels: Kernels,
     iterations: int,
     storage: str,
+    d_parts: Sequence[Parts],
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients for logits and coupling; write those for the kernels to `wanted`."""
-    d_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    """Return the gradients for logits and coupling; write those for the lattices to `d_parts`."""
+    d_logits = empty_like(logits)
     d_coupling = torch.zeros_like(coupling, memory_format=torch.contiguous_format)
     if logits.numel() == 0:
         return d_logits, d_coupling
     if saved.numel() == 0 and iterations > 0:  # beyond the budget: recomputed
         saved = logits.new_empty(saved_shape(logits, iterations, True, 2**63))
-        problem = (logits, coupling, kernels, grid, grid_scales, iterations)
-        mean_field(native, *problem, storage, saved)
+        mean_field(native, logits, coupling, kernels, iterations, storage, saved)
     call = Call(native, logits)
-    model = _model(call, logits, coupling, kernels, grid, grid_scales, iterations)
+    model = _model(call, logits, coupling, kernels, iterations)
     d_kernels = [
-        structs.DeviceGradient(*(0 if t is None else call.room(t) for t in parts))
-        for parts in wanted
+        structs.DeviceGradient(*(call.room(part) if is_given(part) else 0 for part in parts))
+        for parts in d_parts
     ]
     d_kernels += [structs.DeviceGradient()] * (len(model.kernels) - len(d_kernels))
     workspace = call.workspace(native.backward_workspace(call.wide, model, d_kernels))
-    arrays = (saved, d_refined, d_logits, d_coupling)
-    addresses = [call.address(saved), call.address(d_refined), *map(call.room, arrays[2:])]
-    native.mean_field_backward(call.wide, model, *addresses, d_kernels, workspace, call.stream)
+    given = (call.address(saved), call.address(d_refined))
+    out = (call.room(d_logits), call.room(d_coupling))
+    native.mean_field_backward(call.wide, model, *given, *out, d_kernels, workspace, call.stream)
     return d_logits, d_coupling
