@@ -86,6 +86,6 @@ def free_energy(
     q = np.ascontiguousarray(np.exp(log_q))
     filters = [Filter(kernel, problem.engine, problem.threads) for kernel in kernels]
     pairwise = sum(f(q) @ c.T for f, c in zip(filters, problem.coupling, strict=True))
-    with np.errstate(invalid="ignore"):  # 0 (-inf + inf) where a logit is -inf
+    with np.errstate(invalid="ignore"):  # NaN where a logit is -inf; q is 0 there, not summed
         terms = q * (log_q - u + pairwise / 2)
     return float(terms.sum(where=q > 0, dtype=np.float64))

@@ -88,7 +88,8 @@ class PermutohedralLattice:
 
     @property
     def _engine(self) -> engines.Engine:
-        return engines.engine(self.backend)  # not stored, so that a lattice can be pickled
+        """The engine of `backend`; not stored, so that a lattice can be pickled."""
+        return engines.engine(self.backend)
 
     def __getstate__(self) -> dict[str, Any]:
         plan = self._plan  # only the used part of `links` is pickled: most of it is reserve

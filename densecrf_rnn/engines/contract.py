@@ -80,9 +80,9 @@ class LatticeKernel:
 
     kind: ClassVar = "lattice"
     plan: Plan
-    before: Array | None = None  # [N]; None is 1
-    after: Array | None = None  # [N]; None is 1
-    diagonal: Array | None = None  # [N]; None is 0
+    before: Array | None = None  # [N]; None means 1
+    after: Array | None = None  # [N]; None means 1
+    diagonal: Array | None = None  # [N]; None means 0
 
 
 class GridAxis(NamedTuple):
@@ -106,10 +106,10 @@ class GridKernel:
     axes: tuple[GridAxis, ...]  # in the order (H, W) or (D, H, W)
     splat: tuple[Array, ...]  # [n, 3] float64 per axis
     slice: tuple[Array, ...]  # [n, 3] float64 per axis
-    pixel: Array | None = None  # [N] int32: pixel of each point; None: all, in order
-    before: Array | None = None  # [N]; None is 1
-    after: Array | None = None  # [N]; None is 1
-    diagonal: Array | None = None  # [N]; None is 0
+    pixel: Array | None = None  # [N] int32: index of each point's pixel; None: all pixels in order
+    before: Array | None = None  # [N]; None means 1
+    after: Array | None = None  # [N]; None means 1
+    diagonal: Array | None = None  # [N]; None means 0
 
     @property
     def size(self) -> tuple[int, ...]:

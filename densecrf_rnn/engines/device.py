@@ -41,9 +41,9 @@ class SortedKeys(NamedTuple):
 class LinkRoom(NamedTuple):
     """Scratch memory of `link`."""
 
-    vertex_of: int  # [distinct] int32
-    begins: int  # [vertices] int32, zeros
-    chunk_count: int  # [vertices] int32, zeros
+    vertex_of: int  # [distinct] int32; 0 if all vertices are corners of points
+    begins: int  # [vertices] int32, initially 0
+    chunk_count: int  # [vertices] int32, initially 0
     chunks_before: int  # [vertices] int32
     scratch: int
 
@@ -56,8 +56,8 @@ class DeviceLattice(NamedTuple):
     dims: int
     vertices: int  # of all lattices together
     symmetric: bool  # whether the blurs in both axis orders are averaged
-    vertex: int  # [images points, dims + 1] int32
-    weight: int  # [images points, dims + 1]
+    vertex: int  # [images * points, dims + 1] int32
+    weight: int  # [images * points, dims + 1]
     links: int  # [links_size] int32, as written by `link`
 
 
@@ -100,7 +100,7 @@ class DeviceModel(NamedTuple):
 class DeviceGradient(NamedTuple):
     """Output arrays for the gradient of one kernel; zeros if the gradient is not required."""
 
-    weight: int = 0  # [images points, dims + 1]
-    before: int = 0  # [images points]
+    weight: int = 0  # [images * points, dims + 1]
+    before: int = 0  # [images * points], as for the next two
     after: int = 0
     diagonal: int = 0

@@ -65,7 +65,7 @@ class DeviceNeighbours(NamedTuple):
 
     classes: int
     labels: int
-    rows: int  # [2 classes, labels + 1, labels] float32
+    rows: int  # [2 * classes, labels + 1, labels] float32: each table and its transpose
     step: int  # [classes] int64: index of the neighbour minus that of the pixel, in padded labels
 
 

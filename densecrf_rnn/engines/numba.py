@@ -49,6 +49,7 @@ class Numba:
 
     @staticmethod
     def _symmetric(plan: Plan) -> bool:
+        """Return whether the quality of a built plan averages both orders of the axes."""
         return QUALITIES[plan.links[1]] != "standard"
 
     def filter(self, plan: Plan, values: Array, out: Array, transpose: bool, threads: int) -> None:

@@ -30,6 +30,7 @@ def refuse_tangents(*tensors: Tensor | None) -> None:
 
 
 def _no_forward_mode() -> NoReturn:
+    """Raise NotImplementedError for forward-mode differentiation."""
     raise NotImplementedError(
         "mean_field has no forward-mode derivative (jvp, jacfwd, hessian); use reverse mode: grad, "
         "vjp or jacrev of torch.func, torch.autograd.functional.hessian for second derivatives"

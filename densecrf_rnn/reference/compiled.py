@@ -9,5 +9,5 @@ def compiled(function: Any) -> Any:
     """Compile a function at its first call; cache the result on disk if a folder is writable."""
     try:
         return njit(cache=True)(function)
-    except RuntimeError:  # Numba found no such folder
+    except RuntimeError:  # Numba found no writable folder for its cache
         return njit(function)

@@ -309,7 +309,7 @@ def _shares(corner, neighbour, share):
                 # from b to a, in the opposite directions
                 total += _route(corner[b], between, True, 0, neighbour, side)
                 total += _route(corner[b], between, False, 1, neighbour, side)
-            else:  # around all axes, or no step at all
+            else:  # from a to itself: one step along every axis, or no step at all
                 total += _route(corner[a], between, False, 1, neighbour, side) + side / side
             share[a, b] = total
 
@@ -350,8 +350,8 @@ def _alpha(vertex: Array, dtype: Any) -> Array:
 
 # Arguments of the functions below: vertex [N, d+1] int32 and weight [N, d+1], the vertices of each
 # point's simplex and their barycentric weights; neighbour [d+1, M, 2] int32, the vertex one step
-# backward and forward along each axis, M if there is none. With `symmetric` the filter is the mean
-# of blurring the axes in either order.
+# backward and forward along each axis, M if there is none. With `symmetric` the filter averages the
+# results of blurring the axes first to last and last to first.
 
 
 def build(

@@ -138,6 +138,7 @@ class _Recorded(torch.autograd.Function):
 
 
 def _is_list_of_tensors(arg: Any) -> bool:
+    """Return whether an argument is a list or tuple with a tensor in it."""
     return isinstance(arg, (list, tuple)) and any(isinstance(one, Tensor) for one in arg)
 
 

@@ -150,7 +150,7 @@ def exact_feature_gradient(values: Tensor, cotangent: Tensor, features: Tensor) 
     groups = len(features)
     v, g = _side_by_side(values, groups), _side_by_side(cotangent, groups)
     left, right = torch.cat([g, v], -1), torch.cat([v, g], -1)
-    out = features.new_zeros(groups, features.shape[2], features.shape[1])  # [., D, N]
+    out = features.new_zeros(groups, features.shape[2], features.shape[1])  # [B or 1, D, N]
     tiles = _Tiles(features, features.shape[1])
     for planes, a, b, found in zip(features.mT.contiguous(), left, right, out, strict=True):
         for rows, columns in tiles.places():

@@ -210,6 +210,7 @@ def _backward(ctx: Any, d_refined: Tensor | None, _: None) -> tuple[Any, ...]:
 
 
 def _gradient(ctx: Any, d_refined: Tensor) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """Compute the gradient for logits, coupling and kernels in one operator."""
     assert ctx.keep, "the forward pass ran with keep=False, so it saved nothing for a gradient"
     saved, logits, coupling, *kernels = ctx.saved_tensors
     needs = Kernels.unflatten(ctx.needs_input_grad[2], ctx.grid)
