@@ -1,7 +1,8 @@
 // The Python modules densecrf_rnn._cuda and, from the same source, densecrf_rnn._serial (the serial
-// launcher). Structs of densecrf_rnn/engines/device.py are read by field name. Memory comes as
-// addresses, so nothing here depends on a version of torch; dtypes, devices and sizes are checked
-// by densecrf_rnn/nn/ops/device.py, the only caller. Typed in densecrf_rnn/_cuda.pyi.
+// launcher). They read the structs of densecrf_rnn/engines/device.py by field name. Arrays are
+// passed as addresses, so that the modules do not depend on a version of torch; dtypes, devices and
+// sizes are checked by densecrf_rnn/nn/ops/device.py, the only caller. The type stubs are in
+// densecrf_rnn/_cuda.pyi.
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,6 +19,7 @@ using Address = std::uintptr_t;
 using List = std::vector<py::object>;
 using bindings::as;
 
+// Return an address as a pointer.
 template <typename T>
 T* at(Address address) {
   return reinterpret_cast<T*>(address);
@@ -29,13 +31,14 @@ cuda::Stream stream(const py::object& of) {
   return out;
 }
 
-// Call body(T()): double if `wide`, else float.
+// Call body(T()), where T is double if `wide`, otherwise float.
 template <class Body>
 auto with_type(bool wide, const Body& body) {
   return wide ? body(double()) : body(float());
 }
 
-// Call body(S(), T()): T as above, S the type that values are stored in, 16 bits wide or T.
+// Call body(S(), T()), where T is as above and S is the type in which values at vertices and cells
+// are stored: T or a 16-bit type.
 template <class Body>
 auto with_storage(bool wide, const std::string& storage, const Body& body) {
   if (storage == "full") return with_type(wide, [&](auto zero) { return body(zero, zero); });
@@ -45,6 +48,8 @@ auto with_storage(bool wide, const std::string& storage, const Body& body) {
   throw std::invalid_argument("native code: there is no storage '" + storage + "'");
 }
 
+// Return the key layout for features between `minimum` and `maximum` [d], or none if the features
+// are not finite or their keys would be too long.
 std::optional<dcrf::KeyLayout> key_layout(bool wide, const std::vector<double>& minimum,
                                           const std::vector<double>& maximum, std::int64_t images) {
   const int d = int(minimum.size());
@@ -77,7 +82,7 @@ void locate(bool wide, const py::object& from, const dcrf::KeyLayout& layout, Ad
 std::int64_t number_keys(const dcrf::KeyLayout& layout, std::int64_t count, Address keys,
                          Address order, Address number, Address scratch, const py::object& on) {
   const cuda::Stream queue = stream(on);
-  const py::gil_scoped_release released;  // it waits for the device
+  const py::gil_scoped_release released;  // number_keys() waits for the device
   return cuda::number_keys(layout, count, at<std::uint64_t>(keys), at<std::int32_t>(order),
                            at<std::int32_t>(number), at<void>(scratch), queue);
 }
@@ -129,6 +134,7 @@ cuda::LatticeView<T> lattice(const py::object& of) {
   return out;
 }
 
+// Return the shape of the values that a lattice filters; the rows are not padded.
 cuda::Shape value_shape(const py::object& lattice, std::int64_t images, int channels) {
   return {points_of(lattice), images, channels, channels};
 }
@@ -265,7 +271,7 @@ void mean_field_backward(bool wide, const py::object& of, Address saved, Address
   });
 }
 
-// The batch of densecrf_rnn/engines/gibbs.py.
+// Return the view of a batch of densecrf_rnn/engines/gibbs.py for a Gibbs sweep.
 cuda::GibbsBatch gibbs_batch(const py::object& of) {
   cuda::GibbsBatch out;
   DCRF_READ(of, out, images, height, width, logits, labels, padded_size, padded_first,
@@ -283,7 +289,7 @@ std::size_t gibbs_workspace(const py::object& of) { return cuda::gibbs_workspace
 void gibbs_sweep(const py::object& batch, Address workspace, const py::object& on) {
   const cuda::GibbsBatch of = gibbs_batch(batch);
   const cuda::Stream queue = stream(on);
-  const py::gil_scoped_release released;  // the serial launcher computes here
+  const py::gil_scoped_release released;  // the serial launcher runs the program in this thread
   cuda::gibbs_sweep(of, at<void>(workspace), queue);
 }
 
@@ -298,7 +304,8 @@ PYBIND11_MODULE(DCRF_MODULE, m) {
   m.def("driver", &cuda::driver,
         "The CUDA version that the driver supports, or why there is none.");
 
-  py::class_<dcrf::KeyLayout>(m, "KeyLayout", py::module_local())  // both may be loaded
+  // module_local, since _cuda and _serial may both be loaded.
+  py::class_<dcrf::KeyLayout>(m, "KeyLayout", py::module_local())
       .def_readonly("words", &dcrf::KeyLayout::words);
   const py::arg wide("wide"), layout("layout"), features("features"), count("count"), keys("keys"),
       out("out"), stream("stream"), lattice("lattice"), images("images"), channels("channels"),
