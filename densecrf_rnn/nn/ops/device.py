@@ -1,4 +1,4 @@
-"""What the operators ask of a device module: lattices and mean fields of whole batches.
+"""The operations that the operators call on a device module: lattices and mean fields of batches.
 
 Native code takes addresses, so every tensor passes through `Call`, which checks its dtype, device
 and layout and keeps it alive. All memory, scratch included, comes from torch's allocator.
@@ -41,14 +41,14 @@ class Call:
         return structs.Stream(device=stream.device_index, handle=stream.cuda_stream)
 
     def address(self, tensor: Tensor | None, dtype: torch.dtype | None = None) -> int:
-        """Return the address of a tensor to read, copied if not contiguous; 0 for None."""
+        """Return the address of an input tensor, copied if it is not contiguous; 0 for None."""
         if tensor is None:
             return 0
         contiguous = tensor.detach().contiguous()
         return self.room(contiguous, dtype)
 
     def room(self, tensor: Tensor, dtype: torch.dtype | None = None) -> int:
-        """Return the address of a contiguous tensor that may be written to."""
+        """Return the address of a contiguous output tensor; raise for other tensors."""
         wanted = self.dtype if dtype is None else dtype
         if tensor.dtype != wanted or tensor.device != self.device or not tensor.is_contiguous():
             raise TypeError(
@@ -69,7 +69,7 @@ class Call:
         return self.empty(size, torch.uint8).data_ptr()
 
     def lattice(self, lattice: Lattice) -> structs.DeviceLattice:
-        """Return a lattice as the native module takes it."""
+        """Return a lattice as the struct that the native module reads."""
         images, points, corners = lattice.vertex.shape
         if lattice.facts.numel() == 0:
             raise ValueError("the lattice was built for NumPy arrays; build it with this backend")
@@ -87,7 +87,7 @@ class Call:
 
 
 def _features(features: Tensor) -> structs.DeviceFeatures:
-    """Return features [B, N, D] of any strides as the native module takes them."""
+    """Return features [B, N, D] of any strides as the struct that the native module reads."""
     return structs.DeviceFeatures(features.data_ptr(), *features.stride(), *features.shape)
 
 
@@ -108,14 +108,16 @@ def _on_its_device(function: Any) -> Any:
 
 @_on_its_device
 def lattice_build(native: Any, features: Tensor, quality: str, name: str) -> Lattice:
-    """Build the lattices of features [B, N, D]; `links` is one array [size] for all of them.
+    """Build the lattices of features [B, N, D], with one array `links` [size] for all of them.
 
-    It waits for the device: for the range of the features and for the number of vertices.
+    The call waits for the device twice, to read the range of the features and the number of
+    vertices.
     """
     if features.is_cuda and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
-            "a lattice cannot be built while a CUDA graph is captured, for that waits for the "
-            "device; build it before, and capture the mean field (densecrf_rnn.nn.ops.mean_field)"
+            "a lattice cannot be built while a CUDA graph is captured, because building waits for "
+            "the device; build it before, and capture only the operator "
+            "densecrf_rnn.nn.ops.mean_field"
         )
     checks.option("quality", quality, QUALITIES)
     images, points, dims = features.shape
@@ -182,7 +184,7 @@ def _key_layout(native: Any, features: Tensor) -> Any:
 def _sorted(
     call: Call, layout: Any, count: int, keys: Tensor
 ) -> tuple[structs.SortedKeys, Tensor]:
-    """Sort keys [words, count] and number the distinct ones, returned as [words, distinct]."""
+    """Sort keys [words, count]; return the order and the sorted distinct keys [words, distinct]."""
     order, number = call.empty(count, torch.int32), call.empty(count, torch.int32)
     addresses = {"keys": keys.data_ptr(), "order": order.data_ptr(), "number": number.data_ptr()}
     scratch = call.workspace(call.native.scratch_size(count))
@@ -209,7 +211,7 @@ def feature_gradient(native: Any, features: Tensor, d_weight: Tensor) -> Tensor:
 
 @_on_its_device
 def lattice_filter(native: Any, values: Tensor, lattice: Lattice, transpose: bool) -> Tensor:
-    """Return K values, or with `transpose` K' values, [B, N, C]."""
+    """Return K values or, with `transpose`, K' values, [B, N, C]."""
     out = empty_like(values)
     if out.numel() == 0:
         return out
@@ -241,9 +243,10 @@ def filter_weight_gradient(
 
 @_on_its_device
 def self_response(native: Any, lattice: Lattice, cotangent: Tensor | None) -> Tensor:
-    """Return the diagonal of each K, [B, N].
+    """Return the diagonal of the kernel K of each lattice, [B, N].
 
-    With a cotangent [B, N]: the gradient of <cotangent, diagonal> for the weights, [B, N, D+1].
+    With a cotangent [B, N], return the gradient of <cotangent, diagonal> for the weights instead,
+    [B, N, D+1].
     """
     shape = lattice.weight.shape
     out = lattice.weight.new_empty(shape if cotangent is not None else shape[:2])
@@ -261,7 +264,7 @@ def self_response(native: Any, lattice: Lattice, cotangent: Tensor | None) -> Te
 def _model(
     call: Call, logits: Tensor, coupling: Tensor, kernels: Kernels, iterations: int
 ) -> structs.DeviceModel:
-    """Return a mean field as the native module takes it."""
+    """Return a mean field as the struct that the native module reads."""
 
     def addresses(scales: Sequence[Tensor], images: int) -> list[int]:
         return [call.address(s.expand(images, -1, -1)) if is_given(s) else 0 for s in scales]
@@ -294,9 +297,9 @@ def _model(
 
 @lru_cache(maxsize=16)
 def _grid_on_device(grid: Grid, dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
-    """Return a grid kernel on a device, cached: its axes and its scales for all images.
+    """Return the axes of a grid kernel on a device, and its scales for all images; cached.
 
-    Each axis is the sizes and the tables of a `DeviceGridAxis`, in their order there.
+    Each axis is a pair: the integers and the tensors of a `DeviceGridAxis`, in field order.
     """
     kernel = grid.kernel(np.float64 if dtype == torch.float64 else np.float32)
 
@@ -314,7 +317,7 @@ def _grid_on_device(grid: Grid, dtype: torch.dtype, device: torch.device) -> tup
 
 
 def saved_shape(logits: Tensor, iterations: int, keep: bool, memory_budget: int) -> tuple[int, ...]:
-    """Return the shape of the saved marginals: all iterations, or none if beyond the budget."""
+    """Return the shape of the saved marginals; without iterations if they exceed the budget."""
     images, labels, points = logits.shape
     shape = (iterations, images, points, engines.row_width(labels))
     size = math.prod(shape) * logits.element_size()
@@ -351,8 +354,8 @@ def _in_range(logits: Tensor, coupling: Tensor, kernels: Kernels) -> tuple[Tenso
     """Rescale a mean field so that no stored value reaches 65504, the maximum of float16.
 
     The input of each kernel is scaled down and its output up by powers of two, so that neither all
-    points on one vertex nor large couplings overflow. What underflows is below the last bits of
-    the largest value that a vertex can hold.
+    points on one vertex nor large couplings overflow. Values that underflow are below the rounding
+    error of the largest value that a vertex can have.
     """
     points = logits.shape[2]
     # After the blur a vertex holds at most 3/2 of the sum of all inputs, a cell at most the sum;
@@ -380,7 +383,7 @@ def _in_range(logits: Tensor, coupling: Tensor, kernels: Kernels) -> tuple[Tenso
 
 
 def _refuse_non_finite(logits: Tensor) -> None:
-    """Raise if logits are not finite; not during graph capture, as it waits for the device."""
+    """Raise if logits are not finite. During graph capture do nothing: the check would wait."""
     if logits.is_cuda and torch.cuda.is_current_stream_capturing():
         return
     if not bool(logits.amax(1).isfinite().all()):
@@ -404,7 +407,7 @@ def mean_field_backward(
     d_coupling = torch.zeros_like(coupling, memory_format=torch.contiguous_format)
     if logits.numel() == 0:
         return d_logits, d_coupling
-    if saved.numel() == 0 and iterations > 0:  # beyond the budget: recomputed
+    if saved.numel() == 0 and iterations > 0:  # the marginals exceeded the budget: recompute them
         saved = logits.new_empty(saved_shape(logits, iterations, True, 2**63))
         mean_field(native, logits, coupling, kernels, iterations, storage, saved)
     call = Call(native, logits)

@@ -168,5 +168,8 @@ def no_second_derivative(ctx: Any, *gradients: Tensor) -> NoReturn:
 
 
 def empty_like(tensor: Tensor, *args: Any) -> Tensor:
-    """Return a contiguous tensor of the shape of the first; also a fake implementation."""
+    """Return an uninitialised contiguous tensor like the first argument.
+
+    It ignores other arguments, so that it can be the fake implementation of an operator.
+    """
     return torch.empty_like(tensor, memory_format=torch.contiguous_format)

@@ -29,7 +29,7 @@ class Lattice(NamedTuple):
     vertex: Tensor  # [B, N, D+1] int32
     weight: Tensor  # [B, N, D+1]
     links: Tensor  # [B, links_size] int32; on a device [links_size], for all images together
-    facts: Tensor  # [2] int64: number of vertices, 1 if blurred in both axis orders and else 0
+    facts: Tensor  # [2] int64: number of vertices; whether blurs in both axis orders are averaged
 
     def plans(self, batch: int) -> list[engines.Plan]:
         """Return the lattice of each image in the form that an engine takes."""
@@ -47,7 +47,7 @@ class Parts(NamedTuple):
 
     @classmethod
     def groups(cls, flat: Sequence[Any]) -> "list[Parts]":
-        """Group the parts of several kernels that come in one list."""
+        """Split a list with the parts of several kernels into one `Parts` per kernel."""
         size = len(cls._fields)
         return [cls(*flat[i : i + size]) for i in range(0, len(flat), size)]
 
@@ -94,7 +94,7 @@ class Grid(NamedTuple):
     self_term: bool
 
     def hashable(self) -> "Grid":
-        """Return a hashable copy of the grid: torch passes lists."""
+        """Return a hashable copy of the grid, because torch passes its sequences as lists."""
         assert self.size is not None and self.deviation is not None
         return self._replace(size=tuple(self.size), deviation=tuple(self.deviation))
 
@@ -122,7 +122,7 @@ class Kernels(NamedTuple):
 
     @classmethod
     def unflatten(cls, tensors: Sequence[Any], grid: Grid) -> "Kernels":
-        """Undo `flatten`, of tensors or of something for each of them."""
+        """Undo `flatten`, for a list of tensors or of one other value for each tensor."""
         end, own = len(tensors) - len(tensors) % _FIELDS, len(Lattice._fields)
         groups = [tensors[i : i + _FIELDS] for i in range(0, end, _FIELDS)]
         return cls([Kernel(Lattice(*g[:own]), *g[own:]) for g in groups], grid, tensors[end:])
@@ -151,7 +151,7 @@ def is_given(tensor: Tensor) -> bool:
 
 
 def check_filtered(values: Tensor, like: Tensor, name: str) -> None:
-    """Check that values are [B, N, C] for the weights or features `like`, [B or 1, N, ...]."""
+    """Check that values [B, N, C] fit the weights or features `like` [B or 1, N, ...]."""
     if values.dtype != like.dtype:
         raise TypeError(f"values has dtype {values.dtype} but {name} {like.dtype}")
     images, points = like.shape[:2]

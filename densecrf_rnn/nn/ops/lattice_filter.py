@@ -15,7 +15,7 @@ from .kernels import Lattice, check_filtered, over_images, rows
 def lattice_filter(
     values: Tensor, lattice: Sequence[Tensor], transpose: bool, backend: str
 ) -> Tensor:
-    """Return K values, or K' values, for values [B, N, C] and B lattices, or one for all images."""
+    """Return K values or, with `transpose`, K' values [B, N, C], for B lattices or a shared one."""
     of = Lattice(*lattice)
     check_filtered(values, of.weight, "the lattice")
     native = native_for(backend, values)
@@ -34,7 +34,7 @@ lattice_filter.register_fake(empty_like)
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     values, lattice, ctx.transpose, ctx.backend = inputs
-    weight_needs_grad = ctx.needs_input_grad[2]  # flat here: values, vertex, weight ...
+    weight_needs_grad = ctx.needs_input_grad[2]  # of the flattened inputs: values, vertex, weight
     ctx.save_for_backward(values if weight_needs_grad else None, *lattice)
 
 

@@ -167,7 +167,7 @@ mean_field_backward.register_autograd(no_second_derivative)
 
 
 def _wanted_parts(kernels: Kernels, wanted: Sequence[bool]) -> list[Tensor]:
-    """Return the parts of all lattice kernels; [0] for those whose gradient is not wanted."""
+    """Return the parts of all lattice kernels; tensors [0] for kernels that are not `wanted`."""
     asked = zip(kernels.lattices, wanted, strict=True)
     return [part if one else part.new_empty(0) for k, one in asked for part in k.parts]
 
