@@ -1,6 +1,5 @@
 """PermutohedralLattice: a Gaussian filter over scattered points of up to 16 dimensions."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -94,7 +93,7 @@ class PermutohedralLattice:
     def __getstate__(self) -> dict[str, Any]:
         plan = self._plan  # only the used part of `links` is pickled: most of it is reserve
         links = plan.links[: self._engine.links_used(plan)].copy()
-        return {**self.__dict__, "_plan": replace(plan, links=links)}
+        return {**self.__dict__, "_plan": plan._replace(links=links)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -103,7 +102,7 @@ class PermutohedralLattice:
         size = engines.Plan.links_size(points, corners - 1, self.quality)
         links = engines.reserve((size,), plan.links.dtype)
         links[: len(plan.links)] = plan.links
-        self._plan = replace(plan, links=links)
+        self._plan = plan._replace(links=links)
 
     def filter(self, values: Array, *, transpose: bool = False) -> Array:
         """Filter values: K values, or with `transpose` the adjoint K' values.

@@ -5,7 +5,6 @@ import multiprocessing
 import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -338,7 +337,7 @@ def assert_is_gradient(found, function, at):
 
 def with_weight(lattice, weight):
     """The plan of a lattice with other weights on its vertices."""
-    return replace(lattice._plan, weight=weight)
+    return lattice._plan._replace(weight=weight)
 
 
 @settings(max_examples=15)

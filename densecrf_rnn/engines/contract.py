@@ -44,8 +44,7 @@ def reserve(shape: tuple[int, ...], dtype: Any) -> Array:
     return np.frombuffer(memory, dtype).reshape(shape)
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """A built lattice of N points and d features.
 
     The layout of `links` (vertices and their neighbours) is private to the engine that built it.
@@ -74,15 +73,18 @@ class Plan:
         return cls(np.empty(shape, np.int32), np.empty(shape, dtype), links)
 
 
-@dataclass(frozen=True)
-class LatticeKernel:
+class LatticeKernel(NamedTuple):
     """One kernel of a mean field: message = after * (K - diag(diagonal)) (before * q)."""
 
-    kind: ClassVar = "lattice"
     plan: Plan
     before: Array | None = None  # [N]; None means 1
     after: Array | None = None  # [N]; None means 1
     diagonal: Array | None = None  # [N]; None means 0
+
+    @property
+    def kind(self) -> str:
+        """The kind of kernel, by which engines tell it from a `GridKernel`."""
+        return "lattice"
 
 
 class GridAxis(NamedTuple):
@@ -126,8 +128,7 @@ class GridKernel:
 MeanFieldKernel = LatticeKernel | GridKernel
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """Inputs and outputs of the mean field of one image: N points, L labels.
 
     `saved` [T, N, row_width(L)] receives what the backward pass needs, unless it is empty.
