@@ -69,8 +69,8 @@ def refine_dask(
 
     Notes
     -----
-    `dask.array.map_overlap` with boundary "none". A worker needs this package, and memory for its
-    tiles with their halos.
+    Runs `dask.array.map_overlap` with boundary "none". Each worker needs this package, and memory
+    for its tiles with their halos.
 
     Examples
     --------

@@ -27,7 +27,7 @@ def free_energy(
 
     F(Q) = sum_i Q_i . (ln Q_i - U_i) + 1/2 sum_i Q_i . mu sum_m W_m (N_m K_m Q)_i, where U are the
     logits, mu is the compatibility, W_m are the kernel weights and N_m K_m the normalised kernels.
-    Without the self term KL(Q || P) = F(Q) + ln Z, where P is the distribution of the CRF.
+    Without the self term, KL(Q || P) = F(Q) + ln Z, where P is the distribution of the CRF.
 
     Parameters
     ----------

@@ -79,7 +79,7 @@ def normalizer(normalization: str) -> Normalizer:
 
 
 class Window(NamedTuple):
-    """The position of a tile in an image; the tile's features and grids are the whole image's."""
+    """The position of a tile in an image, whose feature coordinates and grids the tile uses."""
 
     origin: tuple[int, ...]  # index of the tile's first pixel along each axis
     whole: tuple[int, ...]  # size of the image
@@ -155,8 +155,8 @@ def Custom(theta_guide: float, guide: str) -> Kernel:
     return Kernel(None, theta_guide, guide)
 
 
-# How to make each kernel of a CRFParams and the names of its bandwidths there, by the name of its
-# weight. Arguments called `kernel_weights` have the same order.
+# For each kernel of a CRFParams, by the name of its weight: the function that makes the kernel, and
+# the names of its bandwidths in CRFParams. Arguments called `kernel_weights` have the same order.
 _OF_PARAMS: dict[str, tuple[Callable[..., Kernel], tuple[str, ...]]] = {
     "w_bilateral": (Bilateral, ("theta_alpha", "theta_beta")),
     "w_spatial": (Spatial, ("theta_gamma",)),
@@ -192,7 +192,7 @@ def is_on_grid(kernel: Kernel, spatial: SpatialFilter) -> bool:
 def feature_parts(
     positions: Iterable[Any], theta_position: Any, channels: Iterable[Any], theta_guide: Any
 ) -> list[tuple[Any, Any]]:
-    """Return the pair (values, bandwidth) of each feature values / bandwidth, positions first.
+    """Return a pair per feature, positions first: its values and the bandwidth to divide them by.
 
     Positions or channels are left out if their bandwidth is None. Values and bandwidths may be
     arrays or tensors.
@@ -225,7 +225,7 @@ def positions(
     Returns
     -------
     list of ndarray
-        Each broadcasts to `size`.
+        Each array broadcasts to `size`.
 
     Examples
     --------

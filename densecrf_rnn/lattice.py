@@ -23,8 +23,8 @@ class PermutohedralLattice:
         "symmetric" averages the results of blurring the axes first to last and last to first: the
         filter is then exactly symmetric, and the blur takes twice the time. "filled" does the same
         after inserting every neighbour of the points' vertices, because the blur loses values
-        where a neighbour is missing: it is closer to the Gaussian, but in many dimensions it has
-        several times the vertices.
+        where a neighbour is missing: the filter is closer to the Gaussian, but in many dimensions
+        the lattice has several times the vertices.
     backend : str
         "auto", or a name from `available_backends()`.
     threads : int, optional
@@ -91,7 +91,7 @@ class PermutohedralLattice:
         return engines.engine(self.backend)
 
     def __getstate__(self) -> dict[str, Any]:
-        plan = self._plan  # only the used part of `links` is pickled: most of it is reserve
+        plan = self._plan  # `links` is mostly unused: pickle only the used part
         links = plan.links[: self._engine.links_used(plan)].copy()
         return {**self.__dict__, "_plan": plan._replace(links=links)}
 

@@ -208,7 +208,7 @@ def class_iu(confusion: Array) -> Array:
 
 
 def class_accuracy(confusion: Array) -> Array:
-    """Compute the fraction of each label's true pixels that are right [L]; NaN without any."""
+    """Compute the fraction of each label's true pixels that are right [L]; NaN if it has none."""
     return _ratio(np.diag(confusion), confusion.sum(1))
 
 
@@ -322,8 +322,8 @@ def bootstrap_interval(
     Returns
     -------
     low, high : float or ndarray
-        Percentiles of the scores that are not NaN; NaN if all are. With a single image they
-        coincide, since all resamples are equal.
+        Percentiles of the scores that are not NaN; NaN if all scores are. With a single image `low`
+        equals `high`, since all resamples are equal.
 
     Raises
     ------

@@ -2,7 +2,7 @@
 
 ONNX has no permutohedral lattice, so a CRF-RNN head is one custom node, which this package's
 engines compute: in onnxruntime through onnxruntime-extensions, which calls Python, or in the
-reference evaluator of onnx. Either is imported only when used.
+reference evaluator of onnx. These packages are imported only when used.
 """
 
 import json
@@ -29,12 +29,12 @@ def settings(params: CRFParams, iterations: int, spacing: Sequence[float] | None
 
 
 def run_node(settings: str, *inputs: Array) -> Array:
-    """Compute the node.
+    """Compute the output of a CRF-RNN node.
 
     Parameters
     ----------
     settings : str
-        The node's attribute, written by the function `settings`.
+        The node's attribute `settings`, written by the function of that name.
     *inputs : ndarray
         Logits [B, L, *S], image [B, C, *S], kernel weights and compatibility.
 
@@ -67,7 +67,7 @@ def run_node(settings: str, *inputs: Array) -> Array:
 
 
 def inference_session(model: Any, **options: Any) -> Any:
-    """Create an onnxruntime session that can run the node.
+    """Create an onnxruntime session that can run CRF-RNN nodes.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def inference_session(model: Any, **options: Any) -> Any:
 
 
 def reference_evaluator(model: Any) -> Any:
-    """Create onnx's reference evaluator, which uses NumPy, so that it can run the node.
+    """Create onnx's reference evaluator, which uses NumPy, able to run CRF-RNN nodes.
 
     Parameters
     ----------

@@ -41,7 +41,7 @@ class CRFParams:
         diag(n^-1/2) K diag(n^-1/2), or K itself. CRF-RNN uses "after", pydensecrf "symmetric".
     self_term : bool
         Whether a pixel sends a message to itself: the diagonal (i = j) of K. The papers exclude
-        it, released code includes it. False removes the diagonal, also from n.
+        it, released code includes it. False removes the diagonal, also from the row sums n.
     feature_order : {"xy", "yx"}
         Order of the position features: columns or rows first. The exact CRF does not depend on
         it. The lattice approximation does: about one label in a thousand changes.
@@ -54,8 +54,8 @@ class CRFParams:
     Raises
     ------
     TypeError, ValueError
-        A bandwidth is not a positive finite number, a weight is not finite, or an option is not
-        one of those above.
+        A bandwidth is not a positive finite number, a weight is not finite, or an option has
+        a value that is not listed above.
 
     Notes
     -----

@@ -21,7 +21,7 @@ def most_probable(scores: Array, threshold: float = 0.5) -> Array:
     Returns
     -------
     ndarray [*S]
-        The lowest of equally probable labels, in the dtype `label_dtype`.
+        Label map with the dtype of `label_dtype`; of equally probable labels, the lowest.
 
     Notes
     -----
@@ -57,8 +57,8 @@ def remove_small(labels: Array, pixels: int) -> Array:
     ----------
     labels : ndarray [H, W] or [D, H, W] of integers
     pixels : int, at least 1
-        Smallest region that stays. Regions are connected through edges (faces in 3-D), not
-        through corners.
+        Size of the smallest region that is kept. Regions are connected through edges (faces in
+        3-D), not through corners.
 
     Returns
     -------

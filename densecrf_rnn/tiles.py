@@ -3,7 +3,7 @@
 Each tile is refined together with a halo of surrounding pixels, whose marginals are discarded. Its
 feature coordinates are those of the whole image, so a halo as wide as messages travel gives the
 marginals of the whole image; docs/refinement.md measures narrower halos. Inputs are anything that
-can be sliced like an array; no file format is known here.
+can be sliced like an array; this module knows no file format.
 """
 
 import itertools
@@ -24,13 +24,13 @@ from .postprocess import label_dtype, most_probable
 
 Halo = int | Sequence[int] | Literal["exact"] | None
 
-# About the number of pixels that a core refines in a second, and a multiple of the blocks and
-# chunks in which files are usually stored.
+# Default side of a tile, by number of axes: a tile has about as many pixels as a core refines in a
+# second, and is a multiple of the blocks and chunks in which files are usually stored.
 _DEFAULT_TILE = {2: 1024, 3: 128}
-# Half the side of the central crop whose values are checked for common mistakes.
+# Half the side of the crop at the image's centre whose values are checked for common mistakes.
 _PROBE = 16
 
-# Simplices that a message crosses on a lattice: one each in splat and slice, two in the blur.
+# Number of simplices that a message crosses on a lattice: one each in splat and slice, two in blur.
 # "filled" also inserts the neighbours of vertices, one simplex further.
 _SIMPLICES: dict[Quality, int] = {"standard": 4, "symmetric": 4, "filled": 5}
 
@@ -110,8 +110,9 @@ def refine_tiled(
         `reach`. "exact": the distance that messages of all iterations travel, which leaves seams
         of rounding errors only.
     out : array-like [L, H, W] or [L, D, H, W] (with `labels`: without L), optional
-        Array to write the result to: anything with `shape`, `dtype` and assignment to slices, but
-        none of the inputs. Default: a new NumPy array, which must fit into memory.
+        Array to write the result to: anything with `shape`, `dtype` and assignment to slices
+        that shares no memory with the inputs. Default: a new NumPy array, which must fit into
+        memory.
     labels : bool
         Write the most probable label of each pixel instead of the marginals. L = 1: 1 for the
         foreground.
@@ -258,7 +259,7 @@ def reach(
 ) -> tuple[int, ...]:
     """Compute the distance that one message travels along each axis, in pixels.
 
-    Beyond it, all kernels as filtered here are exactly 0.
+    Beyond this distance, the filtered kernels are exactly 0.
 
     Parameters
     ----------
@@ -313,7 +314,7 @@ def halo_of(
         return reach(params, size, spacing)
     if isinstance(halo, str):
         checks.option("halo", halo, ("exact",))
-        # The mass of the pixels that send must be right too if it scales what they send.
+        # A sender's mass must be exact too if its messages are scaled by it: one distance more.
         messages = iterations + normalizer(params.normalization).scales_input
         return tuple(min(n, messages * r) for n, r in zip(size, reach(params, size, spacing)))
     return _per_axis("halo", halo, len(size), 0)
@@ -333,7 +334,7 @@ def tiling(
 
 
 def _spans(n: int, length: int, halo: int) -> Iterator[tuple[slice, slice]]:
-    """Iterate over the tiles along one axis of n pixels: what is written and what is read."""
+    """Iterate over the tiles along one axis of n pixels: the slices to write and to read."""
     for start in range(0, n, length):
         stop = min(n, start + length)
         yield slice(start, stop), slice(max(0, start - halo), min(n, stop + halo))
@@ -388,7 +389,7 @@ def _stand_in(name: str, array: Sliceable) -> Array:
         raise TypeError(f"{name} is {type(array).__name__}; it must be {wanted}")
     try:
         one = np.zeros((), array.dtype)
-    except TypeError:  # a tensor's
+    except TypeError:  # the dtype of a tensor
         raise TypeError(
             f"{name} has dtype {array.dtype}, which is not NumPy's; pass {wanted}"
         ) from None
@@ -398,7 +399,10 @@ def _stand_in(name: str, array: Sliceable) -> Array:
 def _advise(
     logits: Sliceable, image: Sliceable, mask: Sliceable | None, params: CRFParams
 ) -> None:
-    """Give `refine`'s input-range warnings for a central crop."""
+    """Give the warnings of `refine` about suspicious input values.
+
+    They are judged by a crop at the centre, so that the whole image need not be read.
+    """
     where = tuple(
         slice(max(0, n // 2 - _PROBE), min(n, n // 2 + _PROBE)) for n in logits.shape[1:]
     )

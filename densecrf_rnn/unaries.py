@@ -21,7 +21,7 @@ def logits_from_labels(
     labels : ndarray [*S] of integers
         Labels in 0..num_labels-1, or `unsure`.
     num_labels : int, at least 2
-        L.
+        Number L of labels.
     confidence : float between 0 and 1, both excluded
         Probability that a label is right; the other labels share the rest.
     unsure : int, optional
@@ -31,7 +31,7 @@ def logits_from_labels(
     Returns
     -------
     ndarray [L, *S] of float32
-        Log-probabilities: exponentials sum to 1.
+        Log-probabilities: their exponentials sum to 1 over the labels.
 
     Raises
     ------
@@ -74,7 +74,8 @@ def logits_from_probabilities(probabilities: Array, floor: float = 1e-5) -> Arra
     ----------
     probabilities : ndarray [L, *S]
         Floating point in 0..1, or uint8 or uint16, whose maximum represents 1. They need not sum
-        to 1, because a factor common to all labels of a pixel cancels. L = 1: the foreground's.
+        to 1, because a factor common to all labels of a pixel cancels. With L = 1,
+        the probability of the foreground.
     floor : float, at least 0 and below 1
         Minimum probability; smaller ones are raised to it, because stored zeros are mostly small
         values that were rounded. With 0, a probability of 0 rules its label out (-inf).

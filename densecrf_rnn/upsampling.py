@@ -30,11 +30,11 @@ def upsample(
         Size of the fine grid.
     align_corners : bool
         True aligns the centres of the corner pixels of both grids, as in DeepLab and
-        ``torch.nn.functional.interpolate(align_corners=True)``; False their outer edges, that
-        function's default.
+        ``torch.nn.functional.interpolate(align_corners=True)``; False aligns their outer edges,
+        which is that function's default.
     crop : sequence of int, one per axis of S, optional
-        Compute only this much of the fine grid from its first corner, if the rest is padding of
-        the network's input.
+        Size of the part of the fine grid to compute, from its first corner, if the rest covers only
+        padding of the network's input; default all of it.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def upsample(
 
 
 def _weights(coarse: int, fine: int, count: int, align_corners: bool) -> Array:
-    """Return the interpolation weights of one axis. [count, coarse]"""
+    """Return the weights [count, coarse] that interpolate `count` pixels along one axis."""
     pixel = np.arange(count)
     if align_corners:
         position = pixel * ((coarse - 1) / (fine - 1) if fine > 1 else 0.0)
@@ -82,7 +82,7 @@ def _weights(coarse: int, fine: int, count: int, align_corners: bool) -> Array:
 
 
 def _along(maps: Array, weights: Array, axis: int) -> Array:
-    """Multiply `weights` with one axis of `maps`."""
+    """Interpolate one axis of `maps` with `weights` [count, coarse]."""
     shape = list(maps.shape)
     shape[axis] = len(weights)
     result = np.empty(shape, maps.dtype)

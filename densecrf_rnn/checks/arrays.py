@@ -1,4 +1,4 @@
-"""Checks of the kind, shape and dtype of arrays and tensors; `values` checks what they hold.
+"""Checks of the kind, shape and dtype of arrays and tensors; `values` checks their contents.
 
 NumPy arrays and torch tensors are read through the attributes that they share, so that torch is
 not imported. `batched` tells the two interfaces apart: torch's takes tensors with a batch axis,

@@ -16,7 +16,7 @@ _MAX_ELEVATED = {
 
 
 def features(array: Any) -> None:
-    """Check that `array` is [N, D] of float32 or float64, 1 <= D <= MAX_DIMS; not its values."""
+    """Check the kind, shape [N, D], 1 <= D <= MAX_DIMS, and dtype of `array`, not its values."""
     arrays.array_kind("features", array, batched=False)
     if len(array.shape) != 2:
         raise wording.shape_error("features", array, "[N, D], one row per point")
@@ -77,7 +77,7 @@ def values(array: Any, points: int, dtype: Any) -> None:
 
 
 def _reach(array: Any) -> Array:
-    """Return the maximum magnitude of each column, NaN if the column has one. [D] float64."""
+    """Return the maximum magnitude of each column, NaN if it contains NaN. [D] float64."""
     points, dims = array.shape
     if points == 0:
         return np.zeros(dims)

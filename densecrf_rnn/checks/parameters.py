@@ -47,7 +47,7 @@ def kernels(given: Sequence[Any], kind: type[Any], guides: Any) -> None:
 
 
 def kernel_weights(array: Any, kernels: int, labels: int, *, values: bool = True) -> None:
-    """Check that kernel weights have shape [M], [M, L] or [M, L, L] and finite `values`."""
+    """Check that kernel weights are [M], [M, L] or [M, L, L] and, if `values`, finite."""
     allowed = ((kernels,), (kernels, labels), (kernels, labels, labels))
     if tuple(array.shape) not in allowed:
         raise wording.shape_error(
@@ -71,7 +71,7 @@ def bandwidths(array: Any, kernels: int) -> None:
 
 
 def compatibility(array: Any, labels: int, *, values: bool = True) -> None:
-    """Check that a compatibility matrix has shape [L, L] and finite `values`."""
+    """Check that a compatibility matrix has shape [L, L] and, if `values`, is finite."""
     if tuple(array.shape) != (labels, labels):
         wanted = f"[{labels}, {labels}], the penalty of each label (row) next to each (column)"
         raise wording.shape_error("compatibility", array, wanted)
@@ -80,7 +80,7 @@ def compatibility(array: Any, labels: int, *, values: bool = True) -> None:
 
 
 def untied(name: str, array: Any, iterations: int) -> None:
-    """Check that the first axis has one entry per iteration."""
+    """Check that the first axis of an untied parameter has one entry per iteration."""
     if not len(array.shape) or array.shape[0] != iterations:
         raise ValueError(
             f"{name} has shape {wording.shape(array)} but there are {iterations} iterations "

@@ -33,7 +33,7 @@ def logits_values(array: Any, *, batched: bool, name: str = "logits") -> None:
 def probabilities(array: Any, *, batched: bool) -> None:
     """Warn if logits lie in 0..1 and sum to 1 over the labels, as probabilities do.
 
-    A corner decides most cases, so that the whole array is seldom read.
+    A corner of the array decides most cases, so that the whole array is seldom read.
     """
     axis = int(batched)
     if 0 in array.shape or array.shape[axis] == 1:
@@ -68,12 +68,12 @@ def image_values(array: Any, name: str = "image") -> None:
 def image_range(array: Any, theta_beta: float) -> None:
     """Warn if a floating-point image lies in 0..1 and `theta_beta` is larger than 1.
 
-    A corner decides most cases, so that the whole array is seldom read.
+    A corner of the array decides most cases, so that the whole array is seldom read.
     """
     if 0 in array.shape or not _is_float(array) or theta_beta <= 1:
         return
     for part in (_corner(array, 0), array):
-        high = float(part.max())  # of most images above 1, which saves the minimum
+        high = float(part.max())  # above 1 in most images: the minimum is not needed then
         if not high <= 1:
             return
         low = float(part.min())

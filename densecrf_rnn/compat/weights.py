@@ -1,8 +1,9 @@
 """Load the CRF parameters of the published CRF-RNN packages into a CRFRNN.
 
-All three multiply messages by L x L matrices from the left, as here, so nothing is transposed. They
-differ in the sign of the compatibility C: Caffe and Keras compute U - C M and start at C = -I,
-crfasrnn_pytorch computes U + C M and starts at +I. Here it is U - C M.
+The Caffe, Keras and PyTorch releases multiply messages by L x L matrices from the left, as this
+package does, so nothing is transposed. With logits U, messages M and compatibility C [L, L], Caffe
+and Keras compute U - C M and start at C = -I; crfasrnn_pytorch computes U + C M and starts at
+C = +I. This package computes U - C M.
 
 Torch is not imported; all torch operations are methods of the given layer and tensors.
 """
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 # Names of the matrices in PyTorch and Keras, in the order of the lists of Keras and Caffe.
 NAMES = ("spatial_ker_weights", "bilateral_ker_weights", "compatibility_matrix")
-# Parameters that all three packages fix.
+# Settings hard-coded alike in the Caffe, Keras and PyTorch releases of CRF-RNN.
 _PUBLISHED = {
     "theta_alpha": 160.0, "theta_beta": 3.0, "theta_gamma": 3.0, "normalization": "after",
     "self_term": True, "feature_order": "xy", "spatial": "lattice", "quality": "standard",
@@ -64,8 +65,8 @@ def load_crfasrnn_pytorch(crf: "CRFRNN", state_dict: Mapping[str, Any]) -> Conve
     Parameters
     ----------
     crf : CRFRNN
-        Its parameters are overwritten. ``kernel_weights="full"`` takes any weights, the other
-        forms only weights that have that form.
+        Its parameters are overwritten. ``kernel_weights="full"`` takes any matrices,
+        "diagonal" only diagonal ones, and "scalar" only multiples of the identity.
     state_dict : mapping of names to tensors or arrays
         Contains spatial_ker_weights, bilateral_ker_weights and compatibility_matrix, each [L, L],
         with any prefix ("crfrnn."). Other entries belong to the backbone and are ignored.

@@ -28,8 +28,8 @@ _LARGE = 2**28  # bytes; arrays of at least this size get a memory mapping of th
 def reserve(shape: tuple[int, ...], dtype: Any) -> Array:
     """Return zeros whose memory is not resident until touched, for arrays of worst-case size.
 
-    Linux rejects an allocation larger than the machine's memory, unless it is a mapping without
-    reserve.
+    Linux rejects an allocation larger than the machine's memory, unless it is a mapping with
+    MAP_NORESERVE.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if sys.platform != "linux" or size < _LARGE:
@@ -52,13 +52,16 @@ class Plan(NamedTuple):
     rest takes no memory on systems that commit memory on first touch.
     """
 
-    vertex: Array  # [N, d+1] int32: vertex of each corner, as its row in the array of vertex values
+    vertex: Array  # [N, d+1] int32: vertex of each corner, an index into arrays of vertex values
     weight: Array  # [N, d+1]: barycentric weight of each corner
     links: Array  # [links_size] int32
 
     @staticmethod
     def links_size(points: int, dims: int, quality: str) -> int:
-        """Return the length of `links`, enough for any features of `points` points."""
+        """Return the length to allocate for `Plan.links`.
+
+        It is the worst case over all features of this many points.
+        """
         corners = dims + 1
         vertices = points * corners
         if quality == "filled":
@@ -142,7 +145,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class KernelGradient:
-    """Output arrays for the gradient of one lattice kernel; they are overwritten."""
+    """Output arrays for the gradients with respect to one lattice kernel; they are overwritten."""
 
     weight: Array  # [N, d+1]
     before: Array | None  # [N]; this and the next two are None if they are None in the kernel
@@ -152,19 +155,22 @@ class KernelGradient:
 
 @dataclass(frozen=True)
 class BackwardProblem:
-    """Inputs and outputs of the gradient of one image's mean field."""
+    """Inputs and outputs of the backward pass through one image's mean field."""
 
     kernels: Sequence[MeanFieldKernel]
     logits: Array  # [L, N]
     saved: Array  # as written by the forward pass
-    d_refined: Array  # [L, N]
+    d_refined: Array  # [L, N], input: the loss's gradient with respect to `refined`
     d_logits: Array  # [L, N], output
     d_coupling: Array  # [K, L, L] for K kernels, output
     d_kernels: Sequence[KernelGradient | None]  # output; None: not required, or a grid kernel
 
 
 class Engine(Protocol):
-    """Operations of a backend. Callers check arguments; results go to the caller's arrays."""
+    """Operations of a backend. Callers check arguments; results go to the caller's arrays.
+
+    K is the filter of a lattice as a matrix [N, N], K' its transpose.
+    """
 
     def build(
         self, features: Sequence[Array], plans: Sequence[Plan], quality: str, threads: int
@@ -182,17 +188,21 @@ class Engine(Protocol):
         """Return how many elements at the start of `links` hold data."""
 
     def filter(self, plan: Plan, values: Array, out: Array, transpose: bool, threads: int) -> None:
-        """Write K values or, with `transpose`, K' values to `out`; both are [N, C]."""
+        """Filter values [N, C] to `out` [N, C]: K values or, with `transpose`, K' values."""
 
     def filter_weight_gradient(
         self, plan: Plan, values: Array, cotangent: Array, transpose: bool, out: Array, threads: int
     ) -> None:
-        """Write the gradient of <cotangent, K values> (or K') for the weights to `out` [N, d+1]."""
+        """Write the gradient with respect to the barycentric weights to `out` [N, d+1].
+
+        It is the gradient of <cotangent, K values> or, with `transpose`, of <cotangent, K' values>.
+        """
 
     def feature_gradient(self, features: Array, d_weight: Array, out: Array, threads: int) -> None:
-        """Write the gradient for the features [N, d] to `out`, given that for the weights.
+        """Write the gradient with respect to the features [N, d] to `out`.
 
-        The features may have any strides; `out` is C-contiguous.
+        `d_weight` [N, d+1] is the gradient with respect to the barycentric weights. The features
+        may have any strides; `out` is C-contiguous.
         """
 
     def self_response(self, plan: Plan, out: Array, threads: int) -> None:
@@ -201,7 +211,10 @@ class Engine(Protocol):
     def self_response_gradient(
         self, plan: Plan, cotangent: Array, out: Array, threads: int
     ) -> None:
-        """Write the gradient of <cotangent, diagonal of K> for the weights to `out` [N, d+1]."""
+        """Write the gradient of <cotangent, diagonal of K> to `out` [N, d+1].
+
+        It is taken with respect to the barycentric weights.
+        """
 
 
 def row_width(labels: int) -> int:

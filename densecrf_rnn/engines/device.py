@@ -98,7 +98,7 @@ class DeviceModel(NamedTuple):
 
 
 class DeviceGradient(NamedTuple):
-    """Output arrays for the gradient of one kernel; zeros if the gradient is not required."""
+    """Output arrays for the gradients with respect to one kernel; zeros if not required."""
 
     weight: int = 0  # [images * points, dims + 1]
     before: int = 0  # [images * points], as for the next two

@@ -61,7 +61,7 @@ class GibbsProblem:
 
 
 class DeviceNeighbours(NamedTuple):
-    """Edge classes and their tables on a device; see Neighbours in cpp/core/gibbs.hpp."""
+    """Edge classes and their tables on a device; see `Neighbours` in cpp/core/gibbs.hpp."""
 
     classes: int
     labels: int
@@ -70,7 +70,7 @@ class DeviceNeighbours(NamedTuple):
 
 
 class DeviceGibbsBatch(NamedTuple):
-    """A `GibbsProblem` on a device, with addresses of arrays; GibbsBatch in cpp/cuda/engine.hpp."""
+    """A `GibbsProblem` on a device, by array addresses; see `GibbsBatch` in cpp/cuda/engine.hpp."""
 
     images: int
     height: int

@@ -52,7 +52,7 @@ def why_unavailable(name: str) -> str | None:
 
 
 def _why_unavailable(name: str) -> str | None:
-    """Compute the result of `why_unavailable`."""
+    """Compute the result of `why_unavailable` without its cache."""
     if name == "numba":
         missing = importlib.util.find_spec("numba") is None
         return "numba is not installed; pip install 'densecrf-rnn[numba]'" if missing else None

@@ -29,7 +29,7 @@ def check_model(logits: Array, tables: Array, offsets: Any, mask: Array | None) 
 def check_labelled_model(
     logits: Array, labels: Array, tables: Array, offsets: Any, mask: Array | None
 ) -> Array:
-    """Check the same and a labelling."""
+    """Check the arguments of one grid CRF and a labelling; return the offsets as int32 [C, 2]."""
     vectors = check_model(logits, tables, offsets, mask)
     check_labelling("labels", labels, logits.shape[1:], len(logits), mask)
     return vectors

@@ -63,7 +63,7 @@ class Diagnosis:
     """Measurements of several chains on one image after their burn-in."""
 
     energies: Array  # [chains, sweeps], score per pixel inside the mask
-    r_hat: float  # split R-hat of those scores
+    r_hat: float  # split R-hat of `energies`
     acceptance: float  # fraction of draws that changed the label; near 0, a chain is stuck
 
     def __str__(self) -> str:
@@ -99,7 +99,7 @@ def diagnose(
     sweeps : int, at least 4
         Number of measured sweeps of each chain.
     burn_in : int, at least 0
-        Number of sweeps before those.
+        Number of sweeps before the measured ones.
     seed, backend, threads
         As for `gibbs.sweep`.
 

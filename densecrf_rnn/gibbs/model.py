@@ -73,7 +73,7 @@ def score(
     return total
 
 
-energy = score  # the name before it was called what it is
+energy = score  # former name
 
 
 def conditional(

@@ -67,7 +67,7 @@ def marginals(
     sweeps : int, at least 1
         Number of sweeps to average over; the error falls with its square root.
     burn_in : int, at least 0
-        Number of sweeps before those, for the chain to forget its start.
+        Number of sweeps before the averaged ones, for the chain to forget its start.
     seed, chain, backend, threads
         As for `sweep`; the chain begins with `start`.
 
@@ -84,7 +84,7 @@ def marginals(
     Notes
     -----
     Each draw contributes the whole conditional it was drawn from instead of its one label
-    (Rao-Blackwell): the same mean, less variance.
+    (Rao-Blackwell): the estimate has the same mean and less variance.
 
     Examples
     --------

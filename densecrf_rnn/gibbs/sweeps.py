@@ -31,8 +31,8 @@ class Sampler:
     tables: Any  # [C, L, L] float32, contiguous
     offsets: Array  # [C, 2] int32
     seed: int
-    numbers: Sequence[int]  # of the chains
-    sweeps: Sequence[int]  # that each chain has had: the number of its next sweep
+    numbers: Sequence[int]  # number of each chain
+    sweeps: Sequence[int]  # sweeps that each chain has had: the number of its next sweep
     engine: GibbsEngine
     threads: int
 
@@ -64,7 +64,7 @@ class Sampler:
         return np.maximum(self.labels[0], 0).astype(label_dtype(self.logits.shape[1]))
 
     def result_like(self, labels: Array) -> Array:
-        """Return the first image's labels in the dtype of `labels`, which stay outside the mask."""
+        """Return the first image's labels in the dtype of `labels`; outside the mask, `labels`."""
         return np.where(self.labels[0] < 0, labels, self.labels[0]).astype(labels.dtype)
 
 
@@ -80,7 +80,7 @@ def chain_of(
     chain: int = 0,
     first_sweep: int = 0,
 ) -> Sampler:
-    """Return the chain of one image, at `labels` or, for None, at a draw from its logits alone.
+    """Return a chain on one image, at `labels` or, if None, at a draw from the logits alone.
 
     Checks the options; the caller has checked the model.
     """
@@ -150,8 +150,9 @@ def sweep(
     -----
     Pixels are drawn one colour after another (`neighbourhood.colouring`). Pixels of one colour are
     not neighbours, so drawing them in parallel gives the result of drawing them one by one.
-    Conditionals are computed in float32 as integer multiples of 2^-24 of the most probable label's;
-    smaller ones become 0. O(H W C L) a sweep.
+    Conditionals are computed in float32 as integer multiples of 2^-24 times the largest
+    probability of the pixel (coarser from 256 labels on); smaller ones become 0. A sweep
+    takes O(H W C L) time.
 
     Examples
     --------

@@ -141,7 +141,10 @@ def infer(
     )  # fmt: skip
     if refined is None:
         checks.logits_values(problem.unary, batched=False)
-        raise ValueError("logits contain values that the engine cannot compute with")
+        raise ValueError(
+            "logits contain NaN or +infinity, or are -infinity for all labels of a pixel; give "
+            "every pixel a finite logit"
+        )
 
     return _as_images(refined, problem, marginals)
 
@@ -330,7 +333,10 @@ def as_rows(logits: Array) -> Array:
 
 
 def _as_images(refined: Array, problem: Problem, marginals: bool) -> Array:
-    """Undo `as_rows`; pixels outside the mask get their own logits or, if asked, marginals."""
+    """Undo `as_rows`; pixels outside the mask keep their logits.
+
+    With `marginals` those pixels get the softmax of their logits.
+    """
     logits, mask = problem.logits, problem.mask
     if len(logits) == 1:
         refined = refined[1:] if marginals else refined[1:] - refined[:1]

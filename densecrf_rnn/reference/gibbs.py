@@ -147,7 +147,7 @@ def weight_scale(labels: int) -> Any:
 def weights(scores: Array, inverse_temperature: float = 1.0) -> Array:
     """Return the conditional of float32 scores [L] as unnormalised integer weights.
 
-    Integers, because their sum does not depend on the order of addition.
+    They are integers, because the sum of integers does not depend on the order of addition.
     """
     if np.isinf(inverse_temperature):  # argmax; of equal scores, the lowest label
         return (np.arange(len(scores)) == scores.argmax()).astype(np.int64)

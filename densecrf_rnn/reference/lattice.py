@@ -172,9 +172,10 @@ def _build(features, scale, filled, vertex, weight, neighbour):
 
 @compiled
 def _feature_gradient(features, scale, d_weight, out):
-    """Map the gradient for the weights to the features: the chain rule through `_locate`.
+    """Write the gradient with respect to the features to `out`: the chain rule through `_locate`.
 
-    Inside a simplex, rounding and ranks are constant.
+    `d_weight` is the gradient with respect to the barycentric weights. Inside a simplex, rounding
+    and ranks are constant.
     """
     points, d = features.shape
     up = features.dtype.type(d + 1)
@@ -186,7 +187,7 @@ def _feature_gradient(features, scale, d_weight, out):
     weight = np.empty(d + 1, features.dtype)
     for p in range(points):
         _locate(features[p], scale, up, down, elevated, delta, rank, quotient, weight)
-        for j in range(d + 1):  # gradient for elevated[j], through the delta of its rank
+        for j in range(d + 1):  # gradient with respect to elevated[j], by its rank
             k = d - rank[j]
             elevated[j] = (d_weight[p, k] - d_weight[p, (k + 1) % (d + 1)]) * down
         total = elevated[0]
@@ -251,7 +252,10 @@ def _filter(vertex, weight, neighbour, symmetric, transpose, alpha, values, out)
 def _filter_weight_gradient(
     vertex, weight, neighbour, symmetric, transpose, alpha, values, cotangent, out
 ):
-    """Compute the gradient for the weights, which occur twice: in the splat and in the slice."""
+    """Compute the gradient with respect to the barycentric weights.
+
+    The weights occur twice: in the splat and in the slice.
+    """
     vertices = neighbour.shape[1]
     sliced = _blur(_splat(vertex, weight, vertices, values), neighbour, symmetric, transpose)
     splatted = _splat(vertex, weight, vertices, cotangent)
@@ -289,7 +293,7 @@ def _shares(corner, neighbour, share):
     For a < b it is the sum over both directions. One step along every axis in the same direction
     returns to the start. So exactly two routes lead from one vertex to another: along the axes that
     separate them in one direction, or along all other axes in the opposite one. Blurring the axes
-    in reverse order takes the same routes backward, so all qualities have the same weights.
+    in reverse order takes the same routes backward, so the result is the same for all qualities.
     """
     corners = corner.size
     side = share.dtype.type(BLUR_SIDE)
@@ -330,7 +334,10 @@ def _self_response(vertex, weight, neighbour, alpha, out):
 
 @compiled
 def _self_response_gradient(vertex, weight, neighbour, alpha, cotangent, out):
-    """Compute the gradient of <cotangent, diagonal of K> for the weights, `out` [N, d+1]."""
+    """Write the gradient of <cotangent, diagonal of K> to `out` [N, d+1].
+
+    It is taken with respect to the barycentric weights.
+    """
     points, corners = vertex.shape
     share = np.zeros((corners, corners), weight.dtype)
     for p in range(points):
@@ -351,7 +358,7 @@ def _alpha(vertex: Array, dtype: Any) -> Array:
 # Arguments of the functions below: vertex [N, d+1] int32 and weight [N, d+1], the vertices of each
 # point's simplex and their barycentric weights; neighbour [d+1, M, 2] int32, the vertex one step
 # backward and forward along each axis, M if there is none. With `symmetric` the filter averages the
-# results of blurring the axes first to last and last to first.
+# results of blurring the axes first to last and last to first. K is the filter as a matrix [N, N].
 
 
 def build(
@@ -368,7 +375,10 @@ def build(
 
 
 def feature_gradient(features: Array, d_weight: Array, out: Array) -> None:
-    """Write the gradient for the features [N, d] to `out`, given that for the weights."""
+    """Write the gradient with respect to the features [N, d] to `out`.
+
+    `d_weight` [N, d+1] is the gradient with respect to the barycentric weights.
+    """
     scale = elevation_scale(features.shape[1], features.dtype)
     _feature_gradient(np.ascontiguousarray(features), scale, d_weight, out)
 
@@ -383,7 +393,7 @@ def filter(
     symmetric: bool,
     transpose: bool,
 ) -> None:
-    """Write K values or, with `transpose`, K' values to `out`; both are [N, C]."""
+    """Filter values [N, C] to `out` [N, C]: K values or, with `transpose`, K' values."""
     alpha = _alpha(vertex, weight.dtype)
     _filter(vertex, weight, neighbour, symmetric, transpose, alpha, values, out)
 
@@ -399,7 +409,10 @@ def filter_weight_gradient(
     symmetric: bool,
     transpose: bool,
 ) -> None:
-    """Write the gradient of <cotangent, K values>, or of K', for the weights to `out` [N, d+1]."""
+    """Write the gradient with respect to the barycentric weights to `out` [N, d+1].
+
+    It is the gradient of <cotangent, K values> or, with `transpose`, of <cotangent, K' values>.
+    """
     alpha = _alpha(vertex, weight.dtype)
     plan = (vertex, weight, neighbour, symmetric, transpose, alpha)
     _filter_weight_gradient(*plan, values, cotangent, out)
@@ -413,6 +426,9 @@ def self_response(vertex: Array, weight: Array, neighbour: Array, out: Array) ->
 def self_response_gradient(
     vertex: Array, weight: Array, neighbour: Array, cotangent: Array, out: Array
 ) -> None:
-    """Write the gradient of <cotangent, diagonal> for the weights to `out` [N, d+1]."""
+    """Write the gradient of <cotangent, diagonal of K> to `out` [N, d+1].
+
+    It is taken with respect to the barycentric weights.
+    """
     alpha = _alpha(vertex, weight.dtype)
     _self_response_gradient(vertex, weight, neighbour, alpha, cotangent, out)

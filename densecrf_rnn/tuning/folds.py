@@ -25,7 +25,7 @@ class Folds:
         Confusion matrix of each example under the setting found without it, and of its logits
         without a CRF.
     score, score_alone : float
-        Scores of the sums of both.
+        Score of the sum of `held_out`, and of the sum of `held_out_alone`.
     """
 
     tuned: list[Tuned]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _STARTUP = 12  # settings drawn at random before the sampler uses earlier scores
 _PEERS = 5  # settings that must have been scored on all images before any is pruned
 _CHECKPOINTS = 20  # maximum number of images after which a setting may be pruned
-_WARM_UP = 0.25  # fraction of the images scored before the first of them
+_WARM_UP = 0.25  # fraction of the images scored before a setting may be pruned
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Tuned:
     score, score_alone : float
         Score of that setting, and of the logits without a CRF, on the same examples.
     confusions, confusions_alone : ndarray [examples, L, L]
-        The confusion matrices behind both scores; for `metrics.bootstrap_interval`.
+        The confusion matrices behind `score` and `score_alone`; for `metrics.bootstrap_interval`.
     study : optuna.Study
         All settings tried.
     compatibility : ndarray [L, L], optional
@@ -167,7 +167,7 @@ class _Trial:
 class _Search:
     """A study in memory, and its copy in a file if there is one.
 
-    Intermediate values of its trials are scores on the first examples, by their number.
+    The intermediate value that a trial reports at step n is its score on the first n examples.
     """
 
     def __init__(

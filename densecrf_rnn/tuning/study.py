@@ -10,7 +10,7 @@ from ..params import CRFParams
 if TYPE_CHECKING:
     from optuna import Study
 
-_DIGITS = 3  # of values tried, so that printed settings are exactly those that were scored
+_DIGITS = 3  # significant digits of values tried: printed settings are exactly those scored
 
 
 def setting(base: CRFParams, values: Mapping[str, float]) -> CRFParams:

@@ -1,4 +1,4 @@
-"""What a search works on: examples, the ranges of the parameters and the scores of one setting."""
+"""The definition of a search: its examples, the ranges of its parameters and its scores."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -122,7 +122,7 @@ class Task:
         object.__setattr__(self, "ranges", found)
 
     def describe(self) -> dict[str, Any]:
-        """Return what scores depend on as plain values; studies resume only if it is equal."""
+        """Return what scores depend on, as plain values; a study resumes only if they are equal."""
         score: Any = self.score
         extra = ""
         if isinstance(score, partial):

@@ -16,7 +16,7 @@ class DtypeError(TypeError, ValueError):
 
 
 def matrix(name: str, given: Any, shape: tuple[int | None, int | None]) -> Array:
-    """Check for float32 and a 2-D shape, where None is any length; return an array, no copy."""
+    """Check for float32 and a 2-D `shape` (None: any length); return an array without a copy."""
     array = buffer(name, given)
     wanted = " x ".join("any" if n is None else str(n) for n in shape)
     if array.ndim != 2 or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):

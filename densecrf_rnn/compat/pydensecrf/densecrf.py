@@ -13,7 +13,7 @@ from . import _arguments, utils
 
 
 # pydensecrf processes points in groups of four and pads the last group with points at the origin,
-# whose vertices stay in the lattice. One such point reproduces its lattice.
+# whose vertices stay in the lattice. One such point is enough to get the same lattice.
 _GROUP = 4
 
 
@@ -188,8 +188,8 @@ class DenseCRF:
         features : ndarray [D, N] float32, 1 <= D <= 16
         compat : float, or ndarray [L] or [L, L] float32
             A number is the weight of a Potts model: positive values make similar variables agree.
-            A vector holds the penalty of equal labels; a matrix that of each pair of labels, of
-            which the symmetric part is used. Their sign is opposite to that of a number.
+            A vector holds the penalty of equal labels, a matrix the penalty of each pair of labels
+            (its symmetric part is used). Penalties and weights have opposite signs.
         kernel : KernelType
             Checked, but without effect: nothing is learned here.
         normalization : NormalizationType
@@ -264,7 +264,7 @@ class DenseCRF:
         return np.ascontiguousarray(q[:, : self._nvar])
 
     def startInference(self) -> tuple[Array, Array, Array]:
-        """Return what `stepInference` updates: the marginals of the unaries, and scratch arrays.
+        """Return the arguments of `stepInference`: marginals of the unaries, and unused arrays.
 
         Returns
         -------

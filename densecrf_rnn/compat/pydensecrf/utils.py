@@ -178,7 +178,8 @@ def create_pairwise_bilateral(
         before column. With a shorter sequence, the remaining features are not divided and a
         warning is given.
     schan : float, or sequence of float
-        Positive bandwidth in intensity: one, or one per channel. As above if shorter.
+        Positive bandwidth in intensity: one, or one per channel. A shorter sequence
+        has the same effect as for `sdims`.
     img : ndarray of integers or floating point
     chdim : int
         Axis of the channels. -1 means no channel axis, not the last axis.
