@@ -1,4 +1,4 @@
-"""Check the arguments of one call, once, and bring them into the form that the rest works on."""
+"""Check and convert the arguments of `mean_field` and `free_energy`, once per call."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -33,7 +33,7 @@ def check_method(method: Method, backend: str) -> None:
 
 
 def autocast_to_float32(logits: Tensor) -> Tensor:
-    """Return what an autocast backbone computed as float32, as torch's own losses do."""
+    """Convert float16 and bfloat16 logits to float32 under autocast, as torch's own losses do."""
     lower = logits.dtype in (torch.float16, torch.bfloat16)
     if lower and torch.is_autocast_enabled(logits.device.type):
         return logits.float()
@@ -41,7 +41,7 @@ def autocast_to_float32(logits: Tensor) -> Tensor:
 
 
 def full_precision(logits: Tensor) -> AbstractContextManager[Any]:
-    """Return a context without autocast; cheap where autocast is off, unlike torch.autocast."""
+    """Return a context that turns autocast off; if it is off already, a cheap null context."""
     device = logits.device.type
     on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return torch.autocast(device, enabled=False) if on else _NOTHING
@@ -79,10 +79,10 @@ def check(
     method: Method,
     backend: str,
 ) -> Arguments:
-    """Check what `mean_field` and `free_energy` have in common; see there for the arguments.
+    """Check the arguments that `mean_field` and `free_energy` share; see `mean_field`.
 
-    Values are checked only in eager calls, for they are unknown while a graph is traced; except
-    those for the exact method, which an operator checks.
+    Values are unknown while a graph is traced, so they are checked in eager calls only. For the
+    exact method an operator checks them, which works in compiled graphs too.
     """
     checks.params(params, CRFParams)
     check_method(method, backend)
@@ -127,7 +127,7 @@ def _has_fused(backend: str, device: str) -> bool:
 
 
 def _check_values(logits: Tensor, image: Tensor | None, params: CRFParams, fused: bool) -> None:
-    """Check values, and warn of likely mistakes. A fused engine itself finds NaN and infinity."""
+    """Check values and warn of likely mistakes; a fused engine rejects bad logits itself."""
     if image is not None:
         checks.image_range(_for_checks(image), params.theta_beta)
     checks.probabilities(_for_checks(logits), batched=True)
@@ -136,7 +136,7 @@ def _check_values(logits: Tensor, image: Tensor | None, params: CRFParams, fused
 
 
 def _for_checks(tensor: Tensor) -> Any:
-    """Return a view as an array where possible: NumPy takes less time for a few numbers."""
+    """View a CPU tensor as a NumPy array if possible: NumPy is faster for a few numbers."""
     tensor = tensor.detach()
     arrays = tensor.device.type == "cpu" and tensor.dtype != torch.bfloat16
     return tensor.numpy() if arrays else tensor
@@ -154,7 +154,10 @@ def check_refined(refined: Tensor, like: Arguments) -> Tensor:
 
 
 def check_storage(storage: Storage, given: Arguments, plain: bool) -> None:
-    """Check that `storage` is "full", or that the CUDA engine runs a call with default options."""
+    """Check that `storage` is "full", or that the call supports 16-bit storage.
+
+    `plain` says whether the call has the default options that 16-bit storage needs.
+    """
     checks.option("storage", storage, STORAGES)
     if storage == "full":
         return
@@ -171,12 +174,12 @@ def check_storage(storage: Storage, given: Arguments, plain: bool) -> None:
     if not plain:
         raise ValueError(
             f"storage is {storage!r} but method, update, tied or return_all is not the default, "
-            "and those keep float32; leave storage at 'full'"
+            "and 16-bit storage supports the defaults only; leave storage at 'full'"
         )
 
 
 def label_rows(logits: Tensor) -> Tensor:
-    """Return logits [B, L, *S] as [B, L, N], one logit x as those of the labels (0, x)."""
+    """Return logits [B, L, *S] as [B, L, N]; a single logit x becomes the two logits (0, x)."""
     u = logits.flatten(2)
     return torch.cat([torch.zeros_like(u), u], dim=1) if u.shape[1] == 1 else u
 
@@ -184,7 +187,7 @@ def label_rows(logits: Tensor) -> Tensor:
 def _gaussians(
     kernels: Sequence[Kernel], bandwidths: Tensor | None, like: Tensor
 ) -> list[Gaussian]:
-    """Return each kernel with its own bandwidths, or with those given."""
+    """Return each kernel with its own bandwidths or, if `bandwidths` is given, with these."""
     if bandwidths is None:
         return [Gaussian(k, k.theta_position, k.theta_guide) for k in kernels]
     _check_parameter("bandwidths", bandwidths, like)
@@ -219,7 +222,7 @@ def _couplings(
     tied: bool,
     like: Tensor,
 ) -> list[Tensor]:
-    """Return mu W of each iteration, at least one; see `_coupling`."""
+    """Return the couplings mu W [M, L, L] of each iteration, at least one; see `_coupling`."""
     labels = max(2, like.shape[1])
     weights = kernel_weights
     if weights is None:
@@ -254,7 +257,7 @@ def _coupling(mu: Tensor, weights: Tensor, kernels: int, like: Tensor) -> Tensor
     if eager:
         try:
             checks.coupling(coupling.detach(), like.shape[2:].numel(), torch.finfo(like.dtype).max)
-        except ValueError:  # where a factor is not finite, name it
+        except ValueError:  # if mu or the weights are not finite, name the cause
             checks.compatibility(mu.detach(), labels)
             checks.kernel_weights(weights.detach(), kernels, labels)
             raise
@@ -262,7 +265,7 @@ def _coupling(mu: Tensor, weights: Tensor, kernels: int, like: Tensor) -> Tensor
 
 
 def default_weights(params: CRFParams, labels: int, kernels: Sequence[Kernel]) -> Tensor:
-    """Return the weight in `params` of each kernel, float64: [M], or [M, L] if one has L."""
+    """Return each kernel's weight in `params`, float64: [M], or [M, L] if one is per label."""
     own = zip(from_params(params), weights_of(params).items(), strict=True)
     by_guide = {}  # whether a kernel uses a guide selects its weight
     for kernel, (name, weight) in own:

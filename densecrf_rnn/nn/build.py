@@ -1,4 +1,4 @@
-"""From pixels to the operators N K of a CRF's kernels: on lattices, on a grid, or exact."""
+"""Build the normalised filters N K of a CRF's kernels: on lattices, on a grid, or exact."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from .ops.lattice_build import lattice_build
 from .ops.lattice_self_response import lattice_self_response
 from .stepwise import Message, filtered, grid_filtered, scaled
 
-Theta = Tensor | float  # a bandwidth; a tensor where it is differentiated
+Theta = Tensor | float  # a bandwidth; a tensor if it is differentiated
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Pixels:
     spacing: tuple[float, ...]
     order: FeatureOrder
     guides: Mapping[str, Tensor]  # [B, C, N]; 0 outside the mask
-    inside: Tensor | None = None  # [B, N, 1], 1 inside the mask and 0 outside; None: no mask
+    inside: Tensor | None = None  # [B, N, 1], 1 inside the mask, 0 outside; None without mask
 
     @classmethod
     def of(
@@ -52,7 +52,7 @@ class Pixels:
         return cls(size, spacing, order, flat, inside[..., None].to(dtype))
 
     def positions(self, theta: Theta) -> Tensor:
-        """Return the coordinates divided by a bandwidth, [1, S, N]."""
+        """Return the coordinates divided by a bandwidth, [1, S, N] for S spatial axes."""
         image = self.guides["image"]
         make = _positions.__wrapped__ if _is_captured(image.device) else _positions
         key = (self.size, self.spacing, self.order, image.dtype, image.device)
@@ -85,8 +85,9 @@ def _is_captured(device: torch.device) -> bool:
 def _divided(tensor: Tensor, theta: Theta) -> Tensor:
     """Divide by a bandwidth, with the same rounding on every device.
 
-    On CUDA torch divides by a Python number (and by a tensor on the CPU) as a product with the
-    rounded reciprocal. `full` fills on the device, so nothing is copied there or waited for.
+    On CUDA, torch divides by a Python number or a CPU tensor by multiplying with its rounded
+    reciprocal, so the divisor must be a tensor on the device. `full` creates it there, without a
+    copy from the host.
     """
     if not isinstance(theta, Tensor):
         make = _number.__wrapped__ if _is_captured(tensor.device) else _number
@@ -109,7 +110,7 @@ class Gaussian(NamedTuple):
     theta_guide: Theta | None
 
     def features(self, p: Pixels) -> Tensor:
-        """Return features [B, N, D]; [1, N, D] for all images if the kernel uses no guide."""
+        """Return features [B, N, D], or [1, N, D] shared by all images if no guide is used."""
         parts = []
         if self.theta_position is not None:
             parts.append(p.positions(self.theta_position))
@@ -121,7 +122,7 @@ class Gaussian(NamedTuple):
 
 
 def _features_inside(features: Tensor, inside: Tensor) -> Tensor:
-    """Move pixels outside the mask to the first one inside, so that they add no vertices."""
+    """Give pixels outside the mask the features of the first pixel inside: no new vertices."""
     images, dims = inside.shape[0], features.shape[2]
     features = features.expand(images, -1, -1)
     first = inside[..., 0].argmax(1)[:, None, None].expand(-1, -1, dims)
@@ -131,13 +132,13 @@ def _features_inside(features: Tensor, inside: Tensor) -> Tensor:
 def on_lattices(
     gaussians: Sequence[Gaussian], p: Pixels, params: CRFParams, backend: str
 ) -> tuple[Kernels, list[int]]:
-    """Build lattices, and a grid for one kernel of position alone if `params` says so.
+    """Build a lattice per kernel; one kernel over positions alone uses a grid if `params` allows.
 
     Returns
     -------
     kernels : Kernels
     order : list of int
-        Index in `gaussians` of each of `kernels`; the grid is the last.
+        Index in `gaussians` of each kernel of `kernels`, in which the grid is last.
     """
     lattices, on_grid, order = [], None, []
     for index, gaussian in enumerate(gaussians):
@@ -155,12 +156,12 @@ def on_lattices(
 
 
 def _lattice(gaussian: Gaussian, p: Pixels, params: CRFParams, backend: str) -> LatticeKernel:
-    """Build the operators N K of one kernel on lattices."""
+    """Build the operator N K of one kernel, with one lattice per image."""
     features = gaussian.features(p)
     name = "features" if gaussian.theta_guide is None else gaussian.kernel.guide
     try:
         lattice = Lattice(*lattice_build(features, params.quality, backend, name))
-    except ValueError:  # where the values of a guide are the reason, name it
+    except ValueError:  # if a guide's values are the reason, name the guide
         if gaussian.theta_guide is not None:
             checks.image_values(p.guides[name].detach(), name)
         raise
@@ -177,7 +178,7 @@ def _grid(theta: float, p: Pixels, params: CRFParams) -> tuple[Grid, Sequence[Te
     deviation = [theta / s for s in p.spacing]
     if p.inside is None:
         return Grid(p.size, deviation, params.normalization, params.self_term), ()
-    # The normaliser depends on the mask, so it is computed here and the grid has none of its own.
+    # The normaliser depends on the mask, so it is computed here; the grid gets none.
     grid = Grid(p.size, deviation, "none", True)
     none = p.inside.new_empty(0)
     diagonal = none if params.self_term else grid_diagonal(p.inside, p.size, deviation)
@@ -206,7 +207,7 @@ def _ones(features: Tensor, p: Pixels) -> Tensor:
 
 
 def _scales(raw: Message, ones: Tensor, p: Pixels, params: CRFParams) -> tuple[Tensor, Tensor]:
-    """Return `before` and `after` of the operator N K, from K `raw`; 0 outside the mask."""
+    """Return the factors `before` and `after` that turn K (`raw`) into N K; 0 outside the mask."""
     before = after = None
     normalize = normalizer(params.normalization)
     if normalize.needs_mass:

@@ -50,9 +50,9 @@ class CRFRNN(nn.Module):
     update : {"softmax", "relu"}
         How marginals are computed from logits; see `functional.mean_field`.
     normalization, self_term
-        Replace the options of that name in `params`; default: those in `params`.
+        Unless None, they replace the options of the same name in `params`.
     kernels : sequence of M `kernels.Kernel`, optional
-        Replace the bilateral and the spatial kernel with the bandwidths of `params`.
+        Kernels to use instead of the bilateral and the spatial kernel that `params` describes.
     memory_budget : int
         Bytes that a forward pass may keep for the backward pass; see `functional.mean_field`.
     method : {"lattice", "exact"}
@@ -65,8 +65,8 @@ class CRFRNN(nn.Module):
     Attributes
     ----------
     kernel_weights : nn.Parameter [M, L], [M] or [M, L, L]; [T, ...] if not `tied`
-        Weights of the M kernels: bilateral, then spatial. If num_classes is 1, L is 2 here and in
-        `compatibility`.
+        Weights of the M kernels (bilateral, then spatial), for each of T untied iterations. If
+        num_classes is 1, L is 2 here and in `compatibility`.
     compatibility : nn.Parameter or buffer [L, L]; [T, L, L] if not `tied`
         Penalty of a label (row) next to another label (column).
     log_bandwidths : nn.Parameter [M, 2] or None
@@ -83,8 +83,9 @@ class CRFRNN(nn.Module):
     -----
     Train the backbone before the head, as the paper does: with an untrained network the head
     learns to predict the most frequent label everywhere.
-    [CRF-RNN] sections 3 to 5; defaults as published: 160 / 3 / 3, weights 5 and 3, T = 5 in
-    training and 10 at test time.
+
+    [CRF-RNN] sections 3 to 5; defaults as published: theta_alpha 160, theta_beta 3, theta_gamma 3,
+    kernel weights 5 (bilateral) and 3 (spatial), 5 iterations in training and 10 at test time.
 
     Examples
     --------
@@ -199,8 +200,9 @@ class CRFRNN(nn.Module):
         Parameters
         ----------
         *names : "kernel_weights", "compatibility", "bandwidths"
-            Default all.
+            Parameters to exclude; all if no name is given.
         frozen : bool
+            False includes them again.
 
         Returns
         -------

@@ -23,7 +23,8 @@ def export_onnx(model: nn.Module, args: Sequence[Any], file: Any = None, **optio
         For example from `CRFRNN.wrap`; float32. Its mode, train() or eval(), selects the number of
         iterations.
     args : sequence
-        Example inputs. The model runs on them once, to compare the node with the layer.
+        Example inputs. The model runs on them once, to check that each ONNX node gives the same
+        result as its layer.
     file : path, optional
         File to write.
     **options

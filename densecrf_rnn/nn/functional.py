@@ -56,10 +56,11 @@ def mean_field(
         Penalty of label l (row) next to label l' (column); default Potts, 1 - I. If not `tied`:
         [T, L, L].
     iterations : int, at least 0
-        Mean-field updates T; 0 returns the logits.
+        Number T of mean-field updates; 0 returns the logits.
     kernels : sequence of M `kernels.Kernel`, optional
-        Replace the two kernels with the bandwidths of `params`. Default weights are ``w_bilateral``
-        for kernels that use a guide and ``w_spatial`` for the others.
+        Kernels to use instead of the bilateral and the spatial kernel that `params` describes.
+        Default weights are ``w_bilateral`` for kernels that use a guide and ``w_spatial`` for
+        kernels over positions alone.
     bandwidths : Tensor [M, 2], optional
         Bandwidths (position, guide) of each kernel, which replace its own; differentiable. Entries
         for a bandwidth that a kernel does not have are ignored. Kernels over positions alone are
@@ -99,9 +100,9 @@ def mean_field(
     Returns
     -------
     Tensor, shape and dtype of `logits` (float32 for lower precision under autocast)
-        U' of the last iteration: logits, to be used with cross-entropy. Differentiable with respect
-        to `logits`, `kernel_weights`, `compatibility` and `bandwidths`, and once with respect to
-        `image` and `guides`. With `return_all` a list of such tensors.
+        The refined logits, to be used with cross-entropy. Differentiable with respect to `logits`,
+        `kernel_weights`, `compatibility` and `bandwidths`, and once with respect to `image` and
+        `guides`. With `return_all` a list of such tensors.
 
     Raises
     ------
@@ -113,14 +114,15 @@ def mean_field(
     Notes
     -----
     [CRF-RNN] section 4; section 6 has "relu", section 7.1 untied iterations. Lattices are built
-    once per image and used by all iterations, all labels and the backward pass. The gradient for
-    the image is that of the lattice filter, which is piecewise linear in the features, and of its
-    normaliser. The number of threads is torch.get_num_threads().
+    once per image and used by all iterations, all labels and the backward pass. The gradient with
+    respect to the image is that of the lattice filter, which is piecewise linear in the features,
+    and of its normaliser. The number of threads is torch.get_num_threads().
 
-    Other values of `update`, `tied` and `return_all` than the defaults run one operator per filter
-    and take two to seven times as long; the factor is largest where a lattice has few vertices. The
-    exact method computes the filter that the lattice approximates. It runs in torch on any device,
-    recomputes each kernel for every message and its gradient, and takes O(N) memory.
+    With other values of `update`, `tied` and `return_all` than the defaults, every filter runs as
+    an operator of its own, and a call takes two to seven times as long; the factor is largest where
+    a lattice has few vertices. The exact method computes the filter that the lattice approximates.
+    It runs in torch on any device, recomputes each kernel for every message and its gradient, and
+    takes O(N) memory.
 
     Examples
     --------
@@ -193,11 +195,12 @@ def free_energy(
     Parameters
     ----------
     refined : Tensor, shape and dtype of `logits`, or a sequence of T of them
-        Results of `mean_field`, also with `return_all`. Q are their marginals, computed as `update`
-        says.
+        Logits that `mean_field` returned, one tensor or the list of `return_all`. Q are their
+        marginals: the softmax, or with update="relu" the positive logits divided by their sum.
     logits, image, params, kernel_weights, compatibility, kernels, bandwidths, guides, mask,
     spacing, update, method, backend
-        As in `mean_field`, with tied iterations. Pixels outside the mask are excluded.
+        As in `mean_field`, with one set of weights for all iterations (tied). Pixels outside the
+        mask are excluded.
 
     Returns
     -------

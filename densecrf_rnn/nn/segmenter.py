@@ -27,7 +27,8 @@ class Segmenter(nn.Module):
         The mean and standard deviation that the images were normalised with, as fractions of
         `scale`.
     scale : float
-        The head uses (image * std + mean) * scale.
+        Upper end of the intensity range that theta_beta refers to: the head uses
+        (image * std + mean) * scale.
     pick : function, optional
         Extracts the logits from any other output of the backbone: for a tuple
         ``pick=lambda outputs: outputs[0]``. (To pickle the model, use a named function.)

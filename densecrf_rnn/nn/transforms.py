@@ -86,7 +86,7 @@ class _Opaque(torch.autograd.Function):
 
 
 class _Gradient(torch.autograd.Function):
-    """The gradient of `_Opaque` for the tensors whose entry in `wanted` is True."""
+    """The gradient of `_Opaque` with respect to the tensors whose entry in `wanted` is True."""
 
     @staticmethod
     def forward(

@@ -1,6 +1,6 @@
 """Training of a CRF-RNN head on saved logits: weights, compatibility and bandwidths.
 
-Starts from the result of a search (`densecrf_rnn.tuning`) and returns what `refine` takes.
+It starts from the result of a search (`densecrf_rnn.tuning`) and returns parameters for `refine`.
 """
 
 import itertools
@@ -37,7 +37,7 @@ class Learned:
         With one weight per label and kernel, and new bandwidths.
     compatibility : ndarray [L, L] of float32
     losses : list of float
-        Mean cross-entropy per pixel, in nats, of each pass over the examples while training.
+        For each pass over the examples, the mean cross-entropy per pixel, in nats, of its steps.
     """
 
     params: CRFParams
@@ -82,8 +82,8 @@ def learn(
     Raises
     ------
     TypeError, ValueError
-        An argument of the wrong kind or range, or an example that the layer rejects; the message
-        then begins with its name.
+        An argument has the wrong kind or range, or the layer rejects an example; in that case the
+        message begins with the example's name.
 
     Notes
     -----
@@ -119,7 +119,7 @@ def learn(
 def make_head(
     examples: Sequence[Example], params: CRFParams, task: Task, *, trainable_bandwidths: bool
 ) -> CRFRNN:
-    """Create the CRFRNN that `train` trains, with these initial parameters."""
+    """Create the CRFRNN that `train` trains, with `params` as initial values."""
     if len(examples) == 0:
         raise ValueError("examples is empty; give at least one image with logits and truth")
     if task.threads is not None:
@@ -135,7 +135,7 @@ def train(
     head: CRFRNN, examples: Sequence[Example], task: Task, *,
     learning_rate: float = LEARNING_RATE, seed: int = 0,
 ) -> Iterator[tuple[float, int]]:  # fmt: skip
-    """Train a head with Adam on one example per step, for as long as the result is iterated.
+    """Train a head with Adam, by one step on one example whenever the iterator advances.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ def train(
     -------
     iterator of (float, int)
         For each step, mean cross-entropy of the scored pixels and their number. An example without
-        scored pixels changes nothing. It never ends.
+        scored pixels changes nothing. The iterator never ends.
     """
     learning_rate = checks.positive_number("learning_rate", learning_rate)
     groups = head.parameter_groups(learning_rate)
@@ -173,7 +173,7 @@ def evaluate(
 ) -> tuple[float, float]:
     """Return the mean cross-entropy per pixel and the score of refined logits.
 
-    `head` None evaluates the logits as they are.
+    If `head` is None, evaluate the logits as they are.
     """
     loss, confusion = 0.0, np.zeros((), np.int64)
     for example in examples:
@@ -215,7 +215,10 @@ def _refined(
 
 
 def _params(head: CRFRNN, params: CRFParams) -> CRFParams:
-    """Return the parameters of a head, rounded to four significant digits."""
+    """Return `params` with the trained bandwidths and kernel weights of `head`.
+
+    They are rounded to four significant digits.
+    """
     (alpha, beta), (gamma, _) = head.bandwidths.detach().tolist()
     bilateral, spatial = head.kernel_weights.detach().tolist()
     return replace(

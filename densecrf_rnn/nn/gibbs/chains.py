@@ -30,8 +30,9 @@ class Chains:
     index : list of B int
         Number of each chain, such as its image's index in the data set.
     sweeps : list of B int
-        Number of sweeps that each has had.
+        Number of sweeps that each chain has had; its initial draw counts as one.
     seed : int
+        Seed of the `ChainStore` that the chains come from.
     acceptance : float
         Fraction of the last sweep's draws that changed a label; NaN before the first sweep.
     """
@@ -74,6 +75,7 @@ class ChainStore:
     Raises
     ------
     TypeError, ValueError
+        `seed` is not an integer in this range.
 
     Notes
     -----
@@ -95,7 +97,7 @@ class ChainStore:
         self.seed = checks.count("seed", seed, 0, below_power=SEED_BITS)
         self._labels: dict[int, Tensor] = {}
         self._sweeps: dict[int, int] = {}
-        self._unshared: set[int] = set()  # indices kept since the last `synchronize`
+        self._unshared: set[int] = set()  # stored since the last `synchronize`
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -178,10 +180,11 @@ class ChainStore:
             self._unshared.add(number)
 
     def synchronize(self, group: Any = None) -> None:
-        """Exchange the chains kept since the last call with the other processes of a group.
+        """Exchange the chains stored since the last call with the other processes of a group.
 
-        Call it once an epoch in every process if the sampler moves images between processes. Of two
-        states of one chain, the one with more sweeps is kept.
+        Call it once an epoch in every process if the data loader's sampler may give an image to
+        another process in the next epoch. Of two states of one chain, the one with more sweeps is
+        kept.
 
         Parameters
         ----------

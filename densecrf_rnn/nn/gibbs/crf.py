@@ -24,9 +24,9 @@ Reduction = Literal["mean", "sum"]
 class GibbsCRF(nn.Module):
     """A CRF over the pixels' labels with a free table of scores for each translation vector.
 
-    Unlike Gaussian kernels it can express that one label lies to the left of another, or never next
-    to itself. It is learned by stochastic gradient ascent on the likelihood, with samples drawn by
-    Gibbs sampling from one persistent chain for each training image.
+    Unlike a CRF with Gaussian kernels it can express that one label lies to the left of another, or
+    never next to itself. It is learned by stochastic gradient ascent on the likelihood, with
+    samples drawn by Gibbs sampling from one persistent chain for each training image.
 
     Parameters
     ----------
@@ -36,9 +36,9 @@ class GibbsCRF(nn.Module):
         Translation vectors (rows, columns), one for each table: each nonzero and not the opposite
         of another. Default: the 12 of `dense_neighbourhood(2)`; see also `sparse_neighbourhood`.
     sweeps, burn_in : int
-        Defaults of `marginals` and `decode`.
+        Defaults in `marginals` and `decode`: sweeps to average over, after `burn_in` sweeps.
     backend : str
-        "auto", or a name from `available_backends()`. All draw the same labels.
+        "auto", or a name from `available_backends()`. All backends draw the same labels.
 
     Attributes
     ----------
@@ -58,9 +58,9 @@ class GibbsCRF(nn.Module):
     Notes
     -----
     [Kirillov15] describes two ways of learning: *separate*, where the network is trained first and
-    then frozen (``logits.detach()``), and *end to end*, where the gradient of the loss reaches the
-    network too. Start both from a trained network. Logits and tables have the same unit, so one
-    learning rate can serve both; see docs/gibbs.md.
+    then frozen (``logits.detach()``), and *end to end*, where the loss also trains the network.
+    Start both from a trained network. Logits and tables have the same unit, so one learning rate
+    can serve both; see docs/gibbs.md.
 
     Examples
     --------
@@ -104,12 +104,14 @@ class GibbsCRF(nn.Module):
         chains: Chains | None = None,
         **options: Any,
     ) -> Tensor:
-        """Return `loss` if a target is given, else `marginals`; for modules that wrap this one.
+        """Return `loss` if a target is given, else `marginals`.
+
+        It exists for wrappers that call forward only, such as DistributedDataParallel.
 
         Parameters
         ----------
         logits : Tensor [B, L, H, W]
-        target, chains : as for `loss`, or neither
+        target, chains : as for `loss`; give both, or neither
         **options
             Keyword arguments of `loss` or `marginals`.
 
@@ -138,10 +140,10 @@ class GibbsCRF(nn.Module):
     ) -> Tensor:
         """Return the score of a sample minus that of the target.
 
-        Its expected gradient is that of the negative log-likelihood: for the logits, one-hot sample
-        minus one-hot target; for the tables, label-pair counts of the sample minus those of the
-        target. Its value is not the likelihood: it is about 0 when model and data agree, and may be
-        negative.
+        Its expected gradient is that of the negative log-likelihood: with respect to the logits,
+        one-hot sample minus one-hot target; with respect to the tables, label-pair counts of the
+        sample minus those of the target. Its value is not the likelihood: it is about 0 when model
+        and data agree, and may be negative.
 
         Parameters
         ----------
@@ -158,7 +160,7 @@ class GibbsCRF(nn.Module):
         sweeps : int, at least 1
             Number of sweeps of each chain before its sample is taken; 1 in the paper.
         reduction : {"mean", "sum"}
-            Over the pixels that are not excluded.
+            "mean" divides the sum by the number of pixels that are not excluded.
 
         Returns
         -------
@@ -189,7 +191,8 @@ class GibbsCRF(nn.Module):
         chains.acceptance = float(changes[:, -1].sum()) / max(count, 1)
 
         wanted = target.to(torch.int32).where(included, -1)
-        gap = (self._pairs(sample) - self._pairs(wanted)).to(logits)  # [C, L, L]
+        # [C, L, L], C offsets: pair counts of the sample minus those of the target.
+        gap = (self._pairs(sample) - self._pairs(wanted)).to(logits)
         score = [logits.gather(1, y.clamp(min=0).long()[:, None])[:, 0] for y in (sample, wanted)]
         loss = (score[0] - score[1]).where(included, 0.0).sum() + (self.tables * gap).sum()
         return loss / max(count, 1) if reduction == "mean" else loss
@@ -203,7 +206,7 @@ class GibbsCRF(nn.Module):
         seed: int = 0,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """Draw a labelling of each image: from its logits alone, then by `sweeps` sweeps.
+        """Draw a labelling of each image from its logits alone, then run `sweeps` Gibbs sweeps.
 
         Parameters
         ----------
@@ -246,7 +249,7 @@ class GibbsCRF(nn.Module):
         Returns
         -------
         Tensor [B, L, H, W], float32
-            Outside the mask: the softmax of the logits.
+            At pixels outside the mask, the softmax of the logits.
         """
         logits = self._checked(logits, mask)
         sweeps = checks.count("sweeps", self.sweeps if sweeps is None else sweeps, 1)
@@ -254,7 +257,7 @@ class GibbsCRF(nn.Module):
         images, count, height, width = logits.shape
         sums = logits.new_zeros((images, height, width, count), dtype=torch.float64)
         run_average(self._sampler(logits, None, mask, seed, [0] * images), burn_in, sweeps, sums)
-        # By a tensor: on CUDA, division by a Python number multiplies by its rounded reciprocal.
+        # Divide by a tensor: CUDA would multiply by the rounded reciprocal of a Python number.
         q = (sums / sums.new_full((), sweeps)).movedim(-1, 1).float()
         return q if mask is None else q.where(mask[:, None], logits.softmax(1))
 
@@ -276,15 +279,15 @@ class GibbsCRF(nn.Module):
         logits : Tensor [B, L, H, W]
         method : {"marginals", "annealed", "icm"}
             "marginals": argmax of the marginals, which minimises the expected number of wrong
-            pixels. The others approximate the MAP: "annealed" as `gibbs.annealed` in `sweeps`
-            sweeps, "icm" as `gibbs.icm` from the argmax of the logits.
+            pixels. The others approximate the most probable labelling: "annealed" as
+            `gibbs.annealed` in `sweeps` sweeps, "icm" as `gibbs.icm` from the argmax of the logits.
         sweeps, burn_in, seed, mask
             As for `marginals`.
 
         Returns
         -------
         Tensor [B, H, W] of int64
-            Outside the mask: the argmax of the logits.
+            At pixels outside the mask, the argmax of the logits.
         """
         checks.option("method", method, get_args(Method))
         if method == "marginals":
@@ -312,7 +315,7 @@ class GibbsCRF(nn.Module):
         mask: Tensor | None = None,
         ignore_index: int = 255,
     ) -> Tensor:
-        """Compare the label pairs of samples and targets, for each edge class.
+        """Compare the distributions of label pairs in samples and targets, for each offset.
 
         The gap is near 0 at the maximum of the likelihood, except for sampling noise, and falls
         while learning proceeds.
@@ -380,7 +383,10 @@ class GibbsCRF(nn.Module):
         chains: Sequence[int],
         sweeps: Sequence[int] = (),
     ) -> Sampler:
-        """Return chains at `labels` after `sweeps`; None: at a draw from the logits alone."""
+        """Return a sampler whose chains are at `labels` after `sweeps` sweeps each.
+
+        If `labels` is None, the chains start at a draw from the logits alone.
+        """
         first = torch.zeros_like(logits[:, 0]) if labels is None else labels
         first = first.int() if mask is None else first.int().where(mask, -1)
         sampler = Sampler(

@@ -22,8 +22,8 @@ from ..ops.kernels import rows
 class TensorEngine:
     """A `GibbsEngine` that takes logits, labels, tables, marginals and counts as tensors.
 
-    Tensors on a CPU share their memory with the arrays that a NumPy engine works on. The programs
-    of a native module work on other tensors and, for tests, on those of the backend "serial".
+    CPU tensors share their memory with the arrays that a NumPy engine works on. A native module
+    works on tensors of other devices and, with the backend "serial" (for tests), on CPU tensors.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def _count_pairs(labels: Tensor, offsets: Array, counts: Tensor) -> None:
 
 
 def _sweep_on_device(native: Any, problem: GibbsProblem) -> None:
-    """Run the sweeps of a problem of tensors; labels, marginals and changes are written."""
+    """Run the sweeps of a problem of tensors; write its labels, marginals and changes."""
     logits, offsets, sums = problem.logits, problem.offsets, problem.marginals
     images, count, height, width = logits.shape
     if images == 0:
@@ -77,7 +77,7 @@ def _sweep_on_device(native: Any, problem: GibbsProblem) -> None:
         return call.address(torch.as_tensor(array, dtype=dtype).to(logits.device), dtype)
 
     # The margin of the padded labels is as wide as the longest offset: above, below and to the
-    # right of the image. The margin to the left of a row is that of the row before.
+    # right of the image. The right margin of a row is also the left one of the next.
     down, right = (int(n) for n in np.abs(offsets).max(0, initial=0))
     stride = width + right
     steps = offsets.astype(np.int64) @ np.array([stride, 1])
@@ -105,7 +105,7 @@ def _sweep_on_device(native: Any, problem: GibbsProblem) -> None:
         step=step,
         first=copied(first, torch.int32),
         seed=problem.seed,
-        chain=copied(problem.chains.view(np.int64), torch.int64),  # the same bits
+        chain=copied(problem.chains.view(np.int64), torch.int64),  # uint64 as int64
         first_sweep=copied(problem.first_sweep.view(np.int64), torch.int64),
         sweeps=len(problem.inverse_temperature),
         inverse_temperature=copied(problem.inverse_temperature, torch.float32),
@@ -118,9 +118,10 @@ def _sweep_on_device(native: Any, problem: GibbsProblem) -> None:
 
 
 def _stripes(colours: Colouring) -> tuple[int, Array]:
-    """Return the distance between pixels of one colour in a row, and the first column of each.
+    """Return the column distance between pixels of one colour in a row, and the first columns.
 
-    The columns are [colour, row mod m], -1 where a colour does not occur in a row.
+    The first columns are an array [m, m], indexed by colour and row mod m; -1 means that the colour
+    does not occur in the row.
     """
     a, b, m = colours
     step = m // math.gcd(a, m)

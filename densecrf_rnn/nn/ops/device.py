@@ -1,4 +1,4 @@
-"""The operations that the operators call on a device module: lattices and mean fields of batches.
+"""Lattices and mean fields of whole batches, computed by the native module of a device.
 
 Native code takes addresses, so every tensor passes through `Call`, which checks its dtype, device
 and layout and keeps it alive. All memory, scratch included, comes from torch's allocator.
@@ -23,7 +23,7 @@ from .kernels import Grid, Kernel, Kernels, Lattice, Parts, is_given
 
 
 class Call:
-    """The addresses of the tensors of one native call, all on one device."""
+    """Returns addresses of tensors on one device for one native call; keeps the tensors alive."""
 
     def __init__(self, native: Any, like: Tensor) -> None:
         self.native = native
@@ -34,7 +34,7 @@ class Call:
 
     @property
     def stream(self) -> structs.Stream:
-        """The current stream of the device; zeros for the serial launcher."""
+        """The current stream of the device; on a CPU, which has no streams, zeros."""
         if self.device.type == "cpu":
             return structs.Stream(device=0, handle=0)
         stream = torch.cuda.current_stream(self.device)
@@ -199,7 +199,10 @@ def _sorted(
 
 @_on_its_device
 def feature_gradient(native: Any, features: Tensor, d_weight: Tensor) -> Tensor:
-    """Return the gradient for features [B, N, D], given that for the weights."""
+    """Return the gradient with respect to features [B, N, D].
+
+    `d_weight` [B, N, D+1] is the gradient with respect to the barycentric weights.
+    """
     out = features.new_empty(features.shape)
     if out.numel() == 0:
         return out
@@ -228,7 +231,10 @@ def lattice_filter(native: Any, values: Tensor, lattice: Lattice, transpose: boo
 def filter_weight_gradient(
     native: Any, values: Tensor, cotangent: Tensor, lattice: Lattice, transpose: bool
 ) -> Tensor:
-    """Return the gradient of <cotangent, K values> (or K') for the weights, [B, N, D+1]."""
+    """Return the gradient with respect to the barycentric weights, [B, N, D+1].
+
+    It is that of <cotangent, K values> or, with `transpose`, of <cotangent, K' values>.
+    """
     images, points, channels = values.shape
     out = values.new_zeros(images, points, lattice.weight.shape[2])
     if values.numel() == 0:
@@ -245,8 +251,8 @@ def filter_weight_gradient(
 def self_response(native: Any, lattice: Lattice, cotangent: Tensor | None) -> Tensor:
     """Return the diagonal of the kernel K of each lattice, [B, N].
 
-    With a cotangent [B, N], return the gradient of <cotangent, diagonal> for the weights instead,
-    [B, N, D+1].
+    With a cotangent [B, N], return instead the gradient of <cotangent, diagonal> with respect to
+    the barycentric weights, [B, N, D+1].
     """
     shape = lattice.weight.shape
     out = lattice.weight.new_empty(shape if cotangent is not None else shape[:2])
@@ -297,7 +303,7 @@ def _model(
 
 @lru_cache(maxsize=16)
 def _grid_on_device(grid: Grid, dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
-    """Return the axes of a grid kernel on a device, and its scales for all images; cached.
+    """Return a grid kernel's axes on a device, and the scales that images share; cached.
 
     Each axis is a pair: the integers and the tensors of a `DeviceGridAxis`, in field order.
     """
@@ -317,7 +323,10 @@ def _grid_on_device(grid: Grid, dtype: torch.dtype, device: torch.device) -> tup
 
 
 def saved_shape(logits: Tensor, iterations: int, keep: bool, memory_budget: int) -> tuple[int, ...]:
-    """Return the shape of the saved marginals; without iterations if they exceed the budget."""
+    """Return the shape of the saved marginals [iterations, B, N, row width].
+
+    The first axis is 0 without `keep`, or if the marginals exceed the budget.
+    """
     images, labels, points = logits.shape
     shape = (iterations, images, points, engines.row_width(labels))
     size = math.prod(shape) * logits.element_size()
@@ -358,8 +367,8 @@ def _in_range(logits: Tensor, coupling: Tensor, kernels: Kernels) -> tuple[Tenso
     error of the largest value that a vertex can have.
     """
     points = logits.shape[2]
-    # After the blur a vertex holds at most 3/2 of the sum of all inputs, a cell at most the sum;
-    # float16 ends just below 2^16.
+    # After the blur a vertex holds at most 3/2 of the sum of all inputs, a grid cell at most
+    # the sum; the maximum of float16 is just below 2^16.
     crowd = max(0, math.ceil(math.log2(1.5 * points)) - 15)
     _, great = torch.frexp(coupling.abs().sum(2).amax(1))  # for each kernel
     coupling = torch.ldexp(coupling, -great[:, None, None])
@@ -383,7 +392,7 @@ def _in_range(logits: Tensor, coupling: Tensor, kernels: Kernels) -> tuple[Tenso
 
 
 def _refuse_non_finite(logits: Tensor) -> None:
-    """Raise if logits are not finite. During graph capture do nothing: the check would wait."""
+    """Raise if logits are not finite; skip the check, which waits, during graph capture."""
     if logits.is_cuda and torch.cuda.is_current_stream_capturing():
         return
     if not bool(logits.amax(1).isfinite().all()):
@@ -402,7 +411,10 @@ def mean_field_backward(
     storage: str,
     d_parts: Sequence[Parts],
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients for logits and coupling; write those for the lattices to `d_parts`."""
+    """Return the gradients with respect to logits and coupling (mu W).
+
+    Those with respect to the lattice kernels' tensors are written to `d_parts`.
+    """
     d_logits = empty_like(logits)
     d_coupling = torch.zeros_like(coupling, memory_format=torch.contiguous_format)
     if logits.numel() == 0:

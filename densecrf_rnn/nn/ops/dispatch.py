@@ -56,7 +56,7 @@ class Operator:
         self.__doc__ = function.__doc__
 
     def register_autograd(self, backward: Backward, *, setup_context: Setup | None = None) -> None:
-        """Register the gradient; the arguments are those of torch's method of the same name."""
+        """Register the backward pass, as torch's method of the same name does."""
         self.of_torch.register_autograd(backward, setup_context=setup_context)
         self.backward, self.setup_context = backward, setup_context
 
@@ -76,9 +76,9 @@ PLAIN, DIFFERENTIATED, DISPATCHED = "plain", "differentiated", "dispatched"
 
 
 def way(*args: Any) -> str:
-    """Return the cheapest correct way to call an operator with `args`: one of the names above.
+    """Return the cheapest correct way to call an operator: PLAIN, DIFFERENTIATED or DISPATCHED.
 
-    Arguments are tensors, lists of tensors, or other values.
+    `args` are the operator's arguments: tensors, lists of tensors, or other values.
     """
     if is_traced():
         return DISPATCHED
@@ -103,7 +103,7 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
 
 
 def is_traced() -> bool:
-    """Return whether a graph of this thread's calls is traced, or a dispatch mode is active."""
+    """Return whether this thread's calls are being traced, or a dispatch mode is active."""
     if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
         return True
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
@@ -160,16 +160,16 @@ def _grouped(flat: Sequence[Any], lengths: Sequence[int | None]) -> list[Any]:
 
 
 def no_second_derivative(ctx: Any, *gradients: Tensor) -> NoReturn:
-    """Raise NotImplementedError: the backward of operators that themselves compute a gradient."""
+    """Raise NotImplementedError; it is the backward pass of operators that compute gradients."""
     raise NotImplementedError(
-        "the gradient for an image or for features cannot be differentiated again; for a second "
-        "derivative with respect to logits or weights, pass image.detach()"
+        "the gradient with respect to an image or features cannot be differentiated again; for a "
+        "second derivative with respect to logits or kernel weights, pass image.detach()"
     )
 
 
 def empty_like(tensor: Tensor, *args: Any) -> Tensor:
     """Return an uninitialised contiguous tensor like the first argument.
 
-    It ignores other arguments, so that it can be the fake implementation of an operator.
+    Further arguments are ignored, so that this function can be an operator's fake implementation.
     """
     return torch.empty_like(tensor, memory_format=torch.contiguous_format)

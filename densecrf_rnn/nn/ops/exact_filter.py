@@ -83,7 +83,7 @@ def exact_filter(values: Tensor, features: Tensor, self_term: bool) -> Tensor:
     Parameters
     ----------
     values : Tensor [B, N, C], float32 or float64
-    features : Tensor [B, N, D], or [1, N, D] for all images
+    features : Tensor [B, N, D], or [1, N, D] shared by all images
         Already divided by the bandwidths; dtype and device of `values`.
 
     Raises
@@ -135,15 +135,16 @@ def _filter_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 exact_filter.register_autograd(_filter_backward, setup_context=_filter_setup_context)
 
 
-# --- gradient of the filter for the features -----------------------------------------------------
+# --- gradient with respect to the features -------------------------------------------------------
 
 
 @operator("densecrf_rnn::exact_feature_gradient")
 def exact_feature_gradient(values: Tensor, cotangent: Tensor, features: Tensor) -> Tensor:
-    """Return the gradient of <cotangent, K values> for the features, in their shape.
+    """Return the gradient of <cotangent, K values> with respect to `features`, in their shape.
 
-    With S_ij = K_ij (<g_i, v_j> + <v_i, g_j>), the gradient for f_i is the sum over j of
-    S_ij (f_j - f_i). The term i = j is 0, so the gradient does not depend on the self term.
+    With v for values, g for cotangent and S_ij = K_ij (<g_i, v_j> + <v_i, g_j>), the gradient with
+    respect to the features f_i of point i is the sum over j of S_ij (f_j - f_i). The term i = j is
+    0, so the gradient does not depend on the self term.
     """
     check_filtered(values, features, "features")
     check_filtered(cotangent, features, "features")

@@ -20,14 +20,13 @@ def rows(tensor: Tensor) -> Array:
 class Lattice(NamedTuple):
     """Lattices of B point sets; see `engines.Plan`. Operators take the four tensors as a list.
 
-    On a CPU `links` has the length of the worst case, so that shapes do not depend on the data. It
-    is written only as far as needed; memory that is never touched is never resident. `facts` is
-    empty there. For a device module it is in host memory, where it is read without waiting for the
-    device.
+    On a CPU `links` has the length of the worst case, so that shapes do not depend on the data. Its
+    unused end is never written and so takes no memory. `facts` is empty for lattices on a CPU; for
+    a device module it is in host memory, where it is read without waiting for the device.
     """
 
-    vertex: Tensor  # [B, N, D+1] int32
-    weight: Tensor  # [B, N, D+1]
+    vertex: Tensor  # [B, N, D+1] int32: the vertices around each point
+    weight: Tensor  # [B, N, D+1]: the barycentric weights of these vertices
     links: Tensor  # [B, links_size] int32; on a device [links_size], for all images together
     facts: Tensor  # [2] int64: number of vertices; whether blurs in both axis orders are averaged
 
@@ -38,7 +37,7 @@ class Lattice(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The tensors of a `Kernel` that have a gradient, or one other value for each of them."""
+    """The differentiable tensors of a `Kernel`, or a gradient or flag for each of them."""
 
     weight: Any
     before: Any
@@ -55,8 +54,9 @@ class Parts(NamedTuple):
 class Kernel(NamedTuple):
     """A kernel on a lattice: message = after (K - diag(diagonal)) (before q).
 
-    `before`, `after` and `diagonal` have shape [B, N, 1], or [0] if they are 1, 1 and 0. With B = 1
-    all images of a batch share the kernel.
+    `q` are marginals. `before`, `after` and `diagonal` have shape [B, N, 1]. A tensor of shape [0]
+    stands for `before` = 1, `after` = 1 or `diagonal` = 0. With B = 1 all images of a batch share
+    the kernel.
     """
 
     lattice: Lattice
@@ -88,7 +88,7 @@ _FIELDS = len(Lattice._fields) + len(Kernel._fields) - 1
 class Grid(NamedTuple):
     """The operator N K of the spatial kernel for images of one size."""
 
-    size: Sequence[int] | None  # (H, W) or (D, H, W); None: there is no such kernel
+    size: Sequence[int] | None  # (H, W) or (D, H, W); None if no kernel is on a grid
     deviation: Sequence[float] | None  # bandwidth in pixels, along each axis
     normalization: str  # this and self_term: see CRFParams
     self_term: bool
@@ -113,7 +113,7 @@ class Kernels(NamedTuple):
 
     lattices: Sequence[Kernel]
     grid: Grid = NO_GRID
-    grid_scales: Sequence[Tensor] = ()  # before, after, diagonal of the grid; (): as built by Grid
+    grid_scales: Sequence[Tensor] = ()  # before, after, diagonal; (): those of `grid`
 
     def flatten(self) -> list[Tensor]:
         """Return all tensors in one list, which an operator accepts; `grid` is not included."""
@@ -122,7 +122,7 @@ class Kernels(NamedTuple):
 
     @classmethod
     def unflatten(cls, tensors: Sequence[Any], grid: Grid) -> "Kernels":
-        """Undo `flatten`, for a list of tensors or of one other value for each tensor."""
+        """Undo `flatten`, for a list of tensors or of flags, one for each tensor."""
         end, own = len(tensors) - len(tensors) % _FIELDS, len(Lattice._fields)
         groups = [tensors[i : i + _FIELDS] for i in range(0, end, _FIELDS)]
         return cls([Kernel(Lattice(*g[:own]), *g[own:]) for g in groups], grid, tensors[end:])
@@ -163,7 +163,10 @@ def check_filtered(values: Tensor, like: Tensor, name: str) -> None:
 
 
 def over_images(gradients: Tensor, kernels: int) -> Tensor:
-    """Return gradients [B, ...], summed over the images to [1, ...] if `kernels` is 1."""
+    """Return gradients [B, ...] as they are, or summed to [1, ...] if images share one kernel.
+
+    `kernels` is the number of kernels, B or 1.
+    """
     return gradients if kernels == len(gradients) else gradients.sum(0, keepdim=True)
 
 

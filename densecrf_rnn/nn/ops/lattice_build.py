@@ -1,4 +1,4 @@
-"""The construction of lattices as an operator, with its gradient for the features."""
+"""The construction of lattices as an operator, differentiable with respect to the features."""
 
 from typing import Any
 
@@ -18,8 +18,8 @@ def lattice_build(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Build the lattice of each point set in features [B, N, D], of any strides.
 
-    Returns the fields of a `Lattice`. `name` is what error messages about NaN and infinity call
-    the features.
+    Returns the fields of a `Lattice`. Error messages about NaN and infinity call the features
+    `name`.
     """
     checks.float_dtype("features", features, batched=True)
     native = native_for(backend, features)
@@ -63,7 +63,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(features)
     vertex, _, *others = output
     ctx.mark_non_differentiable(vertex, *others)
-    ctx.set_materialize_grads(False)  # else autograd fills the gradients of these with zeros
+    ctx.set_materialize_grads(False)  # else autograd allocates zeros for the other outputs
 
 
 def _backward(
@@ -80,7 +80,10 @@ lattice_build.register_autograd(_backward, setup_context=_setup_context)
 
 @operator("densecrf_rnn::lattice_feature_gradient")
 def lattice_feature_gradient(features: Tensor, d_weight: Tensor, backend: str) -> Tensor:
-    """Return the gradient for features [B, N, D] of any strides, given that for the weights."""
+    """Return the gradient with respect to features [B, N, D] of any strides.
+
+    `d_weight` [B, N, D+1] is the gradient with respect to the barycentric weights.
+    """
     native = native_for(backend, features)
     if native is not None:
         return device.feature_gradient(native, features, d_weight)

@@ -43,7 +43,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     options = (lattice, ctx.transpose, ctx.backend)
     d_values = d_weight = None
     if ctx.needs_input_grad[0]:
-        # Linear in `values`, so the vector-Jacobian product is the transposed filter.
+        # The filter is linear in `values`, so the vector-Jacobian product is the transposed filter.
         d_values = lattice_filter(grad, lattice, not ctx.transpose, ctx.backend)
     if values is not None:
         d_weight = lattice_filter_weight_gradient(values, grad, *options)
@@ -57,10 +57,10 @@ lattice_filter.register_autograd(_backward, setup_context=_setup_context)
 def lattice_filter_weight_gradient(
     values: Tensor, cotangent: Tensor, lattice: Sequence[Tensor], transpose: bool, backend: str
 ) -> Tensor:
-    """Return the gradient of <cotangent, K values> (or K') for the weights, in their shape.
+    """Return the gradient with respect to the barycentric weights, in their shape.
 
-    `values` and `cotangent` are [B, N, C]. If all images share one lattice, the gradient is summed
-    over the images.
+    It is that of <cotangent, K values> or, with `transpose`, of <cotangent, K' values>, for
+    `values` and `cotangent` [B, N, C]; summed over the images if they share one lattice.
     """
     of = Lattice(*lattice)
     check_filtered(values, of.weight, "the lattice")

@@ -48,7 +48,10 @@ lattice_self_response.register_autograd(_backward, setup_context=_setup_context)
 def lattice_self_response_gradient(
     cotangent: Tensor, lattice: Sequence[Tensor], backend: str
 ) -> Tensor:
-    """Return the gradient of <cotangent, diagonal> for the weights; cotangent [B, N]."""
+    """Return the gradient of <cotangent, diagonal> with respect to the barycentric weights.
+
+    `cotangent` is [B, N], the gradient [B, N, D+1].
+    """
     of = Lattice(*lattice)
     native = native_for(backend, of.weight)
     if native is not None:

@@ -1,4 +1,4 @@
-"""All iterations of a mean field as one operator, and its gradient as another."""
+"""All iterations of a mean field as one operator, and its backward pass as another."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -40,9 +40,9 @@ def mean_field(
     size, deviation, normalization, self_term
         The fields of `Kernels.grid`.
     memory_budget : int
-        Bytes that may be kept for all images together.
+        Bytes that may be kept for the backward pass, for all images together.
     storage : str
-        Precision of values at vertices and cells; see `functional.mean_field`.
+        Precision of values at lattice vertices and grid cells; see `functional.mean_field`.
     """
     if coupling.dtype != logits.dtype:
         raise TypeError(f"logits is {logits.dtype} but coupling {coupling.dtype}")
@@ -63,7 +63,10 @@ def mean_field(
     options = (iterations, False, memory_budget // max(batch, 1), torch.get_num_threads())
     if not engine.mean_field(problems, c, *options):
         checks.logits_values(logits, batched=True)
-        raise ValueError("logits contain values that the engine cannot compute with")
+        raise ValueError(
+            "the engine rejected the values of logits, but the checks find no fault in them; "
+            "please report this"
+        )
     return refined, torch.from_numpy(kept)
 
 
@@ -80,7 +83,8 @@ def _saved_shape(
 ) -> tuple[int, ...]:
     """Return the shape of the saved marginals of all iterations; empty without `keep`.
 
-    On a CPU it does not depend on the budget: memory that an engine does not write is not resident.
+    On a CPU the shape does not depend on the budget, because the engine keeps to it by writing only
+    part of the array, and pages that are never written take no memory.
     """
     if native is not None:
         return device.saved_shape(logits, iterations, keep, memory_budget)
@@ -116,11 +120,11 @@ def mean_field_backward(
     storage: str,
     backend: str,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Return the gradients for logits [B, L, N], coupling [M, L, L] and the lattice kernels.
+    """Return the gradients with respect to logits, coupling and the lattice kernels' tensors.
 
-    The third result lists the gradients of the four `Parts` of each lattice kernel. A tensor of
-    shape [0] stands for a part that the kernel does not have, and for all parts of a kernel whose
-    entry in `wanted` is False.
+    The first two have the shapes [B, L, N] and [M, L, L]. The third result lists the gradients with
+    respect to the four `Parts` of each lattice kernel. A tensor of shape [0] stands for a part that
+    the kernel does not have, and for all parts of a kernel whose entry in `wanted` is False.
     """
     k = Kernels.unflatten(kernels, Grid(size, deviation, normalization, self_term))
     batch = len(logits)
@@ -167,7 +171,7 @@ mean_field_backward.register_autograd(no_second_derivative)
 
 
 def _wanted_parts(kernels: Kernels, wanted: Sequence[bool]) -> list[Tensor]:
-    """Return the parts of all lattice kernels; tensors [0] for kernels that are not `wanted`."""
+    """Return the `Parts` of all lattice kernels; tensors [0] if a kernel is not `wanted`."""
     asked = zip(kernels.lattices, wanted, strict=True)
     return [part if one else part.new_empty(0) for k, one in asked for part in k.parts]
 
@@ -175,7 +179,7 @@ def _wanted_parts(kernels: Kernels, wanted: Sequence[bool]) -> list[Tensor]:
 def _places(
     found: Sequence[Parts], image: int, grid: Grid
 ) -> list[engines.KernelGradient | None]:
-    """Return the arrays that an engine fills with the gradients of one image's kernels.
+    """Return arrays for the gradients with respect to one image's kernels, for an engine to fill.
 
     None stands for a kernel whose gradient is not required.
     """
@@ -210,7 +214,10 @@ def _backward(ctx: Any, d_refined: Tensor | None, _: None) -> tuple[Any, ...]:
 
 
 def _gradient(ctx: Any, d_refined: Tensor) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    """Compute the gradient for logits, coupling and kernels in one operator."""
+    """Compute the gradients in one call of `mean_field_backward`; not differentiable again.
+
+    They are those with respect to logits, coupling (mu W) and the kernels' tensors.
+    """
     assert ctx.keep, "the forward pass ran with keep=False, so it saved nothing for a gradient"
     saved, logits, coupling, *kernels = ctx.saved_tensors
     needs = Kernels.unflatten(ctx.needs_input_grad[2], ctx.grid)
@@ -224,7 +231,10 @@ def _gradient(ctx: Any, d_refined: Tensor) -> tuple[Tensor, Tensor, list[Tensor 
 
 
 def _differentiable_gradient(ctx: Any, d_refined: Tensor) -> tuple[Any, Any, list[Any]]:
-    """Compute the gradient by `stepwise`, filter by filter, so that it is differentiable."""
+    """Compute the gradients of `_gradient` so that they can be differentiated again.
+
+    The mean field is run again by `stepwise`, whose filters are operators with gradients.
+    """
     # Aliases of the inputs, so that each gradient stops at an input of this operator: one input may
     # have been computed from another (a normaliser from weights, an image from logits).
     _, *inputs = [tensor.view_as(tensor) for tensor in ctx.saved_tensors]
