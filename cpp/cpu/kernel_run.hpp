@@ -122,8 +122,8 @@ class KernelRun {
     if (is_lattice_) share(links_[0], values, width_, threads_);
   }
 
-  // Add the gradient of C to sum [L, width]: -scale_ times the outer products of the rows of a and
-  // b.
+  // Add the loss's gradient with respect to the coupling C [L, L] to `sum` [L, width] (rows
+  // padded): -scale_ * sum_i a_i b_i', over rows i.
   void outer(const T* a, const T* b, std::vector<double>& sum) const {
     const std::int64_t chunks = (listed() + kRowChunk - 1) / kRowChunk,
                        size = std::int64_t(labels_) * width_;

@@ -46,8 +46,9 @@ struct Filter {
 template <typename T>
 struct FilterWeightGradient {
   KernelView<T> kernel;
-  Spread<T> sliced;    // of `values`
-  Spread<T> splatted;  // of `cotangent`, in the opposite direction
+  Spread<T> sliced;  // splats and blurs `values`, to be sliced
+  // Splats and blurs `cotangent` in the opposite direction: the adjoint of the splat.
+  Spread<T> splatted;
   Shape shape;
   const T* values = nullptr;
   const T* cotangent = nullptr;

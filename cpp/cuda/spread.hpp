@@ -264,7 +264,8 @@ DCRF_DEVICE void band_axis(const World& world, const Lanes& lanes, const GridVie
   });
 }
 
-// Compute to = scale * C * from or, if `other` is not null, scale * C * (from + other) / 2.
+// Compute to = scale * C * from or, if `other` is not null, scale * C * (from + other) / 2. C is
+// the coupling of `spread` [L, L], or its transpose, and the identity if it is null.
 template <typename T, typename S>
 DCRF_DEVICE void couple(const World& world, const Lanes& lanes, std::int64_t rows,
                         const Shape& shape, const Spread<T, S>& spread, const S* from,
