@@ -165,7 +165,7 @@ def test_the_suffix_that_is_suggested_pairs_files(logits, image, option, folder,
     assert refine(logits="logits", image="images") == 2
     said = capsys.readouterr().err
     if option is None:
-        assert f"'{logits}' there, '{image}' here; matching files must have equal stems" in said
+        assert f"the stems are such as '{logits}' and '{image}'; matching files need equal" in said
         return
     assert f"'{logits}' has no partner, but '{image}' exists; try {' '.join(option)}\n" in said
     assert refine(*option, logits="logits", image="images") == 0

@@ -781,7 +781,8 @@ def test_label_maps_with_other_labels_are_refused(folder, capsys):
     assert call(folder, "--kind", "labels", "--num-labels", "4",
                 logits="l.npy", images="images/a.png") == 1  # fmt: skip
     (line,) = errors(capsys)
-    assert "holds the label 7, which is not one of those to keep; add --unsure 7" in line
+    assert "holds the label 7, not among those to keep (--classes or --num-labels);" in line
+    assert "add --unsure 7" in line
 
 
 def test_infinite_coarse_logits_are_refused_before_they_spread(folder, capsys):

@@ -507,9 +507,9 @@ def test_two_files_of_one_stem_are_refused(tmp_path):
 def test_places_without_files_or_without_pairs_are_refused(tmp_path):
     a, b = touch(tmp_path / "a", "x.npy"), touch(tmp_path / "b", "y.png")
     empty = touch(tmp_path / "c", "notes.txt")
-    with pytest.raises(ValueError, match="no file of .* has the stem.*'x' there, 'y' here"):
+    with pytest.raises(ValueError, match="no file of .* has the stem.*such as 'x' and 'y'"):
         files.pair(a, b)
-    with pytest.raises(ValueError, match="'x' there, 'y' here"):
+    with pytest.raises(ValueError, match="such as 'x' and 'y'"):
         files.pair(a, a, b)
     with pytest.raises(ValueError, match="has no files of a known kind"):
         files.pair(a, empty)

@@ -48,7 +48,7 @@ def require(command: str, *modules: str, extra: str = "cli") -> None:
 
 
 def make_folder(folder: Path, option: str) -> None:
-    """Create a folder for results, named by `option`, with its parents."""
+    """Create `folder`, given by `option`, with its parents; raise UserError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
@@ -58,7 +58,7 @@ def make_folder(folder: Path, option: str) -> None:
 
 
 def check_file(option: str, file: Path | None) -> None:
-    """Raise a UserError if the file that `option` names, if any, cannot be written there."""
+    """Raise a UserError if `file`, given by `option`, is a folder or its folder does not exist."""
     if file is not None and not file.parent.is_dir():
         raise UserError(f"{option} {file}: there is no folder {file.parent}")
     if file is not None and file.is_dir():
@@ -66,14 +66,14 @@ def check_file(option: str, file: Path | None) -> None:
 
 
 def prepare_plots(command: str, folder: Path | None) -> None:
-    """Check that the charts of --plots, if it is given, can be drawn, and create their folder."""
+    """If --plots FOLDER is given, check that matplotlib is installed and create the folder."""
     if folder is not None:
         require(f"{command} --plots", "matplotlib")
         make_folder(folder, "--plots")
 
 
 def progress(**options: Any) -> Any:
-    """Create a progress bar on stderr; it shows nothing if that is no terminal, and is erased."""
+    """Create a progress bar on stderr: hidden if stderr is no terminal, and erased when it ends."""
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     return tqdm(**options, disable=None, leave=False)
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0 for success, 1 if a file of several failed, 2 for an error of the user, 130
+        Exit status: 0 for success, 1 if some of the files failed, 2 for an error of the user, 130
         after Ctrl-C.
 
     Raises
@@ -146,5 +146,5 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         )
         if name in arguments:
             importlib.import_module(f".{name}", __name__).add_arguments(command)
-            command.set_defaults(parser=command)  # `_options` asks it for the defaults
+            command.set_defaults(parser=command)  # `_options` reads the defaults from it
     return parser

@@ -16,12 +16,12 @@ from .._typing import Array
 from .. import files
 
 
-# The first is used for the prediction before the CRF.
+# Colours of the predictions, in their order; grey suits the first, the labels before the CRF.
 _COLOURS = ("#9aa5b1", "#1f6fb2", "#d9822b", "#3f8f4f", "#8a4fa3", "#b23a48")
 _INK = "#222222"
 _DPI = 150
 _LEGEND: Any = {"loc": "outside upper right", "frameon": False, "fontsize": 8}
-_MAX_WITH_NUMBERS = 24  # labels up to which numbers are written into a confusion matrix
+_MAX_WITH_NUMBERS = 24  # a confusion matrix of more labels shows no numbers
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -46,7 +46,7 @@ def class_bars(classes: Sequence[str], columns: Mapping[str, Sequence[float | No
 
 
 def trimap_curve(widths: Sequence[int], columns: Mapping[str, Sequence[float | None]]) -> Figure:
-    """Draw the mean IU over the width of the band along true borders."""
+    """Draw the mean IU against the width of the band along true borders."""
     figure, [axes] = _figure(6.4, 4.0)
     for index, (name, values) in enumerate(columns.items()):
         percent = 100 * np.array(values, float)  # None becomes NaN
@@ -90,7 +90,7 @@ def search(
     scores : sequence of float
         One per setting.
     importances : mapping of str to float
-        Share of each parameter; may be empty.
+        Share of each parameter, see `tuning.importances`; empty if too few settings are known.
     alone : float
         Score of the logits without a CRF.
     """

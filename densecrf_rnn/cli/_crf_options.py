@@ -10,8 +10,8 @@ from ..params import CRFParams, FeatureOrder, Normalization, Quality, SpatialFil
 from . import _types, user_errors
 from ._options import option
 
-# The first setting that a search tries too (README, "Choosing parameters"). The defaults of
-# CRFParams are the paper's, for training with the network.
+# The defaults of the options, and the first setting that a search tries (README, "Choosing
+# parameters"). The defaults of CRFParams are the paper's, meant for training with the network.
 START = Settings(tuning.START)
 # Meaning of the parameters that a search can find.
 MEANING = {
@@ -41,7 +41,8 @@ def add_crf_options(parser: argparse.ArgumentParser) -> None:
         help="array file [L, L]: penalty for a label (row) next to another (column) (default: "
         "Potts, 1 for different labels)")
     for name, choices, meaning in (
-        ("normalization", Normalization, "normalise before or after filtering, or both halves"),
+        ("normalization", Normalization,
+         "normalise before or after filtering, or half each (symmetric)"),
         ("feature_order", FeatureOrder, "order of the position features; affects the lattice only"),
         ("spatial", SpatialFilter, "filter the smoothness kernel on a regular grid or a lattice"),
         ("quality", Quality, "accuracy of the lattice (docs/accuracy.md)"),
@@ -50,7 +51,7 @@ def add_crf_options(parser: argparse.ArgumentParser) -> None:
             help=f"{meaning} (default: {getattr(START.params, name)})")
     add("--self-term", action=argparse.BooleanOptionalAction, default=None,
         help="include the diagonal term (i = j): pixels send messages to themselves (default: "
-        "they do)")
+        "included)")
 
 
 def add_engine_options(group: argparse._ActionsContainer, threads: str) -> None:

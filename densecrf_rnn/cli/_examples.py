@@ -12,12 +12,12 @@ from . import UserError
 from ._inputs import Inputs, Problem, channels_of, paired
 from ._scoring import warn_missing
 
-IGNORED = -1  # marks ignored pixels among channels of the logits, whatever --ignore is
+IGNORED = -1  # replaces the label --ignore when true labels are renumbered to channels
 
 
 @dataclass(frozen=True, eq=False)
 class Example(Problem):
-    """The inputs of `refine` for one image and its ground truth: a `tuning.Example`."""
+    """The inputs of `refine` for one image and its ground truth; implements `tuning.Example`."""
 
     name: str
     truth: Array
@@ -45,7 +45,7 @@ class Examples(Sequence[Example]):
         return Example(**vars(problem), name=match.stem, truth=truth)
 
     def _true_channels(self, path: Path, problem: Problem) -> Array:
-        """Read true labels, renumbered to the channels of the logits; ignored pixels: IGNORED."""
+        """Read true labels, renumbered to the logits' channels; ignored pixels get IGNORED."""
         args = self._args
         truth = self._inputs.zyx(path, files.read_labels(path, key=args.truth_key))
         names = self._inputs.label_names(max(2, len(problem.logits)))

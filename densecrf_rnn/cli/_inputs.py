@@ -1,4 +1,4 @@
-"""From files to the inputs of a CRF: logits, image, mask and spacing, and the options for them.
+"""Read the inputs of a CRF from files (logits, image, mask, spacing), and declare their options.
 
 Shared by the commands that read folders of saved logits.
 """
@@ -23,7 +23,7 @@ from . import UserError, _types, user_errors
 class Problem:
     """Inputs of `refine` for one image (file stem)."""
 
-    logits: Array  # [L, *S]
+    logits: Array  # [L, *S], where S are the spatial axes
     image: Array  # [*S, C]
     mask: Array | None  # [*S]
     spacing: tuple[float, ...] | None
@@ -45,7 +45,7 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
     add("--kind", choices=("logits", "probabilities", "labels"),
         help="content of LOGITS (default: labels for image files other than TIFF, else logits)")
     add("--key", metavar="NAME", help="array to read if a LOGITS file holds several")
-    add("--image-key", metavar="NAME", help="array to read if a IMAGES file holds several")
+    add("--image-key", metavar="NAME", help="array to read if an IMAGES file holds several")
     add("--labels-last", action="store_true",
         help="array files of LOGITS are [H, W, L] or [D, H, W, L] (default: L first)")
     add("--axes", choices=("zyx", "xyz"), default="zyx",
@@ -110,7 +110,7 @@ class Inputs:
             )
 
     def label_names(self, labels: int) -> Array:
-        """Return the label of each channel of the logits. [L]"""
+        """Return the label of each channel of the logits, [L]; `labels` is their number L."""
         chosen = self._args.classes
         return np.arange(labels) if chosen is None else np.asarray(chosen)
 
@@ -119,9 +119,9 @@ class Inputs:
         return files.read_palette(match.paths[0]) if self._kind(match) == "labels" else None
 
     def zyx(self, path: Path, array: Array, first: int = 0, channels: int = 0) -> Array:
-        """Reverse the spatial axes of a volume of an array file, if --axes says that it is xyz.
+        """Reverse the spatial axes of a volume from an array file if --axes is xyz.
 
-        They begin at the axis `first` and are followed by `channels` axes.
+        The spatial axes begin at the axis `first` and are followed by `channels` axes.
         """
         volume = formats.kind(path) == "array" and array.ndim == first + 3 + channels
         if self._args.axes == "zyx" or not volume:
@@ -178,8 +178,8 @@ class Inputs:
         channels, foreign = channels_of(labels, names, unknown)
         if foreign is not None:
             raise ValueError(
-                f"{path}: holds the label {foreign}, which is not one of those to keep; add "
-                f"--unsure {foreign} if it means unknown"
+                f"{path}: holds the label {foreign}, not among those to keep (--classes or "
+                f"--num-labels); add --unsure {foreign} if it means unknown"
             )
         return unaries.logits_from_labels(channels, len(names), args.confidence, unsure=-1)
 
@@ -199,8 +199,8 @@ class Inputs:
             )
         if any(f > c for f, c in zip(found, covers)):
             raise ValueError(
-                f"logits are {shown(found)}, larger than {shown(covers)}, the size that they "
-                "cover; --upsample only enlarges"
+                f"logits are {shown(found)}, but the area they cover ({shown(covers)}, --covers or "
+                "the image's size) is smaller; --upsample only enlarges"
             )
         if not np.isfinite(logits).all():
             raise ValueError("logits contain NaN or infinity, so they cannot be interpolated")
@@ -215,9 +215,10 @@ class Inputs:
         return upsample(logits, covers, align_corners=args.upsample == "corners", crop=size)
 
     def _size_hint(self, match: files.Match, logits: Array, image: Array) -> str:
-        """Say what may be wrong if logits and image differ in size."""
+        """Return a hint at why logits and image differ in size."""
         found, size = logits.shape[1:], image.shape[:-1]
-        volumes = logits.shape == image.shape and len(logits) > 4  # or these are [C, H, W]
+        # With a first axis of at most 4, the image may rather be [C, H, W].
+        volumes = logits.shape == image.shape and len(logits) > 4
         if volumes and (hint := self._batch_hint(match, logits)):
             return hint.removeprefix("; ")
         if image.shape[1:] == found and len(image) < image.shape[-1]:
@@ -233,7 +234,7 @@ class Inputs:
         return "resize one of them, or enlarge coarse logits by --upsample {corners,centers}"
 
     def _batch_hint(self, match: files.Match, logits: Array) -> str:
-        """Say if the file holds four axes, of which the first was taken for a batch of one."""
+        """Return a note if the array has four axes and the first was read as a batch of one."""
         path = match.paths[0]
         if logits.ndim != 3 or formats.kind(path) != "array" or self._args.labels_last:
             return ""
@@ -247,9 +248,9 @@ class Inputs:
 
 @user_errors(ValueError)
 def paired(args: argparse.Namespace, **sources: str | None) -> files.Pairs:
-    """Return the files of the `sources` that are given, by name, that match.
+    """Match the files of several sources by stem; `sources` maps their names, None to be left out.
 
-    The options --NAME-suffix say how their names end.
+    For a source "image", the option --image-suffix says how the names of its files end.
 
     Raises
     ------
@@ -271,7 +272,7 @@ def channels_of(labels: Array, names: Array, unknown: Array) -> tuple[Array, int
     -------
     ndarray of int, shape of `labels`
     int or None
-        A label that `names` lacks, if there is one.
+        A label that is neither in `names` nor unknown, or None if there is no such label.
     """
     order = np.argsort(names)
     channels = order[np.searchsorted(names, labels, sorter=order).clip(max=len(names) - 1)]

@@ -1,7 +1,7 @@
-"""The options that a command records, to decide whether an earlier result is the same work.
+"""The options that a command records, to decide whether an earlier result can be kept.
 
-Every option counts unless `UNRECORDED` names it: an option that is added to a parser and forgotten
-here is recorded, so that a result made with another value of it is never taken for this one.
+Every option is recorded unless `UNRECORDED` names it. So an option that is added to a parser and
+forgotten in this module is recorded, and a result made with another value of it is made again.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-# By command: the options that do not change what is written for a file, or are recorded otherwise.
+# Per command: options that do not change what is written for a file, or are recorded elsewhere.
 UNRECORDED = {
     "refine": {
         "logits", "images", "mask",  # recorded as input files, by their checksums
@@ -18,10 +18,10 @@ UNRECORDED = {
         "out", "workers", "threads", "backend", "dry_run",
     },
     "tune": {
-        "params", "iterations", "mean_over", "seed",  # recorded by `tuning`, as are the ranges
+        "params", "iterations", "mean_over", "seed",  # recorded by `tuning`, with the ranges:
         "theta_alpha", "theta_beta", "theta_gamma", "w_bilateral", "w_spatial",
-        "trials", "folds",  # a study may be continued with more trials, and holds each fold
-        "gradient", "passes",  # come after the search
+        "trials", "folds",  # may grow when a study is continued; a file holds a study per fold
+        "gradient", "passes",  # used only after the search
         "out", "study", "plots", "threads", "backend",
     },
 }  # fmt: skip
@@ -30,7 +30,7 @@ _SHOWN = 60  # characters of a value in a message
 
 
 def recorded(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the values of all options that bear on the results of `args.command`."""
+    """Return the values of all options that affect the results of `args.command`."""
     left_out = UNRECORDED[args.command] | _INTERNAL
     return {name: value for name, value in vars(args).items() if name not in left_out}
 
@@ -53,17 +53,20 @@ def option(name: str) -> str:
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Say which recorded options differ.
+    """Say in which options two records differ: the values, or the names of missing options.
 
     Examples
     --------
     >>> difference({"temperature": 1.0, "key": None}, {"temperature": 2.5, "key": "a"})
     '--temperature was 1, is 2.5; --key was not given, is "a"'
     >>> difference({"temperature": 1.0}, {"temperature": 1.0, "key": None})
-    'their record is of another version, unlike in --key'
+    'another version of densecrf-rnn wrote their record, which differs in the options --key'
     """
     if unlike := sorted(old.keys() ^ new.keys()):
-        return f"their record is of another version, unlike in {', '.join(map(option, unlike))}"
+        return (
+            "another version of densecrf-rnn wrote their record, which differs in the options "
+            f"{', '.join(map(option, unlike))}"
+        )
     return "; ".join(
         f"{option(name)} was {_shown(old[name])}, is {_shown(value)}"
         for name, value in new.items()

@@ -17,13 +17,13 @@ from ..samples import CLASS_NAMES, IGNORE, Sample, palette
 
 Kind = tuple[str, tuple[float, float, float], Array]  # name, colour and mask [H, W] of a change
 
-# All lengths are in pixels of the finished image, which is WIDTH wide.
+# Lengths of the layout, in pixels of the finished image, which is WIDTH wide.
 WIDTH = 2000
 _DPI = 200
 _MARGIN = 30
 _GAP = 24  # between panels
 _HEADER = 74  # height of the title
-_TITLE = 42  # above each row of panels
+_TITLE = 42  # height of the titles above each row of panels
 _LEGEND = 84
 _ZOOM = 2  # magnification of the close-ups
 
@@ -35,7 +35,7 @@ _FAINT = "#666666"
 
 
 def draw(sample: Sample, before: Array, after: Array) -> Figure:
-    """Draw two rows: whole photographs, and below them the difference and close-ups.
+    """Draw the photograph and its label maps; in a second row, the difference and close-ups.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def _mean_iu(sample: Sample, labels: Array, name: str) -> str:
 
 
 def _kinds(sample: Sample, before: Array, after: Array) -> list[Kind]:
-    """Return the kinds of change, which the ground truth, if given, distinguishes."""
+    """Return the kinds of change: fixed, broken or neither; without ground truth, one kind."""
     changed = before != after
     if sample.truth is None:
         return [("changed", _OTHER, changed)]
@@ -162,7 +162,7 @@ def _difference(axes: Axes, image: Array, kinds: Sequence[Kind]) -> None:
 
 
 def _frame(axes: Axes, window: tuple[int, int, int, int]) -> None:
-    """Draw a rectangle around the close-up."""
+    """Draw a rectangle around the part that the close-ups show."""
     top, left, rows, cols = window
     box = Rectangle((left - 0.5, top - 0.5), cols, rows, fill=False, edgecolor="white", lw=0.7)
     box.set_path_effects([Stroke(linewidth=1.5, foreground="black"), Normal()])

@@ -1,6 +1,6 @@
-"""Process many files at once in threads, and keep freed memory for the next file.
+"""Process many files at once in threads, and reuse freed memory for the next file.
 
-The engine and the readers release the GIL.
+Threads suffice because the engine and the readers release the GIL.
 """
 
 import ctypes
@@ -37,7 +37,7 @@ def finished(
     done: SimpleQueue[Future[Result]] = SimpleQueue()
 
     def next_one() -> tuple[Item, Result | Exception]:
-        """Wait until an item is finished, and remove it from those that are running."""
+        """Wait until an item is finished, and remove it from `running`."""
         future = done.get()
         item, error = running.pop(future), future.exception()
         if error is None:
@@ -58,7 +58,7 @@ def finished(
     finally:
         try:
             pool.shutdown()
-        except KeyboardInterrupt:  # at its exit Python would wait for the threads again
+        except KeyboardInterrupt:  # a normal exit would wait for the threads again
             os._exit(130)
 
 
@@ -66,7 +66,7 @@ def keep_memory(most: int) -> None:
     """Reuse freed blocks of up to `most` bytes for the next file; has an effect with glibc only.
 
     By default, threads return arrays as large as logits to the operating system, which clears the
-    same pages again for the next file: a tenth of the run time.
+    same pages again for the next file; that takes a tenth of the run time.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

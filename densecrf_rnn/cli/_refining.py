@@ -27,7 +27,7 @@ _SOURCES = ("logits", "image", "mask")
 
 
 class Refining:
-    """The work of the command on one file.
+    """A callable that refines one file and records the result.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ class Refining:
             return [".npz"]
         if formats.kind(image) == "volume":
             return [".nii.gz"]
-        if axes is None:  # files that hold no logits hold no volumes either
+        if axes is None:  # a format without logits has no volumes
             return [".png", ".npy"] if formats.can(image, "scores") else [".png"]
         return [".png" if axes == 2 else ".npy"]
 
@@ -140,7 +140,7 @@ class Refining:
             files.write_marginals(outputs.pop(0), q, dtype=self._dtype, classes=names)
 
     def _check_units(self, image: Array) -> None:
-        """Warn if theta_beta has its default although the image exceeds 0..255."""
+        """Warn if theta_beta has its default although the image's values exceed 0..255."""
         if self._units_given or image.dtype == np.uint8:
             return
         low, high = (float(of.reduce(image, axis=None)) for of in (np.fmin, np.fmax))  # ignore NaN

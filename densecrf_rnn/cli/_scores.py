@@ -13,7 +13,7 @@ import numpy as np
 from .. import metrics
 from ._scoring import Counts
 
-LEVEL = 0.95  # of the intervals
+LEVEL = 0.95  # confidence level of the bootstrap intervals
 _OTHER_SCORES = {
     "pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy",
     "frequency_weighted_iu": "frequency-weighted IU",
@@ -24,7 +24,7 @@ def facts_of(
     counts: Counts, names: Sequence[str], classes: Sequence[str], over: Sequence[int] | None,
     args: argparse.Namespace,
 ) -> dict[str, Any]:  # fmt: skip
-    """Compute all scores, as values that JSON can hold; NaN becomes None."""
+    """Compute all scores as JSON values (None for NaN); `over`: labels that mean IU averages."""
     mean_iu = partial(metrics.mean_iu, over=over)
     interval = partial(
         metrics.bootstrap_interval, resamples=args.resamples, level=LEVEL, seed=args.seed
@@ -69,7 +69,7 @@ def table(facts: dict[str, Any], over: Sequence[int] | None) -> str:
     """Return the scores as text, in percent."""
     columns = facts["predictions"]
     confusion = np.array([column["confusion"] for column in columns])
-    # Labels in the truth, and labels that are only predicted, which have an IU of 0.
+    # Show labels in the truth, and labels that are only predicted: these have an IU of 0.
     shown = np.flatnonzero((confusion.sum(1) + confusion.sum(2)).any(0))
     interval = f"  {100 * facts['interval']['level']:g} % interval"
     rows = [["IU, %", *(c["name"] for c in columns)]]
@@ -104,7 +104,7 @@ def table(facts: dict[str, Any], over: Sequence[int] | None) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return one line per row: a name and right-aligned cells, or a text that stands alone."""
+    """Return one line per row: a name and right-aligned cells, or the text of a single cell."""
     columns = itertools.zip_longest(*(row for row in rows if len(row) > 1), fillvalue="")
     first, *widths = (max(map(len, column)) for column in columns)
     return [

@@ -68,9 +68,10 @@ class Counts:
 
 
 def count(found: Sequence[files.Match], args: argparse.Namespace, classes: int | None) -> Counts:
-    """Compute the confusion matrices of every image and of the bands.
+    """Compute the confusion matrices of every image and of the trimap bands.
 
-    `classes` is the number of labels, or None to find it in the files.
+    `classes` is the number of names in --classes, or None. Without it and --labels, the number of
+    labels is found in the files.
     """
     if args.labels is not None and classes is not None and args.labels != classes:
         raise UserError(f"--labels is {args.labels} but --classes names {classes}")
@@ -121,12 +122,12 @@ def _grown(confusions: Array, labels: int) -> Array:
 
 
 def _prediction(path: Path, key: str | None, axes: int) -> Array:
-    """Read a label map with `axes` axes; of a file of scores, the argmax over the labels."""
-    if files.extension(path) == ".npy":  # holds one array without a name, whatever others need
+    """Read a label map with `axes` axes; if the file holds scores, return their argmax."""
+    if files.extension(path) == ".npy":  # its array has no name; --key is for other files
         key = None
     if formats.kind(path) == "picture":
         return files.read_labels(path)
-    array: Array = formats.read(path, "labels", key)  # of any number of axes
+    array: Array = formats.read(path, "labels", key)  # accepts any number of axes
     if array.ndim == axes + 2 and len(array) == 1:  # a batch of one
         array = array[0]
     if array.dtype.kind != "f" or array.ndim != axes + 1:

@@ -13,7 +13,7 @@ from ._inputs import Inputs
 from ._options import given, option, recorded
 from ._refining import Refining
 
-# The recorded options that tiles take into account; with --tile all others are errors.
+# The recorded options that --tile supports; giving another one with --tile is an error.
 HEEDED = {
     "tile", "halo", "bands", "kind", "spacing", "write", "dtype", "iterations", "compatibility",
     *(field.name for field in fields(CRFParams)),
@@ -37,7 +37,7 @@ def add_tile_options(parser: argparse.ArgumentParser) -> None:
 
 
 def refining(args: argparse.Namespace, inputs: Inputs, workers: int, threads: int) -> Refining:
-    """Return the work of the command on one file, whole or in tiles."""
+    """Return the object that refines one file when called, as a whole or in tiles."""
     if args.tile is None:
         for name in sorted(given(args) & _TILED_ONLY):
             raise UserError(f"{option(name)} goes with --tile; give both, or neither")
@@ -54,7 +54,7 @@ def refining(args: argparse.Namespace, inputs: Inputs, workers: int, threads: in
 
 
 class Tiling(Refining):
-    """The work of the command on one file in tiles; parameters as in `Refining`."""
+    """A callable that refines one file in tiles and records it; parameters as in `Refining`."""
 
     default_dtype = "float32"
 
@@ -85,7 +85,7 @@ class Tiling(Refining):
         return outputs, shape
 
     def _check_central_units(self, image: Path, axes: int) -> None:
-        """Check the units of a central crop of the image."""
+        """Call `_check_units` on a central crop, because the whole image may exceed memory."""
         with contextlib.ExitStack() as stack:
             array = formats.open_in_parts(image, stack).image(axes, self._args.bands)
             middle = tuple(

@@ -79,7 +79,7 @@ def _refine_command(args: argparse.Namespace) -> str:
         if value is True:
             words.append(option(name))
         elif str(value).startswith("-"):
-            words.append(f"{option(name)}={value}")  # else it would be taken for an option
+            words.append(f"{option(name)}={value}")  # argparse takes a separate -x for an option
         else:
             words += [option(name), str(value)]
     return shlex.join([*words, "--params", str(args.out), "--out", "refined"])

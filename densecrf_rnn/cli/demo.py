@@ -26,9 +26,9 @@ from ..tuning import Task
 from . import _types, make_folder, progress, require
 
 
-# Among the best of a search over bandwidths, weights and normalisations on the seven photographs
-# with ground truth that the demo then scores, so the gain shown is optimistic. The defaults of
-# CRFParams are meant for training with the network and score lower here.
+# Among the best settings of a search over bandwidths, weights and normalisations. The search used
+# the seven photographs with ground truth that the demo scores, so the gain shown is optimistic.
+# The defaults of CRFParams are meant for training with the network and score lower on them.
 PARAMS = CRFParams(theta_alpha=30, theta_beta=5, w_bilateral=3)
 ITERATIONS = 5
 STEPS = 105  # fifteen passes: about 10 s on two cores; the loss hardly falls after that
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", **_types.FOLDER, default=Path("densecrf-demo"),
         help="output folder for the images (default: %(default)s)")
-    add("--no-train", action="store_true", help="do not train")
+    add("--no-train", action="store_true", help="do not train a CRF-RNN head")
     add("--steps", **_types.COUNT, default=STEPS,
         help="training steps, one photograph each (default: %(default)s)")
     add("--threads", **_types.COUNT, help="maximum number of threads (default: one per processor)")
@@ -127,7 +127,7 @@ def _train(pairs: Sequence[samples.Sample], steps: int, threads: int | None) -> 
         return
     from ..nn import tuning
 
-    # Pixels are _STRIDE times closer together, and so are the bandwidths in pixels.
+    # Every _STRIDE-th pixel is kept, so bandwidths in pixels become _STRIDE times smaller.
     params = replace(
         PARAMS, theta_alpha=PARAMS.theta_alpha / _STRIDE, theta_gamma=PARAMS.theta_gamma / _STRIDE
     )
@@ -161,7 +161,7 @@ def _train(pairs: Sequence[samples.Sample], steps: int, threads: int | None) -> 
 
 
 def _reduced(sample: samples.Sample) -> samples.Sample:
-    """Keep every third pixel of every third row, at a ninth of the cost of training."""
+    """Keep every third pixel of every third row, which cuts the cost of training to a ninth."""
     assert sample.truth is not None
     rows = slice(None, None, _STRIDE)
     return replace(

@@ -1,6 +1,6 @@
 """`densecrf-rnn evaluate`: score label maps on disk against the ground truth, side by side.
 
-`_scoring` counts per image, `_scores` makes scores, a table and charts of the counts.
+`_scoring` computes confusion matrices; `_scores` turns them into scores, a table and charts.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Count, print and write the scores."""
+    """Compute, print and write the scores."""
     require("evaluate", "tqdm")
     prepare_plots("evaluate", args.plots)
     check_file("--json", args.json)

@@ -32,11 +32,11 @@ from ._tiling import add_tile_options, refining
 from .info import installed
 
 RECORD = "refine"  # refine.json in the output folder
-# Files in memory besides those in the engine: one that is being read and one being written.
+# Files in memory besides those being refined: one that is being read and one being written.
 _AHEAD = 2
-# Larger freed arrays, such as those of volumes, are returned to the operating system.
+# Bytes; larger freed arrays, such as those of volumes, are returned to the operating system.
 _LARGEST_KEPT = 2**27
-# Errors that every other file would meet as well.
+# Errors that every other file would raise too: disk full, quota exceeded, read-only.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         _refine_all(inputs, work, record, how["workers"] + _AHEAD, counts, failed)
     except BaseException as error:
-        with contextlib.suppress(OSError):  # the cause may stop this too; the journal remains
+        with contextlib.suppress(OSError):  # e.g. disk full; the journal remains
             close(str(error) or type(error).__name__)
         raise
     return _report(args.out, close(None), counts, failed, inputs.missing)
@@ -136,9 +136,9 @@ def _refine_all(
 
 
 def _shares(args: argparse.Namespace, count: int) -> dict[str, Any]:
-    """Return the numbers of workers and of threads for each.
+    """Return the number of workers and the number of threads of each worker.
 
-    One thread for each of many images is the most efficient.
+    With many images, one thread per image is the most efficient.
     """
     processors = engines.default_threads()
     workers = args.workers or min(max(1, processors // (args.threads or 1)), count)
@@ -188,7 +188,7 @@ def _reason(match: files.Match, error: Exception) -> str:
     elif not isinstance(error, (OSError, TypeError, ValueError)):
         text = f"{type(error).__name__}: {text}"
     named = getattr(error, "filename", None) or any(str(path) in text for path in match.paths)
-    about = {"image": 1, "mask": 2}.get(text.split(" ")[0], 0)  # messages of `refine` begin so
+    about = {"image": 1, "mask": 2}.get(text.split(" ")[0], 0)  # `refine` names its argument first
     return " ".join((text if named else f"{match.paths[about]}: {text}").split())
 
 
@@ -229,6 +229,6 @@ def _report(
 
 
 def _versions() -> dict[str, str]:
-    """Return the versions of Python and of the installed packages that files may need."""
+    """Return the versions of Python and of the installed packages that file formats may need."""
     found = {name: installed(name) for name in ("numpy", *files.PACKAGES)}
     return {"python": platform.python_version(), **{n: v for n, v in found.items() if v}}

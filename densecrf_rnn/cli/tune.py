@@ -125,7 +125,7 @@ def _task(args: argparse.Namespace, inputs: Inputs, first: Example) -> tuning.Ta
             fixed[name] = given[0]
         elif given is not None or isinstance(getattr(start.params, name), float):
             ranges[name] = ends if given is None else given
-        # else these are weights per label from --params, which are not searched
+        # else --params gives weights per label for this name, which are not searched
     names = [str(label) for label in inputs.label_names(max(2, len(first.logits)))]
     over = chosen_labels(args.mean_over, names)
     return tuning.Task(
@@ -141,7 +141,7 @@ def _task(args: argparse.Namespace, inputs: Inputs, first: Example) -> tuning.Ta
 
 
 def _facts(args: argparse.Namespace) -> dict[str, str]:
-    """Return the options and input paths that a stored search must share to be continued."""
+    """Return the options and input paths that must be equal for a stored search to be continued."""
     values = recorded(args)
     values |= {n: Path(values[n]).resolve() for n in _SOURCES if values[n] is not None}
     return {name: str(value) for name, value in values.items()}
@@ -166,7 +166,7 @@ def _plan(examples: Examples, first: Example, task: tuning.Task, args: argparse.
 def _find(
     examples: Sequence[tuning.Example], fold: int, task: tuning.Task, args: argparse.Namespace
 ) -> tuning.Tuned:
-    """Search, and learn if --gradient is given; fold 0 stands for all images."""
+    """Search, then improve the result by gradients if --gradient; fold 0 means all images."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -191,7 +191,7 @@ def _learned(
     examples: Sequence[tuning.Example], found: tuning.Tuned, where: str, task: tuning.Task,
     args: argparse.Namespace,
 ) -> tuning.Tuned:  # fmt: skip
-    """Improve the setting found by gradient descent; return it if it scores better."""
+    """Improve the setting `found` by gradient descent; return `found` if that is no better."""
     from ..nn.tuning import learn
 
     with progress(total=args.passes * len(examples), desc=where, unit="step") as bar:

@@ -1,7 +1,7 @@
 """Read and write arrays in .npy, .npz, .pt, .safetensors, .h5 and .zarr files; never pickles.
 
-A reader takes a path and the name of the array in a file that holds several, or None. It is called
-by `formats.read`, which handles the exceptions of the libraries.
+A reader takes a path and a key: the name of the array to read if the file holds several, or None.
+`formats.read` calls the reader and handles the exceptions of the libraries.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,9 +23,10 @@ def checked(path: Path, array: Array) -> Array:
 
 
 def names_of_maps(path: Path | str, maps: Array) -> Array | None:
-    """Return the labels of the maps [L, ...] of a file that `write_marginals` wrote with `classes`.
+    """Return the label of each of the `maps` [L, ...], which were read from the file `path`.
 
-    Such a file is an .npz with the arrays "marginals" and "classes"; None for any other.
+    `write_marginals` stores these labels if `classes` is given. Return None if the file is not an
+    .npz with exactly the arrays "marginals" and "classes".
 
     Raises
     ------
@@ -69,7 +70,7 @@ def read_npz(path: Path, key: str | None) -> Array:
 
 
 def read_torch(path: Path, key: str | None) -> Array:
-    """Read one tensor of a file written by torch.save, without running code in it."""
+    """Read one tensor of a file written by torch.save, without running code that it contains."""
     arrays = required("densecrf_rnn.nn.saved", "torch", path).load_arrays(path)
     if list(arrays) == [""]:
         _check_no_key(path, key)
@@ -84,7 +85,7 @@ def read_safetensors(path: Path, key: str | None) -> Array:
 
 
 def read_hdf5(path: Path, key: str | None) -> Array:
-    """Read one dataset of an HDF5 file, also in a group."""
+    """Read one dataset of an HDF5 file; one inside a group is named "group/dataset"."""
     h5py = required("h5py", "files", path)
     names: list[str] = []
     with h5py.File(path, "r") as file:
@@ -117,7 +118,10 @@ def _zarr_arrays(group: Any, above: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _choose(path: Path, names: Sequence[str], key: str | None) -> str:
-    """Return `key`, or the only name; raise ValueError if there is no such array."""
+    """Return `key` or, if it is None, the only name.
+
+    Raise ValueError if `key` is not among the names, or is None and there is not exactly one.
+    """
     if key is None and len(names) == 1:
         return names[0]
     if key is not None and key in names:
@@ -144,7 +148,7 @@ def write_npy(path: Path, **arrays: Array) -> None:
         raise ValueError(f"{path}: .npy holds one array, not {' and '.join(arrays)}; write .npz")
     array = np.ascontiguousarray(*arrays.values())
     with replaced(path) as partial, open(partial, "wb") as file:
-        # np.save itself does not say why it could not write
+        # np.save does not report why a write failed
         header = np.lib.format.header_data_from_array_1_0(array)
         np.lib.format.write_array_header_1_0(file, header)
         file.write(array.data)

@@ -20,7 +20,9 @@ Create = Callable[..., contextlib.AbstractContextManager[windows.Write]]
 
 @dataclass(frozen=True)
 class Format:
-    """The functions of one format; None where it cannot be used so.
+    """The functions that read and write one format; None for what it does not support.
+
+    S stands for the spatial axes, [H, W] or [D, H, W].
 
     Attributes
     ----------
@@ -29,17 +31,20 @@ class Format:
         channels last; volumes have a voxel size.
     content : str
         What such a file should be, for the message about a damaged one.
-    scores, image, labels : functions of a path, for arrays also of the name of the array
+    scores, image, labels : functions of a path; of kind "array", also of the array's name
         Read logits or probabilities [L, *S], images [*S, C] and label maps [*S].
     voxel_size : function of a path
+        Read the size of a voxel along depth, row and column.
     palette : function of a path
+        Read the colours of a palette image, uint8 [256, 3]; None for other images.
     write_labels : function of (path, labels, palette, like)
     write_marginals : function of (path, marginals=..., classes=...)
     open : function of (path, stack)
-        Open a file to be read in parts.
+        Open a file to be read in parts; `stack` closes it.
     create : context manager of (path, shape, dtype, axes, nodata, ground)
-        Create a file of `shape`, (*S) or (L, *S) with `axes` spatial axes, and yield a function
-        that writes a part of it. `nodata` marks pixels without data; `ground` is the georeference.
+        Create a file and yield a function that writes a part of it. `shape` is [*S] or [L, *S],
+        with `axes` spatial axes. The value `nodata` marks pixels without data; `ground` is the
+        georeference.
     """
 
     kind: Literal["array", "picture", "volume"]
@@ -99,7 +104,7 @@ FORMATS = {
     ".nii": _NIFTI,
     ".nii.gz": _NIFTI,
 }  # fmt: skip
-# Packages of the readers and writers, as pip names them.
+# Packages that the readers and writers use, by their names on PyPI.
 PACKAGES = ("pillow", "tifffile", "nibabel", "h5py", "zarr", "safetensors", "rasterio", "torch")
 
 
@@ -111,7 +116,7 @@ _USES = {
 
 
 def extensions(use: str) -> list[str]:
-    """Return the extensions of the formats that have the function `use`.
+    """Return the extensions of the formats that support `use`, an attribute of `Format`.
 
     Examples
     --------
@@ -122,17 +127,17 @@ def extensions(use: str) -> list[str]:
 
 
 def can(path: Path, use: str) -> bool:
-    """Return whether the format of a file has the function `use`, an attribute of `Format`."""
+    """Return whether the format of a file supports `use`, an attribute of `Format`."""
     return extension(path) in extensions(use)
 
 
 def function(path: Path, use: str) -> Any:
-    """Return the function `use` of the format of a file.
+    """Return the function `use`, an attribute of `Format`, for the format of a file.
 
     Raises
     ------
     ValueError
-        Files with this extension cannot be used so.
+        The format of the file is unknown or does not support `use`.
     """
     if not can(path, use):
         raise ValueError(
@@ -143,17 +148,20 @@ def function(path: Path, use: str) -> Any:
 
 
 def kind(path: Path) -> str | None:
-    """Return the kind of the format of a file, or None if it is of none."""
+    """Return `Format.kind` of the format of a file; None if the format is unknown."""
     return FORMATS[extension(path)].kind if extension(path) in FORMATS else None
 
 
 def read(path: Path, use: str, key: str | None = None) -> Any:
-    """Read a file by the function `use` of its format; arrays come as they are stored.
+    """Read a file with the function `use`, an attribute of `Format`, of its format.
+
+    Array files keep their axes and dtype.
 
     Raises
     ------
     FileNotFoundError, PermissionError, ImportError, ValueError
-        The package for the file is not installed; the file is damaged, or of another format.
+        The file does not exist or cannot be read; the package for it is not installed; the file
+        is damaged, or of another format.
     """
     with _existing(path, use) as function_of:
         if kind(path) == "array":
@@ -176,9 +184,9 @@ def open_in_parts(path: Path, stack: contextlib.ExitStack) -> windows.Source:
 
 @contextlib.contextmanager
 def _existing(path: Path, use: str) -> Iterator[Any]:
-    """Yield the function `use` of the format of an existing file; its exceptions name the file."""
+    """Yield the function `use` for an existing file; exceptions of the with block name the file."""
     found = function(path, use)
-    if not path.exists():  # not every library says so
+    if not path.exists():  # not every library reports a missing file
         raise FileNotFoundError(2, "no such file", str(path))
     with reading(path, FORMATS[extension(path)].content):
         yield found

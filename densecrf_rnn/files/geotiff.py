@@ -23,7 +23,7 @@ class GeoTiff(Source):
     ----------
     path : path
     stack : ExitStack
-        Closes the file.
+        Closes the file when it exits.
     """
 
     def __init__(self, path: Path, stack: contextlib.ExitStack) -> None:
@@ -32,7 +32,7 @@ class GeoTiff(Source):
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_CACHE))
         with reading(path, "a GeoTIFF"):
             self._dataset: Any = stack.enter_context(rasterio.open(path))
-        self._masked = bool(self._flags() - {"all_valid"})  # marks pixels as without data
+        self._masked = bool(self._flags() - {"all_valid"})  # some may lack data
 
     def maps(self) -> Sliceable:
         """Return the bands [band, H, W]."""
@@ -41,7 +41,7 @@ class GeoTiff(Source):
     def image(self, axes: int, bands: Sequence[int] | None = None) -> Sliceable:
         """Return the chosen bands [H, W, band], by default all but alpha.
 
-        An alpha band among `bands` is a channel and masks nothing.
+        `bands` count from 1. An alpha band among `bands` is a channel and masks no pixels.
         """
         dataset = self._dataset
         colours = {i: colour.name for i, colour in zip(dataset.indexes, dataset.colorinterp)}
@@ -64,14 +64,17 @@ class GeoTiff(Source):
         return View(shape, planes.dtype, lambda w: np.moveaxis(planes[(w[-1], *w[:-1])], 0, -1))
 
     def nonzero(self) -> Sliceable:
-        """Return where the only band is not 0, bool [H, W]."""
+        """Return a mask, bool [H, W]: True where the file's single band is not 0."""
         if self._dataset.count != 1:
             raise ValueError(f"{self.path}: has {self._dataset.count} bands; a mask has one")
         band = self._bands([1])
         return View(band.shape[1:], bool, lambda where: band[(slice(0, 1), *where)][0] != 0)
 
     def valid(self) -> Sliceable | None:
-        """Return where all bands have data, bool [H, W]; None if no pixel is marked otherwise."""
+        """Return a mask, bool [H, W]: True where all bands have data.
+
+        None if the file does not mark pixels as without data.
+        """
         if not self._masked:
             return None
         dataset = self._dataset
@@ -83,7 +86,7 @@ class GeoTiff(Source):
         return View(dataset.shape, bool, part)
 
     def ground(self) -> dict[str, Any]:
-        """Return the georeference as rasterio takes it; empty if there is none."""
+        """Return the georeference as keywords of rasterio.open; empty if there is none."""
         dataset = self._dataset
         found: dict[str, Any] = {}
         points, crs = dataset.gcps
@@ -96,7 +99,7 @@ class GeoTiff(Source):
         return found
 
     def _flags(self) -> set[str]:
-        """Return the ways in which pixels are marked as without data."""
+        """Return the names of rasterio's mask flags: how pixels without data are marked."""
         return {flag.name for flags in self._dataset.mask_flag_enums for flag in flags}
 
     def _bands(self, indexes: Sequence[int]) -> View:
@@ -117,7 +120,7 @@ class GeoTiff(Source):
 def created(
     path: Path, shape: tuple[int, ...], dtype: Any, axes: int, nodata: float | None, ground: Any
 ) -> Iterator[Write]:
-    """Create a GeoTIFF and yield a function that writes a part of it; see `formats.created`."""
+    """Create a GeoTIFF and yield a function that writes a part of it; see `formats.Format`."""
     rasterio = required("rasterio", "raster", path)
     bands, height, width = shape if len(shape) == 3 else (1, *shape)
     options = {"compress": "deflate", "predictor": 3 if np.dtype(dtype).kind == "f" else 2}

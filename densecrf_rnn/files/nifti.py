@@ -11,7 +11,10 @@ from .paths import reading, required
 
 
 def read_volume(path: Path) -> Array:
-    """Read [D, H, W], or [C, D, H, W] if there are channels (axis 4 or 5), scaled by the header."""
+    """Read a volume [D, H, W], or [C, D, H, W] if the file has channels, on its axis 4 or 5.
+
+    Values are scaled by the slope and intercept of the header.
+    """
     data = np.asanyarray(_load(path).dataobj)
     if data.dtype.fields:
         raise ValueError(f"{path}: a NIfTI file of colours; save numbers, [x, y, z, channel]")
@@ -26,18 +29,18 @@ def read_volume(path: Path) -> Array:
 
 
 def read_scores(path: Path) -> Array:
-    """Read [L, D, H, W]."""
+    """Read logits or probabilities [L, D, H, W]."""
     volume = read_volume(path)
     return volume[None] if volume.ndim == 3 else volume
 
 
 def read_image(path: Path) -> Array:
-    """Read [D, H, W, C]."""
+    """Read an image [D, H, W, C]."""
     return np.moveaxis(read_scores(path), 0, -1)
 
 
 def read_voxel_size(path: Path) -> tuple[float, float, float]:
-    """Read the size along depth, row and column, in the unit of the file, usually millimetres."""
+    """Read the voxel size along depth, row and column, in the file's unit, usually millimetres."""
     x, y, z = (float(size) for size in _load(path).header.get_zooms()[:3])
     return z, y, x
 
@@ -53,7 +56,7 @@ def write_labels(path: Path, labels: Array, palette: Array | None, like: Path | 
     dtype = np.uint8 if labels.max(initial=0) < 256 else np.int32
     header.set_data_dtype(dtype)
     header.set_slope_inter(1, 0)
-    header["cal_min"] = header["cal_max"] = 0  # display range of the intensities
+    header["cal_min"] = header["cal_max"] = 0  # the display range of `like` does not suit labels
     image = type(model)(np.ascontiguousarray(labels.T).astype(dtype), model.affine, header)
     with replaced(path) as partial:
         nibabel.save(image, partial)

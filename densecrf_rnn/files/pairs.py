@@ -33,18 +33,19 @@ def pair(
     *sources : path
         Each a folder, whose files with a known extension are used (not those in its subfolders;
         a folder NAME.zarr is a file), a pattern such as ``"logits/*.npz"``, or one file. If all
-        are single files they are paired whatever their names. Files are looked for by the stems of
-        the first source; files of the others with another stem are ignored.
+        are single files they are paired whatever their names. Otherwise each file of the first
+        source is paired with those of the same stem in the others; the remaining files of the
+        others are ignored.
     suffixes : sequence of str, one per source, optional
         Text between stem and extension in the names, such as ``("", "_0000")``. Files of a folder
-        without it are ignored.
+        whose name lacks its suffix are ignored.
     suffix_options : sequence of str, one per source, optional
         Names of the command-line options that set `suffixes`, for messages.
 
     Returns
     -------
     Pairs
-        `found`, and in `missing` a sentence for each file without a partner.
+        `found`, and in `missing` a sentence for each file of the first source without a partner.
 
     Raises
     ------
@@ -98,9 +99,9 @@ def _suffix_hint(stem: str, others: Sequence[str], own_option: str, their_option
         suffix = long.removeprefix(short)
         if suffix and not suffix[0].isalnum() and long.startswith(short):
             option = own_option if long == stem else their_option
-            sign = "=" if suffix.startswith("-") else " "  # else it would be taken for an option
+            sign = "=" if suffix.startswith("-") else " "  # argparse takes a separate -x as option
             return f"{stem!r} has no partner, but {other!r} exists; try {option}{sign}{suffix}"
-    return f"{stem!r} there, {others[0]!r} here; matching files must have equal stems"
+    return f"the stems are such as {stem!r} and {others[0]!r}; matching files need equal stems"
 
 
 def _is_file(path: Path) -> bool:

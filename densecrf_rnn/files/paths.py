@@ -1,4 +1,4 @@
-"""Helpers for paths: extension and stem, the package that reads a file, errors that name it."""
+"""Helpers for paths: extension, stem, the package that reads a file, errors that name the file."""
 
 import contextlib
 import textwrap
@@ -40,13 +40,16 @@ def stem(path: Path | str, suffix: str = "") -> str:
 
 @contextlib.contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Turn any exception of a library at a damaged file into a ValueError that names the file."""
+    """Turn exceptions that a library raises at a damaged file into a ValueError that names it.
+
+    `what` says what the file should be, for the message.
+    """
     try:
         yield
     except (FileNotFoundError, PermissionError, IsADirectoryError, MemoryError, ImportError):
         raise
     except Exception as error:  # libraries raise all kinds of exceptions at malformed files
-        if str(error).startswith(f"{path}: "):  # an error of ours
+        if str(error).startswith(f"{path}: "):  # raised by this package
             raise
         if "allow_pickle" in str(error):
             raise ValueError(f"{path}: {PICKLED}") from error
@@ -61,6 +64,6 @@ def required(module: str, extra: str, path: Path) -> Any:
     Raises
     ------
     ImportError
-        It is not installed; the message says how to install it.
+        The module is not installed; the message says how to install it.
     """
     return checks.package(module, f"{path}: {extension(path)}", f"'densecrf-rnn[{extra}]'")

@@ -16,15 +16,15 @@ _GAP = rb"(?:\s|#[^\n]*\n)+"
 _PGM = re.compile(rb"P[25]" + _GAP + rb"\d+" + _GAP + rb"\d+" + _GAP + rb"(\d+)")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BIT_DEPTH, _COLOUR_TYPE = slice(24, 25), slice(25, 26)  # where a PNG file stores them
-_GREY = b"\0"  # a colour type
+_GREY = b"\0"  # colour type of a PNG without colours
 _MAX_INDEX, _MAX_GREY = 255, 65535  # the largest palette index and grey value of a PNG
 
 
 def read_image(path: Path) -> Array:
-    """Read [H, W, C], uint8 or 16-bit grey values.
+    """Read an image [H, W, C]: uint8, or 16-bit grey values.
 
-    As in most training code, palettes are resolved, an alpha channel is dropped, and the
-    orientation in EXIF is ignored.
+    As in most training code, palette indices are replaced by their colours, an alpha channel is
+    dropped, and the orientation in EXIF is ignored.
     """
     image = _open(path)
     if image.mode in ("P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"):
@@ -38,7 +38,7 @@ def read_image(path: Path) -> Array:
 
 
 def read_labels(path: Path) -> Array:
-    """Read [H, W]: palette indices or grey values."""
+    """Read a label map [H, W]: palette indices or grey values."""
     image = _open(path)
     labels = np.asarray(image)
     if labels.ndim != 2:
@@ -83,8 +83,8 @@ def write_label_png(path: Path, labels: Array, palette: Array) -> None:
     else:
         image = pillow.fromarray(labels.astype(np.uint8), mode="P")
         image.putpalette(palette.tobytes())
-    encoded = io.BytesIO()  # when it writes to a file itself, Pillow hides the cause of an error
-    # the fastest level of zlib: label maps are flat, so others save little space and take longer
+    encoded = io.BytesIO()  # if Pillow itself writes the file, it hides why a write failed
+    # zlib's fastest level: higher levels take longer and save little space on label maps
     image.save(encoded, format="png", compress_level=1)
     path.write_bytes(encoded.getbuffer())
 
@@ -105,7 +105,7 @@ def _open(path: Path) -> Any:
 
 
 def _unscaled(path: Path, labels: Array) -> Array:
-    """Undo the scaling of Pillow, which maps smaller ranges of grey to 0..255 or 0..65535."""
+    """Undo Pillow's scaling: it maps grey ranges such as 0..15 to 0..255 or 0..65535."""
     with open(path, "rb") as file:
         head = file.read(4096)
     if head.startswith(_PNG) and head[_COLOUR_TYPE] == _GREY:

@@ -37,7 +37,7 @@ def refine_raster(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Refine a raster of any size from files into a file, with the memory of one tile.
+    """Refine a raster of any size from files into a file, with one tile in memory at a time.
 
     Parameters
     ----------
@@ -55,21 +55,21 @@ def refine_raster(
     kind : {"logits", "probabilities"}
         Content of `logits`; see `read_logits`.
     bands : sequence of int, optional
-        Bands of a GeoTIFF `image` to use as channels, counted from 1; default all but alpha. Needed
-        if a fourth band is marked as alpha but is not: GDAL marks it by default.
+        Bands of a GeoTIFF `image` to use as channels, counted from 1; default all but alpha. Give
+        all four if GDAL has marked a fourth channel as alpha, which it does by default.
     marginals : bool
-        Write the marginals, float32 [L, ...], instead of the most probable labels, in the smallest
-        unsigned integer that holds them.
+        Write the marginals, float32 [L, ...]. By default the most probable labels are written, in
+        the smallest unsigned integer type that holds them.
     tile, halo
         As in `refine_tiled`. Tiles are written fastest in multiples of 256 (GeoTIFF) or 1024
         (zarr).
     compatibility, iterations, spacing, backend, threads
         As in `refine`.
     mask : path, optional
-        One band, or an array without channels; pixels where it is 0 are excluded. So are pixels
-        that a GeoTIFF, of logits or image, marks as without data (by a nodata value, a mask or an
-        alpha band). Excluded pixels are nodata in the output: the maximum of the integer type, or
-        NaN.
+        One band, or an array without channels; pixels where it is 0 are excluded. Pixels that
+        the GeoTIFF of the logits or of the image marks as without data (by a nodata value, a mask
+        or an alpha band) are excluded too. Excluded pixels are nodata in the output: the maximum of
+        the integer type, or NaN.
     progress : function of two ints, optional
         Called after each tile with the number of pixels done and the total.
 
@@ -133,7 +133,7 @@ def refine_raster(
 
 
 def _logits(source: Source, kind: Kind) -> tiles.Sliceable:
-    """Return the maps of a file as logits."""
+    """Return the maps of a file as logits; if they are probabilities, convert them."""
     maps = source.maps()
     if kind == "logits":
         return maps
@@ -150,7 +150,7 @@ def _logits(source: Source, kind: Kind) -> tiles.Sliceable:
 def _all(
     masks: Sequence[tuple[Source, tiles.Sliceable | None]], size: tuple[int, ...]
 ) -> tiles.Sliceable | None:
-    """Return the conjunction of the masks that are not None; None if all are."""
+    """Return the conjunction of the masks that are not None; None if all are None."""
     given = [(source, mask) for source, mask in masks if mask is not None]
     for source, mask in given:
         if tuple(mask.shape) != size:
@@ -162,7 +162,10 @@ def _all(
 
 
 def _common_ground(guide: Source, scores: Source) -> dict[str, Any]:
-    """Return the georeference of the rasters, which must agree if both have one."""
+    """Return the image's georeference or, if it has none, that of the logits.
+
+    Raise ValueError if both have one and they differ.
+    """
     one, other = guide.ground(), scores.ground()
     if "transform" in one and "transform" in other:
         pixel = max(abs(one["transform"].a), abs(one["transform"].b))

@@ -15,7 +15,7 @@ Kind = Literal["logits", "probabilities"]
 
 
 def read_array(path: Path | str, key: str | None = None) -> Array:
-    """Read the array in an array file, or the one called `key`.
+    """Read an array from an array file; if the file holds several, `key` names the array.
 
     Raises
     ------
@@ -47,18 +47,18 @@ def read_logits(
     ----------
     path : path
         .npy, .npz, .pt, .pth, .safetensors, .h5, .hdf5 or .zarr of shape [L, H, W] or
-        [L, D, H, W], or a batch of one of either; four axes of which the first is 1 are a batch
-        [1, L, H, W]. NIfTI [x, y, z, label]; or a TIFF with a page per label.
+        [L, D, H, W], or either as a batch of one; [1, N, H, W] is a batch with N labels unless
+        `axes` is 3. NIfTI [x, y, z, label]; or a TIFF with a page per label.
     key : str, optional
         Name of the array in a file that holds several.
     kind : {"logits", "probabilities"}
         Content of the file: logits, floating point; or probabilities, floating point in 0..1 or
-        8- and 16-bit integers of which 255 and 65535 stand for 1.
+        8- or 16-bit integers, in which 255 or 65535 stands for 1.
     labels_last : bool
         The arrays are [H, W, L] or [D, H, W, L], as TensorFlow saves them.
     axes : {2, 3}, optional
-        Number of spatial axes of an array file: 3 distinguishes one logit per voxel, [1, D, H, W],
-        from a batch.
+        Number of spatial axes of an array file: with 3, an array [1, D, H, W] is a volume with
+        one logit per voxel, not a batch.
 
     Returns
     -------
@@ -73,7 +73,8 @@ def read_logits(
         The package that reads such files is not installed.
     ValueError
         The file is damaged, holds pickled objects, several arrays and no `key`, other numbers than
-        `kind` says, or maps of other labels than 0..L-1 (an array "classes" of `write_marginals`).
+        `kind` says, or maps of labels other than 0..L-1, listed in an array "classes" (see
+        `write_marginals`).
 
     Examples
     --------
@@ -119,18 +120,19 @@ def read_logits(
 
 
 def _is_batch(array: Array, axes: int | None) -> bool:
-    """Return whether the first axis is that of a batch of one."""
+    """Return whether the first axis is a batch axis, of length 1."""
     sizes = (4, 5) if axes is None else (axes + 2,)
     return array.ndim in sizes and array.shape[0] == 1
 
 
 def read_image(path: Path | str, *, key: str | None = None, axes: int | None = None) -> Array:
-    """Read an image with its channels last, in its own units.
+    """Read an image with its channels last, in the intensity units of the file.
 
     Parameters
     ----------
     path : path
-        An image file (palettes are resolved, alpha is dropped), a NIfTI volume, or an array file.
+        An image file (palette indices become colours, alpha is dropped), a NIfTI volume, or an
+        array file.
     key : str, optional
         Name of the array in a file that holds several.
     axes : {2, 3}, optional
@@ -185,12 +187,12 @@ def read_labels(path: Path | str, *, key: str | None = None) -> Array:
     Returns
     -------
     ndarray [H, W] or [D, H, W] of integers
-        Also from a file that stores integers as floating point, as some NIfTI writers do.
+        Integers that are stored as floating point, as by some NIfTI writers, are converted.
 
     Raises
     ------
     OSError, ImportError, ValueError
-        As `read_logits`; also for an image with colours but no palette, and for fractions.
+        As `read_logits`; also for an image with colours but no palette, and for fractional values.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The record of a run, file by file, from which a run that was interrupted is resumed.
+"""Record each finished file of a run, so that an interrupted run can be resumed.
 
 During a run, one line per finished file is appended to NAME.jsonl; at the end everything is
 gathered in NAME.json. A file counts as done if its outputs exist with their recorded sizes and its
@@ -59,8 +59,8 @@ class Record:
     name : str
         Name of the record: NAME.json, and NAME.jsonl during a run.
     options : mapping of str to value
-        All options that affect the outputs. A value is stored as JSON; a path by the checksum of
-        what it names.
+        All options that affect the outputs. A value is stored as JSON; a path as the checksum of
+        its file or folder.
 
     Raises
     ------
@@ -75,7 +75,7 @@ class Record:
     def __init__(self, folder: Path, name: str, options: Mapping[str, Any]) -> None:
         self._folder = folder
         self.path, self._journal_path = folder / f"{name}.json", folder / f"{name}.jsonl"
-        # as JSON returns them, to compare with those of an earlier run
+        # converted as by a JSON file, to compare with the options of an earlier run
         self.options: dict[str, Any] = json.loads(json.dumps(options, default=_plain))
         self._digest = _digest(self.options)
         self._lock = threading.Lock()
@@ -93,7 +93,9 @@ class Record:
             raise
 
     def is_done(self, stem: str, inputs: Mapping[str, str]) -> bool:
-        """Return whether the outputs exist, made with these options from inputs of these checksums.
+        """Return whether `stem` is done: its outputs exist, made with this run's options.
+
+        They must have been made from inputs of these checksums: `inputs`, name -> checksum.
         """
         entry = self._files.get(stem)
         return (
@@ -104,7 +106,7 @@ class Record:
         )
 
     def outdated(self, stems: Iterable[str]) -> list[tuple[int, dict[str, Any]]]:
-        """Return the options of earlier runs that differ from these, and how many stems had them.
+        """Return (number of `stems`, options) for all recorded options that differ from this run's.
         """
         used = Counter(self._files[stem]["options"] for stem in stems if stem in self._files)
         return [(n, self._all_options.get(d, {})) for d, n in used.items() if d != self._digest]
@@ -157,7 +159,7 @@ class Record:
             raise OSError(errno.ENOSPC, "no room for a line", str(self._journal_path))
 
     def _size(self, output: str) -> int | None:
-        """Return the size in bytes: 0 for a folder, such as a .zarr; None if there is nothing."""
+        """Return the size of an output in bytes: 0 for a folder (.zarr), None if it is missing."""
         path = self._folder / output
         return path.stat().st_size if path.is_file() else 0 if path.is_dir() else None
 
@@ -186,7 +188,7 @@ class Record:
 
 
 def _hold(folder: int, name: Path) -> None:
-    """Lock the folder until the process ends or closes it."""
+    """Lock the folder until the process ends or closes the descriptor `folder`."""
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

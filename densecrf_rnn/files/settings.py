@@ -16,7 +16,7 @@ from .._atomic import replaced
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """The arguments of `refine` other than its inputs.
+    """Parameters, iterations and compatibility: the arguments of `refine` that tuning determines.
 
     Parameters
     ----------

@@ -9,9 +9,9 @@ from .paths import required
 
 
 def read_image(path: Path) -> Array:
-    """Read [H, W, C], or [D, H, W, C] from several pages, in the stored dtype.
+    """Read an image [H, W, C], or [D, H, W, C] from several pages, in the stored dtype.
 
-    Palettes are resolved; an alpha channel is dropped.
+    Palette indices are replaced by their colours; an alpha channel is dropped.
     """
     pixels, has_alpha, colours = _read(path)
     if colours is not None:
@@ -20,7 +20,7 @@ def read_image(path: Path) -> Array:
 
 
 def read_labels(path: Path) -> Array:
-    """Read [H, W], or [D, H, W] from several pages: palette indices or grey values."""
+    """Read a label map [H, W], or [D, H, W] from several pages: palette indices or grey values."""
     labels, _, _ = _read(path)
     if labels.shape[-1] != 1:
         raise ValueError(
@@ -31,7 +31,7 @@ def read_labels(path: Path) -> Array:
 
 
 def read_scores(path: Path) -> Array:
-    """Read [L, H, W] from a page, or a channel, per label."""
+    """Read logits or probabilities [L, H, W] from a file with a page, or a channel, per label."""
     pixels, _, _ = _read(path)
     if pixels.ndim == 4 and pixels.shape[-1] > 1:
         raise ValueError(f"{path}: has several pages with channels; save one page per label")
@@ -39,9 +39,9 @@ def read_scores(path: Path) -> Array:
 
 
 def _read(path: Path) -> tuple[Array, bool, Array | None]:
-    """Read pixels with channels last, whether the last channel is alpha, and the palette.
+    """Return pixels with channels last, whether the last channel is alpha, and the palette.
 
-    The palette, uint8 [N, 3], is None where pixels are no indices of colours.
+    The palette, uint8 [N, 3], is None unless the pixels are palette indices.
     """
     tifffile = required("tifffile", "cli", path)
     with tifffile.TiffFile(path) as file:

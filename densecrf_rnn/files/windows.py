@@ -13,7 +13,7 @@ from .paths import required
 
 Write = Callable[[tuple[slice, ...], Array], None]
 
-_CHUNK = {2: 1024, 3: 128}  # of the zarr arrays written, by number of spatial axes
+_CHUNK = {2: 1024, 3: 128}  # length of the chunks of zarr arrays, by number of spatial axes
 
 
 class View:
@@ -29,19 +29,23 @@ class View:
 
 
 class Source:
-    """An open file that is read in parts, as logits, image or mask; here, an array."""
+    """An open file that is read in parts, as logits, image or mask; S are its spatial axes.
+
+    This base class reads an array (.npy, zarr); a subclass overrides it for other formats.
+    """
 
     def __init__(self, path: Path, array: Any) -> None:
         self.path, self._array = path, array
 
     def maps(self) -> Sliceable:
-        """Return logits [L, *S]."""
+        """Return the logits [L, *S]."""
         return self._array
 
     def image(self, axes: int, bands: Sequence[int] | None = None) -> Sliceable:
-        """Return an image [*S, C] with `axes` spatial axes; `bands`, from 1, choose channels.
+        """Return the image [*S, C] with `axes` spatial axes.
 
-        An array with `axes` axes has one channel. Only a GeoTIFF has bands.
+        An array of only `axes` axes gets a channel axis. `bands` chooses the channels of a GeoTIFF,
+        counted from 1; for other formats it must be None.
         """
         if bands is not None:
             raise ValueError(f"{self.path}: only a GeoTIFF has bands; leave them out")
@@ -51,15 +55,18 @@ class Source:
         return View((*array.shape, 1), array.dtype, lambda where: self._part(where[:-1])[..., None])
 
     def nonzero(self) -> Sliceable:
-        """Return a mask, bool [*S]: where the array, or the only band, is not 0."""
+        """Return a mask, bool [*S]: True where the file's array or single band is not 0."""
         return View(self._array.shape, bool, lambda where: self._part(where) != 0)
 
     def valid(self) -> Sliceable | None:
-        """Return where all bands have data, bool [H, W]; None if no pixel is marked otherwise."""
+        """Return a mask, bool [H, W]: True where all bands of a GeoTIFF have data.
+
+        None if the file does not mark pixels as without data.
+        """
         return None
 
     def ground(self) -> dict[str, Any]:
-        """Return the georeference as rasterio takes it; empty if there is none."""
+        """Return the georeference as keywords of rasterio.open; empty if there is none."""
         return {}
 
     def _part(self, where: tuple[slice, ...]) -> Array:
@@ -80,7 +87,7 @@ def open_zarr(path: Path, stack: contextlib.ExitStack) -> Source:
 def created_npy(
     path: Path, shape: tuple[int, ...], dtype: Any, axes: int, nodata: float | None, ground: Any
 ) -> Iterator[Write]:
-    """Create a .npy file and yield a function that writes a part of it; see `formats.created`."""
+    """Create a .npy file and yield a function that writes a part of it; see `formats.Format`."""
     array = np.lib.format.open_memmap(path, "w+", dtype, shape)
     yield _writer(array, axes)
     array.flush()
@@ -90,7 +97,7 @@ def created_npy(
 def created_zarr(
     path: Path, shape: tuple[int, ...], dtype: Any, axes: int, nodata: float | None, ground: Any
 ) -> Iterator[Write]:
-    """Create a zarr array and yield a function that writes a part of it; see `formats.created`."""
+    """Create a zarr array and yield a function that writes a part of it; see `formats.Format`."""
     array = required("zarr", "raster", path).open_array(
         str(path), mode="w", shape=shape, dtype=dtype,
         chunks=tuple(min(n, _CHUNK[axes]) for n in shape),

@@ -1,4 +1,4 @@
-"""Write label maps and marginals to files, each of them completely or not at all."""
+"""Write label maps and marginals to files, each file completely or not at all."""
 
 from pathlib import Path
 from typing import Literal
@@ -21,11 +21,11 @@ def write_labels(
         .png: palette indices, or 16-bit grey values if a label exceeds 255; .nii or .nii.gz;
         .npz (array "labels") or .npy.
     labels : ndarray [H, W] or [D, H, W] of integers
-        At least 0; PNG holds 0..65535 and two axes.
+        Labels from 0; a PNG holds two axes and labels up to 65535.
     palette : uint8 ndarray [256, 3], optional
         Colours of a PNG; default Pascal VOC's.
     like : path, optional
-        NIfTI file whose affine, units and orientation a volume takes; required for NIfTI.
+        NIfTI file whose affine, units and orientation are copied; required for NIfTI.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def write_marginals(
     dtype: Literal["float16", "float32"] = "float16",
     classes: Array | None = None,
 ) -> None:
-    """Write marginals, uncompressed: they hardly shrink, and it would take most of the time.
+    """Write marginals, uncompressed: compression would take most of the time and save little.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def write_marginals(
         .npz (array "marginals") or .npy.
     q : ndarray [L, H, W] or [L, D, H, W] of float32
     dtype : {"float16", "float32"}
-        float16 has an error of at most 0.05 %, and rounds numbers below 3e-8 to 0.
+        float16 rounds by at most 0.05 % (numbers above 6e-5), and numbers below 3e-8 to 0.
     classes : ndarray [L] of integers, optional
         The label of each map if they are not 0..L-1; array "classes" of an .npz.
 
