@@ -128,7 +128,7 @@ def test_where_it_has_no_effect_it_is_refused():
     with pytest.raises(TypeError, match="float64, which is kept in full"):
         mean_field(logits.double(), image, storage="bfloat16", backend=ENGINE)
     for options in ({"update": "relu"}, {"return_all": True}):
-        with pytest.raises(ValueError, match="keep float32; leave storage at 'full'"):
+        with pytest.raises(ValueError, match="supports the defaults only; leave storage at 'full'"):
             mean_field(logits, image, storage="float16", backend=ENGINE, **options)
     with pytest.raises(ValueError, match="storage is 'int8'; choose from"):
         CRFRNN(3, storage="int8")
