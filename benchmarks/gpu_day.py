@@ -86,27 +86,13 @@ class Day:
 
 @dataclass(frozen=True)
 class Step:
-    """A named part of the day.
+    """A named part of the day."""
 
-    Attributes
-    ----------
-    name : str
-        Name on the command line and of the log.
-    limit : float
-        Seconds after which it is stopped; scaled where all steps are given other than 6 minutes.
-    commands : callable
-        Returns the commands to run one after the other, or raises `NotRun`.
-    judge : callable
-        Turns the exit status of the last command and the log into a status and a reason.
-    environment : dict
-        Variables to set in addition to those of this process.
-    """
-
-    name: str
-    limit: float
-    commands: Callable[[Day], list[list[str]]]
-    judge: Callable[[int, str], tuple[str, str]]
-    environment: dict[str, str] = field(default_factory=dict)
+    name: str  # on the command line, and of the log
+    limit: float  # seconds until it is stopped; scaled if all steps have other than 6 minutes
+    commands: Callable[[Day], list[list[str]]]  # commands to run in turn; may raise `NotRun`
+    judge: Callable[[int, str], tuple[str, str]]  # last exit status and log -> status and reason
+    environment: dict[str, str] = field(default_factory=dict)  # variables to set in addition
 
 
 # --- running steps -------------------------------------------------------------------------------
@@ -415,7 +401,7 @@ def computations(device: str, backend: str, side: int) -> dict[str, Callable[[],
 
     def filtered() -> list:
         lattice = operators.lattice_build(features, "standard", backend)
-        return [operators.lattice_filter(values, *lattice, False, backend)]
+        return [operators.lattice_filter(values, list(lattice), False, backend)]
 
     def backward() -> list:
         return list(torch.autograd.grad(refined(leaf).square().sum(), leaf))

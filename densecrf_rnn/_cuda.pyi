@@ -26,7 +26,12 @@ class KeyLayout:
     @property
     def words(self) -> int: ...
 
-def devices() -> list[tuple[str, int, int]]: ...
+class Device:
+    name: str
+    capability: int
+    memory: int
+
+def devices() -> list[Device]: ...
 def driver() -> str: ...
 def key_layout(
     wide: bool, minimum: list[float], maximum: list[float], images: int

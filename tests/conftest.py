@@ -50,7 +50,8 @@ def pytest_generate_tests(metafunc):
     """Run tests with `backend` on each engine; tests of tensors on the serial launcher as well."""
     if "backend" in metafunc.fixturenames:
         tensors = metafunc.module.__name__.startswith("test_nn_")
-        metafunc.parametrize("backend", [*registry._ENGINES] + ["serial"] * tensors, indirect=True)
+        names = [*registry.ARRAY_ENGINES] + ["serial"] * tensors
+        metafunc.parametrize("backend", names, indirect=True)
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def backend(request):
 @pytest.fixture
 def both_backends():
     """Skip a test that compares the native engine with the Numba reference where one is absent."""
-    for name in registry._ENGINES:
+    for name in registry.ARRAY_ENGINES:
         reason = engines.why_unavailable(name)
         if reason is not None:
             pytest.skip(reason)

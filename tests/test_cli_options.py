@@ -69,6 +69,25 @@ def test_a_new_option_makes_files_done_again(folder, capsys, monkeypatch):
     assert capsys.readouterr().out.startswith("0 refined")
 
 
+def test_a_mask_makes_files_done_again_with_a_sentence(folder, capsys):
+    (folder / "masks").mkdir()
+    for path in (folder / "logits").glob("*.npy"):
+        np.save(folder / "masks" / path.name, np.ones(np.load(path).shape[1:], bool))
+    assert main(REFINE) == 0
+    capsys.readouterr()
+    assert main([*REFINE, "--mask", "masks"]) == 0
+    assert "done again: --mask was false, is true" in capsys.readouterr().out
+
+
+def test_a_compatibility_of_integers_is_that_of_floats(folder, capsys):
+    np.save(folder / "mu.npy", 1 - np.eye(3, dtype=int))
+    assert main([*REFINE, "--compatibility", "mu.npy"]) == 0
+    np.save(folder / "mu.npy", 1 - np.eye(3))
+    capsys.readouterr()
+    assert main([*REFINE, "--compatibility", "mu.npy"]) == 0
+    assert capsys.readouterr().out.startswith("0 refined")
+
+
 def test_a_record_without_the_names_of_today_means_done_again(folder, capsys):
     """A record as version 0.1.0 wrote it."""
     assert main(REFINE) == 0
@@ -198,7 +217,8 @@ def test_options_are_spelled_as_their_names_say(command):
 
 def test_every_option_of_tune_is_part_of_the_study_or_an_exception():
     args = _parser(TUNE).parse_args(TUNE)
-    assert set(tune._facts(args)) | _options.UNRECORDED["tune"] == options_of(TUNE)
+    names = {name.removeprefix("--").replace("-", "_") for name in tune._facts(args)}
+    assert names | _options.UNRECORDED["tune"] == options_of(TUNE)
 
 
 def test_a_study_is_not_continued_with_a_new_option(folder, capsys, monkeypatch):
@@ -207,4 +227,4 @@ def test_a_study_is_not_continued_with_a_new_option(folder, capsys, monkeypatch)
     assert main(command) == 0
     with_made_up_option(monkeypatch, tune)
     assert main(command) == 2
-    assert "with other made_up: None, now 0.5" in capsys.readouterr().err
+    assert "with other --made-up: None, now 0.5" in capsys.readouterr().err

@@ -99,7 +99,7 @@ def test_a_study_goes_on_where_it_was(data, capsys):
     assert "3 settings tried" in first and "5 settings tried" in second
     assert "setting 1:" in first and "setting 1:" not in second
     assert tune("--study", "study.db", "--trials", "5", "--temperature", "3") == 2
-    assert "with other temperature: 1.0, now 3.0" in one_sentence(capsys)
+    assert "with other --temperature: 1.0, now 3.0" in one_sentence(capsys)
 
 
 def test_a_study_of_other_files_is_not_gone_on_with(data, capsys):
@@ -110,7 +110,7 @@ def test_a_study_of_other_files_is_not_gone_on_with(data, capsys):
     capsys.readouterr()
     for arguments, words in (
         (["logits", "images", "other"], "with other truth: "),
-        (["logits", "images", "truth", "--mask", "masks"], "with other mask: None, now "),
+        (["logits", "images", "truth", "--mask", "masks"], "with other --mask: None, now "),
     ):
         assert main(["tune", *arguments, *QUICK, "--study", "study.db"]) == 2
         assert words in one_sentence(capsys)

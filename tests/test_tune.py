@@ -233,6 +233,20 @@ def test_a_study_of_something_else_is_not_gone_on_with(options, changed, study_o
         tune(**options, trials=2, study_file=study_of_two)
 
 
+def test_a_study_that_knew_another_option_is_not_gone_on_with(study_of_two):
+    with pytest.raises(ValueError, match="other kind: None, now logits; name another file$"):
+        tune(EXAMPLES[:2], replace(TASK, about={"kind": "logits"}), study_file=study_of_two)
+    with pytest.raises(ValueError, match="about has ignore, which a task has itself"):
+        replace(TASK, about={"ignore": 3}).describe()
+
+
+def test_a_study_with_an_option_that_is_gone_is_not_gone_on_with(tmp_path):
+    file = str(tmp_path / "study.db")
+    tune(EXAMPLES[:1], replace(TASK, about={"kind": "logits"}), trials=1, study_file=file)
+    with pytest.raises(ValueError, match="other kind: logits, now None; name another file$"):
+        tune(EXAMPLES[:1], TASK, trials=1, study_file=file)
+
+
 def test_a_study_of_labels_weights_is_known_again(tmp_path):
     task = replace(TASK, base=CRFParams(w_spatial=(1, 2)))  # JSON turns the tuple into a list
     file = str(tmp_path / "study.db")

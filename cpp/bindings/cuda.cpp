@@ -300,11 +300,15 @@ PYBIND11_MODULE(DCRF_MODULE, m) {
   m.attr("compiler") = DCRF_COMPILER;
   m.attr("architectures") = DCRF_ARCHITECTURES;
   m.attr("limits") = bindings::limits();
-  m.def("devices", &cuda::devices, "What each device is; raises RuntimeError where there is none.");
-  m.def("driver", &cuda::driver,
-        "The CUDA version that the driver supports, or why there is none.");
-
   // module_local, since _cuda and _serial may both be loaded.
+  py::class_<cuda::Device>(m, "Device", py::module_local())
+      .def_readonly("name", &cuda::Device::name)
+      .def_readonly("capability", &cuda::Device::capability)
+      .def_readonly("memory", &cuda::Device::memory);
+  m.def("devices", &cuda::devices,
+        "Return the usable devices; raise RuntimeError if there is none.");
+  m.def("driver", &cuda::driver,
+        "Return the CUDA version that the driver supports, or why there is none.");
   py::class_<dcrf::KeyLayout>(m, "KeyLayout", py::module_local())
       .def_readonly("words", &dcrf::KeyLayout::words);
   const py::arg wide("wide"), layout("layout"), features("features"), count("count"), keys("keys"),

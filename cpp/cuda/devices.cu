@@ -6,16 +6,16 @@
 
 namespace dcrf::cuda {
 
-std::vector<std::tuple<std::string, int, std::int64_t>> devices() {
+std::vector<Device> devices() {
   int count = 0;
   check(cudaGetDeviceCount(&count), "no device can be used");
-  std::vector<std::tuple<std::string, int, std::int64_t>> out;
+  std::vector<Device> out;
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp properties;
     check(cudaGetDeviceProperties(&properties, i), "a device does not answer");
     if (!properties.cooperativeLaunch) continue;
-    out.emplace_back(properties.name, 10 * properties.major + properties.minor,
-                     std::int64_t(properties.totalGlobalMem));
+    out.push_back({properties.name, 10 * properties.major + properties.minor,
+                   std::int64_t(properties.totalGlobalMem)});
   }
   return out;
 }

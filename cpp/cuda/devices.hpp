@@ -3,14 +3,19 @@
 
 #include <cstdint>
 #include <string>
-#include <tuple>
 #include <vector>
 
 namespace dcrf::cuda {
 
-// Return name, compute capability (10 * major + minor) and memory in bytes of each usable device.
-// Throws with CUDA's message if there is no driver, it is too old, or there is no device.
-std::vector<std::tuple<std::string, int, std::int64_t>> devices();
+struct Device {
+  std::string name;
+  int capability = 0;       // compute capability, 10 * major + minor
+  std::int64_t memory = 0;  // bytes
+};
+
+// Return the usable devices. Throws with CUDA's message if there is no driver, it is too old, or
+// there is no device.
+std::vector<Device> devices();
 
 // Return the CUDA version that the driver supports, e.g. "13.0", or the reason why it is unknown.
 std::string driver();

@@ -13,9 +13,7 @@
 
 namespace dcrf::cuda {
 
-std::vector<std::tuple<std::string, int, std::int64_t>> devices() {
-  return {{"the serial launcher", 0, 0}};
-}
+std::vector<Device> devices() { return {{"the serial launcher", 0, 0}}; }
 
 std::string driver() { return "none is needed"; }
 

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from typing import get_args
 
 from .. import tuning
+from ..engines.registry import ARRAY_ENGINES
 from ..files import Settings, read_array, read_settings
 from ..params import CRFParams, FeatureOrder, Normalization, Quality, SpatialFilter
 from . import _types, user_errors
@@ -58,7 +59,7 @@ def add_engine_options(group: argparse._ActionsContainer, threads: str) -> None:
     """Declare --threads, with the help text `threads`, and --backend."""
     group.add_argument("--threads", **_types.COUNT, help=threads)
     group.add_argument(
-        "--backend", choices=("auto", "cpu", "numba"), default="auto",
+        "--backend", choices=("auto", *ARRAY_ENGINES), default="auto",
         help="engine; `densecrf-rnn info` lists those that can run here (default: %(default)s)",
     )  # fmt: skip
 

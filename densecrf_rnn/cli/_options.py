@@ -12,7 +12,7 @@ from typing import Any
 # Per command: options that do not change what is written for a file, or are recorded elsewhere.
 UNRECORDED = {
     "refine": {
-        "logits", "images", "mask",  # recorded as input files, by their checksums
+        "logits", "images",  # recorded as input files, by their checksums
         "logits_suffix", "image_suffix", "mask_suffix",  # only choose the input files
         "params",  # recorded as the values of the CRF's options
         "out", "workers", "threads", "backend", "dry_run",

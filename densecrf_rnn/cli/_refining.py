@@ -73,8 +73,9 @@ class Refining:
         mu = self.settings.compatibility
         return {
             **recorded(self._args), **self.settings.params.to_dict(),
+            "mask": self._args.mask is not None,  # its files are recorded as inputs
             "iterations": self.settings.iterations, "dtype": self._dtype,
-            "compatibility": None if mu is None else mu.tolist(),
+            "compatibility": None if mu is None else mu.astype(float).tolist(),
         }  # fmt: skip
 
     def outputs(self, match: files.Match, axes: int | None = None) -> list[Path]:

@@ -15,7 +15,8 @@ from ._refining import Refining
 
 # The recorded options that --tile supports; giving another one with --tile is an error.
 HEEDED = {
-    "tile", "halo", "bands", "kind", "spacing", "write", "dtype", "iterations", "compatibility",
+    "tile", "halo", "bands", "kind", "mask", "spacing", "write", "dtype", "iterations",
+    "compatibility",
     *(field.name for field in fields(CRFParams)),
 }  # fmt: skip
 _TILED_ONLY = {"halo", "bands"}

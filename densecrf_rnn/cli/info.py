@@ -29,7 +29,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _facts() -> dict[str, Any]:
-    reasons = {name: engines.registry.why_unavailable(name) for name in ("cpu", "numba", "cuda")}
+    names = (*engines.registry.ARRAY_ENGINES, "cuda")
+    reasons = {name: engines.registry.why_unavailable(name) for name in names}
     return {
         "densecrf_rnn": __version__,
         "python": platform.python_version(),
@@ -41,7 +42,7 @@ def _facts() -> dict[str, Any]:
             name: {"available": reason is None, "why_not": reason}
             for name, reason in reasons.items()
         },
-        "auto": next((n for n in ("cpu", "numba") if reasons[n] is None), None),
+        "auto": next((n for n in names[:-1] if reasons[n] is None), None),
         "native_compiler": engines.native_compiler(),
         "native_isa": engines.native_isa(),
         "cuda": engines.cuda_facts(),

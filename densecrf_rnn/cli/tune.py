@@ -144,7 +144,7 @@ def _facts(args: argparse.Namespace) -> dict[str, str]:
     """Return the options and input paths that must be equal for a stored search to be continued."""
     values = recorded(args)
     values |= {n: Path(values[n]).resolve() for n in _SOURCES if values[n] is not None}
-    return {name: str(value) for name, value in values.items()}
+    return {n if n in _SOURCES[:3] else option(n): str(value) for n, value in values.items()}
 
 
 def _plan(examples: Examples, first: Example, task: tuning.Task, args: argparse.Namespace) -> str:

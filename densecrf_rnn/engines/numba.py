@@ -23,6 +23,7 @@ class Numba:
     def build(
         self, features: Sequence[Array], plans: Sequence[Plan], quality: str, threads: int
     ) -> bool:
+        checks.option("quality", quality, QUALITIES)
         for rows, plan in zip(features, plans, strict=True):
             points, dims = rows.shape
             _fits("plan", plan.vertex, (points, dims + 1))

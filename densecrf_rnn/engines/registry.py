@@ -14,20 +14,20 @@ from .numba import Numba
 @cache
 def _native() -> FusedEngine:
     """Return the native CPU module, which reads the structs of `contract` by field name."""
-    from .. import _cpu
-
+    native: Any = importlib.import_module("densecrf_rnn._cpu")
     try:
-        _cpu.isa()
+        native.isa()
     except ValueError as error:  # DENSECRF_RNN_ISA has an unknown value
         raise BackendUnavailableError(f"backend 'cpu' cannot run here: {error}") from None
-    return _cpu
+    return native
 
 
 # Engines for NumPy arrays in order of preference; "auto" selects the first that can run.
 _ENGINES: dict[str, Callable[[], Engine]] = {"cpu": _native, "numba": cache(Numba)}
+ARRAY_ENGINES = tuple(_ENGINES)
 
 # Engines for batches of torch tensors (nn/ops/device.py), with the device on which they must be.
-# "serial" runs the CUDA programs in one CPU thread, for tests.
+# "serial" runs the CUDA programs on CPU threads, for tests.
 _DEVICES = {"cuda": "cuda", "serial": "cpu"}
 
 _can_run: set[str] = set()  # cache of `why_unavailable`: names of engines that can run
@@ -198,7 +198,7 @@ def cuda_facts() -> dict[str, Any] | None:
         "architectures": module.architectures,
         "compiler": module.compiler,
         "driver": module.driver(),
-        "devices": [dict(zip(names, device, strict=True)) for device in devices],
+        "devices": [{name: getattr(device, name) for name in names} for device in devices],
     }
 
 

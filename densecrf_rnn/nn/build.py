@@ -144,7 +144,7 @@ def on_lattices(
     for index, gaussian in enumerate(gaussians):
         # A grid has no gradient for its bandwidth, so a bandwidth that is a tensor needs a lattice.
         fixed = isinstance(gaussian.theta_position, float)
-        if fixed and on_grid is None and is_on_grid(gaussian.kernel, params.spatial):
+        if is_on_grid(gaussian.kernel, params.spatial) and fixed and on_grid is None:
             on_grid = index
         else:
             lattices.append(_lattice(gaussian, p, params, backend))

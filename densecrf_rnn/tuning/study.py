@@ -78,11 +78,13 @@ def open_study(file: str, name: str, facts: dict[str, Any]) -> "Study":
     if known is None:
         study.set_user_attr("task", facts)
         return study
-    for key, value in facts.items():
-        if known.get(key) != value:
+    for key in [*facts, *(known.keys() - facts.keys())]:
+        if known.get(key) != facts.get(key):
+            shared = key in known and key in facts  # else another version wrote the study
             raise ValueError(
                 f"{file} holds a study {name!r} with other {key}: {_brief(known.get(key))}, now "
-                f"{_brief(value)}; name another file, or use the same {key}"
+                f"{_brief(facts.get(key))}; name another file"
+                + (f", or use the same {key}" if shared else "")
             )
     return study
 

@@ -127,14 +127,16 @@ class Task:
         extra = ""
         if isinstance(score, partial):
             score, extra = score.func, f" {score.keywords}"
-        return {
+        own = {
             "base": self.base.to_dict(),
             "ranges": {name: list(ends) for name, ends in self.ranges.items()},
             "iterations": self.iterations,
             "score": getattr(score, "__qualname__", repr(type(score))) + extra,
             "ignore": self.ignore,
-            **self.about,
         }
+        if repeated := own.keys() & self.about.keys():
+            raise ValueError(f"about has {', '.join(sorted(repeated))}, which a task has itself")
+        return own | dict(self.about)
 
 
 def confusions(
