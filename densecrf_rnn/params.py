@@ -79,10 +79,10 @@ class CRFParams:
     quality: Quality = "standard"
 
     def __post_init__(self) -> None:
-        for name in ("theta_alpha", "theta_beta", "theta_gamma"):
-            object.__setattr__(self, name, checks.positive_number(name, getattr(self, name)))
-        for name in ("w_bilateral", "w_spatial"):
-            object.__setattr__(self, name, checks.weight(name, getattr(self, name)))
+        convert = {"theta": checks.positive_number, "w": checks.weight}  # by the name's first word
+        for name in (field.name for field in fields(self)):
+            if check := convert.get(name.partition("_")[0]):
+                object.__setattr__(self, name, check(name, getattr(self, name)))
         checks.option("normalization", self.normalization, NORMALIZATIONS)
         checks.flag("self_term", self.self_term)
         checks.option("feature_order", self.feature_order, FEATURE_ORDERS)

@@ -179,12 +179,12 @@ def test_breaks_are_seen_through_the_pydensecrf_interface(monkeypatch):
 
 @pytest.fixture
 def made_up(monkeypatch):
-    """Parameters with the normalization "sqrt", which no code implements."""
-    monkeypatch.setattr(params, "NORMALIZATIONS", (*params.NORMALIZATIONS, "sqrt"))
-    return lambda **more: options("sqrt", 1.5, **more)
+    """Parameters with the normalization "made-up", which no code implements."""
+    monkeypatch.setattr(params, "NORMALIZATIONS", (*params.NORMALIZATIONS, "made-up"))
+    return lambda **more: options("made-up", 1.5, **more)
 
 
-UNKNOWN = "normalization is 'sqrt'"
+UNKNOWN = "normalization is 'made-up'"
 
 
 @pytest.mark.parametrize("spatial", params.SPATIAL_FILTERS)
@@ -202,7 +202,7 @@ def test_a_made_up_normalization_fails_on_arrays(made_up, backend, spatial, self
 def test_a_made_up_normalization_fails_on_grids_and_in_halos(made_up, self_term):
     for pixel in (None, np.arange(3, dtype=np.int32)):
         with pytest.raises(ValueError, match=UNKNOWN):
-            grid.normalized([grid.axis(6, 2.0)], "sqrt", self_term, np.float64, pixel)
+            grid.normalized([grid.axis(6, 2.0)], "made-up", self_term, np.float64, pixel)
     with pytest.raises(ValueError, match=UNKNOWN):
         tiles.halo_of("exact", made_up(), (5, 6), 1, None)
 
@@ -241,4 +241,4 @@ def test_a_made_up_normalization_fails_in_the_pydensecrf_interface(monkeypatch):
 
 def test_the_reference_rejects_an_unknown_normalization():
     with pytest.raises(ValueError, match=UNKNOWN):
-        dense.normalized(np.eye(2), "sqrt")
+        dense.normalized(np.eye(2), "made-up")

@@ -47,7 +47,8 @@ template <typename T>
 struct FilterWeightGradient {
   KernelView<T> kernel;
   Spread<T> sliced;  // splats and blurs `values`, to be sliced
-  // Splats and blurs `cotangent` in the opposite direction: the adjoint of the splat.
+  // Splats `cotangent` and blurs it in the opposite direction: the gradient with respect to the
+  // splatted `values`.
   Spread<T> splatted;
   Shape shape;
   const T* values = nullptr;

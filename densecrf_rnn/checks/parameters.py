@@ -9,7 +9,7 @@ from .values import parameter
 
 
 def params(value: Any, kind: type) -> None:
-    """Check that `value` is a CRFParams, which the caller passes as `kind`."""
+    """Check that `value` is a CRFParams; the class is `kind`, as its module imports this one."""
     if not isinstance(value, kind):
         raise TypeError(
             f"params is {wording.kind(value)}; it must be a CRFParams(theta_alpha=..., ...)"

@@ -48,7 +48,11 @@ def read_voxel_size(path: Path) -> tuple[float, float, float]:
 def write_labels(path: Path, labels: Array, palette: Array | None, like: Path | None) -> None:
     """Write labels [D, H, W] with affine, units and orientation of the NIfTI file `like`."""
     if labels.ndim != 3 or like is None:
-        raise ValueError(f"{path}: NIfTI needs labels [D, H, W], and a NIfTI image as `like`")
+        raise ValueError(
+            f"{path}: NIfTI holds labels [D, H, W] with the affine of an image, but the labels "
+            f"have shape {labels.shape} and the image is {like}; write another format, or give a "
+            "NIfTI image"
+        )
     nibabel = required("nibabel", "files", path)
     with reading(like, "a NIfTI file"):
         model = _load(like)

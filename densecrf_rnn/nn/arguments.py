@@ -266,11 +266,12 @@ def _coupling(mu: Tensor, weights: Tensor, kernels: int, like: Tensor) -> Tensor
 
 def default_weights(params: CRFParams, labels: int, kernels: Sequence[Kernel]) -> Tensor:
     """Return each kernel's weight in `params`, float64: [M], or [M, L] if one is per label."""
-    own = zip(from_params(params), weights_of(params).items(), strict=True)
-    by_guide = {}  # whether a kernel uses a guide selects its weight
-    for kernel, (name, weight) in own:
+    given = weights_of(params)
+    for name, weight in given.items():
         checks.weights_fit(name, weight, labels)
-        by_guide[kernel.theta_guide is None] = torch.tensor(weight, dtype=torch.float64)
-    tensors = [by_guide[kernel.theta_guide is None] for kernel in kernels]
+    chosen = list(given.values())
+    if tuple(kernels) != from_params(params):  # whether a kernel uses a guide selects its weight
+        chosen = [given["w_spatial" if k.theta_guide is None else "w_bilateral"] for k in kernels]
+    tensors = [torch.tensor(weight, dtype=torch.float64) for weight in chosen]
     per_label = any(tensor.dim() == 1 for tensor in tensors)
     return torch.stack([t.expand(labels) if per_label else t for t in tensors])

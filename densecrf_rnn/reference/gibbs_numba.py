@@ -138,7 +138,7 @@ def gibbs_sweep(problem: Any, threads: int) -> None:
 
 @compiled
 def gibbs_statistics(labels, offsets, counts, threads):
-    """Count the label pairs of all edges of labels [B, H, W] into counts [C, L, L]."""
+    """Add the label pairs of all edges of labels [B, H, W] to counts [C, L, L], for C offsets."""
     height, width = labels.shape[1:]
     for c in range(len(offsets)):
         for image, row, column in np.ndindex(labels.shape):

@@ -351,8 +351,8 @@ def _self_response_gradient(vertex, weight, neighbour, alpha, cotangent, out):
 
 
 def _alpha(vertex: Array, dtype: Any) -> Array:
-    """Return the slice scale 1 / (1 + 2^-d) as an array [1], whose dtype Numba keeps."""
-    return np.array([1.0 / (1.0 + 2.0 ** (1 - vertex.shape[1]))], dtype)
+    """Return the slice scale 1 / (1 + 2^-d) as an array [1] of `dtype`, not a Python float."""
+    return np.array([1 / (1 + 2 * BLUR_SIDE ** vertex.shape[1])], dtype)
 
 
 # Arguments of the functions below: vertex [N, d+1] int32 and weight [N, d+1], the vertices of each

@@ -54,7 +54,7 @@ class Example(Protocol):
 
 
 def optional(example: Example) -> dict[str, Any]:
-    """Return the keyword arguments of `refine` that an example may lack: `mask` and `spacing`."""
+    """Return `mask` and `spacing` as keyword arguments of `refine`; None where there is none."""
     return {name: getattr(example, name, None) for name in ("mask", "spacing")}
 
 

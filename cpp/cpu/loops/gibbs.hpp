@@ -27,7 +27,7 @@ struct GibbsPass {
   std::uint64_t seed = 0, chain = 0;
   std::uint32_t sweep = 0;
   float beta = 1;   // inverse temperature; infinity takes the most probable label
-  float scale = 1;  // weight_scale(L)
+  float scale = 1;  // integer weight of the most probable label: weight_scale(L)
 };
 
 constexpr int kGibbsLanes = 8;  // labels per vector; up to 4 labels use half a vector

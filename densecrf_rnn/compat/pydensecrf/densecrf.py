@@ -344,7 +344,7 @@ class DenseCRF:
 
 
 class DenseCRF2D(DenseCRF):
-    """A dense CRF over the pixels of an image, row by row.
+    """A dense CRF over the pixels of an image; pixel (y, x) has the index y * w + x.
 
     Parameters
     ----------

@@ -223,7 +223,7 @@ def create_pairwise_bilateral(
 
 
 def _divide(planes: Array, numbers: Sequence[float]) -> None:
-    """Divide each plane by its number in place; planes without a number are not changed."""
+    """Divide plane i by numbers[i] in place; planes beyond the last number are not changed."""
     for plane, number in zip(planes, numbers):
         plane /= number
 

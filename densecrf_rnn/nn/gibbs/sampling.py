@@ -1,4 +1,4 @@
-"""Gibbs sweeps and pair statistics of tensors, by the NumPy engines or by a native module."""
+"""Gibbs sweeps and label-pair counts of tensors: on CPUs by NumPy engines, else by native code."""
 
 import math
 from contextlib import nullcontext

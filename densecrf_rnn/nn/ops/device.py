@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ... import checks, engines
+from ..._limits import BLUR_SIDE
 from ..._typing import Array
 from ...engines import device as structs
 from ...params import QUALITIES
@@ -367,9 +368,9 @@ def _in_range(logits: Tensor, coupling: Tensor, kernels: Kernels) -> tuple[Tenso
     error of the largest value that a vertex can have.
     """
     points = logits.shape[2]
-    # After the blur a vertex holds at most 3/2 of the sum of all inputs, a grid cell at most
-    # the sum; the maximum of float16 is just below 2^16.
-    crowd = max(0, math.ceil(math.log2(1.5 * points)) - 15)
+    # After the blur a vertex holds at most 1 + 2 BLUR_SIDE^2 times the sum of all inputs, a grid
+    # cell at most the sum; the maximum of float16 is just below 2^16.
+    crowd = max(0, math.ceil(math.log2((1 + 2 * BLUR_SIDE**2) * points)) - 15)
     _, great = torch.frexp(coupling.abs().sum(2).amax(1))  # for each kernel
     coupling = torch.ldexp(coupling, -great[:, None, None])
 

@@ -151,7 +151,7 @@ def _flat(args: Sequence[Any], lengths: Sequence[int | None]) -> list[Any]:
 
 
 def _grouped(flat: Sequence[Any], lengths: Sequence[int | None]) -> list[Any]:
-    """Undo `_flat`."""
+    """Group flat entries into arguments and lists of these lengths: the inverse of `_flat`."""
     entries = iter(flat)
     return [
         next(entries) if length is None else [next(entries) for _ in range(length)]

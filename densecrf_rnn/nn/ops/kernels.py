@@ -171,7 +171,7 @@ def over_images(gradients: Tensor, kernels: int) -> Tensor:
 
 
 def _for_images(scale: Tensor, batch: int) -> list[Any]:
-    """Split a scale [B, N, 1] or [1, N, 1] into one array [N] per image; None for [0]."""
+    """Split a scale [B, N, 1] or [1, N, 1] into an array [N] per image; None each if it is [0]."""
     if not is_given(scale):
         return [None] * batch
     return _repeated(list(rows(scale)[..., 0]), batch)
