@@ -32,7 +32,7 @@ GIBBS = """
 import hashlib
 import numpy as np
 from densecrf_rnn import engines, gibbs
-from densecrf_rnn.neighbourhood import dense_neighbourhood
+from densecrf_rnn.gibbs.neighbourhood import dense_neighbourhood
 
 rng, offsets, digest = np.random.default_rng(0), dense_neighbourhood(1), hashlib.sha256()
 for labels in (2, 4, 5, 8, 9, 20, 32, 33, 300):
