@@ -80,6 +80,41 @@ def test_batch():
     train("training 8 x 256x256 wide L=21 T=5", Problem(size=(256, 256)), runs=3, batch=8)
 
 
+def engine(problem, threads, backend, train, compiled=False):
+    """Prepare a call of the layer on one engine, with its gradient if `train`."""
+    torch.set_num_threads(threads)
+    crf = CRFRNN(problem.labels, params=problem.params, iterations=ITERATIONS, backend=backend)
+    layer = torch.compile(crf, fullgraph=True) if compiled else crf
+    u, guide = inputs(problem, 1)
+
+    def run():
+        with torch.set_grad_enabled(train):
+            refined = layer(u, guide)
+            return refined.square().mean().backward() if train else refined
+
+    if compiled:
+        run()
+    return run
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["forward", "forward and backward"])
+@pytest.mark.parametrize("name", PARAMS)
+def test_engines(name, train):
+    """Measure engine "torch", eager and compiled, beside the engines for arrays."""
+    contenders = {
+        "cpu": {"backend": "cpu"}, "numba": {"backend": "numba"}, "torch": {"backend": "torch"},
+        "torch, compiled": {"backend": "torch", "compiled": True},
+    }  # fmt: skip
+    cases = [Case(who, partial(engine, train=train, **how)) for who, how in contenders.items()]
+    what = "training" if train else "forward"
+    before = torch.get_num_threads()
+    try:
+        case = f"engines, {what} 500x500 {name} L=21 T=5"
+        compare(case, Problem(params=PARAMS[name]), cases, peer="cpu", runs=3)
+    finally:
+        torch.set_num_threads(before)
+
+
 def one_pixel(problem, threads, gradients=True):
     """Prepare a call on one pixel: checks, Python and torch's dispatch, without computation."""
     torch.set_num_threads(threads)

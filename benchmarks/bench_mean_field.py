@@ -12,6 +12,7 @@ from problems import TIGHT, VOLUME, WIDE, Problem
 
 from densecrf_rnn import refine
 from densecrf_rnn.params import QUALITIES, SPATIAL_FILTERS
+from densecrf_rnn.postprocess import most_probable
 from densecrf_rnn.reference import dense
 
 PARAMS = {"wide": WIDE, "tight": TIGHT}
@@ -72,6 +73,46 @@ def add_difference(case, q, truth):
 def test_photograph(name, labels, iterations):
     problem = Problem(labels=labels, params=PARAMS[name])
     forward(name, problem, iterations, with_textbook=iterations == 5, runs=35 // iterations)
+
+
+@pytest.mark.parametrize("labels", [21, 2])
+@pytest.mark.parametrize("name", PARAMS)
+def test_interface_of_pydensecrf(name, labels):
+    """Measure a script of pydensecrf with its import replaced, against pydensecrf itself."""
+    compared = peers.cases(peers.forward(5))
+    compared.append(Case("compat.pydensecrf", peers.face(5)))
+    problem = Problem(labels=labels, params=PARAMS[name])
+    case = f"script of pydensecrf 500x500 {name} L={labels} T=5"
+    outcomes = compare(case, problem, compared, peer=peers.NAME)
+    if (peers.NAME, 1) in outcomes:
+        found, wanted = (outcomes[who, 1] for who in ("compat.pydensecrf", peers.NAME))
+        agreement = _agreement(found.value, wanted.value)
+        found.row.note = f"labels of pydensecrf {agreement:.4%}"
+        assert agreement > 0.9999
+
+
+def labels_alone(problem, threads):
+    options = {"iterations": 5, "threads": threads, "labels": True}
+    logits, image = problem.logits, problem.image
+    return lambda: refine(logits, image, problem.params, **options)
+
+
+def labels_of_marginals(problem, threads):
+    q = ours(problem, threads, 5)
+    return lambda: most_probable(q())
+
+
+@pytest.mark.parametrize("labels", [21, 2])
+@pytest.mark.parametrize("name", PARAMS)
+def test_labels_alone(name, labels):
+    """Measure label maps: written by the engine, and as the argmax of marginals."""
+    problem = Problem(labels=labels, params=PARAMS[name])
+    cases = [Case("argmax of marginals", labels_of_marginals), Case("labels=True", labels_alone)]
+    outcomes = compare(
+        f"labels 500x500 {name} L={labels} T=5", problem, cases, peer="argmax of marginals"
+    )
+    found, wanted = (outcomes[who, 1].value for who in ("labels=True", "argmax of marginals"))
+    assert (found == wanted).mean() > 0.99999
 
 
 @pytest.mark.parametrize("name", PARAMS)

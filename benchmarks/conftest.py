@@ -20,9 +20,11 @@ from densecrf_rnn import engines, available_backends  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare --results and --images."""
+    """Declare --results and --images, and what bench_before.py compares with."""
     parser.addoption("--results", type=Path, help="write the rows to this file, as JSON")
     parser.addoption("--images", type=int, default=200, help="files in bench_refine's folder")
+    parser.addoption("--before", type=Path, help="a built checkout of an earlier commit")
+    parser.addoption("--pictures", type=Path, help="a folder of data as of study_refinement.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

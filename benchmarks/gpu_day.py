@@ -6,6 +6,10 @@ written at once, so it is kept if a later step fails, hangs or never starts.
 
     python benchmarks/gpu_day.py                   # results go to benchmarks/results
     python benchmarks/gpu_day.py --only smoke --out /tmp/results
+    python benchmarks/gpu_day.py --rehearse --out /tmp/results   # without a GPU: what can be tried
+
+It leaves four files: gpu_day.json and gpu_day.txt (a summary), gpu_day.log (all output) and
+gpu_day_bench.json (the times). A rehearsal runs the same steps on the serial launcher and the CPU.
 
 Exit status: 0 if every step that ran passed, 1 if one failed or exceeded its limit, 3 if none ran.
 """
@@ -35,9 +39,10 @@ PYTEST = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovi
           "--color=no"]  # fmt: skip
 # Fills the memory of the GPU, so it runs last.
 MEMORY_TEST = (
-    "tests/test_cuda.py::"
+    "tests/test_cuda_memory.py::"
     "test_running_out_of_memory_is_an_exception_and_the_next_call_works"
 )
+TORCH_TESTS = "tests/test_nn_torch_devices.py"
 PASSED, FAILED, LATE, NOT_RUN = "passed", "failed", "exceeded its limit", "not run"
 
 
@@ -53,7 +58,6 @@ class Result:
     status: str
     reason: str = ""
     seconds: float = 0.0
-    log: str = ""
 
 
 @dataclass
@@ -61,6 +65,7 @@ class Day:
     """What the steps share: the folder of results, the machine, and the results so far."""
 
     out: Path
+    rehearsal: bool = False
     facts: dict[str, object] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
 
@@ -117,7 +122,7 @@ def run_day(steps: Sequence[Step], day: Day, minutes: float = 6.0) -> int:
 def run_step(step: Step, day: Day, limit: float) -> Result:
     """Run one step for `limit` seconds at most; nothing that it does raises an error."""
     begin = time.monotonic()
-    log = day.out / f"gpu_day_{step.name}.log"
+    log = day.out / "gpu_day.log"
     try:
         commands = step.commands(day)
         if limit < 1:
@@ -127,19 +132,21 @@ def run_step(step: Step, day: Day, limit: float) -> Result:
     except Exception as error:  # a mistake in one step must not cost the others
         return Result(step.name, FAILED, f"{type(error).__name__}: {error}")
     code: int | None = 0
-    with log.open("w") as file:
+    with log.open("a") as file:
+        print(f"=== {step.name}", file=file, flush=True)
+        start = file.tell()
         for command in commands:
             print(f"$ {shlex.join(command)}", file=file, flush=True)
             left = begin + limit - time.monotonic()
             code = run_command(command, file, left, step.environment)
             if code != 0:
                 break
-    text = log.read_text(errors="replace")
+    text = log.read_bytes()[start:].decode(errors="replace")
     if code is None:
         status, reason = LATE, f"stopped after {limit:.0f} s; {progress(text)}"
     else:
         status, reason = step.judge(code, text)
-    return Result(step.name, status, reason, round(time.monotonic() - begin, 1), log.name)
+    return Result(step.name, status, reason, round(time.monotonic() - begin, 1))
 
 
 def run_command(command: list[str], log, limit: float, extra: dict[str, str]) -> int | None:
@@ -193,6 +200,11 @@ def by_exit_status(code: int, text: str) -> tuple[str, str]:
     return (PASSED, "") if code == 0 else (FAILED, f"exit status {code}; {last_line(text)}")
 
 
+def by_native(code: int, text: str) -> tuple[str, str]:
+    """Judge the native tests, whose last line counts those that passed and names the others."""
+    return (PASSED, last_line(text)) if code == 0 else by_exit_status(code, text)
+
+
 def by_tests(code: int, text: str) -> tuple[str, str]:
     """Judge a run of pytest; one in which no test passed counts as failed."""
     if code == 0 and not re.search(r" PASSED\b", text):
@@ -233,11 +245,23 @@ def need_gpu(day: Day) -> None:
         raise NotRun(f"no GPU ({day.facts.get('gpu')})")
 
 
-def need_module(day: Day) -> None:
-    """Raise `NotRun` unless there are a GPU, the CUDA module and a torch that can use both."""
-    need_gpu(day)
+def need_build(day: Day) -> None:
+    """Raise `NotRun` if the build was asked for and did not succeed."""
     if day.status("build") in (FAILED, LATE):
         raise NotRun("the build did not succeed; --only runs this step with an older module")
+
+
+def need_module(day: Day) -> None:
+    """Raise `NotRun` unless there are a GPU, the CUDA module and a torch that can use both.
+
+    A rehearsal needs the serial launcher and torch.
+    """
+    if day.rehearsal:
+        if not any(PACKAGE.glob("_serial.*so")) or importlib.util.find_spec("torch") is None:
+            raise NotRun("a rehearsal needs torch and the module densecrf_rnn._serial")
+        return
+    need_gpu(day)
+    need_build(day)
     if not any(PACKAGE.glob("_cuda.*so")):
         raise NotRun("the module densecrf_rnn._cuda is not compiled")
     if not day.facts.get("torch cuda"):
@@ -258,8 +282,21 @@ def tool(name: str, *folders: str) -> str | None:
     return shutil.which(name, path=os.pathsep.join(path))
 
 
+def build_folder(day: Day) -> str:
+    """Return the folder of the build for this Python, processor and GPU."""
+    architecture = str(day.facts["capability"]).replace(".", "")
+    tag = f"{sys.implementation.cache_tag}-{platform.machine()}-{architecture}"
+    return str(ROOT / "build" / f"gpu-{tag}")
+
+
 def build(day: Day) -> list[list[str]]:
-    """Compile the native modules in place, the CUDA one for this card alone."""
+    """Compile the native modules in place, the CUDA one for this card alone.
+
+    The program of the step `native` is compiled beside them, as cores are idle while nvcc compiles
+    the longest file; an error in it does not fail this step.
+    """
+    if day.rehearsal:
+        raise NotRun("a rehearsal takes the modules that are there")
     need_gpu(day)
     programs = {name: tool(name) for name in ("cmake", "nvcc", "c++")}
     missing = [name for name, path in programs.items() if path is None]
@@ -268,15 +305,15 @@ def build(day: Day) -> list[list[str]]:
     if missing:
         raise NotRun(f"missing: {', '.join(missing)}")
     cmake = str(programs["cmake"])
-    architecture = str(day.facts["capability"]).replace(".", "")
-    tag = f"{sys.implementation.cache_tag}-{platform.machine()}-{architecture}"
-    folder = str(ROOT / "build" / f"gpu-{tag}")
+    folder = build_folder(day)
+    # The serial launcher, which one test compares with, where a core is left for it.
+    serial = (os.cpu_count() or 1) >= 8
     options = {
         "DENSECRF_RNN_INPLACE": "ON",
+        "DENSECRF_RNN_NATIVE_TESTS": "ON",
         "DENSECRF_RNN_CUDA": "ON",
-        # The serial launcher, which one test compares with, where a core is left for it.
-        "DENSECRF_RNN_SERIAL": "ON" if (os.cpu_count() or 1) >= 8 else "OFF",
-        "CMAKE_CUDA_ARCHITECTURES": f"{architecture}-real",
+        "DENSECRF_RNN_SERIAL": "ON" if serial else "OFF",
+        "CMAKE_CUDA_ARCHITECTURES": str(day.facts["capability"]).replace(".", "") + "-real",
         "CMAKE_CUDA_COMPILER": programs["nvcc"],
         "Python_EXECUTABLE": sys.executable,
     }
@@ -284,57 +321,118 @@ def build(day: Day) -> list[list[str]]:
     if generator:
         options["CMAKE_MAKE_PROGRAM"] = tool("ninja")
     given = [f"-D{name}={value}" for name, value in options.items()]
+    compiling = [cmake, "--build", folder, "--parallel", str(os.cpu_count() or 1), "--target"]
+    modules = shlex.join([*compiling, "_cuda", "_cpu", *["_serial"] * serial])
     return [
         [cmake, "-S", str(ROOT), "-B", folder, *generator, *given],
-        [cmake, "--build", folder, "--parallel", str(os.cpu_count() or 1)],
+        ["sh", "-c", f"{modules} test_cuda_device || {modules}"],
     ]
+
+
+def native(day: Day) -> list[list[str]]:
+    """Run the native tests of the CUDA programs, compiled by the step `build`."""
+    if day.rehearsal:
+        raise NotRun("ctest runs these tests on the serial launcher")
+    need_gpu(day)
+    need_build(day)
+    folder, cmake = build_folder(day), tool("cmake")
+    if cmake is None or not Path(folder, "CMakeCache.txt").is_file():
+        raise NotRun("the step build has not run")
+    return [
+        [cmake, "--build", folder, "--target", "test_cuda_device"],
+        [str(Path(folder, "test_cuda_device"))],
+    ]
+
+
+def part(day: Day, name: str) -> list[str]:
+    """Return the command that runs one of `PARTS` in a process of its own."""
+    return [*HERE, "--part", name, *["--rehearse"] * day.rehearsal]
 
 
 def smoke(day: Day) -> list[list[str]]:
     """Run filter, forward and backward three times each and compare the bits."""
     need_module(day)
-    return [[*HERE, "--part", "smoke"]]
+    return [part(day, "smoke")]
 
 
 def tests(day: Day) -> list[list[str]]:
     """Run the tests of the CUDA engine but for the one that fills the GPU's memory."""
     need_module(day)
     need_pytest()
+    if day.rehearsal:
+        return [[*PYTEST, "tests/test_nn_device.py", "-k", "waits or captured or masked"]]
     files = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("tests/test_cuda*.py"))]
     return [[*PYTEST, *files, "--deselect", MEMORY_TEST]]
 
 
+def torch_tests(day: Day) -> list[list[str]]:
+    """Run the tests of engine "torch" on the GPU."""
+    need_pytest()
+    if day.rehearsal:
+        if importlib.util.find_spec("torch") is None:
+            raise NotRun("torch is not installed")
+        return [[*PYTEST, TORCH_TESTS, "-k", "cpu and (bits or regions)"]]
+    need_gpu(day)
+    if not day.facts.get("torch cuda"):
+        raise NotRun(f"torch {day.facts.get('torch')} cannot use the GPU")
+    return [[*PYTEST, TORCH_TESTS, "-k", "cuda or gpu"]]
+
+
 def memory(day: Day) -> list[list[str]]:
     """Run the test that fills the GPU's memory."""
+    if day.rehearsal:
+        raise NotRun("a rehearsal has no GPU to fill")
     need_module(day)
     need_pytest()
     return [[*PYTEST, MEMORY_TEST]]
 
 
+def guards(day: Day) -> list[list[str]]:
+    """Run three small cases with workspaces full of NaN between guard bands."""
+    need_module(day)
+    return [part(day, "guards")]
+
+
 def memcheck(day: Day) -> list[list[str]]:
-    """Run one small case under compute-sanitizer."""
+    """Run the small cases under compute-sanitizer, which looks for writes out of bounds."""
+    return sanitized(day, "memcheck")
+
+
+def initcheck(day: Day) -> list[list[str]]:
+    """Run the small cases under compute-sanitizer, which looks for reads of what nobody wrote."""
+    return sanitized(day, "initcheck")
+
+
+def sanitized(day: Day, which: str) -> list[list[str]]:
+    """Return the command that runs the small cases under a tool of compute-sanitizer."""
+    if day.rehearsal:
+        raise NotRun("a rehearsal has no GPU for compute-sanitizer")
     need_module(day)
     sanitizer = tool("compute-sanitizer")
     if sanitizer is None:
         raise NotRun("there is no compute-sanitizer")
-    return [[sanitizer, "--tool", "memcheck", "--error-exitcode", "9", *HERE, "--part", "tiny"]]
+    return [[sanitizer, "--tool", which, "--error-exitcode", "9", *part(day, "tiny")]]
 
 
 def bench(day: Day) -> list[list[str]]:
-    """Measure the CUDA engine; the rows are written after each test."""
+    """Measure the CUDA engine, and engine "torch" beside it; each row is written at once."""
     need_module(day)
-    need_pytest()
-    results = ["--results", str(day.out.resolve() / "gpu_day_bench.json")]
-    return [[*PYTEST, "benchmarks/bench_cuda.py", *results]]
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu_cases.py")]
+    results = str(day.out.resolve() / "gpu_day_bench.json")
+    return [[*command, results, *["--rehearse"] * day.rehearsal]]
 
 
 STEPS = (
     Step("build", 180, build, by_exit_status),
     Step("smoke", 45, smoke, by_exit_status),
+    Step("native", 60, native, by_native),
     Step("tests", 120, tests, by_tests),
+    Step("torch", 60, torch_tests, by_tests),
+    Step("guards", 30, guards, by_exit_status),
     # Without torch's cache of memory, each tensor is an allocation whose ends are checked.
-    Step("memcheck", 45, memcheck, by_memcheck, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}),
-    Step("bench", 90, bench, by_tests),
+    Step("memcheck", 40, memcheck, by_memcheck, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}),
+    Step("initcheck", 40, initcheck, by_memcheck, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}),
+    Step("bench", 150, bench, by_exit_status),
     Step("memory", 30, memory, by_tests),
 )
 
@@ -427,16 +525,46 @@ def check_bits(device: str = "cuda", backend: str = "cuda", side: int = 61) -> N
             raise SystemExit(f"{name}: differs from the CPU engine by {gap:.1e}, more than 1e-4")
 
 
-def run_tiny() -> None:
+def run_tiny(device: str = "cuda", backend: str = "cuda") -> None:
     """Run each computation once on a few pixels."""
     import torch
 
-    for call in computations("cuda", "cuda", 7).values():
+    for call in computations(device, backend, 7).values():
         call()
-    torch.cuda.synchronize()
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
-PARTS = {"card": print_card, "torch": print_torch, "smoke": check_bits, "tiny": run_tiny}
+def check_guards(device: str = "cuda", backend: str = "cuda") -> None:
+    """Run the same with scratch memory full of NaN, between bands that must stay as they are."""
+    import torch
+
+    from densecrf_rnn.nn.ops.device import Call
+
+    bands: list[torch.Tensor] = []
+    plain = {name: call() for name, call in computations(device, backend, 7).items()}
+
+    def guarded(call: Call, size: int, dtype: torch.dtype) -> torch.Tensor:
+        itemsize, band = torch.empty(0, dtype=dtype).element_size(), 512
+        room = torch.full((size * itemsize + 2 * band,), 255, dtype=torch.uint8, device=device)
+        bands.extend([room[:band], room[len(room) - band :]])
+        call._kept.append(room)
+        return room[band : len(room) - band].view(dtype)
+
+    Call.empty = guarded  # type: ignore[method-assign]
+    for name, call in computations(device, backend, 7).items():
+        pairs = zip(call(), plain[name], strict=True)
+        if not all(torch.equal(one, other) for one, other in pairs):
+            raise SystemExit(f"{name}: the result depends on what scratch memory held before")
+    if not bands or not all(bool((band == 255).all()) for band in bands):
+        raise SystemExit("scratch memory was written out of bounds")
+    print(f"{len(bands)} guard bands untouched")
+
+
+PARTS = {
+    "card": print_card, "torch": print_torch, "smoke": check_bits, "tiny": run_tiny,
+    "guards": check_guards,
+}  # fmt: skip
 
 
 def facts() -> dict[str, object]:
@@ -458,6 +586,15 @@ def facts() -> dict[str, object]:
             found[{"card": "gpu"}.get(part, part)] = last_line(done.stderr)
         if not found.get("card"):
             break  # nothing will run, so torch is not asked
+    if (smi := tool("nvidia-smi")) and found.get("card"):
+        asked = [smi, "--query-gpu=clocks.sm,clocks.max.sm,clocks.mem,power.limit"]
+        try:
+            done = subprocess.run(
+                [*asked, "--format=csv,noheader"], capture_output=True, text=True, timeout=20
+            )
+            found["clocks (SM, highest, memory), power"] = last_line(done.stdout)
+        except (OSError, subprocess.TimeoutExpired):
+            pass
     try:
         text = Path("/proc/driver/nvidia/version").read_text()
         found["driver"] = text.splitlines()[0].split(":")[1].strip()
@@ -478,15 +615,19 @@ def main() -> int:
                         "(default: 6)")  # fmt: skip
     parser.add_argument("--only", action="append", choices=[step.name for step in STEPS],
                         help="run this step alone; may be given several times")  # fmt: skip
+    parser.add_argument("--rehearse", action="store_true",
+                        help="run on the serial launcher and the CPU, without a GPU")  # fmt: skip
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.part:
         sys.path.insert(0, str(ROOT))
-        PARTS[args.part]()
+        on = ("cpu", "serial") if args.rehearse else ()
+        PARTS[args.part](*on)
         return 0
     args.out.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
-    day = Day(args.out, facts())
+    (args.out / "gpu_day.log").unlink(missing_ok=True)
+    day = Day(args.out, args.rehearse, facts())
     left = args.minutes - (time.monotonic() - begin) / 60
     steps = [step for step in STEPS if args.only is None or step.name in args.only]
     return run_day(steps, day, left)

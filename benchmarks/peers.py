@@ -5,8 +5,10 @@ pip install -e '.[bench]'; compile it with CFLAGS='-O3 -march=native' for a fair
 """
 
 import importlib.util
+import os
 from collections.abc import Callable
 from functools import partial
+from types import ModuleType
 
 import numpy as np
 from measure import Case
@@ -27,11 +29,20 @@ def forward(iterations: int) -> Callable:
     return partial(_forward, iterations=iterations)
 
 
-def _forward(problem: Problem, threads: int, iterations: int) -> Callable[[], np.ndarray]:
+def face(iterations: int) -> Callable:
+    """Return the same lines as `forward` on the interface that this package has of pydensecrf."""
+    return partial(_forward, iterations=iterations, module="densecrf_rnn.compat.pydensecrf")
+
+
+def _forward(
+    problem: Problem, threads: int, iterations: int, module: str = "pydensecrf"
+) -> Callable[[], np.ndarray]:
     assert threads == 1  # pydensecrf has no threads
+    densecrf = importlib.import_module(f"{module}.densecrf")
 
     def run() -> np.ndarray:
-        crf = _with_unary(problem.logits)
+        os.environ["OMP_NUM_THREADS"] = "1"  # which the interface reads in each call
+        crf = _with_unary(problem.logits, densecrf)
         add_spatial(crf, problem)
         add_bilateral(crf, problem)
         return np.array(crf.inference(iterations)).reshape(problem.logits.shape)
@@ -42,13 +53,12 @@ def _forward(problem: Problem, threads: int, iterations: int) -> Callable[[], np
 def build(problem: Problem, threads: int) -> Callable[[], None]:
     """Prepare the bilateral kernel: features, lattice, and the filter call that normalises it."""
     assert threads == 1
-    crf = _with_unary(np.zeros((2, *problem.size), np.float32))
+    densecrf = importlib.import_module("pydensecrf.densecrf")
+    crf = _with_unary(np.zeros((2, *problem.size), np.float32), densecrf)
     return lambda: add_bilateral(crf, problem)
 
 
-def _with_unary(logits: np.ndarray):
-    from pydensecrf import densecrf
-
+def _with_unary(logits: np.ndarray, densecrf: ModuleType):
     labels, *size = logits.shape
     if len(size) == 2:
         crf = densecrf.DenseCRF2D(size[1], size[0], labels)

@@ -124,7 +124,7 @@ class Volume:
     @cached_property
     def logits(self) -> np.ndarray:
         """Logits [L, *S]."""
-        return unaries.logits_from_probabilities(np.ascontiguousarray(self._probabilities))
+        return unaries.logits_from_probabilities(self._probabilities, clip=True)
 
 
 def shipped() -> list[samples.Sample]:

@@ -1,6 +1,8 @@
 """Atomic writing: files get a temporary name and are renamed when they are complete."""
 
 import contextlib
+import errno
+import glob
 import itertools
 import os
 import shutil
@@ -8,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _PREFIX = ".part-"  # a prefix, because writers choose the format by the extension
+_END = 32  # characters of a name that its temporary name ends in: names may be of full length
 _COUNT = itertools.count()
 
 
@@ -29,7 +32,8 @@ def replaced(path: Path | str) -> Iterator[Path]:
     Raises
     ------
     OSError
-        Renaming failed; `path` is then unchanged.
+        Renaming failed; `path` is then unchanged. An OSError of the block that names no other file
+        is raised with the name of `path`.
 
     Examples
     --------
@@ -41,33 +45,56 @@ def replaced(path: Path | str) -> Iterator[Path]:
     'all of it'
     """
     path = Path(path)
-    partial = path.with_name(f"{_PREFIX}{os.getpid()}-{next(_COUNT)}-{path.name}")
+    partial = path.with_name(f"{_PREFIX}{os.getpid()}-{next(_COUNT)}-{path.name[-_END:]}")
     try:
         yield partial
         _replace(partial, path)
     except OSError as error:
-        own = error.filename is not None and str(error.filename) != str(partial)
-        if error.errno is not None and not own:  # without errno, str(error) shows no path
+        about = error.filename
+        own = about is None or str(about).startswith(str(partial))  # also files in a folder
+        if error.errno is not None and own:  # without errno, str(error) shows no path
             error.filename = str(path)  # name the caller's path, not the temporary one
         raise
     finally:
-        _remove(partial)
+        with contextlib.suppress(OSError):  # `remove_leftovers` removes it later
+            _remove(partial)
 
 
 def _replace(partial: Path, path: Path) -> None:
     """Rename `partial` to `path`, replacing an existing file or folder there."""
     if not (partial.is_dir() and path.is_dir()):
-        os.replace(partial, path)
+        _rename(partial, path)
         return
     # No operating system replaces a folder that is not empty.
     old = partial.with_name(f"{partial.name}.old")
-    os.replace(path, old)
+    _rename(path, old)
     try:
-        os.replace(partial, path)
+        _rename(partial, path)
     except OSError:
         os.replace(old, path)
         raise
     _remove(old)
+
+
+def _rename(old: Path, new: Path) -> None:
+    """Rename a file or folder, and make sure that it happened.
+
+    Network and overlay file systems have reported success without it.
+    """
+    os.replace(old, new)
+    if os.path.lexists(old) or not os.path.lexists(new):
+        raise OSError(errno.EIO, "the file system did not rename the finished file", str(new))
+
+
+def sync(path: Path) -> None:
+    """Let the disk store a file, or all files of a folder; raise OSError if it cannot."""
+    for file in [path] if path.is_file() else path.rglob("*"):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def remove_leftovers(folder: Path | str) -> int:
@@ -84,6 +111,28 @@ def remove_leftovers(folder: Path | str) -> int:
     for partial in found:
         _remove(partial)
     return len(found)
+
+
+def remove_leftovers_of(path: Path | str) -> None:
+    """Remove temporary files of `replaced` for one path, by processes that have ended.
+
+    For a path in a folder that others may write into; it reads the whole folder.
+    """
+    path = Path(path)
+    for partial in path.parent.glob(f"{_PREFIX}*-{glob.escape(path.name)}"):
+        process = partial.name.removeprefix(_PREFIX).split("-")[0]
+        if process.isdecimal() and not _runs(int(process)):
+            _remove(partial)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
 
 
 def _remove(path: Path) -> None:

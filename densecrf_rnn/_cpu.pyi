@@ -11,6 +11,7 @@ from .engines.gibbs import GibbsProblem
 
 compiler: str
 limits: dict[str, float]
+prunes: bool
 
 def isa() -> str: ...
 def row_width(labels: int) -> int: ...

@@ -13,6 +13,7 @@ from ._typing import Array
 from . import checks, postprocess, tiles
 from .kernels import Window
 from .params import CRFParams
+from .unaries import Kind
 
 
 def refine_dask(
@@ -22,10 +23,13 @@ def refine_dask(
     *,
     halo: tiles.Halo = None,
     labels: bool = False,
+    kind: Kind = "logits",
     compatibility: Array | None = None,
+    multilabel: bool = False,
     iterations: int = 10,
     mask: Any = None,
     spacing: Sequence[float] | None = None,
+    prune: float = 0.0,
     backend: str = "auto",
     threads: int | None = 1,
 ) -> Any:
@@ -45,7 +49,7 @@ def refine_dask(
     labels : bool
         Return the most probable label of each pixel instead of the marginals, as in
         `refine_tiled`.
-    compatibility, iterations, spacing, backend
+    kind, compatibility, multilabel, iterations, spacing, prune, backend
         As in `refine`.
     mask : dask array [H, W] or [D, H, W] of bool, optional
         As in `refine`.
@@ -85,6 +89,7 @@ def refine_dask(
     True
     """
     checks.flag("labels", labels)
+    checks.one_label(labels, multilabel)
     da = checks.package(
         "dask.array", "refine_dask", "'densecrf-rnn[dask]'", " (refine_tiled works without it)"
     )
@@ -100,8 +105,9 @@ def refine_dask(
                 f"{name} has chunks of unknown size; call {name}.compute_chunk_sizes()"
             )
     options = {
-        "params": params, "compatibility": compatibility, "iterations": iterations,
-        "spacing": spacing, "backend": backend, "threads": threads,
+        "params": params, "kind": kind, "compatibility": compatibility, "multilabel": multilabel,
+        "iterations": iterations, "spacing": spacing, "prune": prune, "backend": backend,
+        "threads": threads,
     }  # fmt: skip
     tiles.check(logits, image, mask, options)
     size = logits.shape[1:]
@@ -151,4 +157,7 @@ def _refine_block(
         max(0, axis[i] - h) for axis, i, h in zip(starts, block_id[1:], halo, strict=True)
     )
     image = np.moveaxis(image, 0, -1)
+    # One chunk is examined, the central one, because a warning for each would be too many.
+    if block_id[1:] == tuple(len(axis) // 2 for axis in starts):
+        tiles.advise(logits, image, mask, options)
     return tiles.refined_window(logits, image, mask, options, Window(origin, size))

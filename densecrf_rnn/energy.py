@@ -6,16 +6,18 @@ import numpy as np
 
 from ._typing import Array
 from . import checks
-from .inference.mean_field import Filter, as_rows, check, log_softmax
+from .inference.mean_field import check
+from .inference.running import Filter, as_rows, log_softmax
 from .params import CRFParams
 
 
 def free_energy(
     refined: Array,
     logits: Array,
-    image: Array,
+    image: Array | None = None,
     params: CRFParams = CRFParams(),
     *,
+    features: Array | None = None,
     kernel_weights: Array | None = None,
     compatibility: Array | None = None,
     mask: Array | None = None,
@@ -33,7 +35,7 @@ def free_energy(
     ----------
     refined : ndarray, shape and dtype of `logits`
         The output of `mean_field`, or the logarithm of marginals.
-    logits, image, params, kernel_weights, compatibility, mask, spacing, backend, threads
+    logits, image, params, features, kernel_weights, compatibility, mask, spacing, backend, threads
         As in `mean_field`. Pixels outside the mask are excluded.
 
     Returns
@@ -68,9 +70,12 @@ def free_energy(
     True
     """
     problem = check(
-        logits, image, params, kernel_weights, compatibility, mask, spacing, backend, threads
-    )
+        logits, image, params, kernel_weights, compatibility, mask, spacing, backend, threads,
+        features=features,
+    )  # fmt: skip
+    checks.logits(problem.logits, batched=False)
     checks.refined(refined, logits, batched=False)
+    refined = refined.reshape(problem.logits.shape)
     if problem.mask is not None:
         refined = refined[:, problem.mask]
     if not refined.size:
@@ -82,10 +87,12 @@ def free_energy(
     kernels = problem.build()
 
     u = as_rows(problem.unary).T  # [N, L]
-    log_q = log_softmax(as_rows(refined), axis=0).T
+    log_q = log_softmax(np.ascontiguousarray(as_rows(refined)), axis=0).T
     q = np.ascontiguousarray(np.exp(log_q))
     filters = [Filter(kernel, problem.engine, problem.threads) for kernel in kernels]
     pairwise = sum(f(q) @ c.T for f, c in zip(filters, problem.coupling, strict=True))
-    with np.errstate(invalid="ignore"):  # NaN where a logit is -inf; q is 0 there, not summed
+    # NaN where a logit is -inf; q is 0 there, not summed. Sums of logits near the largest number
+    # may be infinite.
+    with np.errstate(invalid="ignore", over="ignore"):
         terms = q * (log_q - u + pairwise / 2)
-    return float(terms.sum(where=q > 0, dtype=np.float64))
+        return float(terms.sum(where=q > 0, dtype=np.float64))

@@ -3,7 +3,7 @@
 A kernel is exp(-|f_i - f_j|^2 / 2) for features f that are already divided by their bandwidths.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -91,12 +91,12 @@ class Kernel:
 
     Parameters
     ----------
-    theta_position : float, optional
-        Bandwidth in position, positive: in pixels, or units of `spacing`. None: the kernel does not
-        depend on positions.
-    theta_guide : float, optional
-        Bandwidth in the guide's values, positive, in the guide's own units. None: the kernel
-        depends on positions only.
+    theta_position : float or sequence of floats, optional
+        Bandwidth in position, positive: in pixels, or units of `spacing`; one for all axes, or one
+        per axis in the order of `spacing`. None: the kernel does not depend on positions.
+    theta_guide : float or sequence of floats, optional
+        Bandwidth in the guide's values, positive, in the guide's own units; one for all channels,
+        or one per channel. None: the kernel depends on positions only.
     guide : str
         Name of the guide: "image", or a key of the torch layer's argument `guides`.
 
@@ -111,46 +111,72 @@ class Kernel:
     'depth'
     """
 
-    theta_position: float | None = None
-    theta_guide: float | None = None
+    theta_position: float | Sequence[float] | None = None
+    theta_guide: float | Sequence[float] | None = None
     guide: str = "image"
 
     def __post_init__(self) -> None:
         thetas = ("theta_position", "theta_guide")
         for name in thetas:
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, checks.positive_number(name, getattr(self, name)))
+                object.__setattr__(self, name, checks.bandwidth(name, getattr(self, name)))
         if self.theta_position is None and self.theta_guide is None:
             raise ValueError(
                 "theta_position and theta_guide are both None; a kernel needs one of them"
             )
 
-    def features(self, positions: Sequence[Array], image: Array) -> Array:
+    @property
+    def bandwidths(self) -> tuple[float, float]:
+        """The bandwidths (position, guide), the first number if there are several; 1 for None."""
+        position, guide = (
+            1.0 if theta is None else leading(theta)
+            for theta in (self.theta_position, self.theta_guide)
+        )
+        return position, guide
+
+    def along_axes(self, axes: int) -> tuple[float, ...]:
+        """Return `theta_position`, which is not None, as one number per spatial axis."""
+        theta: Any = self.theta_position
+        return theta if isinstance(theta, tuple) else (theta,) * axes
+
+    def features(
+        self, positions: Sequence[Array], image: Array, order: FeatureOrder = "xy"
+    ) -> Array:
         """Compute feature rows [N, D] from `positions` and an image [*S, C].
 
-        The dtype is that of the positions. The result is a transposed view of an array [D, N],
-        the memory layout that engines read fastest.
+        The dtype is that of the positions, which are in the feature order `order`. The result is a
+        transposed view of an array [D, N], the memory layout that engines read fastest.
         """
-        channels = (image[..., channel] for channel in range(image.shape[-1]))
-        parts = feature_parts(positions, self.theta_position, channels, self.theta_guide)
         dtype = positions[0].dtype
+        parts: list[tuple[Array, float]] = []
+        if self.theta_position is not None:
+            thetas = in_feature_order(list(self.along_axes(len(positions))), order)
+            parts += zip(positions, thetas, strict=True)
+        if (theta := self.theta_guide) is not None:
+            channels = np.moveaxis(image, -1, 0)
+            each: Any = theta if isinstance(theta, tuple) else (theta,) * len(channels)
+            parts += zip(channels, each, strict=True)
         planes = np.empty((len(parts), *image.shape[:-1]), dtype)
         for plane, (values, theta) in zip(planes, parts, strict=True):
             np.divide(values, dtype.type(theta), out=plane, dtype=dtype, casting="unsafe")
         return planes.reshape(len(planes), -1).T
 
 
-def Bilateral(theta_alpha: float, theta_beta: float, guide: str = "image") -> Kernel:
+def Bilateral(
+    theta_alpha: float | Sequence[float],
+    theta_beta: float | Sequence[float],
+    guide: str = "image",
+) -> Kernel:
     """Make the appearance kernel k1 of [CRF-RNN], over positions and a guide's channels."""
     return Kernel(theta_alpha, theta_beta, guide)
 
 
-def Spatial(theta_gamma: float) -> Kernel:
+def Spatial(theta_gamma: float | Sequence[float]) -> Kernel:
     """Make the smoothness kernel k2 of [CRF-RNN], over positions."""
     return Kernel(theta_gamma)
 
 
-def Custom(theta_guide: float, guide: str) -> Kernel:
+def Custom(theta_guide: float | Sequence[float], guide: str) -> Kernel:
     """Make a kernel over a guide alone, such as an embedding that includes the position."""
     return Kernel(None, theta_guide, guide)
 
@@ -163,11 +189,15 @@ _OF_PARAMS: dict[str, tuple[Callable[..., Kernel], tuple[str, ...]]] = {
 }
 
 
-def from_params(params: CRFParams) -> tuple[Kernel, ...]:
-    """Return the kernels of a CRFParams, in the order of `weights`."""
-    return tuple(
+def from_params(params: CRFParams, with_image: bool = True) -> tuple[Kernel, ...]:
+    """Return the kernels of a CRFParams, in the order of `weights`.
+
+    Without an image they are those that depend on positions alone.
+    """
+    found = (
         make(*(getattr(params, name) for name in thetas)) for make, thetas in _OF_PARAMS.values()
     )
+    return tuple(kernel for kernel in found if with_image or kernel.theta_guide is None)
 
 
 def weights(params: CRFParams) -> dict[str, Weight]:
@@ -180,6 +210,49 @@ def bandwidths_of(weight: str) -> tuple[str, ...]:
     return _OF_PARAMS[weight][1]
 
 
+def leading(theta: Any) -> float:
+    """Return a bandwidth, or the first number of several: what is learned or tuned."""
+    return float(theta[0] if isinstance(theta, tuple) else theta)
+
+
+def with_leading(theta: Any, first: Any) -> Any:
+    """Return the bandwidth `first`, or if `theta` holds several, `first` and others in their ratio.
+
+    `first` is a number or a tensor.
+    """
+    if isinstance(theta, tuple):
+        return tuple(first * (other / theta[0]) for other in theta)
+    return first
+
+
+def check_bandwidths(
+    given: Sequence[Kernel], params: CRFParams, size: Sequence[int], channels: Mapping[str, int]
+) -> None:
+    """Check that kernels with several bandwidths have one per axis of `size` or per channel.
+
+    `channels` holds the number of channels of each known guide. Kernels of `params` are named as
+    there.
+    """
+    if not any(isinstance(t, tuple) for k in given for t in (k.theta_position, k.theta_guide)):
+        return
+    axes = "(depth, row, column)" if len(size) == 3 else "(row, column)"
+    thetas = [thetas for _, thetas in _OF_PARAMS.values()]
+    names = dict(zip(from_params(params), thetas, strict=True))
+    if not names.keys() >= set(given):
+        of_kernel = ("theta_position", "theta_guide")
+        names = {k: tuple(f"kernels[{i}].{n}" for n in of_kernel) for i, k in enumerate(given)}
+    for kernel in given:
+        own = names[kernel]
+        if (theta := kernel.theta_position) is not None:
+            checks.bandwidths_fit(
+                own[0], theta, len(size), f"there are {len(size)} spatial axes {axes}"
+            )
+        if (theta := kernel.theta_guide) is not None and kernel.guide in channels:
+            count = channels[kernel.guide]
+            several = f"{count} channel{'s' * (count != 1)}"
+            checks.bandwidths_fit(own[-1], theta, count, f"{kernel.guide} has {several}")
+
+
 def is_on_grid(kernel: Kernel, spatial: SpatialFilter) -> bool:
     """Return whether a kernel is filtered on a regular grid when CRFParams has this `spatial`."""
     if spatial == "grid":
@@ -187,18 +260,6 @@ def is_on_grid(kernel: Kernel, spatial: SpatialFilter) -> bool:
     if spatial == "lattice":
         return False
     raise ValueError(f"spatial is {spatial!r}; choose from 'grid', 'lattice'")
-
-
-def feature_parts(
-    positions: Iterable[Any], theta_position: Any, channels: Iterable[Any], theta_guide: Any
-) -> list[tuple[Any, Any]]:
-    """Return a pair per feature, positions first: its values and the bandwidth to divide them by.
-
-    Positions or channels are left out if their bandwidth is None. Values and bandwidths may be
-    arrays or tensors.
-    """
-    parts = [] if theta_position is None else [(x, theta_position) for x in positions]
-    return parts if theta_guide is None else [*parts, *((x, theta_guide) for x in channels)]
 
 
 def positions(

@@ -27,7 +27,8 @@ def confusion_matrix(truth: Array, prediction: Array, labels: int, ignore: int =
     labels : int
         Number of labels.
     ignore : int
-        Label of `truth` whose pixels are not scored.
+        Label of `truth` whose pixels are not scored. Masks whose foreground is 255 must be
+        divided by 255 before.
 
     Returns
     -------
@@ -35,8 +36,8 @@ def confusion_matrix(truth: Array, prediction: Array, labels: int, ignore: int =
 
     Raises
     ------
-    ValueError
-        The shapes differ, or a label lies outside 0..labels-1.
+    TypeError, ValueError
+        The maps do not hold integers, their shapes differ, or a label lies outside 0..labels-1.
 
     Examples
     --------
@@ -70,8 +71,8 @@ def border_distance(truth: Array, limit: int) -> Array:
 
     Raises
     ------
-    ValueError
-        `limit` is below 1.
+    TypeError, ValueError
+        The map does not hold integers, or `limit` is below 1.
 
     Notes
     -----
@@ -83,6 +84,7 @@ def border_distance(truth: Array, limit: int) -> Array:
     [[2.0, 1.0, 0.0, 0.0, 1.0, 2.0, inf]]
     """
     _check_pixels("limit", limit)
+    _check_kind("truth", truth)
     far = limit**2
     squared: Array = np.full(truth.shape, far, np.int64 if far > 2**30 else np.int32)
     for axis in range(truth.ndim):
@@ -122,8 +124,8 @@ def trimap(truth: Array, width: int) -> Array:
 
     Raises
     ------
-    ValueError
-        `width` is below 1.
+    TypeError, ValueError
+        The map does not hold integers, or `width` is below 1.
 
     Notes
     -----
@@ -157,7 +159,7 @@ def trimap_confusions(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         As in `confusion_matrix`, or a width is below 1.
 
     Examples
@@ -188,7 +190,17 @@ def check_labels(name: str, found: Array, labels: int, ignore: int) -> None:
         )
 
 
+def _check_kind(name: str, labels: Array) -> None:
+    if labels.dtype.kind not in "iub":
+        raise TypeError(
+            f"{name} has dtype {labels.dtype}; label maps hold integers, so pass labels "
+            "(probabilities.argmax(0), or probabilities > 0.5), or labels.astype(np.int64)"
+        )
+
+
 def _check_shapes(truth: Array, prediction: Array) -> None:
+    _check_kind("truth", truth)
+    _check_kind("prediction", prediction)
     if truth.shape != prediction.shape:
         raise ValueError(f"truth has shape {truth.shape} but prediction {prediction.shape}")
 

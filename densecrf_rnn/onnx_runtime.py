@@ -8,6 +8,7 @@ reference evaluator of onnx. These packages are imported only when used.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,16 @@ DOMAIN = "ai.onnx.contrib"  # domain of Python operators in onnxruntime-extensio
 OPERATOR = "DenseCRFMeanField"
 
 
-def settings(params: CRFParams, iterations: int, spacing: Sequence[float] | None) -> str:
+def settings(
+    params: CRFParams, iterations: int, spacing: Sequence[float] | None, multilabel: bool = False,
+    prune: float = 0.0,
+) -> str:  # fmt: skip
     """Serialise the options of a head to the `settings` attribute of its node."""
     spacing = None if spacing is None else [float(s) for s in spacing]
-    return json.dumps({"params": asdict(params), "iterations": iterations, "spacing": spacing})
+    found = {"params": asdict(params), "iterations": iterations, "spacing": spacing}
+    # Without these the attribute is that of earlier versions, which can then run the model.
+    more = {"multilabel": multilabel, "prune": prune}
+    return json.dumps(found | {name: value for name, value in more.items() if value})
 
 
 def run_node(settings: str, *inputs: Array) -> Array:
@@ -36,7 +43,8 @@ def run_node(settings: str, *inputs: Array) -> Array:
     settings : str
         The node's attribute `settings`, written by the function of that name.
     *inputs : ndarray
-        Logits [B, L, *S], image [B, C, *S], kernel weights and compatibility.
+        Logits [B, L, *S], image [B, C, *S], kernel weights and compatibility (not used if the
+        settings say multilabel).
 
     Returns
     -------
@@ -57,11 +65,12 @@ def run_node(settings: str, *inputs: Array) -> Array:
     logits, image, kernel_weights, compatibility = inputs
     options = json.loads(settings)
     options["params"] = CRFParams(**options["params"])
+    mu = None if options.get("multilabel", False) else compatibility
     refined = np.empty_like(logits)
     for b, (u, guide) in enumerate(zip(logits, image, strict=True)):
         refined[b] = mean_field(
             u, np.moveaxis(guide, 0, -1), kernel_weights=kernel_weights,
-            compatibility=compatibility, **options,
+            compatibility=mu, **options,
         )  # fmt: skip
     return refined
 
@@ -93,6 +102,16 @@ def inference_session(model: Any, **options: Any) -> Any:
     install = "onnxruntime onnxruntime-extensions"
     runtime = checks.package("onnxruntime", "inference_session", install)
     extensions = checks.package("onnxruntime_extensions", "inference_session", install)
+    _register(extensions)
+    own = options.pop("sess_options", None) or runtime.SessionOptions()
+    own.register_custom_ops_library(extensions.get_library_path())
+    options.setdefault("providers", ["CPUExecutionProvider"])
+    return runtime.InferenceSession(model, own, **options)
+
+
+@cache  # a second registration would make every later session fail
+def _register(extensions: Any) -> None:
+    """Register the node with onnxruntime-extensions, once per process."""
 
     @extensions.onnx_op(  # type: ignore[untyped-decorator]
         op_type=OPERATOR,
@@ -102,11 +121,6 @@ def inference_session(model: Any, **options: Any) -> Any:
     )
     def _(*inputs: Array, settings: str) -> Array:
         return run_node(settings, *inputs)
-
-    own = options.pop("sess_options", None) or runtime.SessionOptions()
-    own.register_custom_ops_library(extensions.get_library_path())
-    options.setdefault("providers", ["CPUExecutionProvider"])
-    return runtime.InferenceSession(model, own, **options)
 
 
 def reference_evaluator(model: Any) -> Any:

@@ -24,15 +24,15 @@ class CRFParams:
 
     Parameters
     ----------
-    theta_alpha : float
+    theta_alpha : float or sequence of one float per spatial axis
         Bandwidth of the appearance kernel in position, positive: in pixels (volumes: in units of
-        `spacing`).
-    theta_beta : float
+        `spacing`). Several are in the order of `spacing`: ([depth,] row, column).
+    theta_beta : float or sequence of C floats
         Bandwidth of the appearance kernel in intensity, positive: in the image's own units, 0..255
-        for 8-bit images.
-    theta_gamma : float
+        for 8-bit images. Several: one per channel, for channels of different units.
+    theta_gamma : float or sequence of one float per spatial axis
         Bandwidth of the smoothness kernel in position, positive: in pixels (volumes: in units of
-        `spacing`).
+        `spacing`). Several are in the order of `spacing`.
     w_bilateral, w_spatial : float or sequence of L floats
         Weights of the appearance and the smoothness kernel: one for all labels, or one per label.
         Positive weights make similar pixels take the same label.
@@ -55,7 +55,8 @@ class CRFParams:
     ------
     TypeError, ValueError
         A bandwidth is not a positive finite number, a weight is not finite, or an option has
-        a value that is not listed above.
+        a value that is not listed above. (How many bandwidths there must be is known, and checked,
+        when an image is given.)
 
     Notes
     -----
@@ -65,11 +66,16 @@ class CRFParams:
     --------
     >>> CRFParams(theta_alpha=80, theta_beta=13).theta_alpha
     80.0
+
+    Channels of different units, such as intensity and metres:
+
+    >>> CRFParams(theta_beta=(30, 0.06)).theta_beta
+    (30.0, 0.06)
     """
 
-    theta_alpha: float = 160.0
-    theta_beta: float = 3.0
-    theta_gamma: float = 3.0
+    theta_alpha: float | Sequence[float] = 160.0
+    theta_beta: float | Sequence[float] = 3.0
+    theta_gamma: float | Sequence[float] = 3.0
     w_bilateral: float | Sequence[float] = 5.0
     w_spatial: float | Sequence[float] = 3.0
     normalization: Normalization = "after"
@@ -79,7 +85,7 @@ class CRFParams:
     quality: Quality = "standard"
 
     def __post_init__(self) -> None:
-        convert = {"theta": checks.positive_number, "w": checks.weight}  # by the name's first word
+        convert = {"theta": checks.bandwidth, "w": checks.weight}  # by the name's first word
         for name in (field.name for field in fields(self)):
             if check := convert.get(name.partition("_")[0]):
                 object.__setattr__(self, name, check(name, getattr(self, name)))

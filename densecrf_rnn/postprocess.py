@@ -1,5 +1,6 @@
 """Label maps from marginals, and their clean-up after a CRF."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,75 @@ def most_probable(scores: Array, threshold: float = 0.5) -> Array:
         np.copyto(labels, label, where=plane > best, casting="unsafe")
         np.maximum(best, plane, out=best)
     return labels
+
+
+def region_masks(scores: Array, threshold: float = 0.5) -> Array:
+    """Return the masks of regions that may overlap: 1 where a map exceeds the threshold.
+
+    Parameters
+    ----------
+    scores : ndarray [L, *S]
+        Foreground marginals of each region, as ``refine(..., multilabel=True)`` returns them, or
+        their logits.
+    threshold : float
+        0.5 for marginals, 0 for logits.
+
+    Returns
+    -------
+    ndarray [L, *S] of uint8
+
+    Examples
+    --------
+    >>> region_masks(np.array([[0.9, 0.6], [0.4, 0.7]])).tolist()
+    [[1, 1], [0, 1]]
+    """
+    return (scores > threshold).view(np.uint8)
+
+
+def labels_of_regions(scores: Array, order: Sequence[int], threshold: float = 0.5) -> Array:
+    """Return one label map of regions that may overlap; later regions overwrite earlier ones.
+
+    Parameters
+    ----------
+    scores : ndarray [L, *S]
+    order : sequence of L int, at least 0
+        The label of each region, as `regions_class_order` of nnU-Net: for whole tumour, core and
+        enhancing tumour 1, 2, 3.
+    threshold : float
+        As in `region_masks`.
+
+    Returns
+    -------
+    ndarray [*S]
+        0 outside all regions; the smallest unsigned dtype that holds the labels.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `order` does not hold one label for each region.
+
+    Examples
+    --------
+    >>> labels_of_regions(np.array([[0.9, 0.6, 0.1], [0.4, 0.7, 0.2]]), [1, 2]).tolist()
+    [1, 2, 0]
+    """
+    values = checked_order(order, len(scores))
+    labels = np.zeros(scores.shape[1:], np.min_scalar_type(max(values, default=0)))
+    for label, plane in zip(values, scores, strict=True):
+        labels[plane > threshold] = label
+    return labels
+
+
+def checked_order(order: Sequence[int], regions: int) -> list[int]:
+    """Check that the argument `order` of `labels_of_regions` holds a label per region; return it.
+    """
+    values = [checks.count(f"order[{i}]", label, 0) for i, label in enumerate(order)]
+    if len(values) != regions:
+        raise ValueError(
+            f"the order of regions holds {len(values)} labels but there are {regions} regions; "
+            "give one for each"
+        )
+    return values
 
 
 def label_dtype(labels: int) -> Any:

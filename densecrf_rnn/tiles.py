@@ -15,12 +15,16 @@ import numpy as np
 
 from ._limits import FILTER_VARIANCE
 from ._typing import Array
-from . import checks
+from . import checks, unaries
+from .checks.units import spread
 from .inference import grid
-from .kernels import Window, from_params, in_feature_order, is_on_grid, normalizer, weights
+from .kernels import (
+    Window, check_bandwidths, from_params, in_feature_order, is_on_grid, normalizer, weights,
+)  # fmt: skip
 from .inference.mean_field import infer
 from .params import CRFParams, Quality
 from .postprocess import label_dtype, most_probable
+from .unaries import Kind
 
 Halo = int | Sequence[int] | Literal["exact"] | None
 
@@ -29,6 +33,8 @@ Halo = int | Sequence[int] | Literal["exact"] | None
 _DEFAULT_TILE = {2: 1024, 3: 128}
 # Half the side of the crop at the image's centre whose values are checked for common mistakes.
 _PROBE = 16
+# Sides of the blocks whose units are compared with theta_beta, by the number of axes.
+_BLOCK = {2: 16, 3: 8}
 
 # Number of simplices that a message crosses on a lattice: one each in splat and slice, two in blur.
 # "filled" also inserts the neighbours of vertices, one simplex further.
@@ -84,10 +90,13 @@ def refine_tiled(
     halo: Halo = None,
     out: Writable | None = None,
     labels: bool = False,
+    kind: Kind = "logits",
     compatibility: Array | None = None,
+    multilabel: bool = False,
     iterations: int = 10,
     mask: Sliceable | None = None,
     spacing: Sequence[float] | None = None,
+    prune: float = 0.0,
     backend: str = "auto",
     threads: int | None = None,
 ) -> Any:
@@ -115,8 +124,8 @@ def refine_tiled(
         memory.
     labels : bool
         Write the most probable label of each pixel instead of the marginals. L = 1: 1 for the
-        foreground.
-    compatibility, iterations, spacing, backend, threads
+        foreground. Not with `multilabel`, where a pixel may have several labels.
+    kind, compatibility, multilabel, iterations, spacing, prune, backend, threads
         As in `refine`.
     mask : array-like [H, W] or [D, H, W] of bool, optional
         As in `refine`, but also anything with `shape`, `dtype` and slicing.
@@ -153,9 +162,11 @@ def refine_tiled(
     True
     """
     checks.flag("labels", labels)
+    checks.one_label(labels, multilabel)
     parts = refined_tiles(
-        logits, image, params, tile=tile, halo=halo, compatibility=compatibility,
-        iterations=iterations, mask=mask, spacing=spacing, backend=backend, threads=threads,
+        logits, image, params, tile=tile, halo=halo, kind=kind, compatibility=compatibility,
+        multilabel=multilabel, iterations=iterations, mask=mask, spacing=spacing, prune=prune,
+        backend=backend, threads=threads,
     )  # fmt: skip
     into: Any = out
     if out is None:
@@ -172,15 +183,17 @@ def refine_tiled(
 
 def refined_tiles(
     logits: Sliceable, image: Sliceable, params: CRFParams = CRFParams(), *,
-    tile: int | Sequence[int] | None = None, halo: Halo = None,
-    compatibility: Array | None = None, iterations: int = 10, mask: Sliceable | None = None,
-    spacing: Sequence[float] | None = None, backend: str = "auto", threads: int | None = None,
+    tile: int | Sequence[int] | None = None, halo: Halo = None, kind: Kind = "logits",
+    compatibility: Array | None = None, multilabel: bool = False, iterations: int = 10,
+    mask: Sliceable | None = None, spacing: Sequence[float] | None = None, prune: float = 0.0,
+    backend: str = "auto", threads: int | None = None,
 ) -> Iterator[tuple[tuple[slice, ...], Array]]:  # fmt: skip
     """Iterate over the refined tiles of `refine_tiled`, to write them anywhere.
 
     Parameters
     ----------
-    logits, image, params, tile, halo, compatibility, iterations, mask, spacing, backend, threads
+    logits, image, params, tile, halo, kind, compatibility, multilabel, iterations, mask, spacing,
+    prune, backend, threads
         As in `refine_tiled`.
 
     Returns
@@ -205,19 +218,25 @@ def refined_tiles(
     [(4, 5), (4, 7)] (2, 1, 3)
     """
     options = {
-        "params": params, "compatibility": compatibility, "iterations": iterations,
-        "spacing": spacing, "backend": backend, "threads": threads,
+        "params": params, "kind": kind, "compatibility": compatibility, "multilabel": multilabel,
+        "iterations": iterations, "spacing": spacing, "prune": prune, "backend": backend,
+        "threads": threads,
     }  # fmt: skip
     check(logits, image, mask, options)
     size = logits.shape[1:]
     plan = tiling(size, tile, halo_of(halo, params, size, iterations, spacing))
 
     def refined() -> Iterator[tuple[tuple[slice, ...], Array]]:
-        _advise(logits, image, mask, params)
+        decided = advise(logits, image, mask, options)
         for part in plan:
             window = Window(part.origin, size)
             inside = None if mask is None else np.asarray(mask[part.outer])
-            q = refined_window(*_read(logits, image, part.outer), inside, options, window)
+            scores, pixels = _read(logits, image, part.outer)
+            if not decided:  # so far the logits were constant, as in the background of a mask
+                seen = scores if inside is None else scores[:, inside]
+                decided = checks.probabilities(seen, batched=False, multilabel=multilabel)
+            q = refined_window(scores, pixels, inside, options, window)
+            del scores, pixels  # frees them before the next tile is read
             yield part.inner, q[(slice(None), *part.kept)].copy()  # frees the memory of the halo
 
     return refined()
@@ -247,9 +266,11 @@ def refined_window(
 def _marginals(
     logits: Array, image: Array, mask: Array | None, options: dict[str, Any], window: Window
 ) -> Array:
+    kind, of_infer = options["kind"], {k: v for k, v in options.items() if k != "kind"}
+    logits = unaries.as_logits(logits, kind, multilabel=options["multilabel"], mask=mask)
     q = infer(
         _computable(logits), image, mask=mask, kernel_weights=None, marginals=True, window=window,
-        **options,
+        **of_infer,
     )  # fmt: skip
     return q.astype(np.float32, copy=False)
 
@@ -279,7 +300,8 @@ def reach(
     [Adams10]. A lattice's splat and slice each reach across one simplex, its blur across two more:
     4 sqrt(3/2 j / (j+1)) bandwidths in all along the j-th feature, whatever the other features
     are. That is 3.46, 4 and 4.24 theta_alpha along columns, rows and layers (with feature order
-    "xy"). The vertices that a message passes through lie within the same bound.
+    "xy"), or of the number for that axis if there are several. The vertices that a message passes
+    through lie within the same bound.
 
     Examples
     --------
@@ -287,20 +309,23 @@ def reach(
     (120, 104)
     """
     spacing = checks.spacing(spacing, len(size))
+    own = from_params(params)
+    check_bandwidths(own, params, size, {})
     feature = in_feature_order(list(range(1, len(size) + 1)), params.feature_order)
     simplex = [math.sqrt(j / (j + 1) / FILTER_VARIANCE) for j in feature]
     found = [0] * len(size)
-    for kernel, weight in zip(from_params(params), weights(params).values(), strict=True):
+    for kernel, weight in zip(own, weights(params).values(), strict=True):
         if not np.any(weight):
             continue
         for axis, (n, step) in enumerate(zip(size, spacing, strict=True)):
             if kernel.theta_position is None:
                 pixels = n
             elif is_on_grid(kernel, params.spatial):
-                pixels = grid.reach(grid.axis(n, kernel.theta_position / step))
+                pixels = grid.reach(grid.axis(n, kernel.along_axes(len(size))[axis] / step))
             else:
                 bandwidths = _SIMPLICES[params.quality] * simplex[axis]
-                pixels = math.ceil(min(n, bandwidths * kernel.theta_position / step))
+                theta = kernel.along_axes(len(size))[axis]
+                pixels = math.ceil(min(n, bandwidths * theta / step))
             found[axis] = max(found[axis], pixels)
     return tuple(found)
 
@@ -341,7 +366,7 @@ def _spans(n: int, length: int, halo: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _per_axis(name: str, value: Any, axes: int, at_least: int) -> tuple[int, ...]:
-    if isinstance(value, (tuple, list)):
+    if checks.is_sequence(value):
         if len(value) != axes:
             raise ValueError(f"{name} is {value!r}; give one number, or {axes}, one per axis")
         return tuple(checks.count(f"{name}[{i}]", v, at_least) for i, v in enumerate(value))
@@ -368,7 +393,12 @@ def check(
     """Check shapes, dtypes and options without reading the arrays."""
     scores, pixels = _stand_in("logits", logits), _stand_in("image", image)
     inside = None if mask is None else _stand_in("mask", mask)
+    checks.named_axes(logits, image, mask)
+    checks.exchanged(scores, pixels, batched=False)
     checks.params(options["params"], CRFParams)
+    if unaries.holds_probabilities(options["kind"]):
+        checks.probability_dtype(scores)
+        scores = np.broadcast_to(np.float32(0), scores.shape)
     checks.logits(scores, batched=False)
     checks.image(pixels, scores, batched=False)
     size = scores.shape[1:]
@@ -379,11 +409,13 @@ def check(
     one = (1,) * len(size)
     corner = Window(tuple(n - 1 for n in size), size)
     dummy = np.zeros((*one, pixels.shape[-1]), pixels.dtype)
-    _marginals(np.zeros((len(scores), *one), scores.dtype), dummy, None, options, corner)
+    zeros = np.zeros((len(scores), *one), scores.dtype)
+    _marginals(zeros, dummy, None, {**options, "kind": "logits"}, corner)
 
 
 def _stand_in(name: str, array: Sliceable) -> Array:
     """Return a broadcast array of the shape and dtype of an input, which takes no memory."""
+    checks.unmasked(name, array)
     wanted = "a NumPy array, or one that is sliced like it (numpy.memmap, zarr, h5py)"
     if not all(hasattr(array, need) for need in ("shape", "dtype", "__getitem__")):
         raise TypeError(f"{name} is {type(array).__name__}; it must be {wanted}")
@@ -396,22 +428,40 @@ def _stand_in(name: str, array: Sliceable) -> Array:
     return np.broadcast_to(_computable(one), tuple(array.shape))
 
 
-def _advise(
-    logits: Sliceable, image: Sliceable, mask: Sliceable | None, params: CRFParams
-) -> None:
+def advise(
+    logits: Sliceable, image: Sliceable, mask: Sliceable | None, options: dict[str, Any]
+) -> bool:
     """Give the warnings of `refine` about suspicious input values.
 
-    They are judged by a crop at the centre, so that the whole image need not be read.
+    Logits are judged by a crop at the centre and the image by a few blocks, so that the whole need
+    not be read. Return whether the crop tells logits from probabilities.
     """
     where = tuple(
         slice(max(0, n // 2 - _PROBE), min(n, n // 2 + _PROBE)) for n in logits.shape[1:]
     )
-    scores, pixels = _read(logits, image, where)
+    scores = _computable(np.asarray(logits[(slice(None), *where)]))
     if mask is not None:
-        inside = np.asarray(mask[where])
-        scores, pixels = scores[:, inside], pixels[inside]
-    checks.probabilities(scores, batched=False)
-    checks.image_range(pixels, params.theta_beta)
+        scores = scores[:, np.asarray(mask[where])]
+    if np.any(options["params"].w_bilateral):
+        blocks = [spread(n, _BLOCK[len(where)]) for n in logits.shape[1:]]
+        pixels = _joined(image, blocks, (slice(None),))
+        inside = None if mask is None else _joined(mask, blocks)
+        checks.image_units(pixels, options["params"].theta_beta, mask=inside, rescale=False)
+    if options["kind"] == "probabilities":
+        return True
+    return checks.probabilities(scores, batched=False, multilabel=options["multilabel"])
+
+
+def _joined(
+    array: Sliceable, blocks: Sequence[Sequence[slice]], rest: tuple[slice, ...] = (),
+    where: tuple[slice, ...] = (),
+) -> Array:  # fmt: skip
+    """Read all combinations of the axes' blocks and join them to one array."""
+    axis = len(where)
+    if axis == len(blocks):
+        return np.asarray(array[(*where, *rest)])
+    parts = [_joined(array, blocks, rest, (*where, block)) for block in blocks[axis]]
+    return np.concatenate(parts, axis)
 
 
 def _check_out(

@@ -25,7 +25,9 @@ def upsample(
     Parameters
     ----------
     maps : ndarray [L, *S], floating point
-        Must be finite: infinities would turn neighbouring pixels into NaN.
+        Must be finite: infinities would turn neighbouring pixels into NaN. Interpolate what the
+        network interpolates: its logits, or, if it saved probabilities, these, before
+        `unaries.logits_from_probabilities`; the mean of logarithms is not that of probabilities.
     size : sequence of int, one per axis of S
         Size of the fine grid.
     align_corners : bool

@@ -2,6 +2,7 @@
 
 import collections
 import importlib
+import os
 import re
 from pathlib import Path
 
@@ -46,11 +47,27 @@ def pytest_terminal_summary(terminalreporter):
             terminalreporter.write_line(f"{count}: {reason}")
 
 
+# Takes almost all memory of the GPU, in which tests at the same time would fail.
+FILLS_THE_GPU = "test_cuda_memory.py"
+
+
+def pytest_collection_modifyitems(items):
+    """Run the test that fills a GPU after all others, and not beside them."""
+    items.sort(key=lambda item: item.path.name == FILLS_THE_GPU)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        alone = pytest.mark.skip(reason=f"fills the GPU; run tests/{FILLS_THE_GPU} with -n 0")
+        for item in items:
+            if item.path.name == FILLS_THE_GPU:
+                item.add_marker(alone)
+
+
 def pytest_generate_tests(metafunc):
-    """Run tests with `backend` on each engine; tests of tensors on the serial launcher as well."""
+    """Run tests with `backend` on each engine; tests of tensors on engines for tensors as well."""
     if "backend" in metafunc.fixturenames:
         tensors = metafunc.module.__name__.startswith("test_nn_")
+        samples = metafunc.module.__name__ == "test_nn_gibbs"
         names = [*registry.ARRAY_ENGINES] + ["serial"] * tensors
+        names += ["torch"] * (tensors and not samples)
         metafunc.parametrize("backend", names, indirect=True)
 
 

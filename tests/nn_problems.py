@@ -86,12 +86,12 @@ def small_params(**changes):
     return CRFParams(**{**SMALL, **changes})
 
 
-def assert_compiles_into_one_graph(crf, logits, image):
+def assert_compiles_into_one_graph(crf, logits, image, **options):
     """Check that a compiled layer gives the values and all gradients of the layer itself."""
 
     def gradients(layer):
         given = [logits.clone().requires_grad_(), image.clone().requires_grad_()]
-        out = layer(*given)
+        out = layer(*given, **options)
         return out, *torch.autograd.grad(out.sin().sum(), [*given, *crf.parameters()])
 
     torch._dynamo.reset()

@@ -44,7 +44,8 @@ LOGITS = {
     "no labels": (logits((0, 5, 7)), ValueError, "logits has shape .* without labels"),
     "no pixels": (logits((3, 0, 7)), ValueError, "without pixels; leave empty images out"),
     "integers": (np.zeros((3, 5, 7), int), TypeError, "logits has dtype int64; .*astype"),
-    "half": (logits(dtype=np.float16), TypeError, "logits has dtype float16; .*astype"),
+    "half with NaN": (logits(dtype=np.float16, fill=np.nan), ValueError, "logits contain.? NaN"),
+    "byte": (logits(dtype=np.uint8), TypeError, "logits has dtype uint8; .*astype"),
     "big-endian": (logits(dtype=">f4"), TypeError, "logits has dtype >f4; .*astype"),
     "booleans": (np.zeros((3, 5, 7), bool), TypeError, "logits has dtype bool; .*astype"),
     "a list": ([[[0.0]]], TypeError, "logits is list; it must be a NumPy array .*asarray"),
@@ -79,7 +80,8 @@ def test_nan_is_found_beside_infinities(function):
 IMAGES = {
     "no channel axis": (image((5, 7)), ValueError, r"image has shape .*image\[\.\.\., None\]"),
     "too many axes": (image((1, 5, 7, 3)), ValueError, r"image has shape .* be \[H, W, C\]"),
-    "other size": (image((4, 7, 3)), ValueError, r"image is 4 x 7 but logits is 5 x 7 .*resize"),
+    "other size": (
+        image((4, 7, 3)), ValueError, r"image is 4 x 7 but logits is 5 x 7 .*crop the larger"),
     "swapped axes": (image((7, 5, 3)), ValueError, "image is 7 x 5 but logits is 5 x 7"),
     "channels first": (image((3, 5, 7)), ValueError, r"np\.moveaxis\(image, 0, -1\)"),
     "no channels": (image((5, 7, 0)), ValueError, "image has 0 channels"),
@@ -106,6 +108,35 @@ def test_an_image_in_the_other_byte_order_is_refused_for_its_byte_order(function
     """As TIFF and FITS readers may give it."""
     with pytest.raises(TypeError, match="image has dtype >f4.*byte order.*astype"):
         function(logits(), image(dtype=">f4"))
+
+
+@pytest.mark.parametrize("size", [(5, 7), (4, 5, 7)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_logits_and_image_in_the_order_of_other_packages_are_noticed(function, size, dtype):
+    scores, pixels = logits((3, *size)), image((*size, 3), dtype)
+    with pytest.raises(ValueError, match=r"seem to be exchanged.* refine\(logits, image\)"):
+        function(pixels, scores)
+    function(scores, pixels)
+
+
+def test_an_image_in_place_of_logits_is_noticed_in_any_layout(function):
+    """As SimpleCRF and torch order them."""
+    with pytest.raises(ValueError, match="seem to be exchanged"):
+        function(image(dtype=np.uint8), logits((3, 5, 7)).transpose(1, 2, 0))
+    pixels, scores = image(dtype=np.uint8), logits((6, 5, 7))
+    for one, other in ((pixels, scores.transpose(1, 2, 0)), (pixels.transpose(2, 0, 1), scores)):
+        with pytest.raises(ValueError, match="seem to be exchanged"):
+            function(one, other)
+
+
+def test_arguments_in_order_but_another_layout_are_not_called_exchanged(function):
+    for one, other, words in (
+        (logits().transpose(1, 2, 0), image(dtype=np.uint8), r"np\.moveaxis\(logits, -1, 0\)"),
+        (logits((4, 5, 7)), image().transpose(2, 0, 1), r"np\.moveaxis\(image, 0, -1\)"),
+        (logits().astype(np.uint8), image(), "logits has dtype uint8; it must be float32"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=words):
+            function(one, other)
 
 
 def test_volumes_need_an_image_of_the_same_rank(function):
@@ -231,10 +262,13 @@ def test_params_of_another_kind_are_refused(function, params):
 
 def test_tensors_are_refused_with_the_way_to_numpy(function):
     torch = pytest.importorskip("torch")
-    with pytest.raises(TypeError, match=r"logits is Tensor; .*x\.detach\(\)\.cpu\(\)\.numpy\(\)"):
-        function(torch.zeros(3, 5, 7), image())
-    with pytest.raises(TypeError, match=r"image is Tensor; .*x\.detach\(\)\.cpu\(\)\.numpy\(\)"):
-        function(logits(), torch.zeros(5, 7, 3))
+    scores = torch.from_numpy(logits()).requires_grad_()
+    way_out = r"{} requires grad; pass {}\.detach\(\)|{} is Tensor; .*x\.detach\(\)\.cpu\(\)"
+    with pytest.raises(TypeError, match=way_out.replace("{}", "logits")):
+        function(scores, image())
+    pixels = torch.from_numpy(image()).requires_grad_()
+    with pytest.raises(TypeError, match=way_out.replace("{}", "image")):
+        function(logits(), pixels)
 
 
 # --- CRFParams -----------------------------------------------------------------------------------
@@ -247,14 +281,17 @@ THETA = [
     ("80", TypeError, "is '80'; it must be a number"),
     (True, TypeError, "is True; it must be a number"),
     (None, TypeError, "is None; it must be a number"),
-    ((80, 80), TypeError, "is tuple; it must be a number"),
+    ((), ValueError, "is empty; give one bandwidth, or one for each (axis|channel)"),
+    ((80, 0), ValueError, r"\[1\] is 0; it must be positive|\[1\] is 0; a bandwidth must be"),
+    ([80, "80"], TypeError, r"\[1\] is '80'; it must be a number"),
+    (np.eye(2), TypeError, r"\[0\] is list; it must be a number"),
 ]
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(CRFParams) if "theta" in f.name])
 @pytest.mark.parametrize(("value", "error", "message"), THETA)
 def test_params_refuse_a_bandwidth(name, value, error, message):
-    with pytest.raises(error, match=f"{name} {message}"):
+    with pytest.raises(error, match=f"{name} ?{message}"):
         CRFParams(**{name: value})
 
 
@@ -318,12 +355,12 @@ def test_params_print_what_differs_from_the_defaults():
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16])
 def test_a_float_image_in_0_to_1_is_warned_about(function, kind):
-    with pytest.warns(UserWarning, match=r"image lies in 0\.\.1 but theta_beta is 3.*image \* 255"):
+    with pytest.warns(UserWarning, match=r"image spans 0\.\d+ theta_beta .*pass image \* 255"):
         function(logits(), (image() / 255).astype(kind))
 
 
 def test_the_warning_points_at_the_caller(function):
-    with pytest.warns(UserWarning, match="image lies in") as caught:
+    with pytest.warns(UserWarning, match="image spans") as caught:
         function(logits(), image() / 255)
     assert caught[0].filename == __file__
 
@@ -333,9 +370,9 @@ def test_the_warning_points_at_the_caller(function):
     [
         (image(), 3.0),
         (image() / 255, 0.05),
-        (image() / 255 - 0.5, 3.0),
+        (image() / 255 - 0.5, 0.05),
         (np.zeros((HEIGHT, WIDTH, 3), np.float32), 3.0),  # nothing to see whatever the scale
-        (np.eye(HEIGHT, WIDTH, dtype=np.uint8)[..., None], 3.0),
+        (np.eye(HEIGHT, WIDTH, dtype=np.uint8)[..., None], 0.5),
     ],
     ids=["0..255", "small theta", "centred", "constant", "integers"],
 )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import densecrf_rnn
@@ -117,6 +118,22 @@ def test_info_says_what_serves_without_the_native_module(capsys, monkeypatch):
     out = " ".join(capsys.readouterr().out.split())
     assert "not available: it was not compiled; pip install -e ." in out
     assert "takes numba, which replaces cpu" in out
+    assert "for tensors on a GPU cuda, if it agrees with torch there in its self-test" in out
+
+
+def test_info_says_that_torch_serves_gpus_without_the_cuda_engine(capsys, monkeypatch):
+    reasons = {"cuda": "it was not compiled"}
+    monkeypatch.setattr(engines.registry, "why_unavailable", reasons.get)
+    assert main(["info"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "takes cpu; for tensors on any other device than a CPU torch" in out
+
+
+def test_info_says_that_torch_alone_serves_tensors_alone(capsys, monkeypatch):
+    reasons = {"cpu": "broken", "numba": "broken", "cuda": "broken"}
+    monkeypatch.setattr(engines.registry, "why_unavailable", reasons.get)
+    assert main(["info"]) == 0
+    assert "no backend can run here, except torch, for tensors" in capsys.readouterr().out
 
 
 def test_info_says_that_nothing_can_run(capsys, monkeypatch):
@@ -203,6 +220,144 @@ def test_demo_without_torch_leaves_the_training_out(few_samples, capsys, monkeyp
     )
     assert main(["demo", "--out", str(tmp_path)]) == 0
     assert "pip install 'densecrf-rnn[torch]'" in capsys.readouterr().out
+
+
+COMMANDS = {
+    "demo": ["--no-train", "--out", "out"], "info": [],
+    "refine": ["logits", "images", "-o", "out", "--iterations", "1"],
+    "evaluate": ["truth", "truth", "--trimap", "1"],
+    "tune": ["logits", "images", "truth", "--trials", "2", "--iterations", "1"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Logits, images and truths of three files; the working folder is theirs."""
+    for module in ("tqdm", "optuna", "matplotlib", "skimage"):
+        pytest.importorskip(module)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("densecrf_rnn.cli.refine.keep_memory", lambda most: None)
+    rng = np.random.default_rng(0)
+    for name in ("logits", "images", "truth"):
+        (tmp_path / name).mkdir()
+    for stem in "abc":
+        truth = np.indices((8, 9))[1] // 5
+        np.save(tmp_path / "truth" / stem, truth.astype(np.uint8))
+        noise = rng.normal(size=(2, 8, 9)).astype(np.float32)
+        np.save(tmp_path / "logits" / stem, 2 * np.stack([truth == 0, truth == 1]) + noise)
+        image = (120 * truth + rng.integers(0, 20, (8, 9))).astype(np.uint8)
+        np.save(tmp_path / "images" / stem, image)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_exit_statuses_are_those_of_the_help(command, folders, few_samples, capsys, monkeypatch):
+    assert main([command, *COMMANDS[command]]) == 0
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    help_text = " ".join(capsys.readouterr().out.split())
+    assert "Exit status: 0 for success; 1 if some of the files failed; 2 if" in help_text
+    with pytest.raises(SystemExit) as stopped:
+        main([command, *COMMANDS[command], "--wrong"])
+    assert stopped.value.code == 2
+    assert one_sentence(capsys).endswith("unrecognized arguments: --wrong; see densecrf-rnn --help")
+    if command == "refine":
+        (folders / "images" / "b.npy").write_bytes(b"damaged")
+        assert main([command, *COMMANDS[command]]) == 1
+        (folders / "images" / "b.npy").unlink()
+        assert main([command, *COMMANDS[command]]) == 1
+    elif command in ("evaluate", "tune"):  # one file of several cannot be left out of a score
+        (folders / "truth" / "b.npy").write_bytes(b"damaged")
+        assert main([command, *COMMANDS[command]]) == 2
+    if command in ("refine", "evaluate", "tune"):
+        assert main([command, "nothing", *COMMANDS[command][1:]]) == 2
+    capsys.readouterr()
+    module = importlib.import_module(f"densecrf_rnn.cli.{command}")
+
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run", interrupted)
+    assert main([command, *COMMANDS[command]]) == 130
+    assert one_sentence(capsys) == f"densecrf-rnn {command}: interrupted"
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["refine", "--help"], ["evaluate", "t", "t"]])
+def test_a_reader_that_has_ended_ends_the_command_quietly(arguments, folders):
+    (folders / "truth").rename("t")
+    package = str(Path(densecrf_rnn.__file__).parents[1])
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "densecrf_rnn", *arguments], stdout=writer, stderr=subprocess.PIPE,
+        text=True, timeout=60, env={**os.environ, "PYTHONPATH": package},
+    )  # fmt: skip
+    os.close(writer)
+    statuses = (0, 141) if "--help" in arguments else (141,)  # argparse ignores it
+    assert done.returncode in statuses and done.stderr == ""
+
+
+def test_a_full_disk_behind_stdout_is_said_in_one_sentence():
+    package = str(Path(densecrf_rnn.__file__).parents[1])
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "densecrf_rnn", "info"], stdout=full, stderr=subprocess.PIPE,
+            text=True, timeout=60, env={**os.environ, "PYTHONPATH": package},
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("densecrf-rnn info: ") and done.stderr.count("\n") == 1
+    assert done.stderr.endswith("No space left on device\n")
+
+
+@pytest.mark.parametrize("command", ["refine", "evaluate", "tune"])
+def test_quiet_prints_results_and_errors_only_and_verbose_what_is_read(command, folders, capsys):
+    arguments = [command, *COMMANDS[command]]
+    (folders / "logits" / "d.npy").write_bytes((folders / "logits" / "a.npy").read_bytes())
+    status = 1 if command == "refine" else 0
+    assert main([*arguments, "--quiet"]) == status
+    quiet = capsys.readouterr()
+    results = {"refine": "", "evaluate": "3 images, ", "tune": "params.json: CRFParams("}
+    assert quiet.out.startswith(results[command])
+    assert bool(quiet.out) == (command != "refine")
+    assert quiet.err.count("\n") == status
+    main([*arguments, "--verbose"])
+    said = capsys.readouterr().err
+    if command == "refine":  # nothing is read again
+        assert main([*arguments, "--verbose", "--iterations", "2"]) == 1
+        said = capsys.readouterr().err
+    for stem in "abc":
+        (line,) = [line for line in said.splitlines() if line.startswith(f"{stem}: ")]
+        assert f"{stem}.npy" in line and "(8, 9" in line or "(2, 8, 9)" in line
+    if command != "evaluate":
+        assert "(2, 8, 9) as logits" in said and "uint8; spacing 1" in said
+
+
+def test_json_can_go_to_stdout_alone(folders, capsys):
+    assert main(["evaluate", *COMMANDS["evaluate"][:2], "--json", "scores.json"]) == 0
+    assert capsys.readouterr().out.startswith("3 images")
+    for more in ([], ["--plots", "plots"], ["-q"]):
+        assert main(["evaluate", *COMMANDS["evaluate"][:2], "--json", "-", *more]) == 0
+        out = capsys.readouterr().out
+        assert json.loads(out) == json.loads((folders / "scores.json").read_text())
+
+
+def test_messages_of_one_kind_are_printed_once_with_their_number(folders, capsys):
+    for stem in "abc":
+        image = np.load(folders / "images" / f"{stem}.npy").astype(np.float32)
+        np.save(folders / "images" / stem, image * (1 + ord(stem)))
+    assert main(["refine", *COMMANDS["refine"]]) == 0
+    first, total = capsys.readouterr().err.splitlines()
+    assert "give --theta-beta" in first
+    assert re.search(r": the same warning: 2 more files: (a, b|a, c|b, c)$", total)  # threads race
+    assert main(["refine", *COMMANDS["refine"], "-q", "--iterations", "2"]) == 0
+    assert capsys.readouterr().err == ""
+    for number, stem in enumerate("abc"):
+        np.save(folders / "images" / stem, np.zeros((8, 5 + number), np.uint8))
+    assert main(["refine", *COMMANDS["refine"]]) == 1
+    assert one_sentence(capsys).endswith(" (and 2 more files: b, c)")
+    record = json.loads((folders / "out" / "refine.json").read_text())
+    assert sorted(record["failed"]) == ["a", "b", "c"]
 
 
 def one_sentence(capsys):

@@ -176,7 +176,7 @@ def test_nifti_label_maps_and_scores_are_read_as_x_y_z(tmp_path):
         (tmp_path / name).mkdir()
         # .T makes [x, y, z] and [x, y, z, label] of these
         nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / name / "brain.nii.gz")
-    found = facts(tmp_path, "scores", "truth", "--trimap", "1")
+    found = facts(tmp_path, "scores", "truth", "--trimap", "1", "--kind", "logits")
     np.testing.assert_array_equal(
         found["predictions"][0]["confusion"],
         metrics.confusion_matrix(truth, scores.argmax(0), 3),
@@ -252,7 +252,7 @@ def test_what_has_no_partner_is_counted_and_said(folders, capsys):
 def test_nan_is_null_in_json(folders):
     for path in (folders / "truth").glob("*.npy"):
         np.save(path, np.full_like(np.load(path), 255))
-    found = facts(folders, "before", "truth")
+    found = facts(folders, "before", "truth", "--ignore", "255")
     assert found["predictions"][0]["mean_iu"] is None
     assert found["predictions"][0]["mean_iu_interval"] == [None, None]
 
@@ -330,13 +330,13 @@ def test_classes_and_labels_that_contradict_are_refused(folders, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (np.zeros((3, 3), np.uint8), r"truth has shape \(13, 17\) but prediction \(3, 3\)"),
+        (np.zeros((3, 3), np.uint8), r"before/a.npy is 3 x 3, but .*truth/a.npy 13 x 17"),
         (np.full((13, 17), -1), r"prediction holds labels -1"),
         (np.full((13, 17), 0.5), "holds fractions"),
         (np.full((13, 17), 60000, np.uint16), "holds the label 60000; labels up to 1999 can be"),
-        (np.zeros((1, 13, 17), np.float32), "one score per pixel, a logit or a probability"),
+        (np.zeros((1, 13, 17), np.float32), "one score per pixel; add --kind logits or"),
         (np.full((4, 13, 17), np.nan, np.float32), "holds NaN at 884 places"),
-        (np.zeros((4, 13, 17), np.uint8), r"truth has shape \(13, 17\) but prediction"),
+        (np.zeros((4, 13, 17), np.uint8), "is 4 x 13 x 17, but"),
     ],
 )
 def test_a_prediction_that_cannot_be_scored_is_named(content, message, folders, capsys):

@@ -12,13 +12,15 @@ from densecrf_rnn import files
 from densecrf_rnn.cli import _options, _parser, _remedies, main
 
 pytest.importorskip("tqdm", reason="the commands need the extra cli")
+Image = pytest.importorskip("PIL.Image")
 PACKAGE = Path(densecrf_rnn.__file__).parent
 LOGITS = np.random.default_rng(0).normal(size=(3, 8, 9)).astype(np.float32)
 IMAGE = np.random.default_rng(1).integers(0, 256, (8, 9, 3), np.uint8)
 # What only a Python caller can write.
 PYTHON = re.compile(
     r"np\.\w|torch\.|\.astype|newbyteorder|\.numpy\(|\.to\(|\.float\(|\[None\]|\[\.\.\.|\[b\]"
-    r"|image \* 255|kind=|`key`|read_labels|float64 input|\[:, None\]"
+    r"|image \* 255|kind=|exif=|multilabel=|clip=|unaries|`key`|read_labels|float64 input"
+    r"|theta_beta=|files\.normalized|ranges=|\[:, None\]|LabelValues|\bvoid="
 )
 
 
@@ -34,6 +36,14 @@ def refine(*options, logits="logits.npy", image="image.npy"):
     return main(["refine", logits, image, "-o", "out", "--iterations", "1", *options])
 
 
+def write_turned(name):
+    """Write the image with EXIF data that say it is upside down."""
+    image = pytest.importorskip("PIL.Image")
+    exif = image.Exif()
+    exif[274] = 3
+    image.fromarray(IMAGE).save(name, exif=exif)
+
+
 def probabilities():
     p = np.exp(LOGITS)
     return p / p.sum(0)
@@ -47,16 +57,72 @@ ADVICE = {
         {"options": ["--kind", "probabilities"]},
     ),
     "an image in 0..1": (
-        LOGITS, IMAGE / np.float32(255), ["--theta-beta", "5"], "give --theta-beta 0.02",
+        LOGITS, IMAGE / np.float32(255), ["--theta-beta", "5"], "give --theta-beta 0.",
         {"options": ["--theta-beta", "0.02"]},
+    ),
+    "a sigmoid": (
+        probabilities()[:1], IMAGE, [], "if they are, add --kind probabilities",
+        {"options": ["--kind", "probabilities"]},
+    ),
+    "sigmoids that overlap": (
+        probabilities()[[0, 1, 1]], IMAGE, [],
+        "add --kind regions, or for one label per pixel --kind probabilities --clip",
+        {"options": ["--kind", "probabilities", "--clip"]},
+    ),
+    "sigmoids that overlap, refined as such": (
+        probabilities()[[0, 1, 1]], IMAGE, [], "add --kind regions",
+        {"options": ["--kind", "regions"]},
+    ),
+    "sigmoids called logits of regions": (
+        probabilities()[[0, 1, 1]], IMAGE, ["--kind", "region-logits"],
+        "if they are, give --kind regions", {"options": ["--kind", "regions"]},
+    ),
+    "logits called regions": (
+        LOGITS, IMAGE, ["--kind", "regions"], "for their logits give --kind region-logits",
+        {"options": ["--kind", "region-logits"]},
+    ),
+    "regions that overshoot": (
+        1.2 * probabilities(), IMAGE, ["--kind", "regions"], "are clipped with --clip",
+        {"options": ["--kind", "regions", "--clip"]},
+    ),
+    "sigmoids called probabilities": (
+        probabilities()[[0, 1, 1]], IMAGE, ["--kind", "probabilities"],
+        "add --kind regions if the maps may overlap, or divide by the sum with --clip",
+        {"options": ["--kind", "probabilities", "--clip"]},
+    ),
+    "scores above 1": (
+        1.5 * probabilities(), IMAGE, ["--kind", "probabilities"],
+        "clipped and divided by their sum with --clip",
+        {"options": ["--kind", "probabilities", "--clip"]},
+    ),
+    "percentages": (
+        100 * probabilities(), IMAGE, [], "save them divided by 100 and add --kind probabilities",
+        {"logits": probabilities(), "options": ["--kind", "probabilities"]},
+    ),
+    "a mask of 0 and 255 called a logit": (
+        255 * (LOGITS[:1] > 0).astype(np.float32), IMAGE, [],
+        "save them in 0..1 and add --kind probabilities",
+        {"logits": (LOGITS[:1] > 0).astype(np.float32), "options": ["--kind", "probabilities"]},
+    ),
+    "percentages in integers": (
+        (100 * probabilities()[:1]).astype(np.uint8), IMAGE, ["--kind", "probabilities"],
+        "if 100 stands for 1 here, save them divided by 100 as floating point (.npy, .tif)",
+        {"logits": probabilities()[:1], "options": ["--kind", "probabilities"]},
+    ),
+    "a mask of 0 and 1 in integers": (
+        (LOGITS[:1] > 0).astype(np.uint8), IMAGE, ["--kind", "probabilities"],
+        "if 1 stands for 1 here, save them as floating point (.npy, .tif); for a mask or a label "
+        "map add --kind labels",
+        {"logits": (LOGITS[0] > 0).astype(np.uint8),
+         "options": ["--kind", "labels", "--num-labels", "2"]},
     ),
     "integer probabilities": (
         (255 * probabilities()).astype(np.uint8), IMAGE, [], "add --kind probabilities",
         {"options": ["--kind", "probabilities"]},
     ),
     "logits called probabilities": (
-        LOGITS, IMAGE, ["--kind", "probabilities"], "for logits leave --kind probabilities out",
-        {"options": []},
+        LOGITS, IMAGE, ["--kind", "probabilities"], "for logits give --kind logits",
+        {"options": ["--kind", "logits"]},
     ),
     "labels last": (
         LOGITS.transpose(1, 2, 0), IMAGE, [], "add --labels-last",
@@ -72,23 +138,10 @@ ADVICE = {
         LOGITS[:, ::2, ::2], IMAGE, [], "--upsample {corners,centers}",
         {"options": ["--upsample", "corners"]},
     ),
-    "x first": (
-        LOGITS[None].transpose(1, 3, 2, 0)[..., None].repeat(5, -1)[..., 0, :],
-        IMAGE[None].repeat(5, 0), [], "add --axes xyz", None,
-    ),
     "a binary volume": (
-        LOGITS[:1, None].repeat(5, 1), IMAGE[None].repeat(5, 0), [],
-        r"was read as a batch of one, [1, L, H, W]; for a volume of one logit save [1, 1, D, H, W]",
-        {"logits": LOGITS[None, :1, None].repeat(5, 2)},
-    ),
-    "a binary volume without channels": (
-        LOGITS[:1, None].repeat(5, 1), IMAGE[None, ..., 0].repeat(5, 0), [],
-        "for a volume of one logit save [1, 1, D, H, W]",
-        {"logits": LOGITS[None, :1, None].repeat(5, 2)},
-    ),
-    "tiles of another byte order": (
-        LOGITS, IMAGE.astype(">f4"), ["--tile", "8"], "save it in native byte order",
-        {"image": IMAGE.astype(np.float32), "options": ["--tile", "8"]},
+        LOGITS[:1].repeat(5, 0), IMAGE[None].repeat(5, 0), [],
+        "a volume of one logit per voxel is stored as [1, D, H, W]",
+        {"logits": LOGITS[:1, None].repeat(5, 1)},
     ),
     "tiles of integers": (
         (255 * probabilities()).astype(np.uint8), IMAGE, ["--tile", "8"],
@@ -122,6 +175,16 @@ ADVICE = {
         np.full((8, 9), 7), IMAGE, ["--kind", "labels", "--num-labels", "3"], "add --unsure 7",
         {"options": ["--kind", "labels", "--num-labels", "3", "--unsure", "7"]},
     ),
+    "a foreground of 255": (
+        255 * (IMAGE[..., 0] > 99), IMAGE, ["--kind", "labels", "--num-labels", "2"],
+        "add --label-values 0,255 if 255 is the foreground, or --unsure 255 if it means unknown",
+        {"options": ["--kind", "labels", "--num-labels", "2", "--label-values", "0,255"]},
+    ),
+    "a value that is not listed": (
+        np.minimum(IMAGE[..., 0], 1) * 7, IMAGE, ["--kind", "labels", "--label-values", "0,255"],
+        "add --ignore 7 (TRUTH) or --unsure 7 (LOGITS)",
+        {"options": ["--kind", "labels", "--label-values", "0,255", "--unsure", "7"]},
+    ),
 }  # fmt: skip
 
 
@@ -135,8 +198,6 @@ def test_advice_names_options_and_works(case, folder, capsys):
     said = capsys.readouterr().err
     assert words in said
     assert not PYTHON.search(said)
-    if way_out is None:
-        return
     np.save("logits.npy", way_out.get("logits", logits))
     np.save("image.npy", way_out.get("image", image))
     assert refine(*way_out.get("options", options)) == 0
@@ -180,14 +241,55 @@ def test_every_remedy_is_one_that_a_message_has(folder, capsys, monkeypatch):
         used.update(p for p, _ in _remedies._COMPILED if p.search(message))
         return translate(message)
 
-    for module in ("densecrf_rnn.cli._remedies", "densecrf_rnn.cli.refine"):
-        monkeypatch.setattr(f"{module}.in_options", spy)
+    for module in ("_remedies", "_messages"):
+        monkeypatch.setattr(f"densecrf_rnn.cli.{module}.in_options", spy)
     for logits, image, options, _, _ in ADVICE.values():
         np.save("logits.npy", logits)
         np.save("image.npy", image)
         refine(*options)
     np.savez("logits.npz", a=LOGITS, b=LOGITS)
     refine(logits="logits.npz")
+    Path("films/film1").mkdir(parents=True)
+    refine(logits="films", image="films")
+    Image.fromarray(IMAGE).save("labels.png")
+    refine("--num-labels", "2", logits="labels.png")
+    write_turned("image.png")
+    refine("--key", "a", logits="logits.npz", image="image.png")
+    nibabel = pytest.importorskip("nibabel")
+    for name, size in (("logits.nii", (2, 2, 2, 3)), ("image.nii", (4, 4, 4))):
+        nibabel.save(nibabel.Nifti1Image(np.zeros(size, np.float32), np.eye(4)), name)
+    refine(logits="logits.nii", image="image.nii")
+    raw = bytearray(Path("image.nii").read_bytes())
+    raw[80:84], raw[252:256] = np.float32(np.nan).tobytes(), bytes(4)  # a voxel size, and no affine
+    Path("image.nii").write_bytes(raw)
+    np.save("volume.npy", np.zeros((2, 4, 4, 4), np.float32))
+    refine(logits="volume.npy", image="image.nii")
+    with monkeypatch.context() as small:
+        small.setattr("densecrf_rnn._limits.INDEX_BITS", 5)
+        np.save("logits.npy", LOGITS)
+        np.save("image.npy", IMAGE)
+        refine()
+    pytest.importorskip("optuna")
+    np.save("pickled.npy", np.array([None]))
+    np.save("truth.npy", LOGITS.argmax(0))
+    np.save("logits.npy", LOGITS)
+    np.save("image.npy", IMAGE)
+    refine(logits="pickled.npy")
+    with pytest.importorskip("h5py").File("gaps.h5", "w") as file:
+        file.create_dataset("a", LOGITS.shape, np.float32)  # never written
+    refine(logits="gaps.h5")
+    refine("--strict", logits="gaps.h5")
+    np.lib.format.open_memmap("huge.npy", "w+", np.float32, (2, 3000, 3000))  # sparse
+    refine(logits="huge.npy")
+    fixed = [word for name in ("theta-alpha", "theta-beta", "theta-gamma", "w-bilateral",
+                               "w-spatial") for word in (f"--{name}", "3")]  # fmt: skip
+    for options in (["--truth-key", "x"], ["--labels", "2"]):
+        main(["evaluate", "truth.npy", "truth.npy", *options])
+    for options in (["--folds", "2"], ["--theta-alpha", "9,3"], fixed):
+        main(["tune", "logits.npy", "image.npy", "truth.npy", *options])
+    np.save("image.npy", IMAGE / np.float32(255))
+    main(["tune", "logits.npy", "image.npy", "truth.npy", "--trials", "1", "--iterations", "1"])
+    assert "give --theta-beta" in capsys.readouterr().err
     unused = {pattern.pattern for pattern, _ in _remedies._COMPILED if pattern not in used}
     assert not unused
 
@@ -198,18 +300,23 @@ NOT_SHOWN = {
     "read_torch": "it names what the file must be",
     "array_kind": "it passes NumPy arrays alone",
     "same_device": "tensors",
+    "unmasked": "no reader returns a masked array",
     "values": "lattices of one's own",
     "mask": "masks are read as bool, of the shape that `Inputs` compares",
     "_pickled": "how a file is saved is up to Python",
     "logits_from_labels": "`channels_of` has looked for foreign labels",
+    "maps": "tensors of a filter or a loss",
+    "filtered": "tensors of a filter",
+    "from_queries": "no file holds queries",
 }
 
 
 def test_python_in_a_message_is_in_the_table_or_never_shown():
     """A function that newly advises Python must be triggered above, or named with a reason."""
     shown = {
-        "float_dtype", "logits", "image", "_size_hint", "probabilities", "image_range",
-        "refuse_features", "logits_from_probabilities", "_choose", "read_logits",
+        "float_dtype", "logits", "image", "_size_hint", "_way_out_of_probabilities", "image_units",
+        "_rescaled", "refuse_features", "probability_range", "probability_sums", "choose",
+        "read_logits", "read_maps", "grey", "_unknown", "read_labels", "upright", "judge",
     }  # fmt: skip
     paths = [*(PACKAGE / "checks").glob("*.py"), *(PACKAGE / "files").glob("*.py"),
              PACKAGE / "unaries.py", PACKAGE / "upsampling.py", PACKAGE / "params.py"]  # fmt: skip

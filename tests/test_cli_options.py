@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from oracles import noisy_logits, picture
 
-from densecrf_rnn import files
-from densecrf_rnn.cli import _crf_options, _options, _parser, _tiling, main, refine, tune
+from densecrf_rnn import available_backends, files, refine as refine_array
+from densecrf_rnn.cli import (
+    _crf_options, _options, _parser, _refining, _sources, _tiling, main, refine, tune,
+)  # fmt: skip
 from densecrf_rnn.cli._inputs import Inputs
+from densecrf_rnn.engines.numba import Numba
+from densecrf_rnn.files.hashing import checksum
 
 pytest.importorskip("tqdm", reason="the commands need the extra cli")
 REFINE = ["refine", "logits", "images", "-o", "out", "--iterations", "1"]
@@ -113,6 +117,7 @@ def test_a_record_without_the_names_of_today_means_done_again(folder, capsys):
         (["--temperature", "2"], "--temperature was 1, is 2"),
         (["--theta-beta", "7", "--no-self-term"], "--theta-beta was 5, is 7; --self-term was true"),
         (["--classes", "0,2"], "--classes was not given, is [0, 2]"),
+        (["--prune", "1e-3", "--backend", "numba"], "--prune was 0"),
         (["--tile", "8"], '--tile was not given, is 8; --dtype was "float16", is "float32"'),
     ],
 )
@@ -124,6 +129,43 @@ def test_the_options_that_differ_are_named(folder, capsys, given, reason):
     assert first.startswith("2 files are done again: ")
     for part in reason.split("; "):
         assert part in first
+
+
+@pytest.mark.skipif("cpu" not in available_backends(), reason="needs the native module")
+@pytest.mark.parametrize(
+    ("more", "prune"),
+    [
+        ([], 1e-4), (["--write", "both"], 0.0), (["--prune", "0"], 0.0),
+        (["--backend", "numba"], 0.0),
+    ],  # fmt: skip
+)
+def test_labels_alone_are_pruned_by_the_native_engine_unless_told_otherwise(folder, more, prune):
+    if "numba" in more:
+        pytest.importorskip("numba")
+    assert main([*REFINE, *more]) == 0
+    (options,) = json.loads((folder / "out" / "refine.json").read_text())["options"].values()
+    assert options["prune"] == prune
+
+
+def test_prune_is_passed_on_and_its_range_is_checked_first(folder, capsys, monkeypatch):
+    pytest.importorskip("numba")
+    given = []
+    run = Numba.pruned_mean_field
+
+    def spied(self, problem, *options):
+        given.append(problem.prune)
+        return run(self, problem, *options)
+
+    monkeypatch.setattr(Numba, "pruned_mean_field", spied)
+    for more in ([], ["--tile", "16"]):
+        assert main([*REFINE, "--prune", "0.01", "--backend", "numba", *more]) == 0
+        assert given and set(given) == {0.01}
+        given.clear()
+    assert main([*REFINE, "--prune", "0.5"]) == 2
+    assert "prune is 0.5; with 2 labels it must lie in 0 <= prune < 1/2" in capsys.readouterr().err
+    monkeypatch.setattr(Numba, "prunes", False)
+    assert main([*REFINE, "--prune", "0.01", "--backend", "numba"]) == 2
+    assert "backend 'numba' does not leave labels out" in capsys.readouterr().err
 
 
 def test_options_that_do_not_bear_on_the_result_leave_files_alone(folder, capsys):
@@ -180,7 +222,8 @@ def test_every_option_of_refine_is_used(folder):
     np.save("labels.npy", np.zeros((14, 18), np.uint8))
     labels = ["refine", "labels.npy", "images/a.npy", "-o", "out", "--kind", "labels",
               "--num-labels", "2", "--upsample", "corners"]  # fmt: skip
-    assert options_read(REFINE, labels) >= options_of(REFINE) - _tiling._TILED_ONLY
+    elsewhere = _tiling._TILED_ONLY | {"max_bytes"}  # which `main` itself reads
+    assert options_read(REFINE, labels) >= options_of(REFINE) - elsewhere
 
 
 def test_every_option_is_used_in_tiles_or_rejected_by_name(folder):
@@ -217,6 +260,7 @@ def test_options_are_spelled_as_their_names_say(command):
 
 def test_every_option_of_tune_is_part_of_the_study_or_an_exception():
     args = _parser(TUNE).parse_args(TUNE)
+    _sources.gather(args, "logits", "images", "truth")
     names = {name.removeprefix("--").replace("-", "_") for name in tune._facts(args)}
     assert names | _options.UNRECORDED["tune"] == options_of(TUNE)
 
@@ -228,3 +272,31 @@ def test_a_study_is_not_continued_with_a_new_option(folder, capsys, monkeypatch)
     with_made_up_option(monkeypatch, tune)
     assert main(command) == 2
     assert "with other --made-up: None, now 0.5" in capsys.readouterr().err
+
+
+def test_logits_are_hashed_while_they_are_read_and_recorded_as_by_sha256sum(folder, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(_refining, "checksum", lambda path: hashed.append(path) or checksum(path))
+    assert main(REFINE) == 0
+    assert hashed == []  # logits and images are .npy here
+    entries = json.loads((folder / "out" / "refine.json").read_text())["files"]
+    for stem, entry in entries.items():
+        for name, folder_of in (("logits", "logits"), ("image", "images")):
+            path = folder / folder_of / f"{stem}.npy"
+            assert entry["inputs"][name]["sha256"] == checksum(path)
+    assert main(REFINE) == 0  # done before: files are hashed, and not read
+    assert len(hashed) == 4
+
+
+def test_label_maps_alone_are_written_without_marginals(folder, monkeypatch):
+    asked = []
+
+    def spied(*args, labels, **options):
+        asked.append(labels)
+        return refine_array(*args, labels=labels, **options)
+
+    monkeypatch.setattr(_refining, "refine", spied)
+    for what, wanted in (("labels", True), ("both", False), ("marginals", False)):
+        assert main([*REFINE, "--write", what]) == 0
+        assert set(asked) == {wanted}
+        asked.clear()

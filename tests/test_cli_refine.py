@@ -79,9 +79,11 @@ def labels_of(folder, stem="a", end=".png"):
     return files.read_labels(folder / "out" / f"{stem}{end}")
 
 
-def errors(capsys):
-    """Lines on stderr, each of which is one sentence of ours."""
+def errors(capsys, and_read=False):
+    """Lines on stderr, each of which is one sentence of ours, or says what was read of a file."""
     lines = capsys.readouterr().err.splitlines()
+    if and_read:
+        lines = [line for line in lines if not re.match("[abc]: ", line)]
     assert all(line.startswith("densecrf-rnn refine: ") for line in lines), lines
     return [line.removeprefix("densecrf-rnn refine: ") for line in lines]
 
@@ -201,8 +203,8 @@ def test_probabilities_are_taken_as_such(folder, dtype):
 
 
 def test_probabilities_taken_for_logits_are_noticed(folder, capsys):
-    p = np.full((LABELS, *SIZE), 1 / LABELS, np.float32)
-    np.save(folder / "p.npy", p)
+    p = np.exp(problem(0)[0])
+    np.save(folder / "p.npy", p / p.sum(0))
     assert call(folder, logits="p.npy", images="images/a.png") == 0
     assert any("as probabilities do" in line for line in errors(capsys))
 
@@ -343,8 +345,8 @@ def test_volumes_that_store_x_first_are_turned_round(volume, capsys):
     np.save(folder / "scan.npy", logits)
     assert call(folder, logits="scan.npy", images="scan.nii.gz") == 1
     (line,) = errors(capsys)
-    assert "9 x 8 x 5 but the image is 5 x 8 x 9; if array files" in line
-    assert line.endswith("hold [x, y, z], add --axes xyz")
+    assert "9 x 8 x 5 but the image is 5 x 8 x 9; if the array file" in line
+    assert line.endswith("holds [x, y, z], add --axes xyz")
     assert call(folder, "--axes", "xyz", logits="scan.npy", images="scan.nii.gz") == 0
     np.testing.assert_array_equal(labels_of(folder, "scan", ".nii.gz"), expected)
 
@@ -556,12 +558,12 @@ def truncated_image(folder):
 
 def other_size(folder):
     np.save(folder / "logits" / "b.npy", problem(1, size=(9, 12))[0])
-    return "b.npy: logits are 9 x 12 but the image is 17 x 23; resize one of .*--upsample"
+    return "b.npy: logits are 9 x 12 but the image is 17 x 23; if .* coarse, add --upsample"
 
 
 def turned(folder):
     np.save(folder / "logits" / "b.npy", problem(1)[0].transpose(0, 2, 1))
-    return "logits are 23 x 17 but the image is 17 x 23; exchange rows and columns"
+    return "logits are 23 x 17 but the image is 17 x 23; .*rows and columns .*exchanged"
 
 
 def not_a_number(folder):
@@ -595,7 +597,7 @@ def without_image(folder):
 
 def no_logits(folder):
     np.save(folder / "logits" / "b.npy", np.zeros(SIZE, np.float32))
-    return r"b.npy: logits of shape \(17, 23\); they must be \[L, H, W\]"
+    return r"b.npy: scores of shape \(17, 23\); they must be \[L, H, W\]"
 
 
 def empty(folder):
@@ -685,7 +687,7 @@ def bad_params(folder):
 
 
 def bad_bandwidth(folder):
-    return ["--theta-alpha", "nan"], "theta_alpha is nan; it must be finite"
+    return ["--theta-alpha", "nan"], "--theta-alpha is nan; it must be finite"
 
 
 def labels_without_a_number(folder):
@@ -731,15 +733,18 @@ def test_options_that_cannot_be_read_are_refused(folder, capsys, options):
         (["--temperature", "0"], "temperature is 0"),
         (["--classes", "2,9"], "classes holds 9 but logits has 4 labels"),
         (["--spacing", "1,2,3"], "spacing is .*it must hold 2 numbers"),
-        (["--w-spatial", "1,2"], "w_spatial has 2 weights but there are 4 labels"),
-        (["--key", "x"], "holds one array without a name; leave out the key 'x'"),
+        (["--w-spatial", "1,2"], "--w-spatial has 2 weights but there are 4 labels"),
+        (["--key", "x"], "holds one array without a name; leave out 'x', given by --key"),
         (["--labels-last"], "logits are 4 x 17 but the image is 17 x 23"),
     ],
 )
 def test_options_that_no_file_goes_with_fail_by_file(folder, capsys, options, words):
     assert call(folder, *options) == 1
-    lines = errors(capsys)
-    assert len(lines) == 3 and all(re.search(words, line) for line in lines)
+    (line,) = errors(capsys)
+    assert re.search(words, line) and line.endswith(" (and 2 more files: b, c)")
+    assert call(folder, "--verbose", *options) == 1
+    lines = [line for line in errors(capsys, and_read=True) if re.search(words, line)]
+    assert len(lines) == 3
 
 
 @pytest.mark.parametrize(
@@ -748,7 +753,7 @@ def test_options_that_no_file_goes_with_fail_by_file(folder, capsys, options, wo
         ((17, 23, 4), (17, 23, 3), [], "logits.npy: logits are 23 x 4 .*add --labels-last"),
         ((4, 17, 23), (17, 23, 3), ["--labels-last"], "leave --labels-last out"),
         ((4, 17, 23), (3, 17, 23), [], "the image is 3 x 17; .*save it with its channels last"),
-        ((4, 17, 23), (23, 17, 3), [], "exchange rows and columns"),
+        ((4, 17, 23), (23, 17, 3), [], "rows and columns exchanged, or turned by 90 degrees"),
         ((4, 17, 23), (17, 23, 20), [], "image.npy: image has 20 channels"),
     ],
 )
@@ -801,7 +806,7 @@ def test_a_masked_nan_does_not_hide_the_units_of_the_image(folder, capsys):
     np.save(folder / "mask.npy", mask)
     assert call(folder, "--mask", str(folder / "mask.npy"), logits="logits/a.npy",
                 images="image.npy") == 0  # fmt: skip
-    assert "exceeds 0..255" in errors(capsys)[0]
+    assert "give --theta-beta 4" in errors(capsys)[0]
 
 
 def test_a_file_with_two_warnings_counts_once(folder, capsys):
@@ -816,9 +821,9 @@ def test_an_image_beyond_8_bits_asks_for_theta_beta_once(folder, capsys):
         write_image(folder / "images" / f"{stem}.png", problem(0)[1][..., 0].astype(np.uint16) * 99)
     assert call(folder) == 0
     first, total = errors(capsys)
-    assert "exceeds 0..255, the range that the default theta_beta of 5 is meant for" in first
+    assert "neighbouring pixels of image differ by" in first
     assert "give --theta-beta" in first
-    assert total.startswith("3 files had this warning")
+    assert total.startswith("the same warning: 2 more files: ")
     assert call(folder, "--theta-beta", "900") == 0
     assert errors(capsys) == []
 
@@ -847,12 +852,12 @@ def test_a_full_disk_stops_the_run_and_the_next_goes_on(folder, capsys, monkeypa
     written = []
     write = files.pillow.write_label_png
 
-    def half(path, labels, palette):
+    def half(path, labels, palette, *more):
         if written:
             path.write_bytes(b"half")
             raise OSError(28, "No space left on device")
         written.append(path)
-        write(path, labels, palette)
+        write(path, labels, palette, *more)
 
     monkeypatch.setattr(files.pillow, "write_label_png", half)
     assert call(folder, "--workers", "1") == 2
@@ -911,7 +916,7 @@ def test_a_limit_on_file_sizes_fails_by_file_and_leaves_no_half(folder):
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     lines = done.stderr.splitlines()
-    assert len(lines) == 3 and all(".npz: File too large" in line for line in lines)
+    assert len(lines) == 1 and "a.npz: File too large (and 2 more files: b, c)" in lines[0]
     assert listing(folder) == ["refine.json"]
 
 

@@ -5,6 +5,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,41 @@ def test_a_study_goes_on_where_it_was(data, capsys):
     assert "setting 1:" in first and "setting 1:" not in second
     assert tune("--study", "study.db", "--trials", "5", "--temperature", "3") == 2
     assert "with other --temperature: 1.0, now 3.0" in one_sentence(capsys)
+
+
+def test_a_study_that_another_process_uses_is_refused(data, capsys):
+    script = "from densecrf_rnn.tuning import held\nwith held('s.db'): print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        other.stdout.readline()
+        assert tune("--study", "s.db") == 2
+        assert "another search is using s.db; wait until it ends" in one_sentence(capsys)
+        assert tune("--study", "t.db") == 0
+        other.communicate("\n")
+    assert tune("--study", "s.db") == 0
+    assert not list(data.glob("*.lock"))
+
+
+def test_of_searches_that_begin_a_study_at_once_one_goes_on_and_the_others_say_why(data):
+    words = [sys.executable, "-m", "densecrf_rnn", "tune", "logits", "images", "truth", *QUICK]
+    runs = [
+        subprocess.Popen(
+            [*words, "--study", "new.db", "--out", f"{i}.json"], text=True, stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+        )
+        for i in range(3)
+    ]  # fmt: skip
+    said = [run.communicate()[1] for run in runs]
+    assert 0 in [run.returncode for run in runs]
+    for run, text in zip(runs, said, strict=True):
+        assert run.returncode in (0, 2)
+        if run.returncode == 2:
+            assert text.startswith("densecrf-rnn tune: another search is using new.db; wait")
+            assert text.count("\n") == 1
+    optuna = pytest.importorskip("optuna")
+    study = optuna.load_study(study_name="all", storage="sqlite:///new.db")
+    assert len(study.trials) == 3
 
 
 def test_a_study_of_other_files_is_not_gone_on_with(data, capsys):
@@ -199,11 +236,12 @@ def test_the_plot_is_drawn_even_of_one_setting(trials, data):
 
 def test_images_of_other_units_are_pointed_at(data, capsys):
     for path in (data / "images").glob("*.npy"):
-        np.save(path, np.load(path).astype(np.uint16) * 16)
+        np.save(path, np.load(path).astype(np.uint16) * 257)
     assert tune("--trials", "1") == 0
-    assert "is uint16, " in capsys.readouterr().out
-    assert tune("--trials", "1", "--theta-beta", "16,800") == 0
-    assert "is uint16, " not in capsys.readouterr().out
+    assert "warning: planted-0: image of planted-0 holds" in (said := capsys.readouterr().err)
+    (ends,) = re.findall(r"give --theta-beta ([\d.e+]+,[\d.e+]+)", said)
+    assert tune("--trials", "1", "--theta-beta", ends) == 0
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_what_lacks_truth_is_left_out_and_said(data, capsys):
@@ -218,7 +256,7 @@ def test_what_lacks_truth_is_left_out_and_said(data, capsys):
     ("arguments", "message"),
     [
         (["--folds", "1"], "--folds is 1; it must be at least 2"),
-        (["--folds", "9"], "folds is 9 but there are 3 examples"),
+        (["--folds", "9"], "--folds is 9 but 3 images have truth"),
         (["--out", "no/params.json"], "--out no/params.json: there is no folder no"),
         (["--study", "truth"], "--study truth is a folder; name a file"),
         (["--seed", "-3"], "--seed is -3"),

@@ -32,7 +32,7 @@ def other(request):
 def everything(crf, logits, target, device):
     """What two steps of learning and a decision give, on the CPU again."""
     store = ChainStore(2**40 + 1)
-    logits = logits.to(device).requires_grad_()
+    logits = logits.detach().to(device).requires_grad_()
     target, mask = target.to(device), (target != 1).to(device)
     crf.zero_grad()
     for index in ([4, 2**40], [2**40, 4]):
@@ -75,5 +75,5 @@ def test_chains_and_logits_on_different_devices_are_refused():
         pytest.skip("there is no GPU")
     logits = torch.zeros(1, 2, 4, 5)
     chains = ChainStore().chains([0], logits)
-    with pytest.raises(ValueError, match="chains are 1 on cpu but logits 1 images on cuda"):
+    with pytest.raises(ValueError, match="chains are 1 on cpu but logits hold 1 images on cuda"):
         GibbsCRF(2).cuda().loss(logits.cuda(), torch.zeros(1, 4, 5).long().cuda(), chains)

@@ -19,7 +19,10 @@ MODULES = ["densecrf_rnn"] + sorted(
     if module.name.rpartition(".")[2] not in ("_cpu", "_cuda", "__main__")
 )
 # The optional dependencies.
-NEEDS = {"torch", "numba", "skimage", "matplotlib", "tqdm", "dask", "rasterio", "zarr"}
+NEEDS = {
+    "torch", "numba", "skimage", "matplotlib", "tqdm", "dask", "rasterio", "zarr", "monai",
+    "transformers",
+}  # fmt: skip
 
 
 def load(name):
@@ -47,7 +50,7 @@ def test_docstring_examples_run(name):
         pytest.importorskip("dask.array")
     if name == "densecrf_rnn.compat.weights":
         pytest.importorskip("torch")  # its examples make a layer
-    if name.startswith("densecrf_rnn.nn"):
+    if name.startswith(("densecrf_rnn.nn", "densecrf_rnn.compat.monai", "densecrf_rnn.compat.tr")):
         torch = importlib.import_module("torch")
         torch.manual_seed(0)
         names |= {"torch": torch, "nn": torch.nn}

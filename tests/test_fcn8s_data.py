@@ -2,9 +2,11 @@
 
 import functools
 import http.server
+import io
 import json
 import tarfile
 import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -313,7 +315,12 @@ def test_download_unpacks_and_says_where_a_missing_file_is_to_be_had(server, tmp
     monkeypatch.setattr(download, "ARCHIVES", archives)
     download.download("voc", tmp_path / "out")
     assert (tmp_path / "out/VOCdevkit/hello.txt").read_text() == "hello"
-    archives["voc"] = [download.Archive(f"{address}/data.tar", "0" * 32)]
+    download.download("voc", tmp_path / "out")  # verified and kept
+    (tmp_path / "out" / "data.tar").write_text("changed on disk")
+    (folder / "data.tar").write_text("changed on the server")  # not what was downloaded first
+    with pytest.raises(OSError, match="could not be downloaded"):
+        download.download("voc", tmp_path / "out")
+    archives["voc"] = [download.Archive(f"{address}/data.tar", "0" * 64)]
     with pytest.raises(OSError, match="could not be downloaded.*download it with a browser"):
         download.download("voc", tmp_path / "other")
     archives["voc"] = [download.Archive(f"{address}/gone.tar", None)]
@@ -321,3 +328,51 @@ def test_download_unpacks_and_says_where_a_missing_file_is_to_be_had(server, tmp
         download.download("voc", tmp_path / "other")
     with pytest.raises(ValueError, match="no download for 'cityscapes'"):
         download.download("cityscapes", tmp_path)
+
+
+def test_downloads_use_https_and_are_verified():
+    for archives in download.ARCHIVES.values():
+        for archive in archives:
+            assert archive.url.startswith("https://")
+            assert archive.sha256 is None or len(archive.sha256) == 64
+            pinned = download.CAMVID_COMMIT in archive.url
+            by_hash = archive.sha256 or archive.md5
+            assert pinned or by_hash or archive.url.endswith("/labels.txt"), archive.url
+
+
+def bad_tar(path, kind):
+    member = tarfile.TarInfo("safe/a.txt")
+    content = io.BytesIO(b"text")
+    member.size = 4
+    if kind in ("symbolic link", "hard link"):
+        member.type = tarfile.SYMTYPE if kind == "symbolic link" else tarfile.LNKTYPE
+        member.size = 0
+        member.linkname = "../../outside.txt"
+    elif kind == "device":
+        member.type, member.size = tarfile.CHRTYPE, 0
+    else:
+        member.name = kind
+    with tarfile.open(path, "w") as tar:
+        tar.addfile(tarfile.TarInfo("first.txt"), io.BytesIO())
+        tar.addfile(member, content if member.size else None)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["../outside.txt", "/tmp/outside.txt", "a/../../outside.txt", "symbolic link", "hard link",
+     "device"],
+)  # fmt: skip
+def test_archives_with_members_outside_the_folder_are_refused_whole(tmp_path, kind):
+    into = tmp_path / "into"
+    into.mkdir()
+    bad_tar(tmp_path / "bad.tar", kind)
+    with pytest.raises(ValueError, match="is a link or lies outside the folder"):
+        download.unpack(tmp_path / "bad.tar", into)
+    if "outside" in kind:
+        with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+            archive.writestr("first.txt", "")
+            archive.writestr(kind, "text")
+        with pytest.raises(ValueError, match="is a link or lies outside the folder"):
+            download.unpack(tmp_path / "bad.zip", into)
+    assert not list(into.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} <= {"into", "bad.tar", "bad.zip"}

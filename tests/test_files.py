@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import struct
+import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -21,6 +22,7 @@ from hypothesis.extra import numpy as npst
 
 from densecrf_rnn import CRFParams, files, samples
 from densecrf_rnn.files import formats, halves
+from densecrf_rnn.files import hashing
 from densecrf_rnn.files.record import FolderInUseError, Record, checksum
 from densecrf_rnn.params import NORMALIZATIONS, QUALITIES
 
@@ -167,12 +169,13 @@ def test_arrays_that_are_no_logits_are_refused_by_name(tmp_path, array, words):
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_marginals_of_some_labels_are_not_taken_for_those_of_the_first(tmp_path, dtype):
-    q = RNG.random((2, 3, 5)).astype(dtype)
+    q = RNG.random((1, 3, 5))
+    q = np.concatenate([q, 1 - q]).astype(dtype)
     for classes in ([0, 1], [3, 1]):
         files.write_marginals(tmp_path / "a.npz", q, classes=np.array(classes))
         if classes == [0, 1]:
             found = files.read_logits(tmp_path / "a.npz", key="marginals", kind="probabilities")
-            np.testing.assert_allclose(found, np.log(q), atol=2e-3)
+            np.testing.assert_allclose(np.exp(found), q, atol=1e-3)
             continue
         with pytest.raises(ValueError, match="a.npz: holds maps of the labels 3, 1 "):
             files.read_logits(tmp_path / "a.npz", key="marginals", kind="probabilities")
@@ -340,8 +343,8 @@ def test_a_palette_is_kept_and_is_that_of_voc_otherwise(tmp_path):
 
 
 def test_colours_are_no_label_map(tmp_path, pictures):
-    pictures.new("RGB", (2, 2)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="colours of RGB; a label map has one channel"):
+    pictures.new("RGB", (2, 2), "red").save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="holds colours; a label map has one channel"):
         files.read_labels(tmp_path / "a.png")
 
 
@@ -571,6 +574,47 @@ def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", "a.png"]
 
 
+def test_leftovers_of_processes_that_have_ended_are_removed_for_one_path(tmp_path):
+    """As `evaluate --json` leaves them in a folder where others may be writing."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    mine, theirs = f".part-{os.getpid()}-999999-a.json", f".part-{ended.pid}-0-a.json"
+    touch(tmp_path, mine, theirs, f".part-{ended.pid}-0-b.json", ".part-x-a.json", "a.json")
+    files.write_settings(tmp_path / "a.json", files.Settings())
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {mine, f".part-{ended.pid}-0-b.json", ".part-x-a.json", "a.json"}
+
+
+def test_a_disk_that_does_not_return_a_tiff_does_not_make_it_a_picture(tmp_path, monkeypatch):
+    """Its label map would be written as .png, in place of .tif."""
+
+    def unreadable(path, stack):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (tmp_path / "a.tif").write_bytes(b"II*")
+    assert not files.is_geotiff(tmp_path / "a.tif")
+    monkeypatch.setattr(files.tiff, "_layout", unreadable)
+    with pytest.raises(OSError, match=r"a\.tif") as caught:
+        files.is_geotiff(tmp_path / "a.tif")
+    assert caught.value.errno == errno.EIO
+
+
+def test_a_disk_that_does_not_return_the_attributes_of_a_zarr_folder_does_not_make_it_an_array(
+    tmp_path, monkeypatch
+):
+    """Its pixels would be read without their place."""
+    from densecrf_rnn.files.ome_zarr import is_ome_zarr
+
+    def unreadable(path, **options):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "a.zarr" / "zarr.json").write_text("{}")
+    assert not is_ome_zarr(tmp_path / "a.zarr")
+    monkeypatch.setattr(Path, "read_text", unreadable)
+    assert is_ome_zarr(tmp_path / "a.zarr")
+
+
 # --- settings ------------------------------------------------------------------------------------
 
 weights = st.one_of(
@@ -676,9 +720,76 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
     Record(tmp_path, "run", {}).close()
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"options": 1, "files": 2}'])
+ENTRY = {"options": "0", "inputs": {"logits": {"path": "a", "sha256": "a"}}, "outputs": {"a": 1}}
+# JSON of a wrong form: every value of a record replaced by one of another kind.
+NO_ENTRIES = [
+    *({**ENTRY, name: value} for name in ENTRY for value in (3, None, [], "text", {"a": "b"})
+      if not (name == "options" and value == "text") and ENTRY[name] != value),
+    {}, [], 7, None, {"options": "0"},
+]  # fmt: skip
+NO_RECORDS = [
+    "{", "[]", "{}", "7", "null", "[" * 100_000, "{\"a\":" * 100_000,
+    '{"options": 1, "files": 2}', '{"options": [], "files": {}}',
+    '{"options": {"0": 3}, "files": {}}',
+    *(json.dumps({"options": {"0": {}}, "files": {"a": entry}}) for entry in NO_ENTRIES),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(NO_RECORDS)))
+def test_a_line_of_another_form_in_a_journal_is_skipped(tmp_path, number):
+    record = Record(tmp_path, "run", {})
+    record.add("b", {"logits": (Path("b"), "b")}, [])
+    os.close(record._held)  # as if killed
+    with open(tmp_path / "run.jsonl", "a") as journal:
+        journal.write(NO_RECORDS[number] + "\n")
+    again = Record(tmp_path, "run", {})
+    assert again.is_done("b", {"logits": "b"}) and not again.is_done("a", {"logits": "a"})
+    again.outdated(["a", "b"])
+    again.close()
+    Record(tmp_path, "run", {}).close()
+
+
+@pytest.mark.parametrize("text", NO_RECORDS, ids=range(len(NO_RECORDS)))
 def test_a_record_that_is_none_is_not_overwritten(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(ValueError, match="not the record of an earlier run"):
         Record(tmp_path, "run", {})
     assert (tmp_path / "run.json").read_text() == text
+
+
+def test_reading_a_picture_imports_no_format_that_it_does_not_need(tmp_path):
+    """Pillow imports forty formats if it is asked for one that it has not imported."""
+    image = pytest.importorskip("PIL.Image")
+    image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(tmp_path / "a.jpg")
+    code = """
+import sys
+from densecrf_rnn import files
+files.read_image(sys.argv[1])
+print("PIL.PdfParser" in sys.modules)
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.jpg")], capture_output=True, text=True
+    )
+    assert found.stdout == "False\n", found.stderr
+
+
+def test_a_file_is_hashed_while_it_is_read_and_with_what_follows_the_array(tmp_path):
+    path = tmp_path / "a.npy"
+    array = np.arange(600_000, dtype=np.float32).reshape(2, 3, -1)
+    np.save(path, array)
+    with open(path, "ab") as file:
+        file.write(b"and more" * 1000)
+    with hashing.noted() as notes:
+        np.testing.assert_array_equal(files.read_logits(path), array)
+        assert notes == {path: checksum(path)}
+    files.read_logits(path)
+    assert len(notes) == 1
+
+
+def test_a_file_that_cannot_be_read_has_no_checksum(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((2, 3, 4), np.float32))
+    path.write_bytes(path.read_bytes()[:-1])
+    with hashing.noted() as notes, pytest.raises(ValueError, match="cut short"):
+        files.read_logits(path)
+    assert notes == {}

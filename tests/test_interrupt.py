@@ -1,4 +1,4 @@
-"""Ctrl-C during a long native call: it ends soon, and the library works on."""
+"""Ctrl-C and the end of the interpreter during native calls."""
 
 import importlib.util
 import os
@@ -87,3 +87,66 @@ def test_interrupted_call_ends_within_a_second_and_the_next_one_works(case, thre
     finally:
         killer.cancel()
         child.kill()
+
+
+HANDLER = """
+def handler(number, frame):
+    print("handled", flush=True)
+    mean_field(np.zeros((4, 9, 9), np.float32), np.zeros((9, 9, 3), np.uint8), threads=threads)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGINT, handler)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_handler_of_ctrl_c_that_refines_leaves_ctrl_c_to_the_outer_call(threads):
+    if why_unavailable("cpu") is not None:
+        pytest.skip(why_unavailable("cpu"))
+    code = SETUP.format(threads=threads) + HANDLER + MAIN.format(call=CALLS["mean_field"][1])
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    killer = threading.Timer(90, child.kill)
+    killer.start()
+    try:
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(1.0)
+        child.send_signal(signal.SIGINT)
+        assert child.stdout.readline() == "handled\n"
+        time.sleep(0.5)  # the outer call goes on
+        child.send_signal(signal.SIGINT)
+        assert child.stdout.read() == "interrupted\nworks\n"
+        assert child.wait() == 0
+    finally:
+        killer.cancel()
+        child.kill()
+
+
+DAEMONS = """
+import threading, time
+def work():
+    features = rng.normal(size=(2000, 5)) * 10
+    labels, tables = logits.argmax(0), np.zeros((2, 4, 4), np.float32)
+    while True:
+        {call}
+for _ in range(3):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep({seconds})
+"""
+SHORT_CALLS = {
+    "build": "PermutohedralLattice(features, threads=threads)",
+    "filter": "PermutohedralLattice(features, threads=threads).filter(features)",
+    "mean_field": "mean_field(logits[:, :90, :80], image[:90, :80], threads=threads)",
+    "gibbs": "gibbs.sweep(logits, labels, tables, [(0, 1), (1, 0)], sweeps=1, threads=threads)",
+}
+
+
+@pytest.mark.parametrize("case", SHORT_CALLS)
+def test_the_interpreter_exits_while_daemon_threads_are_in_native_calls(case):
+    """Python ends such threads; before, the process aborted with "terminate called"."""
+    if why_unavailable("cpu") is not None:
+        pytest.skip(why_unavailable("cpu"))
+    code = SETUP.format(threads=2) + "from densecrf_rnn import gibbs\n"
+    for seconds in (0.2, 0.31):
+        run = code + DAEMONS.format(call=SHORT_CALLS[case], seconds=seconds)
+        child = subprocess.run([sys.executable, "-c", run], capture_output=True, timeout=90)
+        assert (child.returncode, child.stderr) == (0, b"")

@@ -497,7 +497,7 @@ def test_masked_pixels_may_hold_anything(backend, dtype):
 
 def test_probabilities_in_place_of_logits_are_noticed():
     logits, image = random_problem(3)
-    with pytest.warns(UserWarning, match="as probabilities do; pass their logarithm"):
+    with pytest.warns(UserWarning, match="as probabilities do; if they are, pass"):
         refine(softmax(logits), image, SOFT)
 
 

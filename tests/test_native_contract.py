@@ -77,6 +77,17 @@ def test_an_array_that_does_not_fit_is_rejected_by_name_with_what_came_and_what_
         run(wrong)
 
 
+@pytest.mark.parametrize("prune", [-1e-3, 0.5, float("nan")])
+def test_a_prune_that_guarantees_nothing_is_rejected(prune):
+    with pytest.raises(ValueError, match="prune must be 0 <= prune < 1 / L"):
+        run(problem()._replace(prune=prune))
+
+
+def test_the_table_of_labels_kept_has_a_row_for_each_iteration():
+    with pytest.raises(ValueError, match=r"kept must be .*int64 \[2, 2\], not of int64 .*3"):
+        run(problem()._replace(kept=np.zeros((3, 2), np.int64)))
+
+
 def test_a_kernel_of_an_unknown_kind_is_rejected():
     value = problem()
     kernel = SimpleNamespace(**value.kernels[0]._asdict(), kind="mesh")
@@ -136,11 +147,13 @@ def device_structs(serial):
         lattice=lattice, axes=(), before=0, after=0, diagonal=0, grid_scales_per_image=False
     )
     model = device.DeviceModel(
-        images=1, points=0, labels=2, width=4, iterations=1, coupling=0, kernels=[kernel]
-    )
+        images=1, points=0, labels=2, width=4, iterations=1, coupling=0, coupling_columns=0,
+        kernels=[kernel],
+    )  # fmt: skip
     features = device.DeviceFeatures(
-        data=0, image_stride=0, point_stride=1, feature_stride=1, images=1, points=0, dims=1
-    )
+        data=0, image_stride=0, point_stride=1, feature_stride=1, images=1, points=0, dims=1,
+        inside=0,
+    )  # fmt: skip
     gradient = device.DeviceGradient()
     layout = serial.key_layout(False, [0.0], [1.0], 1)
     keys = device.SortedKeys(entries=0, distinct=0, keys=0, order=0, number=0)

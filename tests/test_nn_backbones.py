@@ -1,25 +1,15 @@
-"""CRFRNN.wrap behind the networks of other packages, small and randomly initialised."""
+"""CRFRNN.wrap behind outputs as other packages have them; tests/integration has the packages."""
 
-import importlib
+from collections import OrderedDict, namedtuple
 from types import SimpleNamespace
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from densecrf_rnn import CRFRNN  # noqa: E402
-from densecrf_rnn.nn import IMAGENET_MEAN, IMAGENET_STD  # noqa: E402
+from densecrf_rnn import CRFRNN, unaries  # noqa: E402
 
 LABELS = 4
-IMAGENET = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-
-
-def package(name):
-    """A package, or a skip; one built for another torch fails with more than ImportError."""
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        pytest.skip(f"{name} is not usable here: {type(error).__name__}: {error}")
 
 
 class Returning(torch.nn.Module):
@@ -96,69 +86,87 @@ def test_wrap_refuses_logits_of_another_number_of_axes():
         model(torch.rand(1, 3, 6, 7))
 
 
-# --- other packages ------------------------------------------------------------------------------
+# --- returns="same" ------------------------------------------------------------------------------
+
+Pair = namedtuple("Pair", "logits hidden_states")
 
 
-def check(model, image):
-    """Refined logits of the image's size, and a gradient for every parameter that is used."""
-    model.train()
+class Outputs(OrderedDict):
+    """As the outputs of transformers: a dictionary whose entries are attributes too."""
+
+    def __setitem__(self, key, value):
+        super().__setitem__(key, value)
+        setattr(self, key, value)
+
+
+@pytest.mark.parametrize("container, get", [
+    (lambda x: x, lambda out: out),
+    (lambda x: OrderedDict(out=x, aux=x + 1), lambda out: out["out"]),
+    (lambda x: {"loss": None, "logits": x}, lambda out: out["logits"]),
+    (lambda x: SimpleNamespace(logits=x, hidden_states=None), lambda out: out.logits),
+    (lambda x: Pair(x, None), lambda out: out.logits),
+    (lambda x: Outputs(loss=None, logits=x), lambda out: out.logits),
+    (lambda x: Outputs(loss=None, logits=x), lambda out: out["logits"]),
+], ids=["tensor", "out", "logits", "object", "named tuple", "attribute", "entry"])
+def test_same_returns_the_outputs_of_the_backbone_with_refined_logits(container, get):
+    image = torch.rand(2, 3, 6, 7)
+    wanted = CRFRNN.wrap(Returning(container), LABELS)(image)
+    model = CRFRNN.wrap(Returning(container), LABELS, returns="same")
+    found, outputs = model(image, return_outputs=True)
+    assert type(found) is type(outputs)
+    assert torch.equal(get(found), wanted)
+    assert torch.equal(get(outputs), get(model.backbone(image)))  # not modified
+    assert not torch.equal(get(outputs), wanted)
+    if isinstance(found, dict):
+        assert list(found) == list(outputs)
+        assert all(found[key] is outputs[key] for key in found if key not in ("out", "logits"))
+
+
+def test_same_trains_as_the_training_loop_of_torchvision_does():
+    """Its criterion takes a loss of every entry, and its evaluation reads "out"."""
+    model = CRFRNN.wrap(Returning(lambda x: OrderedDict(out=x, aux=2 * x)), LABELS, returns="same")
+    losses = {
+        name: torch.nn.functional.cross_entropy(x, torch.zeros(1, 6, 7).long(), ignore_index=255)
+        for name, x in model(torch.rand(1, 3, 6, 7)).items()
+    }
+    (losses["out"] + 0.5 * losses["aux"]).backward()
+    for parameter in (model.crf.kernel_weights, model.backbone.layer.weight):
+        assert (parameter.grad != 0).any()
+
+
+@pytest.mark.parametrize("container", [
+    lambda x: x, lambda x: {"logits": x, "loss": None}, lambda x: OrderedDict(aux=x + 1, out=x)
+], ids=["tensor", "dict", "ordered"])
+def test_same_compiles_into_one_graph(container):
+    model = CRFRNN.wrap(Returning(container), LABELS, returns="same")
+    image = torch.rand(1, 3, 6, 7)
+    torch._dynamo.reset()
+    found = torch.compile(model, fullgraph=True, backend="eager")(image)
+    wanted = model(image)
+    assert type(found) is type(wanted)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_same_is_refused_where_there_is_no_place_for_logits():
+    with pytest.raises(ValueError, match="returns is 'all'; choose from 'logits', 'same'"):
+        CRFRNN.wrap(Returning(CONTAINERS["tensor"]), LABELS, returns="all")
+    with pytest.raises(ValueError, match="returns is 'same' but pick is given"):
+        CRFRNN.wrap(Returning(CONTAINERS["tensor"]), LABELS, returns="same", pick=lambda x: x)
+    model = CRFRNN.wrap(Returning(of_queries), LABELS, returns="same")
+    with pytest.raises(TypeError, match="SimpleNamespace, which has no place for refined logits"):
+        model(torch.rand(1, 3, 6, 7))
+
+
+def of_queries(x):
+    """Outputs as those of MaskFormer, with a query per label."""
+    classes = 5 * torch.eye(LABELS, LABELS + 1).expand(len(x), -1, -1)
+    return SimpleNamespace(class_queries_logits=classes, masks_queries_logits=x)
+
+
+def test_wrap_finds_logits_in_queries_and_trains_the_backbone():
+    image = torch.rand(2, 3, 6, 7)
+    model = CRFRNN.wrap(Returning(of_queries), LABELS)
     refined, outputs = model(image, return_outputs=True)
-    assert type(refined) is torch.Tensor
-    assert refined.shape == (len(image), LABELS, *image.shape[2:])
-    assert refined.isfinite().all()
-    target = torch.zeros(len(image), *image.shape[2:], dtype=torch.long)
-    torch.nn.functional.cross_entropy(refined, target).backward()
-    logits = model._logits(outputs)
-    assert not torch.equal(logits, refined)
-    first = next(p for p in model.backbone.parameters() if p.requires_grad)
-    for parameter in (first, *model.crf.parameters()):
-        assert parameter.grad.isfinite().all() and (parameter.grad != 0).any()
-    with torch.no_grad():
-        assert model.eval()(image).shape == refined.shape
-    return outputs
-
-
-@pytest.mark.parametrize("name, options", [
-    ("fcn_resnet50", {"aux_loss": True}),
-    ("deeplabv3_mobilenet_v3_large", {}),
-    ("lraspp_mobilenet_v3_large", {}),
-])
-def test_wrap_takes_torchvision_models(name, options):
-    segmentation = package("torchvision.models.segmentation")
-    torch.manual_seed(0)
-    make = getattr(segmentation, name)
-    backbone = make(weights=None, weights_backbone=None, num_classes=LABELS, **options)
-    outputs = check(CRFRNN.wrap(backbone, LABELS, **IMAGENET), torch.randn(2, 3, 33, 40))
-    assert set(outputs) == {"out"} | ({"aux"} if options else set())
-
-
-@pytest.mark.parametrize("name", ["Unet", "DeepLabV3Plus", "Segformer"])
-def test_wrap_takes_models_of_segmentation_models_pytorch(name):
-    smp = package("segmentation_models_pytorch")
-    torch.manual_seed(0)
-    encoder = "mit_b0" if name == "Segformer" else "resnet18"
-    backbone = getattr(smp, name)(encoder, encoder_weights=None, classes=LABELS)
-    check(CRFRNN.wrap(backbone, LABELS, **IMAGENET), torch.randn(2, 3, 64, 64))
-
-
-def test_wrap_takes_segformer_of_hugging_face():
-    transformers = package("transformers")
-    torch.manual_seed(0)
-    config = transformers.SegformerConfig(
-        num_encoder_blocks=2, depths=[1, 1], sr_ratios=[4, 2], hidden_sizes=[8, 16],
-        patch_sizes=[7, 3], strides=[4, 2], num_attention_heads=[1, 2], mlp_ratios=[2, 2],
-        decoder_hidden_size=16, num_labels=LABELS,
-    )
-    backbone = transformers.SegformerForSemanticSegmentation(config)
-    outputs = check(CRFRNN.wrap(backbone, LABELS, **IMAGENET), torch.randn(2, 3, 35, 42))
-    assert outputs.logits.shape[2:] == (9, 11)  # a quarter of the image
-
-
-@pytest.mark.parametrize("size", [(16, 24), (8, 16, 12)])
-def test_wrap_takes_unets_of_monai(size):
-    nets = package("monai.networks.nets")
-    torch.manual_seed(0)
-    backbone = nets.UNet(
-        spatial_dims=len(size), in_channels=2, out_channels=LABELS, channels=(4, 8), strides=(2,)
-    )
-    check(CRFRNN.wrap(backbone, LABELS, scale=1), torch.randn(2, 2, *size))
+    assert torch.equal(refined, model.crf(unaries.from_queries(outputs), image * 255))
+    refined[:, 0].sum().backward()
+    assert (model.backbone.layer.weight.grad != 0).all()

@@ -51,7 +51,7 @@ def test_crfrnn_rejects_a_volume_with_a_flat_image(crf):
 
 
 def test_crfrnn_rejects_an_image_of_another_size(crf):
-    with pytest.raises(ValueError, match=r"image is 8 x 10 but logits is 4 x 5 \(H, W\); resize"):
+    with pytest.raises(ValueError, match=r"image is 8 x 10 but logits is 4 x 5 \(H, W\); enlarge"):
         crf(good()[0], good(8, 10)[1])
 
 
@@ -72,6 +72,13 @@ def test_crfrnn_rejects_another_number_of_images(crf):
         crf(logits, image[:1])
 
 
+def test_a_guide_named_image_does_not_replace_an_image_in_silence(crf):
+    logits, image = torch.zeros(1, 3, 4, 5), torch.zeros(1, 3, 4, 5)
+    with pytest.raises(ValueError, match="guides has an entry 'image'.*leave the image out"):
+        crf(logits, image, guides={"image": image})
+    assert crf(logits, guides={"image": image}).shape == logits.shape
+
+
 def test_crfrnn_rejects_an_image_of_no_channels(crf):
     logits, image = good()
     with pytest.raises(ValueError, match="image has 0 channels"):
@@ -89,6 +96,26 @@ def test_crfrnn_rejects_another_number_of_labels(crf, labels):
 def test_crfrnn_rejects_images_without_pixels(crf, size):
     with pytest.raises(ValueError, match="without labels or without pixels"):
         crf(*good(*size))
+
+
+@pytest.mark.parametrize("size", [(4, 5), (2, 4, 5)])
+def test_an_image_in_place_of_logits_is_noticed(size):
+    logits, image = good(*size, labels=5)
+    with pytest.raises(ValueError, match=r"given first, exchange them: crf\(logits, image\)"):
+        CRFRNN(5)(image, logits)
+    for pixels in (image.byte(), image.byte().movedim(1, -1)):
+        with pytest.raises(ValueError, match="seem to be exchanged"):
+            functional.mean_field(pixels, logits)
+
+
+def test_an_image_of_as_many_channels_as_labels_is_told_by_its_values(crf):
+    logits, image = good(40, 50)
+    pixels = (255 * torch.rand(image.shape, generator=torch.Generator().manual_seed(0))).floor()
+    with pytest.raises(ValueError, match=r"seem to be exchanged.* refine\(logits, image\)"):
+        crf(pixels, logits)
+    crf(logits, pixels)
+    crf(20 * (logits > 0).float(), image / 64 - 2)  # logits of a mask, a standardised image
+    crf(logits, logits)
 
 
 def test_mean_field_rejects_logits_without_labels():
@@ -161,7 +188,7 @@ def test_crfrnn_rejects_features_too_far_away_to_index():
 
 def test_crfrnn_warns_of_an_image_in_0_to_1(crf):
     logits, image = good()
-    with pytest.warns(UserWarning, match=r"image lies in 0\.\.1 .*pass image \* 255"):
+    with pytest.warns(UserWarning, match=r"image spans .*sees no edges.*pass image \* 255"):
         crf(logits, image / 255)
 
 
@@ -172,7 +199,7 @@ def test_crfrnn_does_not_warn_without_cause(case):
     if case == "small bandwidth":
         image = image / 255
     if case == "integers":
-        image = (image > 128).to(torch.uint8)
+        image = (image > 128).to(torch.uint8) * 255
     if case == "black":
         image = torch.zeros_like(image)
     with warnings.catch_warnings():
@@ -199,7 +226,7 @@ def test_mean_field_rejects_numpy_parameters(name):
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.int64, torch.uint8, torch.bool, torch.float16, torch.bfloat16, torch.complex64]
+    "dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64]
 )
 def test_crfrnn_rejects_logits_of_other_dtypes(crf, dtype):
     logits, image = good()

@@ -93,7 +93,7 @@ def test_crfrnn_potts_compatibility_is_saved_but_not_trained():
     crf = CRFRNN(3, compatibility="potts")
     assert [name for name, _ in crf.named_parameters()] == ["kernel_weights"]
     assert not crf.compatibility.requires_grad
-    assert set(crf.state_dict()) == {"kernel_weights", "compatibility"}
+    assert set(crf.state_dict()) == {"kernel_weights", "compatibility", "_extra_state"}
     assert torch.equal(crf.compatibility, 1 - torch.eye(3))
 
 
@@ -416,10 +416,11 @@ def test_wrap_trains_backbone_and_head_together():
         assert parameter.grad is not None and (parameter.grad != 0).any(), name
 
 
-def test_wrap_saves_nothing_but_weights():
+def test_wrap_saves_nothing_but_weights_and_settings():
     model = CRFRNN.wrap(tiny_backbone(), 4, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     assert set(model.state_dict()) == {
-        "backbone.weight", "backbone.bias", "crf.kernel_weights", "crf.compatibility"
+        "backbone.weight", "backbone.bias", "crf.kernel_weights", "crf.compatibility",
+        "_extra_state", "crf._extra_state",
     }
 
 

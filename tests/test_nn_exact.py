@@ -390,7 +390,7 @@ def test_exact_layer_refuses_a_pixel_without_a_label():
 
 def test_exact_layer_warns_of_an_image_in_0_to_1():
     logits, image = make.problem(20, 4, 5)
-    with pytest.warns(UserWarning, match="image lies in 0..1") as caught:
+    with pytest.warns(UserWarning, match="image spans") as caught:
         refined(logits, image / 255)
     assert caught[0].filename == __file__
 

@@ -55,7 +55,7 @@ def test_mean_field_equals_numpy_on_every_backend(backend, dtype, tolerance):
     found = functional.mean_field(logits, image, params, backend=backend)
     wanted = numpy_mean_field(
         logits[0].numpy(), make.numpy_image(image[0]), params,
-        backend="auto" if backend == "serial" else backend,
+        backend="auto" if backend in ("serial", "torch") else backend,
     )
     assert found.dtype == dtype
     np.testing.assert_allclose(found[0].numpy(), wanted, rtol=tolerance, atol=tolerance)
@@ -119,7 +119,7 @@ def test_features_are_numpys_to_the_last_bit(dtype, theta):
     _, image = make.problem(0, 11, 13, dtype=dtype)
     params, spacing = make.small_params(), (1.5, 0.75)
     kernel = kernels.Kernel(theta, 2 * theta)
-    pixels = build.Pixels.of({"image": image}, None, params.feature_order, spacing, dtype)
+    pixels = build.Pixels.of({"image": image}, None, params.feature_order, spacing, image)
     array = make.numpy_image(image[0])
     positions = kernels.positions((11, 13), "xy", spacing, array.dtype.type)
     with Divisors() as divisors:

@@ -16,7 +16,7 @@ BUDGET = (2**30, "full")  # nothing worked out again, nothing rounded
 FLAT = Grid([4, 5], [2.5, 1.5], "symmetric", False)
 
 
-@pytest.fixture(params=["cpu", "serial"])
+@pytest.fixture(params=["cpu", "serial", "torch"])
 def fused_backend(request):
     """The name of each engine that runs whole mean fields."""
     reason = why_unavailable(request.param)

@@ -123,16 +123,17 @@ def test_exported_program_runs_in_another_process(tmp_path):
 # --- ONNX ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+@pytest.fixture(scope="module", params=[False, True], ids=["one CRF", "multilabel"])
+def exported(request, tmp_path_factory):
     """A model and the file that it was exported to, for any batch and size."""
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     file = str(tmp_path_factory.mktemp("onnx") / "model.onnx")
-    dim, model = torch.export.Dim, segmenter().eval()
+    dim, model = torch.export.Dim, segmenter(multilabel=request.param).eval()
     with torch.no_grad():
         model.crf.kernel_weights += torch.rand(model.crf.kernel_weights.shape)
-        model.crf.compatibility += torch.rand(model.crf.compatibility.shape)
+        if not request.param:
+            model.crf.compatibility += torch.rand(model.crf.compatibility.shape)
     shapes = ({0: dim("batch"), 2: dim("height"), 3: dim("width")},)
     export_onnx(model, (images(6, 7),), file, dynamic_shapes=shapes, input_names=["image"])
     return model, file
@@ -165,7 +166,8 @@ def test_onnx_model_is_valid_and_holds_one_node_for_the_head(exported):
     onnx.checker.check_model(model)
     ours = [node for node in model.graph.node if node.domain != ""]
     assert [(n.domain, n.op_type) for n in ours] == [("ai.onnx.contrib", "DenseCRFMeanField")]
-    assert {"crf.kernel_weights", "crf.compatibility"} <= {t.name for t in model.graph.initializer}
+    names = {f"crf.{name}" for name, _ in exported[0].crf.named_parameters()}
+    assert names <= {t.name for t in model.graph.initializer}
 
 
 def test_onnx_export_leaves_the_model_as_it_was(exported):
@@ -182,13 +184,35 @@ def test_onnx_export_refuses_a_model_without_a_head_and_options_that_the_node_la
         export_onnx(model, (images(6, 7),))
 
 
-@pytest.mark.parametrize("labels, size", [(1, (6, 7)), (3, (4, 5, 6))])
-def test_onnx_node_computes_what_the_layer_does(labels, size):
-    crf = CRFRNN(labels, params=make.small_params(normalization="symmetric"), self_term=False)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("dynamo", [True, False])
+@pytest.mark.parametrize("nested", [True, False])
+def test_onnx_export_of_torch_names_ours(dynamo, nested, tmp_path):
+    if dynamo:
+        pytest.importorskip("onnxscript")
+    model = torch.nn.Sequential(segmenter()) if nested else segmenter()
+    with pytest.raises(Exception, match=r"use densecrf_rnn.nn.export_onnx\(model, args, file\)"):
+        torch.onnx.export(model.eval(), (images(6, 7),), str(tmp_path / "m.onnx"), dynamo=dynamo)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_onnx_export_of_torch_is_noticed_by_either_way_to_trace(strict, monkeypatch):
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    with pytest.raises(Exception, match="use densecrf_rnn.nn.export_onnx"):
+        torch.export.export(segmenter(), (images(6, 7),), strict=strict)
+
+
+@pytest.mark.parametrize("labels, size, multilabel", [
+    (1, (6, 7), False), (3, (4, 5, 6), False), (3, (6, 7), True),
+])
+def test_onnx_node_computes_what_the_layer_does(labels, size, multilabel):
+    params = make.small_params(normalization="symmetric")
+    crf = CRFRNN(labels, params=params, self_term=False, multilabel=multilabel)
     logits, image = make.problem(0, *size, labels=labels, batch=2, dtype=torch.float32)
     spacing = (2.0,) + (1.0,) * (len(size) - 1)
-    inputs = (logits, image, *crf.parameters())
-    settings = onnx_runtime.settings(crf.params, crf.iterations, spacing)
+    weights, mu = (*crf.parameters(), torch.ones(1))[:2]
+    inputs = (logits, image, weights, mu)
+    settings = onnx_runtime.settings(crf.params, crf.iterations, spacing, multilabel)
     found = onnx_runtime.run_node(settings, *(t.detach().numpy() for t in inputs))
     assert_close([torch.from_numpy(found)], [crf(logits, image, spacing=spacing)])
 
@@ -378,7 +402,7 @@ def test_state_of_version_0_1_0_loads_strictly(form, shape, compatibility):
     crf.load_state_dict(state, strict=True)
     assert torch.equal(crf.kernel_weights, state["kernel_weights"])
     assert torch.equal(crf.compatibility, state["compatibility"])
-    assert set(crf.state_dict()) == set(state)
+    assert set(crf.state_dict()) == {*state, "_extra_state"}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

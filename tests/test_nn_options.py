@@ -1,6 +1,7 @@
 """The options of the layer: equal to the definition, every gradient checked, masks, what learns."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import nn_problems as make  # noqa: E402
 
 from densecrf_rnn import CRFRNN, CRFParams, kernels, mean_field as numpy_mean_field  # noqa: E402
 from densecrf_rnn.nn import functional  # noqa: E402
-from densecrf_rnn.nn.crfrnn import BANDWIDTH_RANGE, LEARNING_RATES  # noqa: E402
+from densecrf_rnn.nn.bilateral import BANDWIDTH_RANGE  # noqa: E402
 from densecrf_rnn.nn.losses import robust_log_likelihood  # noqa: E402
 from densecrf_rnn.params import SPATIAL_FILTERS  # noqa: E402
 from densecrf_rnn.reference import dense  # noqa: E402
@@ -20,6 +21,7 @@ SIZES = {"2-D": (4, 5), "3-D": (2, 3, 3)}
 # Where the engine runs whole mean fields, and where torch runs filter by filter; and no lattice.
 PATHS = {
     "fused": {"backend": "cpu"}, "textbook": {"backend": "numba"}, "exact": {"method": "exact"},
+    "torch": {"backend": "torch"},
 }
 OPTIONS = {
     "tied": {},
@@ -80,7 +82,7 @@ def bandwidths(option):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("path, form", [
     ("fused", "full"), ("fused", "diagonal"), ("fused", "scalar"),
-    ("textbook", "full"), ("textbook", "diagonal"), ("exact", "full"),
+    ("textbook", "full"), ("textbook", "diagonal"), ("exact", "full"), ("torch", "full"),
 ])
 @pytest.mark.parametrize("option", OPTIONS)
 def test_gradcheck_for_every_input_of_every_option(option, path, size, form):
@@ -330,14 +332,45 @@ def test_a_learned_guide_beats_the_colour_guide():
     assert accuracy(True) > accuracy(False) + 0.02
 
 
+@pytest.mark.parametrize(
+    "loss, lr", [({}, 1e-3), ({"loss": "mean"}, 1e-3), ({"loss": "sum"}, 1e-13)]
+)
+def test_parameter_groups_fit_the_loss_and_do_not_warn(loss, lr):
+    crf = CRFRNN(3, trainable_bandwidths=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = {g["name"]: g["lr"] / lr for g in crf.parameter_groups(lr, **loss)}
+        given = crf.parameter_groups(lr, **loss, compatibility=3)
+    mean = {"kernel_weights": 10, "compatibility": 10, "bandwidths": 10}
+    summed = {"kernel_weights": 1e4, "compatibility": 1e3, "bandwidths": 1e3}
+    wanted = summed if loss.get("loss") == "sum" else mean
+    assert found == pytest.approx(wanted)
+    given = {g["name"]: g["lr"] / lr for g in given}
+    assert given == pytest.approx({**wanted, "compatibility": 3})
+
+
+def test_a_rate_above_its_parameter_warns_with_figures_and_a_way_out():
+    crf = CRFRNN(3, trainable_bandwidths=True)
+    figures = "kernel_weights learns at 0.001 x 10000 = 10 but is at most 5, .* use loss='mean'"
+    with pytest.warns(UserWarning, match=figures) as caught:
+        crf.parameter_groups(1e-3, loss="sum")
+    assert len(caught) == 1 and caught[0].filename == __file__
+    with pytest.warns(UserWarning, match="bandwidths learns at 1 x 3 = 3 but is at most 1"):
+        crf.parameter_groups(1.0, kernel_weights=1, compatibility=1, bandwidths=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        crf.parameter_groups(1e-3, loss="mean")
+        crf.parameter_groups(1e-3, loss="sum", kernel_weights=10, compatibility=10, bandwidths=10)
+        crf.freeze().parameter_groups(1e-3, loss="sum")
+        CRFRNN(3, params=CRFParams(w_bilateral=0, w_spatial=0)).parameter_groups(1e-3)
+    with pytest.raises(ValueError, match="loss is 'max'; choose from 'mean', 'sum'"):
+        crf.parameter_groups(1e-3, loss="max")
+
+
 def test_frozen_parts_do_not_learn_and_groups_leave_them_out():
     crf = CRFRNN(3, trainable_bandwidths=True)
-    groups = {g["name"]: g for g in crf.parameter_groups(1e-3)}
-    assert {name: g["lr"] for name, g in groups.items()} == pytest.approx(
-        {name: 1e-3 * rate for name, rate in LEARNING_RATES.items()}
-    )
     assert crf.freeze("compatibility", "bandwidths") is crf
-    assert [g["name"] for g in crf.parameter_groups(1.0)] == ["kernel_weights"]
+    assert [g["name"] for g in crf.parameter_groups(0.1)] == ["kernel_weights"]
     torch.optim.SGD(crf.parameter_groups(1e-3), lr=1.0)
     assert not any(p.requires_grad for p in crf.freeze().parameters())
     assert all(p.requires_grad for p in crf.freeze(frozen=False).parameters())

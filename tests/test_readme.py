@@ -1,6 +1,7 @@
 """The README's promises that a machine can check."""
 
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,9 @@ def test_python_in_the_readme_runs_and_prints_what_it_says(block, capsys):
         pytest.importorskip("torch")
     if "samples" in block:
         pytest.importorskip("skimage")
-    exec(compile(block, "README.md", "exec"), {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # which this package's warnings are
+        exec(compile(block, "README.md", "exec"), {})
     promised = re.findall(r"print\(.*\)  # (0\.\d+)", block)
     printed = [f"{float(line):.3f}" for line in capsys.readouterr().out.split()]
     assert printed == promised
@@ -42,7 +45,7 @@ def test_files_that_the_documents_link_to_exist():
 
 
 def test_tests_that_the_documents_name_exist():
-    sources = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     defined = set(re.findall(r"^def (test_\w+)", sources, re.MULTILINE))
     for document in (ROOT / "docs").glob("*.md"):
         named = set(re.findall(r"`(test_\w+)`", document.read_text()))

@@ -38,3 +38,20 @@ def test_skips_are_counted_by_reason(tmp_path):
         "1: no_such_module is not installed",
     ]
     assert "1 passed, 91 skipped" in lines[-1]
+
+
+def test_the_test_that_fills_a_gpu_runs_after_all_others_and_alone(tmp_path):
+    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
+    for name in ("test_a", "test_cuda_memory", "test_d"):
+        (tmp_path / f"{name}.py").write_text(f"def {name}():\n    pass\n")
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-c", os.devnull]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    for worker in ({}, {"PYTEST_XDIST_WORKER": "gw0"}):
+        done = subprocess.run(
+            [*command, "-p", "no:xdist", "."], cwd=tmp_path, capture_output=True, text=True,
+            timeout=120, env={**environment, **worker},
+        )  # fmt: skip
+        lines = [line for line in done.stdout.splitlines() if ".py::" in line]
+        assert "test_cuda_memory" in lines[-1], done.stdout
+        assert ("SKIPPED" if worker else "PASSED") in lines[-1]

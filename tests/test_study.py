@@ -122,6 +122,29 @@ def test_what_is_missing_is_skipped(study, data, capsys, tmp_path):
     assert "###" not in capsys.readouterr().out
 
 
+def test_regions_are_scored_before_and_after(study, data, capsys):
+    spec = importlib.util.spec_from_file_location(
+        "study_regions", SCRIPT.with_name("study_regions.py")
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
+    module.main([str(data / "brats3d")])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| one")]
+    assert [line.split("|")[1].strip() for line in lines] == [
+        "one: before", "one: three regions at once", "one: one CRF over the five labels",
+    ]  # fmt: skip
+    one = np.load(data / "brats3d" / "one.npz")
+    inside = one["prob"].argmax(-1) > 0
+    both = 200 * (inside & (one["label"] > 0)).sum() / (inside.sum() + (one["label"] > 0).sum())
+    assert abs(float(lines[0].split("|")[2]) - both) < 0.06
+    module.main([str(data / "voc")])
+    assert "nothing to refine" in capsys.readouterr().out
+
+
 def test_stored_logits_are_those_of_the_samples(study, tmp_path):
     folder = Path(samples.__file__).parent
     with np.load(folder / f"{NAME}.logits.npz") as stored:

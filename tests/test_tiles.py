@@ -384,7 +384,7 @@ def test_bad_options_are_refused_before_anything_is_read(options, kind, message)
         ([[1.0]], np.zeros((3, 4, 3)), TypeError, "logits is list; it must be a NumPy array"),
         (np.zeros((3, 4)), np.zeros((3, 4, 3)), ValueError, "logits has shape (3, 4)"),
         (np.zeros((2, 3, 4), int), np.zeros((3, 4, 3)), TypeError, "logits has dtype int64"),
-        (np.zeros((2, 3, 4)), np.zeros((4, 3, 3)), ValueError, "rows come before columns"),
+        (np.zeros((2, 3, 4)), np.zeros((4, 3, 3)), ValueError, "rows and columns exchanged"),
         (np.zeros((2, 3, 4)), np.zeros((3, 4, 15)), ValueError, "15 channels"),
         (np.zeros((2, 0, 4)), np.zeros((0, 4, 3)), ValueError, "without pixels"),
     ],
@@ -427,10 +427,22 @@ def test_a_dark_tile_is_no_image_in_0_to_1():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         refine_tiled(logits, image, SMALL, tile=10)
-    with pytest.warns(UserWarning, match="image lies in 0..1"):
+    with pytest.warns(UserWarning, match="image spans"):
         refine_tiled(logits, image / 255, SMALL, tile=10)
-    with pytest.warns(UserWarning, match="as probabilities do"):
-        refine_tiled(np.full_like(logits, 1 / 3), image, SMALL, tile=10)
+
+
+def test_probabilities_outside_the_central_crop_are_noticed_once():
+    image = random_problem(3, (50, 51))[1]
+    masks = np.zeros((2, 50, 51), np.float32)
+    masks[1, :5, :6] = 1
+    masks[0] = 1 - masks[1]
+    with pytest.warns(UserWarning, match="as probabilities do") as found:
+        refine_tiled(masks, image, SMALL, tile=20)
+    assert len(found) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refine_tiled(masks + 0.5, image, SMALL, tile=20)
+        refine_tiled(np.zeros_like(masks), image, SMALL, tile=20)
 
 
 # --- memory --------------------------------------------------------------------------------------
@@ -485,6 +497,12 @@ def test_memory_does_not_grow_with_the_image():
         assert result.returncode == 0, result.stderr
         return int(result.stdout)
 
-    small, large = peak(600, 600), peak(2400, 2400)
-    print(f"peak: {small} MB of 600 x 600, {large} MB of 2400 x 2400")
+    small = peak(600, 600)
+    # On a busy machine the threads of the allocator may keep freed tiles for longer, so up to three
+    # tries; memory that grew with the image would be too much in each.
+    for _ in range(3):
+        large = peak(2400, 2400)
+        print(f"peak: {small} MB of 600 x 600, {large} MB of 2400 x 2400")
+        if large < 1.1 * small:
+            break
     assert large < 1.1 * small

@@ -1,5 +1,7 @@
 """What a CRF starts from: label maps, probabilities, temperature, subsets, coarse maps."""
 
+from types import SimpleNamespace
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis.extra import numpy as npst
 
 from densecrf_rnn import unaries
-from densecrf_rnn.inference.mean_field import softmax
+from densecrf_rnn.inference.running import softmax
 from densecrf_rnn.postprocess import remove_small
 from densecrf_rnn.upsampling import upsample
 
@@ -93,12 +95,18 @@ def test_what_is_no_probability_is_refused(wrong):
         unaries.logits_from_probabilities(np.array([[wrong], [0.5]]))
 
 
-def test_probabilities_that_rounding_put_outside_are_told_exactly_and_can_be_clipped():
-    p = np.array([[1.0000001], [0.0]], np.float32)
-    with pytest.raises(ValueError, match=r"holds 0\.0\.\.1\.0000001; .*np\.clip"):
+@pytest.mark.parametrize("most", [np.nextafter(np.float32(1), np.float32(2)), 1.0005])
+def test_rounding_errors_of_probabilities_are_accepted(most):
+    p = np.array([[most], [1 - most]], np.float32)
+    assert unaries.logits_from_probabilities(p)[0, 0] == 0
+
+
+def test_scores_that_overshoot_are_told_with_all_digits_and_can_be_clipped():
+    p = np.array([[1.0011, 0.2], [-0.0011, 0.8]], np.float32)
+    with pytest.raises(ValueError, match=r"holds -0\.0011\.\.1\.0011; .*p, clip=True\)"):
         unaries.logits_from_probabilities(p)
-    assert unaries.logits_from_probabilities(np.clip(p, 0, 1))[0, 0] == 0
-    unaries.logits_from_probabilities(p / p.sum(0))
+    found = unaries.logits_from_probabilities(p, clip=True)
+    np.testing.assert_allclose(np.exp(found), [[1, 0.2], [0, 0.8]], atol=2e-5)
 
 
 def test_probabilities_of_other_integers_are_refused():
@@ -107,6 +115,87 @@ def test_probabilities_of_other_integers_are_refused():
 
 
 # --- temperature, subsets ------------------------------------------------------------------------
+
+
+# --- queries -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [(), (2,)])
+@pytest.mark.parametrize("size", [(), (7,), (3, 5), (2, 3, 4)])
+@pytest.mark.parametrize("queries, labels", [(1, 1), (6, 4)])
+def test_logits_of_queries_are_the_logarithms_of_their_scores(batch, size, queries, labels):
+    rng = np.random.default_rng(0)
+    classes = rng.normal(0, 3, (*batch, queries, labels + 1))
+    masks = rng.normal(0, 5, (*batch, queries, *size))
+    p = np.exp(classes) / np.exp(classes).sum(-1, keepdims=True)
+    q = 1 / (1 + np.exp(-masks))
+    scores = np.zeros((*batch, labels, *size))
+    for query in range(queries):
+        for label in range(labels):
+            weight = p[..., query, label].reshape(batch + (1,) * len(size))
+            at = (slice(None),) * len(batch)
+            scores[(*at, label)] += weight * q[(*at, query)]
+    found = unaries.from_queries(classes, masks)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, np.log(np.maximum(scores, 1e-5)), rtol=1e-9, atol=1e-12)
+
+
+def test_queries_of_any_magnitude_give_finite_logits_above_the_floor():
+    classes = np.array([[1e4, -1e4, 0], [-1e38, 1e38, 1e38]], np.float32)
+    masks = np.array([[-3e38, 200, -200], [90, -90, 3e38]], np.float32)
+    found = unaries.from_queries(classes, masks, floor=1e-3)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.exp(found), [[1e-3, 1, 1e-3], [0.5, 1e-3, 0.5]], rtol=1e-5)
+
+
+def test_queries_of_tensors_have_the_logits_of_arrays_and_their_gradient():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(1)
+    classes, masks = rng.normal(size=(2, 5, 4)), rng.normal(size=(2, 5, 3, 2))
+    tensors = [torch.tensor(x, requires_grad=True) for x in (classes, masks)]
+    found = unaries.from_queries(*tensors)
+    np.testing.assert_allclose(found.detach(), unaries.from_queries(classes, masks), rtol=1e-12)
+    assert torch.autograd.gradcheck(unaries.from_queries, tensors)
+    outputs = SimpleNamespace(class_queries_logits=tensors[0], masks_queries_logits=tensors[1])
+    assert torch.equal(unaries.from_queries(outputs), found)
+    for dtype in (torch.bfloat16, torch.float16):
+        narrow = unaries.from_queries(*(x.to(dtype) for x in tensors))
+        wide = unaries.from_queries(*(x.to(dtype).float() for x in tensors))
+        assert narrow.dtype is torch.float32 and torch.equal(narrow, wide)
+
+
+@pytest.mark.parametrize("batch, queries", [(0, 5), (2, 0)])
+def test_no_images_and_no_queries_have_logits_of_their_shape(batch, queries):
+    torch = pytest.importorskip("torch")
+    classes, masks = np.zeros((batch, queries, 4), np.float32), np.zeros((batch, queries, 3, 2))
+    found = unaries.from_queries(classes, masks)
+    assert found.shape == (batch, 3, 3, 2) and np.allclose(found, np.log(1e-5))
+    given = [torch.from_numpy(x) for x in (classes, masks)]
+    assert torch.equal(unaries.from_queries(*given), torch.from_numpy(found))
+
+
+def test_queries_and_masks_of_two_dtypes_give_the_wider():
+    torch = pytest.importorskip("torch")
+    classes, masks = np.float32(np.eye(4)[:, :3]), np.linspace(-2, 2, 24).reshape(4, 6)
+    found = unaries.from_queries(classes, masks)
+    tensor = unaries.from_queries(torch.from_numpy(classes), torch.from_numpy(masks))
+    assert found.dtype == np.float64 and tensor.dtype is torch.float64
+    np.testing.assert_allclose(tensor, found, rtol=1e-12)
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (([[1.0, 2.0]],), "queries is list without class_queries_logits and masks_queries_logits"),
+    ((np.zeros((5, 4)), np.zeros((4, 3))), r"queries has shape \(5, 4\) and masks \(4, 3\)"),
+    ((np.zeros((2, 5, 4)), np.zeros((5, 3))), "with the same batch and number of queries Q"),
+    ((np.zeros((5, 1)), np.zeros((5, 3))), r"they must be \[..., Q, L \+ 1\]"),
+    ((np.zeros((5, 4), int), np.zeros((5, 3))), "queries has dtype int64"),
+    ((np.zeros((5, 4)), [0.0]), "masks is list; it must be a NumPy array"),
+])
+def test_queries_that_make_no_sense_are_refused(arguments, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        unaries.from_queries(*arguments)
+    with pytest.raises(ValueError, match="floor is 1; it must lie between 0 and 1"):
+        unaries.from_queries(np.zeros((5, 4)), np.zeros((5, 3)), floor=1)
 
 
 def test_former_names_are_the_same_functions():
@@ -148,7 +237,7 @@ def test_subsets_that_are_none_are_refused(classes):
     [
         lambda x: unaries.scale_temperature(x, 2),
         lambda x: unaries.select_classes(x, [0, 1]),
-        lambda x: unaries.logits_from_probabilities(x),
+        lambda x: unaries.logits_from_probabilities(x, multilabel=True),
         lambda x: upsample(x, [5, 7]),
     ],
 )

@@ -8,27 +8,12 @@
 #include <initializer_list>
 #include <string>
 
-#include "../cpu/pool.hpp"
 #include "fields.hpp"
+#include "gil.hpp"
 
 namespace bindings {
 
 using Shape = std::initializer_list<std::int64_t>;
-
-// Releases the GIL while an object of this class exists. Ctrl-C still interrupts the native call.
-class Unlocked {
- public:
-  Unlocked() : check_(&raise_pending_signal) {}
-
- private:
-  static void raise_pending_signal() {
-    const py::gil_scoped_acquire locked;
-    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-  }
-
-  py::gil_scoped_release released_;
-  dcrf::InterruptCheck check_;
-};
 
 // Raise an error that names the array, what it should be and what it is.
 template <typename T>

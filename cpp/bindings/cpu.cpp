@@ -9,6 +9,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.doc() = "Native CPU loops of densecrf_rnn; use densecrf_rnn.PermutohedralLattice instead.";
   m.attr("compiler") = DCRF_COMPILER;
   m.attr("limits") = bindings::limits();
+  m.attr("prunes") = true;
   m.def("isa", &dcrf::isa_name, "The instruction set in use: baseline, avx2 or avx512.");
   bindings::bind_lattice(m);
   bindings::bind_mean_field(m);

@@ -1,7 +1,7 @@
 // The Python modules densecrf_rnn._cuda and, from the same source, densecrf_rnn._serial (the serial
 // launcher). They read the structs of densecrf_rnn/engines/device.py by field name. Arrays are
 // passed as addresses, so that the modules do not depend on a version of torch; dtypes, devices and
-// sizes are checked by densecrf_rnn/nn/ops/device.py, the only caller. The type stubs are in
+// sizes are checked by densecrf_rnn/nn/ops/device*.py, the only callers. The type stubs are in
 // densecrf_rnn/_cuda.pyi.
 #include <optional>
 #include <string>
@@ -10,6 +10,7 @@
 #include "../cuda/devices.hpp"
 #include "../cuda/engine.hpp"
 #include "fields.hpp"
+#include "gil.hpp"
 
 namespace {
 
@@ -66,7 +67,8 @@ std::optional<dcrf::KeyLayout> key_layout(bool wide, const std::vector<double>& 
 template <typename T>
 cuda::FeatureView<T> features(const py::object& of) {
   cuda::FeatureView<T> out;
-  DCRF_READ(of, out, data, image_stride, point_stride, feature_stride, images, points, dims);
+  DCRF_READ(of, out, data, image_stride, point_stride, feature_stride, images, points, dims,
+            inside);
   return out;
 }
 
@@ -79,12 +81,12 @@ void locate(bool wide, const py::object& from, const dcrf::KeyLayout& layout, Ad
   });
 }
 
-std::int64_t number_keys(const dcrf::KeyLayout& layout, std::int64_t count, Address keys,
-                         Address order, Address number, Address scratch, const py::object& on) {
+void number_keys(const dcrf::KeyLayout& layout, std::int64_t count, Address keys, Address order,
+                 Address number, Address scratch, const py::object& on) {
   const cuda::Stream queue = stream(on);
-  const py::gil_scoped_release released;  // number_keys() waits for the device
-  return cuda::number_keys(layout, count, at<std::uint64_t>(keys), at<std::int32_t>(order),
-                           at<std::int32_t>(number), at<void>(scratch), queue);
+  const bindings::Released released;  // the serial launcher sorts in this thread
+  cuda::number_keys(layout, count, at<std::uint64_t>(keys), at<std::int32_t>(order),
+                    at<std::int32_t>(number), at<void>(scratch), queue);
 }
 
 cuda::Sorted sorted(const py::object& of) {
@@ -105,13 +107,14 @@ void surround(const dcrf::KeyLayout& layout, std::int64_t count, Address keys, A
 }
 
 void link_vertices(const dcrf::KeyLayout& layout, const py::object& corners, Address touched_keys,
-                   std::int64_t vertices, Address keys, Address vertex, Address links,
+                   std::int64_t vertices, Address keys, Address inside, Address vertex,
+                   Address links,
                    const py::object& room, const py::object& on) {
   cuda::LinkRoom parts;
   DCRF_READ(room, parts, vertex_of, begins, chunk_count, chunks_before, scratch);
   cuda::link_vertices(layout, sorted(corners), at<std::uint64_t>(touched_keys), vertices,
-                      at<std::uint64_t>(keys), at<std::int32_t>(vertex), at<std::int32_t>(links),
-                      parts, stream(on));
+                      at<std::uint64_t>(keys), at<const bool>(inside), at<std::int32_t>(vertex),
+                      at<std::int32_t>(links), parts, stream(on));
 }
 
 void feature_gradient(bool wide, const py::object& from, Address d_weight, Address out,
@@ -214,7 +217,7 @@ cuda::Model<T> model(const py::object& of) {
   cuda::Model<T> out;
   out.shape = {points_of(of), as<std::int64_t>(DCRF_FIELD(of, images)),
                as<int>(DCRF_FIELD(of, labels)), as<int>(DCRF_FIELD(of, width))};
-  DCRF_READ(of, out, iterations, coupling);
+  DCRF_READ(of, out, iterations, coupling, coupling_columns);
   const bindings::Named kernels = DCRF_FIELD(of, kernels);
   const auto list = as<List>(kernels);
   kernels.require(!list.empty() && list.size() <= std::size_t(dcrf::kMaxKernels),
@@ -289,7 +292,7 @@ std::size_t gibbs_workspace(const py::object& of) { return cuda::gibbs_workspace
 void gibbs_sweep(const py::object& batch, Address workspace, const py::object& on) {
   const cuda::GibbsBatch of = gibbs_batch(batch);
   const cuda::Stream queue = stream(on);
-  const py::gil_scoped_release released;  // the serial launcher runs the program in this thread
+  const bindings::Released released;  // the serial launcher runs the program in this thread
   cuda::gibbs_sweep(of, at<void>(workspace), queue);
 }
 
@@ -310,7 +313,8 @@ PYBIND11_MODULE(DCRF_MODULE, m) {
   m.def("driver", &cuda::driver,
         "Return the CUDA version that the driver supports, or why there is none.");
   py::class_<dcrf::KeyLayout>(m, "KeyLayout", py::module_local())
-      .def_readonly("words", &dcrf::KeyLayout::words);
+      .def_readonly("words", &dcrf::KeyLayout::words)
+      .def("covers", &dcrf::KeyLayout::covers, py::arg("other"));
   const py::arg wide("wide"), layout("layout"), features("features"), count("count"), keys("keys"),
       out("out"), stream("stream"), lattice("lattice"), images("images"), channels("channels"),
       values("values"), cotangent("cotangent"), transpose("transpose"), workspace("workspace"),
@@ -325,7 +329,7 @@ PYBIND11_MODULE(DCRF_MODULE, m) {
   m.def("surround", &surround, layout, count, keys, out, stream);
   m.def("links_size", &cuda::Links::size, vertices, py::arg("entries"), py::arg("corners"));
   m.def("link", &link_vertices, layout, py::arg("sorted"), py::arg("touched_keys"), vertices, keys,
-        py::arg("vertex"), py::arg("links"), py::arg("room"), stream);
+        py::arg("inside"), py::arg("vertex"), py::arg("links"), py::arg("room"), stream);
   m.def("feature_gradient", &feature_gradient, wide, features, d_weight, out, stream);
   m.def("filter_workspace", &filter_workspace, wide, lattice, images, channels, py::arg("filters"));
   m.def("filter", &filter, wide, lattice, images, channels, values, transpose, out, workspace,

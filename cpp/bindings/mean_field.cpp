@@ -3,6 +3,8 @@
 #include "../cpu/mean_field.hpp"
 
 #include <deque>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "lattice.hpp"
@@ -115,6 +117,44 @@ dcrf::PointGradient<T> point_gradient(const py::handle& d_kernel, const dcrf::Ke
   return to;
 }
 
+// Return the view of logits [L, N] of any strides, of T, float16 or uint8; the latter two only
+// where T is float. `quantization` is (scale, zero) for uint8, else None. Planes of T give a view
+// without data, because the loops read them faster by their address alone.
+template <typename T>
+dcrf::LogitsView<T> stored_logits(const Named& logits, const Named& quantization, int labels) {
+  dcrf::LogitsView<T> view;
+  const bool planes = py::isinstance<py::array_t<T, py::array::c_style>>(logits.value);
+  if (planes && quantization.is_none()) return view;
+  logits.require(py::isinstance<py::array>(logits.value), "a NumPy array");
+  const auto array = py::reinterpret_borrow<py::array>(logits.value);
+  const bool byte = array.dtype().is(py::dtype::of<std::uint8_t>());
+  const bool half = array.dtype().kind() == 'f' && array.itemsize() == 2;
+  const bool same = array.dtype().is(py::dtype::of<T>());
+  const bool narrow = std::is_same_v<T, float> && (byte || half);
+  logits.require(array.ndim() == 2 && array.shape(0) == labels && (same || narrow),
+                 "[L, N] of the dtype of the coupling or, if that is float32, float16 or uint8");
+  quantization.require(quantization.is_none() != byte,
+                       "(scale, zero) exactly where logits are uint8");
+  if (byte) std::tie(view.scale, view.zero) = as<std::pair<T, T>>(quantization);
+  view.dtype = byte   ? dcrf::LogitsDtype::kByte
+               : half ? dcrf::LogitsDtype::kHalf
+                      : dcrf::LogitsDtype::kSame;
+  const py::ssize_t size = array.itemsize();
+  logits.require(array.strides(0) % size == 0 && array.strides(1) % size == 0,
+                 "of strides that are whole elements");
+  view.label_stride = array.strides(0) / size;
+  view.point_stride = array.strides(1) / size;
+  view.data = array.data();
+  return view;
+}
+
+// Return the label map [N] that is written: unsigned integers that hold every label.
+inline dcrf::LabelMap labels_to(const Named& map, int labels, std::int64_t points) {
+  if (labels <= 256) return {room<std::uint8_t>(map, {points}), 1};
+  if (labels <= 65536) return {room<std::uint16_t>(map, {points}), 2};
+  return {room<std::uint32_t>(map, {points}), 4};
+}
+
 // The views of a batch: the fields that Problem and BackwardProblem have in common.
 template <typename T>
 class Batch {
@@ -134,14 +174,19 @@ class Batch {
     model.memory_budget = memory_budget;
   }
 
-  // Add the image of a problem and return it. If `may_save_nothing`, its `saved` may be empty.
-  dcrf::Image<T>& add(const py::handle& problem, bool may_save_nothing) {
+  // Add the image of a problem and return it. If `forward`, its `saved` may be empty, and its
+  // logits may have any layout.
+  dcrf::Image<T>& add(const py::handle& problem, bool forward) {
     dcrf::Image<T> image;
     const Named logits = DCRF_FIELD(problem, logits), saved = DCRF_FIELD(problem, saved),
                 kernels = DCRF_FIELD(problem, kernels);
     image.points = length(logits, 1);
-    image.logits = data<T>(logits, {model.labels, image.points});
-    if (!may_save_nothing || py::len(saved.value) > 0) {
+    if (forward) {
+      const Named quantization = DCRF_FIELD(problem, quantization);
+      image.stored = stored_logits<T>(logits, quantization, model.labels);
+    }
+    if (image.stored.data == nullptr) image.logits = data<T>(logits, {model.labels, image.points});
+    if (!forward || py::len(saved.value) > 0) {
       image.saved = data<T>(saved, {model.iterations, image.points, dcrf::row_width(model.labels)});
     }
     const auto list = as<List>(kernels);
@@ -168,7 +213,16 @@ bool mean_field(const List& problems, const py::object& coupling, int iterations
     batch.model.marginals = marginals;
     for (const py::object& problem : problems) {
       dcrf::Image<T>& image = batch.add(problem, true);
-      image.refined = room<T>(DCRF_FIELD(problem, refined), {batch.model.labels, image.points});
+      const Named label_map = DCRF_FIELD(problem, label_map);
+      if (label_map.is_none()) {
+        image.refined = room<T>(DCRF_FIELD(problem, refined), {batch.model.labels, image.points});
+      } else {
+        image.labels = labels_to(label_map, batch.model.labels, image.points);
+      }
+      const Named prune = DCRF_FIELD(problem, prune), kept = DCRF_FIELD(problem, kept);
+      image.prune = as<double>(prune);
+      prune.require(image.prune >= 0 && image.prune * batch.model.labels < 1, "0 <= prune < 1 / L");
+      if (!kept.is_none()) image.kept = room<std::int64_t>(kept, {iterations, 2});
     }
     const Unlocked unlocked;
     return dcrf::mean_field(batch.model, batch.images, threads);

@@ -61,6 +61,7 @@ struct KeyLayout {
   int word[kMaxDims + 2] = {};       // word that contains each field
   int shift[kMaxDims + 2] = {};      // lowest bit of each field within its word
   std::int64_t base[kMaxDims] = {};  // per axis: the quotient that is encoded as 0
+  std::int64_t top[kMaxDims] = {};   // per axis: the greatest quotient that keys must represent
 
   // `low`, `high` [d]: bounds on the quotients of all simplices. Fields of at most 32 bits never
   // cross bit 32 of a word, so that SIMD code can work on 32-bit halves. `images` is the number of
@@ -85,10 +86,21 @@ struct KeyLayout {
     for (int j = 0; j < d; ++j) {
       // Vertices of a simplex have quotients down to low - 1; blurs step kBlurSteps further.
       base[j] = std::int64_t(low[j]) - 1 - kBlurSteps;
-      place(j + 1, std::uint64_t(std::int64_t(high[j]) + kBlurSteps - base[j]));
+      top[j] = std::int64_t(high[j]) + kBlurSteps;
+      place(j + 1, std::uint64_t(top[j] - base[j]));
     }
     if (images > 1) place(d + 1, std::uint64_t(images - 1));
     if (words > 1) one_word_of_halves = false;
+  }
+
+  // Return whether the fields can hold all quotients of another layout of as many axes.
+  bool covers(const KeyLayout& other) const {
+    for (int j = 0; j < dims; ++j) {
+      std::int64_t most = 1;  // value of a field of this width
+      while (most < top[j] - base[j]) most = 2 * most + 1;
+      if (other.base[j] < base[j] || other.top[j] > base[j] + most) return false;
+    }
+    return true;
   }
 
   // Return a mask of the remainder's bits: the smallest 2^b - 1 that is at least d.

@@ -23,6 +23,7 @@ constexpr int kSlots = 32;
 struct alignas(kLine) Header {
   void* block;
   std::size_t bytes;  // without the header
+  bool cached;        // when it is given back
 };
 
 // The cache. No thread waits for its lock: a thread that finds it locked uses the allocator
@@ -72,8 +73,8 @@ bool keep(Header* header) {
 
 }  // namespace
 
-void* take_memory(std::size_t bytes) {
-  Header* header = bytes >= kSmallest ? take_kept(bytes) : nullptr;
+void* take_memory(std::size_t bytes, bool cached) {
+  Header* header = bytes >= kSmallest && cached ? take_kept(bytes) : nullptr;
   if (header == nullptr) {
     const std::size_t wanted = bytes + sizeof(Header);
     const std::size_t alignment = wanted >= kHugePage / 2 ? kHugePage : kLine;
@@ -87,12 +88,13 @@ void* take_memory(std::size_t bytes) {
     header->block = block;
     header->bytes = rounded - sizeof(Header);
   }
+  header->cached = cached;
   return header + 1;
 }
 
 void give_memory(void* memory) {
   Header* const header = static_cast<Header*>(memory) - 1;
-  if (!keep(header)) std::free(header->block);
+  if (!header->cached || !keep(header)) std::free(header->block);
 }
 
 }  // namespace dcrf

@@ -119,20 +119,38 @@ class Builder {
       task.base[j] = layout_.base[j];
     }
     constexpr int kRoom = 7 * kTile + 16;
+    static_assert(kTile <= kBlock, "a tile of one corner is looked up at once");
     std::uint32_t low[kRoom], high[kRoom];
+    std::int32_t id[kRoom];
     T tile_weight[kRoom];
     for (std::int64_t at = strips_.begin[s]; at < strips_.begin[s + 1]; at += kTile) {
       if (at % kPointChunk == 0) poll_interrupt();
       task.features = f_.data + at * f_.point_stride;
       task.count = int(std::min<std::int64_t>(kTile, strips_.begin[s + 1] - at));
       loops<T>().locate(task, low, high, tile_weight);
+      const TableView view = table.view();
+      std::uint64_t missing[7], any = 0;
+      for (int k = 0; k < corners; ++k) {
+        const int of_corner = k * kTile;
+        missing[k] = lookup_loops().find(view, low + of_corner, high + of_corner, task.count,
+                                         id + of_corner);
+        any |= missing[k];
+      }
+      // New vertices, in the order of points, and a few that the lookups did not find.
+      for (; any != 0; any &= any - 1) {
+        const int p = __builtin_ctzll(any);
+        for (int k = 0; k < corners; ++k) {
+          if ((missing[k] >> p & 1) == 0) continue;
+          Key<Words> key;
+          key.word[0] = std::uint64_t(high[k * kTile + p]) << 32 | low[k * kTile + p];
+          id[k * kTile + p] = table.find_or_insert(key);
+        }
+      }
       std::int32_t* to = vertex + at * corners;
       T* to_weight = weight + at * corners;
       for (int p = 0; p < task.count; ++p) {
         for (int k = 0; k < corners; ++k) {
-          Key<Words> key;
-          key.word[0] = std::uint64_t(high[k * kTile + p]) << 32 | low[k * kTile + p];
-          *to++ = table.find_or_insert(key);
+          *to++ = id[k * kTile + p];
           *to_weight++ = tile_weight[k * kTile + p];
         }
       }
@@ -144,7 +162,7 @@ class Builder {
     std::int64_t rows = 0;
     for (int s = 0; s < strips_.count; ++s) {
       links[Links::kFirstRow + s] = std::int32_t(rows);
-      rows += std::int64_t(tables_[s]->keys().size());
+      rows += std::int64_t(tables_[s]->size());
     }
     std::vector<std::int32_t> ghost_vertex, ghost_row;
     if (strips_.count == 1 && quality_ != Quality::kFilled) {
@@ -157,10 +175,10 @@ class Builder {
       std::int32_t row = 0;
       for (auto& table : tables_) {
         poll_interrupt();
-        const auto& keys = table->keys();
-        for (std::size_t i = 0; i < keys.size(); ++i, ++row) {
-          if (i + 8 < keys.size()) all_->prefetch(keys[i + 8]);
-          const std::int32_t id = all_->find_or_insert(keys[i]);
+        const std::size_t count = table->size();
+        for (std::size_t i = 0; i < count; ++i, ++row) {
+          if (i + 8 < count) all_->prefetch(table->key(i + 8));
+          const std::int32_t id = all_->find_or_insert(table->key(i));
           if (std::size_t(id) == own_row_.size()) {
             own_row_.push_back(row);
           } else {
@@ -175,7 +193,7 @@ class Builder {
       const std::int64_t touched = std::int64_t(own_row_.size());
       for (std::int64_t v = 0; v < touched; ++v) {
         if (v % kVertexChunk == 0) poll_interrupt();
-        const Key<Words> key = all_->keys()[v];
+        const Key<Words> key = all_->key(v);
         for (int axis = 0; axis <= f_.dims; ++axis) {
           for (const Key<Words>& other :
                {maths_.neighbour(key, axis), maths_.neighbour_back(key, axis)}) {
@@ -213,16 +231,58 @@ class Builder {
     const int corners = f_.dims + 1;
     const std::int64_t vertices = std::int64_t(own_row_.size());
     // [axis, vertex], forward neighbour or -1.
-    Buffer<std::int32_t> next = make_buffer<std::int32_t>(corners * vertices);
+    Buffer<std::int32_t> next = make_passing_buffer<std::int32_t>(corners * vertices);
+    find_neighbours(next.get());
+    Buffer<std::uint32_t> chain[kMaxDims + 1];  // as numbers of vertices
+    std::int64_t begin[kMaxDims + 2] = {};      // of each axis among all chains
+    parallel_for(corners, threads_, [&](std::int64_t axis) {
+      const std::int32_t* const to_next = next.get() + axis * vertices;
+      const Buffer<char> has_previous = make_passing_buffer<char>(vertices + 1);
+      // Element -1 receives the writes of vertices without a forward neighbour.
+      char* const entered = has_previous.get() + 1;
+      std::fill(entered, entered + vertices, char(0));
+      for (std::int64_t v = 0; v < vertices; ++v) entered[to_next[v]] = 1;
+      // Skip vertices inside a chain, and isolated ones: the blur does not change those.
+      const Buffer<std::int32_t> heads = make_passing_buffer<std::int32_t>(vertices + 1);
+      std::int64_t count = 0;
+      for (std::int64_t v = 0; v < vertices; ++v) {
+        heads[count] = std::int32_t(v);
+        count += (entered[v] == 0) & (to_next[v] >= 0);
+      }
+      chain[axis] = make_passing_buffer<std::uint32_t>(vertices + kFollowRoom);
+      begin[axis + 1] = lookup_loops().follow(to_next, heads.get(), count, chain[axis].get());
+    });
+    std::uint32_t* const out = reinterpret_cast<std::uint32_t*>(links + Links::kData + vertices +
+                                                                2 * links[Links::kGhosts]);
+    for (int axis = 0; axis < corners; ++axis) {
+      links[Links::kChain + axis] = std::int32_t(begin[axis + 1]);
+      begin[axis + 1] += begin[axis];
+    }
+    parallel_for(corners, threads_, [&](std::int64_t axis) {
+      for (std::int64_t i = begin[axis]; i < begin[axis + 1]; ++i) {
+        const std::uint32_t v = chain[axis][i - begin[axis]];
+        out[i] = std::uint32_t(own_row_[v & ~kChainEnd]) | (v & kChainEnd);
+      }
+    });
+  }
+
+  // Find the forward neighbour along each axis of every vertex: next [corners, vertices], -1 where
+  // there is none.
+  void find_neighbours(std::int32_t* next) {
+    const int corners = f_.dims + 1;
+    const std::int64_t vertices = std::int64_t(own_row_.size());
+    if constexpr (Words == 1) {
+      if (layout_.one_word_of_halves && all_->fits_view()) return find_filtered_neighbours(next);
+    }
     parallel_ranges(vertices, kVertexChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
-      constexpr int kBlock = 16;
-      Key<Words> wanted[kBlock * (kMaxDims + 1)];
-      std::int32_t found[kBlock * (kMaxDims + 1)];
-      for (std::int64_t v = begin; v < end; v += kBlock) {
-        const int count = int(std::min<std::int64_t>(kBlock, end - v));
+      constexpr int kCount = 16;
+      Key<Words> wanted[kCount * (kMaxDims + 1)];
+      std::int32_t found[kCount * (kMaxDims + 1)];
+      for (std::int64_t v = begin; v < end; v += kCount) {
+        const int count = int(std::min<std::int64_t>(kCount, end - v));
         for (int axis = 0; axis < corners; ++axis) {
           for (int i = 0; i < count; ++i) {
-            wanted[axis * count + i] = maths_.neighbour(all_->keys()[v + i], axis);
+            wanted[axis * count + i] = maths_.neighbour(all_->key(v + i), axis);
           }
         }
         all_->find_all(wanted, count * corners, found);
@@ -231,33 +291,47 @@ class Builder {
         }
       }
     });
-    // Each axis writes to its own part of the array; the parts are then made contiguous.
-    std::int32_t* const chains = links + Links::kData + vertices + 2 * links[Links::kGhosts];
-    std::int64_t length[kMaxDims + 1];
-    parallel_for(corners, threads_, [&](std::int64_t axis) {
-      const std::int32_t* const to_next = next.get() + axis * vertices;
-      const Buffer<char> has_previous = make_buffer<char>(vertices + 1);
-      // Element -1 receives the writes of vertices without a forward neighbour.
-      char* const entered = has_previous.get() + 1;
-      std::fill(entered, entered + vertices, char(0));
-      for (std::int64_t v = 0; v < vertices; ++v) entered[to_next[v]] = 1;
-      std::uint32_t* const begin = reinterpret_cast<std::uint32_t*>(chains) + axis * vertices;
-      std::uint32_t* out = begin;
-      for (std::int64_t head = 0; head < vertices; ++head) {
-        // Skip vertices inside a chain, and isolated ones: the blur does not change those.
-        if (entered[head] || to_next[head] < 0) continue;
-        for (std::int32_t v = std::int32_t(head); v >= 0; v = to_next[v])
-          *out++ = std::uint32_t(own_row_[v]);
-        out[-1] |= kChainEnd;
+  }
+
+  // The same with SIMD code, for keys of halves.
+  void find_filtered_neighbours(std::int32_t* next) {
+    const std::int64_t vertices = std::int64_t(own_row_.size());
+    all_->make_filter();
+    const TableView view = all_->view();
+    NeighbourSteps steps;
+    steps.corners = f_.dims + 1;
+    steps.remainder = std::uint32_t(layout_.remainder_bits_mask());
+    for (int axis = 0; axis < steps.corners; ++axis) {
+      // neighbour() of keys whose remainder is 1 or 0 and whose quotients are 1.
+      for (int is_0 : {0, 1}) {
+        Key<Words> key = maths_.all;
+        if (is_0 == 0) key += maths_.remainder_one;
+        const std::uint64_t from = key.word[0], to = maths_.neighbour(key, axis).word[0];
+        steps.low[is_0][axis] = std::uint32_t(to) - std::uint32_t(from);
+        steps.high[is_0][axis] = std::uint32_t(to >> 32) - std::uint32_t(from >> 32);
       }
-      length[axis] = out - begin;
-    });
-    std::int64_t end = 0;
-    for (int axis = 0; axis < corners; ++axis) {
-      std::copy(chains + axis * vertices, chains + axis * vertices + length[axis], chains + end);
-      links[Links::kChain + axis] = std::int32_t(length[axis]);
-      end += length[axis];
     }
+    parallel_ranges(vertices, kVertexChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
+      std::uint32_t low[kNeighbourRoom], high[kNeighbourRoom];
+      std::int32_t at[kNeighbourRoom], found[kNeighbourRoom];
+      for (int axis = 0; axis < steps.corners; ++axis)
+        std::fill(next + axis * vertices + begin, next + axis * vertices + end, -1);
+      for (std::int64_t v = begin; v < end; v += kBlock) {
+        const int count = int(std::min<std::int64_t>(kBlock, end - v));
+        const int kept = lookup_loops().neighbours(view, steps, v, count, low, high, at);
+        for (int i = 0; i < kept; i += kBlock) {
+          lookup_loops().find(view, low + i, high + i, std::min(kBlock, kept - i), found + i);
+        }
+        for (int i = 0; i < kept; ++i) {
+          if (found[i] == kUnknown) {
+            Key<Words> key;
+            key.word[0] = std::uint64_t(high[i]) << 32 | low[i];
+            found[i] = all_->find(key);
+          }
+          next[at[i] / kBlock * vertices + v + at[i] % kBlock] = found[i];
+        }
+      }
+    });
   }
 
   const FeatureView<T>& f_;

@@ -7,6 +7,7 @@
 
 #include "loops.hpp"
 #include "loops/gibbs.hpp"
+#include "loops/lookup.hpp"
 
 namespace dcrf {
 
@@ -15,6 +16,7 @@ namespace dcrf {
   template <typename T>            \
   const Loops<T>& table();         \
   const GibbsLoops& gibbs_table(); \
+  const LookupLoops& lookup_table(); \
   }
 DCRF_DECLARE(baseline)
 #ifdef DCRF_WITH_AVX2
@@ -88,6 +90,16 @@ const GibbsLoops& gibbs_loops() {
   if (chosen() == 1) return avx2::gibbs_table();
 #endif
   return baseline::gibbs_table();
+}
+
+const LookupLoops& lookup_loops() {
+#ifdef DCRF_WITH_AVX512
+  if (chosen() == 2) return avx512::lookup_table();
+#endif
+#ifdef DCRF_WITH_AVX2
+  if (chosen() == 1) return avx2::lookup_table();
+#endif
+  return baseline::lookup_table();
 }
 
 const char* isa_name() { return kNames[chosen()]; }

@@ -19,15 +19,16 @@ namespace dcrf {
 // Whether a kernel or its adjoint (for the backward pass) is applied.
 enum class Sense { kForward, kAdjoint };
 
-// One kernel of an image, or its adjoint, with its sums and values.
+// One kernel of an image, or its adjoint, with its sums and values. Rows of width 1 hold a single
+// number, on which the coupling is a factor (labels = 1); bound(), `raw` and outer() are for others.
 template <typename T>
 class KernelRun {
  public:
   KernelRun(const KernelView<T>& view, std::int64_t points, const T* coupling, int labels,
-            Sense sense, int threads)
+            Sense sense, int threads, int width = 0)
       : view_(view),
         labels_(labels),
-        width_(row_width(labels)),
+        width_(width > 0 ? width : row_width(labels)),
         adjoint_(sense == Sense::kAdjoint),
         is_lattice_(view.lattice.vertex != nullptr),
         threads_(threads),
@@ -39,10 +40,7 @@ class KernelRun {
       links_.emplace_back(view.lattice.links, view.lattice.dims);
     else
       prepare_grid();
-    const T* const out_of = adjoint_ ? view.before : view.after;
-    if (out_of != nullptr && points > 0) slice_bound_ *= *std::max_element(out_of, out_of + points);
-    const std::int64_t sums = is_lattice_ ? rows() : partial_slabs_ * view_.grid.slab();
-    sums_ = zeros(sums * width_);
+    sums_ = zeros(sums_size());
     values_ = make_buffer<T>(rows() * width_);
   }
 
@@ -64,8 +62,18 @@ class KernelRun {
     return k;
   }
 
+  // Return the factor of the values that a slice needs.
+  T scale() const { return scale_; }
   // Return an upper bound on the magnitude of a message.
-  T bound() const { return greatest_ * slice_bound_; }
+  T bound() {
+    if (out_of_bound_ < 0) {
+      const T* const out_of = adjoint_ ? view_.before : view_.after;
+      const std::int64_t points = strips_.begin[strips_.count];
+      const bool any = out_of != nullptr && points > 0;
+      out_of_bound_ = any ? *std::max_element(out_of, out_of + points) : T(1);
+    }
+    return greatest_ * slice_bound_ * out_of_bound_;
+  }
 
   // Return the number of rows of values: rows of the lattice, ghosts included, or cells.
   std::int64_t rows() const { return is_lattice_ ? links_[0].rows : cells(); }
@@ -86,6 +94,17 @@ class KernelRun {
       sum_columns(row, &one, 0, scratch, folded_.get() + row * row_length());
     });
     is_folded_ = true;
+  }
+  // Add `other` to the sums of all strips, before fold().
+  void add_sums(const T* other) {
+    T* const sums = sums_.get();
+    parallel_ranges(sums_size(), kClearChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) sums[i] += other[i];
+    });
+  }
+  // Return the number of elements of the sums of all strips.
+  std::int64_t sums_size() const {
+    return (is_lattice_ ? rows() : partial_slabs_ * view_.grid.slab()) * width_;
   }
   const T* sums() const { return is_lattice_ ? sums_.get() : folded_.get(); }
 
@@ -263,6 +282,14 @@ class KernelRun {
     const CouplingView<T> coupling = coupling_.view(adjoint_);
     const bool mean =
         blur(links, view_.lattice.dims, adjoint_, sums_.get(), values, width_, threads_);
+    if (width_ == 1) {  // in order; the sums of ghosts are 0, and share() copies their values
+      T* const sums = sums_.get();
+      parallel_ranges(links.rows, kClearChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
+        loops<T>().finish(coupling, nullptr, end - begin, sums + begin,
+                          mean ? values + begin : nullptr, values + begin, nullptr, 1);
+      });
+      return share(links, values, 1, threads_);
+    }
     std::vector<T> greatest((links.vertices + kRowChunk - 1) / kRowChunk);
     parallel_ranges(links.vertices, kRowChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
       greatest[begin / kRowChunk] =
@@ -288,7 +315,8 @@ class KernelRun {
   std::int64_t partial_slabs_ = 0;  // number of slabs of all strips
   bool is_folded_ = false;          // whether fold() has written folded_
   T greatest_ = 0;                  // maximum magnitude of a value
-  T slice_bound_ = 1;               // maximum magnitude of a sliced value if all values are 1
+  T slice_bound_ = 1;               // maximum magnitude of a sliced value if all values are 1 ...
+  T out_of_bound_ = -1;             // ... and the greatest factor of a point, once it is known
   Buffer<T> sums_, values_;         // [rows, width]; sums of a grid: the slabs of all strips
   Buffer<T> blurred_, blurred_rows_, folded_;  // [cells, width], for a grid only
 };

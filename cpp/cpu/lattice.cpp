@@ -41,12 +41,12 @@ void blur_axis(const Links& links, int axis, T* rows, int width, int threads) {
 template <typename T>
 class BareFilter {
  public:
-  BareFilter(const LatticeView<T>& lattice, int channels, int threads)
+  BareFilter(const LatticeView<T>& lattice, int channels, int width, int threads)
       : lattice_(lattice),
         links_(lattice.links, lattice.dims),
         threads_(threads),
         strips_(lattice.points),
-        width_(row_width(channels)),
+        width_(width),
         size_(links_.rows * width_),
         sums_(make_buffer<T>(size_)),
         values_(make_buffer<T>(size_)),
@@ -235,7 +235,8 @@ void filter(const LatticeView<T>& lattice, const T* values, int channels, bool t
             int threads) {
   if (lattice.points == 0) return;  // the arrays may be null
   for (int at = 0; at < channels; at += kChannels) {
-    BareFilter<T> bare(lattice, std::min(kChannels, channels - at), threads);
+    const int count = std::min(kChannels, channels - at);
+    BareFilter<T> bare(lattice, count, count == 1 ? 1 : row_width(count), threads);
     bare.spread(values + at, channels, transpose);
     bare.slice(out + at, channels);
   }
@@ -247,7 +248,8 @@ void filter_weight_gradient(const LatticeView<T>& lattice, const T* values, cons
   if (lattice.points == 0) return;
   std::fill(d_weight, d_weight + lattice.points * (lattice.dims + 1), T(0));
   for (int at = 0; at < channels; at += kChannels) {
-    BareFilter<T> bare(lattice, std::min(kChannels, channels - at), threads);
+    const int count = std::min(kChannels, channels - at);
+    BareFilter<T> bare(lattice, count, row_width(count), threads);
     bare.spread(values + at, channels, transpose);  // gradient through the slice weights
     bare.weight_gradient(cotangent + at, channels, d_weight);
     bare.spread(cotangent + at, channels, !transpose);  // gradient through the splat weights

@@ -12,6 +12,8 @@ namespace dcrf {
 
 constexpr std::uint32_t kChainEnd = std::uint32_t(1) << 31;  // marks the last row of a chain
 constexpr int kTile = 64;  // points per tile; the rows of a tile fit into the first-level cache
+constexpr int kTileRows = 4;     // rows of pixels that a tile of Loops::prune covers
+constexpr int kMaxGroups = 128;  // maximum number of groups of four labels of Loops::prune
 
 // A coupling matrix between labels, applied to padded rows. If `matrix` is null, it has rank one
 // plus a diagonal (for example Potts with any weights): out = (a . in) b + extra * in. Otherwise
@@ -105,11 +107,32 @@ struct SelfTerm {
   CouplingView<T> coupling;
 };
 
+// How the logits of a mean field are stored: in the dtype of computation, in half precision, or as
+// bytes that stand for scale * (byte - zero).
+enum class LogitsDtype { kSame, kHalf, kByte };
+
+// Logits [L, N] of any strides, in elements. `data` is null where they are planes of T.
+template <typename T>
+struct LogitsView {
+  const void* data = nullptr;
+  LogitsDtype dtype = LogitsDtype::kSame;
+  std::int64_t label_stride = 0, point_stride = 0;
+  T scale = 1, zero = 0;
+};
+
+// A label map [N] of unsigned integers of 1, 2 or 4 bytes. `data` is null where none is wanted.
+struct LabelMap {
+  void* data = nullptr;
+  int bytes = 1;
+};
+
 // Arguments of a forward pass: compute the logits from messages and unaries and splat their
 // softmax; the last pass writes the result instead.
 template <typename T>
 struct ForwardPass : PointPass<T> {
   const T* logits = nullptr;  // [L, N]
+  LogitsView<T> stored;       // read in place of `logits` if it has data
+  LabelMap labels_to;         // written by the last pass in place of `refined` if it has data
   T* unary = nullptr;         // [N, L], point-major copy of the logits, written by the first pass
   T* refined = nullptr;       // [L, N]; written by the last pass, may share memory with `unary`
   T* saved_q = nullptr;       // [N, width], receives the marginals; null: not wanted
@@ -119,6 +142,71 @@ struct ForwardPass : PointPass<T> {
   // `marginals`: the last pass writes the softmax of the logits instead of the logits.
   bool first = false, last = false, marginals = false;
   bool safe = false;  // the maximum logit of every pixel is near 0; see exponentiate()
+};
+
+// Arguments of a pass of two labels (cpu/binary.hpp). Its kernels hold one number per row.
+template <typename T>
+struct BinaryPass : PointPass<T> {
+  const T* logits = nullptr;  // [2, N]
+  LogitsView<T> stored;       // read in place of `logits` if it has data
+  LabelMap labels_to;         // written by the last pass in place of `refined` if it has data
+  T* difference = nullptr;  // [N], logit of label 0 minus label 1, written by the first pass
+  T* refined = nullptr;     // [2, N], marginals, written by the last pass; may share memory with it
+  bool first = false, last = false;
+};
+
+// How the bounds of the mass that a tile's points receive were found: not yet, from the rows that
+// the tile reads, or from its points.
+enum class Measured : char { kNone, kByRows, kClosely };
+
+// Arguments of a pass that leaves out labels (cpu/prune.hpp). The labels are in `groups` groups of
+// four; each group has its own sums and values. A group that is not computed in a tile counts as 0.
+template <typename T>
+struct PrunePass : PointPass<T> {
+  int groups = 0;
+  const PointKernel<T>* kernels_of = nullptr;  // [groups, kernel_count]
+  const std::int32_t* label = nullptr;         // [groups, 4], label at each place; -1: padding
+  const T* logits = nullptr;                   // [L, N]
+  // [L, N], written by the last pass: marginals, not where they are 0; or refined logits. `common`:
+  // the messages of a point's own labels, summed, are subtracted from its refined logits.
+  T* refined = nullptr;
+  LabelMap labels_to;  // written by the last pass in place of `refined` if it has data
+  bool marginals = false, common = false;
+  T* peak = nullptr;  // [N], maximum logit, written by the first pass
+  T delta = 0, log_delta = 0;
+  bool first = false, last = false;
+  const char* active = nullptr;  // [groups], whether a group has values that are not 0
+
+  // Bounds. The shares of a row (a vertex or cell) are bytes: of each label of group 0, then the
+  // maximum of group 1, 2 ...; the last byte is that of all groups that are left. A byte times
+  // `step` is at least the label's value over the row's mass, and less than `step` above it if the
+  // value is positive; values that are not positive count as 0.
+  int share_width = 0;                          // 8, 16 or 32 bytes
+  const std::uint8_t* share[kMaxKernels] = {};  // [rows, share_width]
+  const T* mass[kMaxKernels] = {};              // [rows]
+  T step[kMaxKernels] = {};
+  // [tiles, kernel_count, 2], bounds of the mass that a point receives, above and below; [tiles],
+  // how they were found so far.
+  T* reach = nullptr;
+  Measured* measured = nullptr;
+  // Written by the first pass: [tiles, groups + 3], maximum of logit - peak of each label of group
+  // 0, then of each other group; [tiles, 4], minimum of each label of group 0.
+  T *head = nullptr, *foot = nullptr;
+  std::int64_t first_tile[17] = {};  // [strips + 1]
+  // The distinct rows that each tile reads of a lattice, relative to the strip's first row: from
+  // list[list_begin[tile]] to list[list_end[tile]]. Written by the first pass; `stamp` [rows] is 0
+  // before.
+  std::int32_t* list[kMaxKernels] = {};
+  std::int64_t *list_begin[kMaxKernels] = {}, *list_end[kMaxKernels] = {};
+  std::uint32_t* stamp[kMaxKernels] = {};
+  // Tiles of one label, of group 0, are splatted once, into sums of their own. `single` [tiles] is
+  // the label's place, or -1. `freezes`: such tiles are skipped while bounds prove that they stay.
+  const PointKernel<T>* static_kernels = nullptr;  // [kernel_count]
+  signed char* single = nullptr;
+  bool freezes = false;
+
+  char* touched = nullptr;       // [strips, groups], set to 1 where marginals were splatted
+  std::int64_t* kept = nullptr;  // [strips], labels kept in all tiles
 };
 
 // Outputs for the gradient of a lattice kernel; the loops add to them.
@@ -173,7 +261,7 @@ struct Loops {
   bool (*range)(const T* from, std::int64_t stride, std::int64_t count, T* least, T* greatest);
 
   // Splat the rows `from` of the strip's points, `stride` elements apart, into the kernels' sums;
-  // slice the kernels' values into such rows `to`.
+  // slice the kernels' values into such rows `to`. Rows of width 1 are for one lattice alone.
   void (*splat)(const PointPass<T>& pass, int strip, const T* from, std::int64_t stride,
                 T* scratch);
   void (*slice)(const PointPass<T>& pass, int strip, T* to, std::int64_t stride, T* scratch);
@@ -186,6 +274,16 @@ struct Loops {
   // Compute one strip of a pass. `forward` returns false if logits hold NaN or +infinity, or if all
   // logits of a point are -infinity.
   bool (*forward)(const ForwardPass<T>& pass, int strip, T* scratch);
+  // Compute one strip of a pass of two labels; returns what `forward` returns.
+  bool (*binary)(const BinaryPass<T>& pass, int strip, T* scratch);
+  // Compute one strip of a pass that leaves labels out (PrunePass); returns what `forward` returns.
+  // `tiles` returns the number of tiles of a strip.
+  bool (*prune)(const PrunePass<T>& pass, int strip, T* scratch);
+  std::int64_t (*tiles)(const PointPass<T>& pass, int strip);
+  // Write the shares (PrunePass) of rows [begin, end). `values` [groups]: values of each group,
+  // null for 0; `scale` is 1 / PrunePass::step.
+  void (*shares)(const T* const* values, int groups, const T* inverse_mass, T scale,
+                 std::int64_t begin, std::int64_t end, std::uint8_t* out, int width);
   void (*backward)(const BackwardPass<T>& pass, int strip, T* scratch);
 
   // The following loops work on rows [rows, width], selected by lists of row numbers. Add the row
@@ -197,8 +295,8 @@ struct Loops {
                     T* rows, int width);
   void (*blur)(const std::uint32_t* chain, std::int64_t count, T* rows, int width);
   // Write values = C a, or C (a + b) / 2 if `b` is not null; set `a` to 0; return the maximum of
-  // |values|. If not null, `raw` receives the input of C. `row` lists the rows; null: the first
-  // `count` rows.
+  // |values|, or 0 for rows of width 1, which have no `raw`. If not null, `raw`
+  // receives the input of C. `row` lists the rows; null: the first `count` rows.
   T(*finish)
   (const CouplingView<T>& coupling, const std::int32_t* row, std::int64_t count, T* a, const T* b,
    T* values, T* raw, int width);

@@ -7,7 +7,9 @@
 #include <memory>
 #include <vector>
 
+#include "binary.hpp"
 #include "kernel_run.hpp"
+#include "prune.hpp"
 
 namespace dcrf {
 namespace {
@@ -107,6 +109,8 @@ void in_strips(const Strips& strips, int threads, std::int64_t scratch_size, con
 // Run all iterations for one image; return whether its logits were valid.
 template <typename T>
 bool forward_image(const Model<T>& model, const Image<T>& image, int threads) {
+  if (image.prune > 0 && can_prune(model, image)) return pruned_image(model, image, threads);
+  if (is_binary(model, image)) return binary_image(model, image, threads);
   Runs<T> runs(model, image, Sense::kForward, threads);
   const Strips strips(image.points);
   const int width = row_width(model.labels);
@@ -120,7 +124,11 @@ bool forward_image(const Model<T>& model, const Image<T>& image, int threads) {
   ForwardPass<T> pass;
   runs.fill(pass, image.points, model.labels, padded.data());
   pass.logits = image.logits;
-  pass.unary = pass.refined = image.refined;
+  pass.stored = image.stored;
+  pass.labels_to = image.labels;
+  // Without an output that has room for the point-major copy of the logits, it has its own.
+  const Buffer<T> room = make_buffer<T>(image.refined == nullptr ? image.points * model.labels : 0);
+  pass.unary = pass.refined = image.refined != nullptr ? image.refined : room.get();
   pass.self = self.get();
   pass.marginals = model.marginals;
   char good[16];

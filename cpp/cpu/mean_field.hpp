@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "lattice.hpp"
+#include "loops.hpp"
 
 namespace dcrf {
 
@@ -37,12 +38,18 @@ template <typename T>
 struct Image {
   std::vector<KernelView<T>> kernels;
   std::int64_t points = 0;
-  const T* logits = nullptr;  // [L, N]
-  T* refined = nullptr;       // [L, N], written by mean_field()
+  const T* logits = nullptr;  // [L, N]; not read by mean_field() if `stored` has data
+  LogitsView<T> stored;       // logits of another layout or dtype
+  T* refined = nullptr;       // [L, N], written by mean_field() unless `labels` has data
+  LabelMap labels;            // receives the argmax of the refined logits, of equal ones the lowest
   // [T, N, row_width(L)] or null; written by mean_field(). It holds the marginals at the start of
   // each iteration; or, if these exceed the memory budget, there are no more vertices and cells
   // than points and no diagonal terms are removed, the blurred values at the vertices and cells.
   T* saved = nullptr;
+  // Labels whose marginals are at most this in a whole tile may count as 0 there; 0: exact.
+  double prune = 0;
+  // [T, 2] or null; written if labels were pruned: tiles, and labels kept summed over the tiles.
+  std::int64_t* kept = nullptr;
 };
 
 // Cotangent and outputs of the gradient of one image.

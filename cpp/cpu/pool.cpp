@@ -188,12 +188,12 @@ void parallel_for(std::int64_t chunks, int threads, const Body& body) {
   }
 }
 
-InterruptCheck::InterruptCheck(void (*check)()) {
+InterruptCheck::InterruptCheck(void (*check)()) : outer_(interrupt_check) {
   interrupt_check = check;
   last_check = Clock::now();
 }
 
-InterruptCheck::~InterruptCheck() { interrupt_check = nullptr; }
+InterruptCheck::~InterruptCheck() { interrupt_check = outer_; }
 
 void poll_interrupt() {
   if (stop != nullptr && stop->load(std::memory_order_relaxed)) throw Stopped();

@@ -34,13 +34,16 @@ void parallel_for(std::int64_t chunks, int threads, const std::function<void(std
 
 // While an object of this class exists, its thread calls `check` about ten times a second while it
 // runs a loop or waits for one. An exception thrown by `check` ends the loop, like one thrown by
-// its body.
+// its body. Objects nest: an interrupt handler may run loops of its own.
 class InterruptCheck {
  public:
   explicit InterruptCheck(void (*check)());
   ~InterruptCheck();
   InterruptCheck(const InterruptCheck&) = delete;
   InterruptCheck& operator=(const InterruptCheck&) = delete;
+
+ private:
+  void (*outer_)();  // the check of the enclosing object; null if there is none
 };
 
 // Call this thread's interrupt check if it is due, and throw if the thread's loop has failed on

@@ -49,19 +49,25 @@ struct SortRoom {
 template <typename T>
 void locate_corners(const FeatureView<T>& features, const KeyLayout& layout, T* weight,
                     std::uint64_t* keys, const Stream& stream) {
+  std::int32_t lowest[kMaxDims] = {};  // quotients from which blurs stay within the fields
+  for (int j = 0; j < layout.dims; ++j)
+    lowest[j] = std::int32_t(layout.base[j] + 1 + kBlurSteps);
   with_words(layout, [&](auto words) {
-    const Locate<T, words()> program{
-        features, Scales<T>(layout.dims), KeyMaths<words()>(layout), layout.words, weight, keys};
+    const KeyMaths<words()> maths(layout);
+    const Key<words()> outside = features.inside == nullptr
+                                     ? Key<words()>()
+                                     : maths.pack(lowest, std::uint64_t(features.images));
+    const Locate<T, words()> program{features, Scales<T>(layout.dims), maths, outside,
+                                     layout.words, weight, keys};
     launch(program, features.images * features.points, stream);
   });
 }
 
 std::size_t scratch_size(std::int64_t count) { return SortRoom(count, nullptr).size; }
 
-std::int64_t number_keys(const KeyLayout& layout, std::int64_t count, const std::uint64_t* keys,
-                         std::int32_t* order, std::int32_t* number, void* scratch,
-                         const Stream& stream) {
-  if (count == 0) return 0;
+void number_keys(const KeyLayout& layout, std::int64_t count, const std::uint64_t* keys,
+                 std::int32_t* order, std::int32_t* number, void* scratch, const Stream& stream) {
+  if (count == 0) return;
   const SortRoom room(count, scratch);
   // Radix sort by words, least significant first; each sort is stable. `order` and `room.order`
   // alternate as input and output, so that the last sort writes `order`.
@@ -83,7 +89,6 @@ std::int64_t number_keys(const KeyLayout& layout, std::int64_t count, const std:
     launch(MarkFirsts<words()>{all, order, room.order}, count, stream);
   });
   running_sum(count, room.order, number, room.scratch, room.bytes, stream);
-  return fetch(number + count - 1, stream);
 }
 
 void distinct_keys(const KeyLayout& layout, const Sorted& sorted, std::uint64_t* out,
@@ -106,13 +111,16 @@ void surround(const KeyLayout& layout, std::int64_t count, const std::uint64_t* 
 
 void link_vertices(const KeyLayout& layout, const Sorted& corners,
                    const std::uint64_t* touched_keys, std::int64_t vertices,
-                   const std::uint64_t* keys, std::int32_t* vertex, std::int32_t* array,
+                   const std::uint64_t* keys, const bool* inside, std::int32_t* vertex,
+                   std::int32_t* array,
                    const LinkRoom& room, const Stream& stream) {
   const int corner_count = layout.dims + 1;
   const Links links(array, vertices, corners.count);
   with_words(layout, [&](auto words) {
     FillEntries<words()> fill;
     fill.entries = corners.count;
+    fill.corners = corner_count;
+    fill.inside = inside;
     fill.order = corners.order;
     fill.number = corners.number;
     fill.touched = {touched_keys, corners.distinct, layout.words};

@@ -60,29 +60,42 @@ struct Scales {
   T of[kMaxDims] = {};
 };
 
-// Find the simplex of one point of the batch.
+// Find the simplex of one point of the batch. A point that is not finite or too far away, whose
+// batch the caller rejects as soon as it knows the range of the features, is taken as 0.
 template <typename T>
 DCRF_DEVICE void locate_point(const FeatureView<T>& f, const Scales<T>& scales, std::int64_t point,
                               Simplex<T>& out) {
+  // Above the bound of quotient_range(), which is computed in double precision.
+  constexpr T kMaxReach = T(1.25 * kMaxElevated<T>);
   T feature[kMaxDims];
   const std::int64_t image = point / f.points;
   const T* const from =
       f.data + image * f.image_stride + (point - image * f.points) * f.point_stride;
-  for (int i = 0; i < f.dims; ++i) feature[i] = from[i * f.feature_stride];
+  T reach = 0;
+  for (int i = 0; i < f.dims; ++i) {
+    feature[i] = from[i * f.feature_stride];
+    const T elevated = feature[i] * scales.of[i] * T(i + 1);
+    reach += elevated < 0 ? -elevated : elevated;
+  }
+  if (!(reach <= kMaxReach)) {  // also for NaN
+    for (int i = 0; i < f.dims; ++i) feature[i] = 0;
+  }
   locate<T, 0>(feature, scales.of, f.dims, out);
 }
 
-// Compute the barycentric weights and the keys of all corners.
+// Compute the barycentric weights and the keys of all corners. The corners of points that are not
+// `inside` all get one key, that of no image, which is the greatest.
 template <typename T, int Words>
 struct Locate {
   FeatureView<T> features;
   Scales<T> scales;
   KeyMaths<Words> maths;
+  Key<Words> outside;             // unused unless features.inside
   int words = 1;                  // words of a key in use, at most Words
   T* weight = nullptr;            // [images N, d+1]
   std::uint64_t* keys = nullptr;  // [words, images N (d+1)]
 
-  DCRF_DEVICE void operator()(World& world) const {
+  DCRF_DEVICE void operator()(const World& world) const {
     const std::int64_t points = features.images * features.points;
     const int d = features.dims, corners = d + 1;
     for_each(world, points, [&](std::int64_t point) {
@@ -90,12 +103,14 @@ struct Locate {
       int axis[kMaxDims + 1];
       locate_point(features, scales, point, simplex);
       for (int j = 0; j <= d; ++j) axis[d - simplex.rank[j]] = j;
-      Key<Words> key = maths.pack(simplex.quotient, std::uint64_t(point / features.points));
+      const bool inside = features.inside == nullptr || features.inside[point];
+      Key<Words> key =
+          inside ? maths.pack(simplex.quotient, std::uint64_t(point / features.points)) : outside;
       for (int k = 0; k <= d; ++k) {
         const std::int64_t slot = point * corners + k;
         weight[slot] = simplex.weight[k];
         write_key(key, words, points * corners, slot, keys);
-        if (k < d) maths.advance(key, axis[k]);
+        if (k < d && inside) maths.advance(key, axis[k]);
       }
     });
   }
@@ -109,7 +124,7 @@ struct FeatureGradient {
   const T* d_weight = nullptr;  // [images, N, d+1]
   T* d_feature = nullptr;       // [images, N, d], contiguous
 
-  DCRF_DEVICE void operator()(World& world) const {
+  DCRF_DEVICE void operator()(const World& world) const {
     const int d = features.dims;
     for_each(world, features.images * features.points, [&](std::int64_t point) {
       Simplex<T> simplex;
@@ -125,7 +140,7 @@ struct Number {
   std::int64_t count = 0;
   std::int32_t* out = nullptr;
 
-  DCRF_DEVICE void operator()(World& world) const {
+  DCRF_DEVICE void operator()(const World& world) const {
     for_each(world, count, [&](std::int64_t i) { out[i] = std::int32_t(i); });
   }
 };
@@ -138,7 +153,7 @@ struct Gather {
   const std::int32_t* order = nullptr;
   std::uint64_t* out = nullptr;
 
-  DCRF_DEVICE void operator()(World& world) const {
+  DCRF_DEVICE void operator()(const World& world) const {
     for_each(world, count, [&](std::int64_t i) { out[i] = word[order[i]]; });
   }
 };
@@ -150,7 +165,7 @@ struct MarkFirsts {
   const std::int32_t* order = nullptr;  // [count]
   std::int32_t* first = nullptr;        // [count]
 
-  DCRF_DEVICE void operator()(World& world) const {
+  DCRF_DEVICE void operator()(const World& world) const {
     for_each(world, keys.count,
              [&](std::int64_t i) { first[i] = i == 0 || !(keys[order[i]] == keys[order[i - 1]]); });
   }
@@ -165,7 +180,7 @@ struct Distinct {
   const std::int32_t* number = nullptr;  // [count]: 1 + index of the key among the distinct keys
   std::uint64_t* out = nullptr;          // [words, distinct]
 
-  DCRF_DEVICE void operator()(World& world) const {
+  DCRF_DEVICE void operator()(const World& world) const {
     for_each(world, keys.count, [&](std::int64_t i) {
       if (i == 0 || number[i] != number[i - 1])
         write_key(keys[order[i]], keys.words, distinct, number[i] - 1, out);
@@ -181,7 +196,7 @@ struct Surround {
   int corners = 2;
   std::uint64_t* out = nullptr;  // [words, count (2 d + 3)]
 
-  DCRF_DEVICE void operator()(World& world) const {
+  DCRF_DEVICE void operator()(const World& world) const {
     const std::int64_t all = keys.count * (2 * corners + 1);
     for_each(world, keys.count, [&](std::int64_t v) {
       const Key<Words> key = keys[v];
@@ -198,10 +213,13 @@ struct Surround {
 // From the sorted corners, write the vertex of each corner, the entries of the links and, for each
 // vertex, the index of its first entry and its number of chunks. A vertex is touched if it is a
 // corner of a point; filled lattices also have other vertices, whose `begins` and `chunk_count`
-// stay 0.
+// stay 0. The vertex of the points that are not `inside` gets no chunks, so that nothing is ever
+// added to it, however many they are.
 template <int Words>
 struct FillEntries {
   std::int64_t entries = 0;
+  int corners = 2;
+  const bool* inside = nullptr;          // [entries / corners]; null: all points are
   const std::int32_t* order = nullptr;   // [entries]
   const std::int32_t* number = nullptr;  // [entries]: 1 + index of the touched vertex
   Keys<Words> touched;  // keys of the touched vertices; data null: all vertices are touched
@@ -229,6 +247,7 @@ struct FillEntries {
     for_each(world, entries, [&](std::int64_t i) {
       if (i + 1 < entries && number[i] == number[i + 1]) return;
       const std::int32_t v = of(number[i] - 1);  // i is the last entry of v
+      if (inside != nullptr && !inside[order[i] / corners]) return;
       const std::int64_t length = i + 2 - begins[v];
       chunk_count[v] = std::int32_t((length + kSegmentChunk - 1) / kSegmentChunk);
     });

@@ -1,12 +1,14 @@
-// The GPU launcher: runs a program as one cooperative launch. Included by world.hpp under nvcc.
+// The GPU launcher: runs a program as one launch, a cooperative one if it has barriers. Included by world.hpp under nvcc.
 #pragma once
 
 #include <cooperative_groups.h>
 
+#include <atomic>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
 
+#include "barrier.hpp"
 #include "views.hpp"
 
 #define DCRF_DEVICE __device__ inline
@@ -91,37 +93,44 @@ __global__ void __launch_bounds__(kBlockThreads) run(const __grid_constant__ Pro
   program(world);
 }
 
-// Launch a program asynchronously on `threads` threads, or on as many as fit on the device at once.
+// Return the number of blocks of a program that the current device runs at once; it is asked once
+// per device.
 template <class Program>
-void launch(const Program& program, std::int64_t threads, const Stream& stream) {
-  constexpr std::size_t kArgumentBytes = 4096;  // the limit of drivers before CUDA 12.1
-  static_assert(sizeof(Program) <= kArgumentBytes, "too large to pass to a CUDA kernel");
-  const OnDevice on(stream.device);
+int resident_blocks(int device) {
+  constexpr int kDevices = 64;  // whose answers are kept
+  static std::atomic<int> known[kDevices] = {};
+  if (device < kDevices && known[device] > 0) return known[device];
   int per_processor = 0, processors = 0;
   check(
       cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, run<Program>, kBlockThreads, 0),
       "this build has no code for the device");
-  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, stream.device),
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
         "the device does not answer");
-  const std::int64_t most = std::int64_t(per_processor) * processors;
+  if (device < kDevices) known[device] = per_processor * processors;
+  return per_processor * processors;
+}
+
+// Launch a program asynchronously on `threads` threads. If it has barriers, which a cooperative
+// launch alone provides, it gets at most as many threads as fit on the device at once.
+template <class Program>
+void launch(const Program& program, std::int64_t threads, const Stream& stream) {
+  constexpr std::size_t kArgumentBytes = 4096;  // the limit of drivers before CUDA 12.1
+  constexpr std::int64_t kMostBlocks = 1 << 16;  // without barriers; each thread then has 16 items
+  static_assert(sizeof(Program) <= kArgumentBytes, "too large to pass to a CUDA kernel");
+  constexpr bool cooperative = kHasBarrier<Program, World>;
+  const OnDevice on(stream.device);
+  const std::int64_t most = cooperative ? resident_blocks<Program>(stream.device) : kMostBlocks;
   std::int64_t blocks = (threads + kBlockThreads - 1) / kBlockThreads;
   blocks = blocks < 1 ? 1 : blocks > most ? most : blocks;
   void* arguments[] = {const_cast<Program*>(&program)};
-  check(cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(run<Program>),
-                                    dim3(unsigned(blocks)), dim3(kBlockThreads), arguments, 0,
-                                    static_cast<cudaStream_t>(stream.handle)),
-        "a launch failed");
-}
-
-// Wait for the stream and return a value from device memory.
-template <typename T>
-T fetch(const T* from, const Stream& stream) {
-  const OnDevice on(stream.device);
-  T out;
-  const auto handle = static_cast<cudaStream_t>(stream.handle);
-  check(cudaMemcpyAsync(&out, from, sizeof(T), cudaMemcpyDeviceToHost, handle), "a copy failed");
-  check(cudaStreamSynchronize(handle), "a program failed");
-  return out;
+  const auto kernel = reinterpret_cast<const void*>(run<Program>);
+  const dim3 grid(static_cast<unsigned>(blocks)), block(kBlockThreads);
+  const auto queue = static_cast<cudaStream_t>(stream.handle);
+  if constexpr (cooperative) {
+    check(cudaLaunchCooperativeKernel(kernel, grid, block, arguments, 0, queue), "a launch failed");
+  } else {
+    check(cudaLaunchKernel(kernel, grid, block, arguments, 0, queue), "a launch failed");
+  }
 }
 
 }  // namespace dcrf::cuda

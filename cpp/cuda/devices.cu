@@ -6,7 +6,10 @@
 
 namespace dcrf::cuda {
 
-std::vector<Device> devices() {
+namespace {
+
+// Ask the driver; this takes milliseconds per device.
+std::vector<Device> read_devices() {
   int count = 0;
   check(cudaGetDeviceCount(&count), "no device can be used");
   std::vector<Device> out;
@@ -18,6 +21,13 @@ std::vector<Device> devices() {
                    std::int64_t(properties.totalGlobalMem)});
   }
   return out;
+}
+
+}  // namespace
+
+const std::vector<Device>& devices() {
+  static const std::vector<Device> found = read_devices();  // if it throws, the next call asks again
+  return found;
 }
 
 std::string driver() {

@@ -14,8 +14,8 @@ struct Device {
 };
 
 // Return the usable devices. Throws with CUDA's message if there is no driver, it is too old, or
-// there is no device.
-std::vector<Device> devices();
+// there is no device. They are read once per process.
+const std::vector<Device>& devices();
 
 // Return the CUDA version that the driver supports, e.g. "13.0", or the reason why it is unknown.
 std::string driver();

@@ -1,6 +1,5 @@
 // Interface of the CUDA engine, called by the bindings. The functions enqueue programs on a stream
-// and return; only number_keys() waits for its result. The caller allocates all memory, including
-// scratch.
+// and return. The caller allocates all memory, including scratch.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +16,9 @@ namespace cuda {
 // --- building a lattice, in this order (build.cu) ---
 
 // Compute the barycentric weights [images N, d+1] and the keys [layout.words, entries] of all
-// corners (the d+1 vertices of each point's simplex); entries = images N (d+1).
+// corners (the d+1 vertices of each point's simplex); entries = images N (d+1). If
+// `features.inside` is given, `layout` must be one of images + 1 images. Features that `layout` does
+// not cover, or that are not finite, get keys without a meaning, which can be sorted nevertheless.
 template <typename T>
 void locate_corners(const FeatureView<T>& features, const KeyLayout& layout, T* weight,
                     std::uint64_t* keys, const Stream& stream);
@@ -26,13 +27,12 @@ void locate_corners(const FeatureView<T>& features, const KeyLayout& layout, T* 
 std::size_t scratch_size(std::int64_t count);
 
 // Sort keys [words, count] and number the distinct ones from 1 in sorted order. Write to order[i]
-// the index of the i-th key in sorted order and to number[i] the number of this key. Wait for the
-// result and return the number of distinct keys.
-std::int64_t number_keys(const KeyLayout& layout, std::int64_t count, const std::uint64_t* keys,
-                         std::int32_t* order, std::int32_t* number, void* scratch,
-                         const Stream& stream);
+// the index of the i-th key in sorted order and to number[i] the number of this key, which for the
+// last one is the number of distinct keys.
+void number_keys(const KeyLayout& layout, std::int64_t count, const std::uint64_t* keys,
+                 std::int32_t* order, std::int32_t* number, void* scratch, const Stream& stream);
 
-// Keys and the outputs of number_keys().
+// Keys and the outputs of number_keys(); `distinct` is the last number.
 struct Sorted {
   std::int64_t count = 0, distinct = 0;
   const std::uint64_t* keys = nullptr;   // [words, count]
@@ -60,10 +60,12 @@ struct LinkRoom {
 
 // Write the vertex of each corner, [entries], and the links, [Links::size]. `keys` [words,
 // vertices] are the sorted keys of all vertices; `touched_keys` are the keys of the vertices that
-// are corners, or null if all are.
+// are corners, or null if all are. Points that are not `inside` [images N] (null: all are) are not
+// splatted; all their corners have one vertex, to which nothing is added.
 void link_vertices(const KeyLayout& layout, const Sorted& corners,
                    const std::uint64_t* touched_keys, std::int64_t vertices,
-                   const std::uint64_t* keys, std::int32_t* vertex, std::int32_t* links,
+                   const std::uint64_t* keys, const bool* inside, std::int32_t* vertex,
+                   std::int32_t* links,
                    const LinkRoom& room, const Stream& stream);
 
 // Backpropagate from d_weight [images, N, d+1] to d_feature [images, N, d].

@@ -2,6 +2,7 @@
 #include "filter.hpp"
 
 #include "engine.hpp"
+#include "spread_steps.hpp"
 #include "workspace.hpp"
 
 namespace dcrf::cuda {
@@ -15,6 +16,7 @@ Spread<T> bare_spread(const KernelView<T>& kernel, const Shape& shape, bool tran
   spread.room = spread_room<T>(kernel, shape, true, workspace);
   spread.transpose = transpose;
   spread.scale = slice_scale<T>(kernel.lattice.dims);
+  spread.levels = tree_levels(shape.points);
   return spread;
 }
 
@@ -41,7 +43,8 @@ void filter(const LatticeView<T>& lattice, const Shape& shape, const T* values, 
   Workspace workspace(memory);
   const KernelView<T> kernel = bare_kernel(lattice);
   const Spread<T> spread = bare_spread(kernel, shape, transpose, workspace);
-  const Filter<T> program{kernel, spread, shape, values, out, lanes_for(shape.channels)};
+  const Filter<T> program{kernel, spread, shape, out, lanes_for(shape.channels)};
+  launch_spread(kernel, spread, shape, values, program.lane_count, stream);
   launch(program, shape.images * shape.points * program.lane_count, stream);
 }
 
@@ -56,7 +59,10 @@ void filter_weight_gradient(const LatticeView<T>& lattice, const Shape& shape, c
   const int lanes = lanes_for(shape.channels);
   const FilterWeightGradient<T> program{kernel, sliced,    splatted, shape,
                                         values, cotangent, d_weight, lanes};
-  launch(program, shape.images * shape.points * program.lane_count, stream);
+  launch_spread(kernel, sliced, shape, values, lanes, stream);
+  launch_spread(kernel, splatted, shape, cotangent, lanes, stream);
+  const std::int64_t weights = shape.images * shape.points * (lattice.dims + 1);
+  launch(program, weights * lanes, stream);
 }
 
 template <typename T>

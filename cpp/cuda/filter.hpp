@@ -6,29 +6,17 @@
 
 namespace dcrf::cuda {
 
-// Run all steps of a spread of the rows `from`, with a barrier after each.
-template <typename T>
-DCRF_DEVICE void run_spread(World& world, const Lanes& lanes, const KernelView<T>& kernel,
-                            const Spread<T>& spread, const Shape& shape, const T* from) {
-  for (int step = 0; step < spread.steps(kernel); ++step) {
-    spread_step(world, lanes, kernel, spread, shape, from, step);
-    world.sync();
-  }
-}
-
-// Compute out = K values, or K' values if the spread is transposed.
+// Slice the result of a spread at all points.
 template <typename T>
 struct Filter {
   KernelView<T> kernel;
   Spread<T> spread;
   Shape shape;
-  const T* values = nullptr;
   T* out = nullptr;
   int lane_count = 1;
 
-  DCRF_DEVICE void operator()(World& world) const {
+  DCRF_DEVICE void operator()(const World& world) const {
     const Lanes lanes(world, lane_count);
-    run_spread(world, lanes, kernel, spread, shape, values);
     for_items(world, lanes, shape.images * shape.points, [&](std::int64_t point) {
       for_blocks(lanes, shape.channels, [&](int c) {
         BlockSum<T> sum;
@@ -42,7 +30,8 @@ struct Filter {
 
 // Compute the gradient of <cotangent, K values> or <cotangent, K' values> with respect to the
 // barycentric weights. The gradient has two terms, since each weight is used twice: to slice the
-// blurred `values`, and to splat `values`, whose adjoint is the blurred `cotangent`.
+// blurred `values`, and to splat `values`, whose adjoint is the blurred `cotangent`. Both spreads
+// have run before.
 template <typename T>
 struct FilterWeightGradient {
   KernelView<T> kernel;
@@ -56,10 +45,8 @@ struct FilterWeightGradient {
   T* d_weight = nullptr;  // [images N, d+1]
   int lane_count = 1;
 
-  DCRF_DEVICE void operator()(World& world) const {
+  DCRF_DEVICE void operator()(const World& world) const {
     const Lanes lanes(world, lane_count);
-    run_spread(world, lanes, kernel, sliced, shape, values);
-    run_spread(world, lanes, kernel, splatted, shape, cotangent);
     const int count = kernel.lattice.dims + 1;
     for_items(world, lanes, shape.images * shape.points * count, [&](std::int64_t item) {
       const std::int64_t point = item / count;
@@ -92,7 +79,7 @@ struct SelfResponse {
   const T* cotangent = nullptr;  // [points] or null
   T* out = nullptr;              // [points], or [points, d+1]
 
-  DCRF_DEVICE void operator()(World& world) const {
+  DCRF_DEVICE void operator()(const World& world) const {
     const int corners = lattice.dims + 1;
     for_each(world, points, [&](std::int64_t point) {
       std::int32_t corner[kMaxDims + 1];

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "engine.hpp"
+#include "spread_steps.hpp"
 #include "workspace.hpp"
 
 namespace dcrf::cuda {
@@ -18,9 +19,11 @@ Spread<T, S> spread_of(const Model<T>& model, int m, bool adjoint, bool blurred,
   spread.room = spread_room<S>(kernel, model.shape, blurred, workspace);
   spread.transpose = adjoint;
   spread.blurred = blurred;
-  spread.coupling = model.coupling + std::int64_t(m) * model.shape.channels * model.shape.channels;
-  spread.coupling_transposed = adjoint;
+  const std::int64_t matrix = std::int64_t(model.shape.channels) * model.shape.channels;
+  // The adjoint applies the transposed coupling, whose columns are the rows of the coupling.
+  spread.columns = (adjoint ? model.coupling : model.coupling_columns) + m * matrix;
   spread.scale = kernel.is_grid() ? T(1) : slice_scale<T>(kernel.lattice.dims);
+  spread.levels = kernel.is_grid() ? 0 : tree_levels(model.shape.points);
   return spread;
 }
 
@@ -86,7 +89,15 @@ void mean_field(const Model<T>& model, const T* logits, T* refined, T* saved, vo
   Forward<T, S> program = forward_program<S>(model, saved, saved != nullptr, workspace);
   program.logits = logits;
   program.refined = refined;
-  launch(program, model.points() * program.lane_count, stream);
+  for (int t = 0;; ++t) {
+    program.t = t;
+    launch(program, model.points() * program.lane_count, stream);
+    if (t == model.iterations) return;
+    for (int m = 0; m < model.kernels; ++m) {
+      launch_spread(model.kernel[m], program.spread[m], model.shape, program.slot(t),
+                    program.lane_count, stream);
+    }
+  }
 }
 
 template <typename T>
@@ -106,7 +117,22 @@ void mean_field_backward(const Model<T>& model, const T* saved, const T* d_refin
   program.d_refined = d_refined;
   program.d_logits = d_logits;
   program.d_coupling = d_coupling;
-  launch(program, model.points() * program.lane_count, stream);
+  const int lanes = program.lane_count;
+  const std::int64_t points = model.points() * lanes;
+  const std::int64_t labels = model.shape.channels;
+  launch(BackwardStep<T, BackwardPart::kInitialize>{program}, points, stream);
+  for (int t = model.iterations - 1; t >= 0; --t) {  // iteration t reads marginals q(t)
+    for (int m = 0; m < model.kernels; ++m) {
+      const KernelView<T>& k = model.kernel[m];
+      launch_spread(k, program.adjoint[m], model.shape, program.slot(t + 1), lanes, stream);
+      launch_spread(k, program.forward[m], model.shape, program.q(t), lanes, stream);
+      launch(BackwardStep<T, BackwardPart::kOuter>{program, t, m}, program.chunks * labels * lanes,
+             stream);
+    }
+    launch(BackwardStep<T, BackwardPart::kUpdate>{program, t}, points, stream);
+  }
+  const std::int64_t elements = model.kernels * labels * labels;
+  launch(BackwardStep<T, BackwardPart::kReduce>{program}, elements * lanes, stream);
 }
 
 #define DCRF_INSTANTIATE(S, T)                                         \

@@ -1,6 +1,5 @@
-// Mean-field inference of a batch, launched by mean_field.cu: the forward program (all T iterations
-// of message passing, coupling, unary and softmax in one launch) and the backward program (the
-// gradient of the forward program, in one launch).
+// Programs of the mean field of a batch and of its gradient, launched in turn by mean_field.cu with
+// the spreads between them.
 #pragma once
 
 #include "../core/softmax.hpp"
@@ -17,17 +16,8 @@ DCRF_DEVICE T self_scale(const KernelView<T>& k, std::int64_t own) {
   return k.after == nullptr ? scale : scale * k.after[own];
 }
 
-// Return the number of steps of the longest spread, at least `least`.
-template <typename T, typename S>
-DCRF_DEVICE int most_steps(const Model<T>& model, const Spread<T, S>* spread, int least = 0) {
-  for (int m = 0; m < model.kernels; ++m) {
-    const int steps = spread[m].steps(model.kernel[m]);
-    least = steps > least ? steps : least;
-  }
-  return least;
-}
-
-// The forward program. S is the storage type of values at vertices and cells.
+// Computes the logits after t iterations from the spreads of the marginals before, and their softmax.
+// S is the storage type of values at vertices and cells.
 template <typename T, typename S>
 struct Forward {
   Model<T> model;
@@ -41,29 +31,20 @@ struct Forward {
   // the new ones are written.
   int slots = 1;
 
-  DCRF_DEVICE void operator()(World& world) const {
-    const Lanes lanes(world, lane_count);
-    for (int t = 0;; ++t) {
-      update(world, lanes, t);
-      if (t == model.iterations) return;
-      world.sync();
-      const int steps = most_steps(model, spread);
-      for (int step = 0; step < steps; ++step) {
-        for (int m = 0; m < model.kernels; ++m)
-          spread_step(world, lanes, model.kernel[m], spread[m], model.shape, slot(t), step);
-        world.sync();
-      }
-    }
+  int t = 0;
+
+  DCRF_DEVICE void operator()(const World& world) const {
+    update(world, Lanes(world, lane_count));
+  }
+
+  DCRF_HOST_DEVICE T* slot(int iteration) const {
+    return marginals + std::int64_t(iteration % slots) * model.points() * model.shape.width;
   }
 
  private:
-  DCRF_DEVICE T* slot(int t) const {
-    return marginals + std::int64_t(t % slots) * model.points() * model.shape.width;
-  }
-
   // Compute the logits after t iterations and write their softmax; after the last iteration, write
   // the logits themselves.
-  DCRF_DEVICE void update(const World& world, const Lanes& lanes, int t) const {
+  DCRF_DEVICE void update(const World& world, const Lanes& lanes) const {
     const Shape& shape = model.shape;
     const int labels = shape.channels;
     const bool last = t == model.iterations, one_block = labels <= kPerLane * lanes.size();
@@ -73,7 +54,7 @@ struct Forward {
       T greatest = -INFINITY;
       for_blocks(lanes, labels, [&](int c) {
         BlockSum<T> u;
-        if (t > 0) subtract_messages(lanes, t, point, in_image, c, u);
+        if (t > 0) subtract_messages(lanes, point, in_image, c, u);
         for_held(lanes, c, labels, [&](int i, int label) {
           const std::int64_t at = model.in_planes(point, in_image, label);
           u.x[i] += logits[at];
@@ -94,8 +75,8 @@ struct Forward {
   }
 
   // Subtract the weighted messages of all kernels, without their self terms, from u.
-  DCRF_DEVICE void subtract_messages(const Lanes& lanes, int t, std::int64_t point,
-                                     std::int64_t in_image, int c, BlockSum<T>& u) const {
+  DCRF_DEVICE void subtract_messages(const Lanes& lanes, std::int64_t point, std::int64_t in_image,
+                                     int c, BlockSum<T>& u) const {
     const Shape& shape = model.shape;
     for (int m = 0; m < model.kernels; ++m) {
       const KernelView<T>& k = model.kernel[m];
@@ -106,7 +87,7 @@ struct Forward {
       const T* const marginal = slot(t - 1) + point * shape.width;
       const T self = self_scale(k, own);
       add_coupled(
-          lanes, shape.channels, c, spread[m].coupling, false,
+          lanes, shape.channels, c, spread[m].columns,
           [&](int l) { return self * marginal[l]; }, u);
     }
   }
@@ -139,8 +120,8 @@ struct Forward {
   }
 };
 
-// The backward program: gradients of <d_refined, refined> for logits, couplings and, where wanted,
-// the barycentric weights and scales of lattice kernels.
+// What the programs of the backward pass share: gradients of <d_refined, refined> for logits,
+// couplings and, where wanted, the barycentric weights and scales of lattice kernels.
 template <typename T>
 struct Backward {
   Model<T> model;
@@ -160,32 +141,10 @@ struct Backward {
   std::int64_t chunks = 0, chunk_rows[kMaxKernels] = {}, chunk_points = 0;
   T* d_coupling = nullptr;  // [kernels, L, L]
 
-  DCRF_DEVICE void operator()(World& world) const {
-    const Lanes lanes(world, lane_count);
-    initialize(world, lanes);
-    world.sync();
-    for (int t = model.iterations - 1; t >= 0; --t) {  // iteration t reads marginals q(t)
-      const int steps = most_steps(model, forward, most_steps(model, adjoint));
-      for (int step = 0; step < steps; ++step) {
-        for (int m = 0; m < model.kernels; ++m) {
-          const KernelView<T>& k = model.kernel[m];
-          spread_step(world, lanes, k, adjoint[m], model.shape, slot(t + 1), step);
-          spread_step(world, lanes, k, forward[m], model.shape, q(t), step);
-        }
-        world.sync();
-      }
-      for (int m = 0; m < model.kernels; ++m) add_outer(world, lanes, m, t);
-      update(world, lanes, t);
-      world.sync();
-    }
-    reduce_outer(world, lanes);
-  }
-
- private:
-  DCRF_DEVICE T* slot(int t) const {
+  DCRF_HOST_DEVICE T* slot(int t) const {
     return gradient + std::int64_t(t % slots) * model.points() * model.shape.width;
   }
-  DCRF_DEVICE const T* q(int t) const {
+  DCRF_HOST_DEVICE const T* q(int t) const {
     return marginals + std::int64_t(t) * model.points() * model.shape.width;
   }
 
@@ -237,8 +196,7 @@ struct Backward {
           if (k.diagonal == nullptr) continue;
           const T self = self_scale(k, own);
           add_coupled(
-              lanes, labels, c, adjoint[m].coupling, true, [&](int l) { return self * old[l]; },
-              d_q);
+              lanes, labels, c, adjoint[m].columns, [&](int l) { return self * old[l]; }, d_q);
         }
         for_held(lanes, c, labels, [&](int i, int label) { mean += marginal[label] * d_q.x[i]; });
         if (one_block) {
@@ -298,7 +256,7 @@ struct Backward {
       for (int c = lanes.rank(); c < shape.channels; c += lanes.size()) {
         T message = 0;
         for (int l = 0; l < shape.channels; ++l)
-          message += forward[m].coupling[c * shape.channels + l] * marginal[l];
+          message += forward[m].columns[l * shape.channels + c] * marginal[l];
         self += d_u[c] * message;
       }
       self = lanes.sum(self);
@@ -358,6 +316,30 @@ struct Backward {
       sum = lanes.sum(sum);
       if (lanes.rank() == 0) d_coupling[item] = T(-sum);
     });
+  }
+};
+
+// The parts of a backward pass, each a program of its own. The spreads of an iteration run before
+// its outer products, and these before its update.
+enum class BackwardPart { kInitialize, kOuter, kUpdate, kReduce };
+
+template <typename T, BackwardPart kPart>
+struct BackwardStep {
+  Backward<T> all;
+  int t = 0;  // the iteration
+  int m = 0;  // the kernel whose outer products are added
+
+  DCRF_DEVICE void operator()(const World& world) const {
+    const Lanes lanes(world, all.lane_count);
+    if constexpr (kPart == BackwardPart::kInitialize) {
+      all.initialize(world, lanes);
+    } else if constexpr (kPart == BackwardPart::kOuter) {
+      all.add_outer(world, lanes, m, t);
+    } else if constexpr (kPart == BackwardPart::kUpdate) {
+      all.update(world, lanes, t);
+    } else {
+      all.reduce_outer(world, lanes);
+    }
   }
 };
 

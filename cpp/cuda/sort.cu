@@ -1,5 +1,5 @@
 // Implements sort.hpp with CUB. No other file includes CUB, because its headers are slow to
-// compile. Counts are below 2^31 (nn/ops/device.py checks this) and are passed as int, since CUB
+// compile. Counts are below 2^31 (nn/ops/device_build.py checks this) and are passed as int, since CUB
 // sorts faster with int counts.
 #include "sort.hpp"
 

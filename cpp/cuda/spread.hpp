@@ -1,6 +1,6 @@
 // Splats rows of values at points to the vertices of a lattice or the cells of a grid, blurs them
-// there and applies the coupling. These operations together are called a spread. A spread runs in
-// steps with a barrier after each, so that the spreads of several kernels can share the barriers.
+// there and applies the coupling. These operations together are called a spread. Each function here
+// is one step of it; spread_steps.hpp launches them in turn.
 #pragma once
 
 #include "narrow.hpp"
@@ -44,6 +44,22 @@ std::int64_t parts_rows(const KernelView<T>& kernel, std::int64_t images) {
   return rows;
 }
 
+// Return the number of levels of the tree that adds up the chunks of a vertex, before the last step
+// adds at most kSegmentChunk sums; a vertex has at most one entry per point of an image.
+inline int tree_levels(std::int64_t points) {
+  int levels = 0;
+  std::int64_t sums = (points + kSegmentChunk - 1) / kSegmentChunk;
+  for (; sums > kSegmentChunk; sums = (sums + kSegmentChunk - 1) / kSegmentChunk) ++levels;
+  return levels;
+}
+
+// Return the number of chunks that `levels` levels of the tree have added up.
+DCRF_HOST_DEVICE inline std::int64_t tree_stride(int levels) {
+  std::int64_t stride = 1;
+  for (int i = 0; i < levels; ++i) stride *= kSegmentChunk;
+  return stride;
+}
+
 // One spread: its buffers and options. The result is scale * coupling * blurred rows; values()
 // returns it.
 template <typename T, typename S = T>
@@ -51,9 +67,9 @@ struct Spread {
   SpreadRoom<S> room;
   bool transpose = false;       // apply the transposed kernel
   bool blurred = true;          // false: splat only, into `sums`
-  const T* coupling = nullptr;  // [L, L]; null: the identity
-  bool coupling_transposed = false;
+  const T* columns = nullptr;  // the coupling [L, L], column after column; null: the identity
   T scale = 1;
+  int levels = 0;  // tree_levels() of a lattice
 
   // Return whether to average the blurs in both axis orders.
   DCRF_HOST_DEVICE bool both(const KernelView<T>& k) const {
@@ -62,13 +78,6 @@ struct Spread {
   // Return the number of blurs, one per axis.
   DCRF_HOST_DEVICE int axes(const KernelView<T>& k) const {
     return k.is_grid() ? k.grid.axes : k.lattice.dims + 1;
-  }
-  DCRF_HOST_DEVICE int splat_steps(const KernelView<T>& k) const {
-    return k.is_grid() ? k.grid.axes : 2;
-  }
-  // Return the number of steps: splats, blurs and the coupling.
-  DCRF_HOST_DEVICE int steps(const KernelView<T>& k) const {
-    return splat_steps(k) + (blurred ? axes(k) + 1 : 0);
   }
   // Return the output of the last blur (in the given axis order), before the coupling.
   DCRF_HOST_DEVICE const S* blurred_rows(const KernelView<T>& k) const {
@@ -115,17 +124,15 @@ DCRF_DEVICE void for_blocks(const Lanes& lanes, int channels, const Body& body) 
   for (int c = lanes.rank(); c < channels + lanes.rank(); c += kPerLane * lanes.size()) body(c);
 }
 
-// Add C x to `sum`, where x(l) is the value of label l and C is the coupling [L, L], or its
-// transpose if `transposed`.
+// Add C x to `sum`, where x(l) is the value of label l and `columns` holds C [L, L] column after
+// column: neighbouring lanes read neighbouring elements.
 template <typename T, class Row>
-DCRF_DEVICE void add_coupled(const Lanes& lanes, int labels, int c, const T* coupling,
-                             bool transposed, const Row& x, BlockSum<T>& sum) {
-  const std::int64_t row_step = transposed ? 1 : labels, column_step = transposed ? labels : 1;
+DCRF_DEVICE void add_coupled(const Lanes& lanes, int labels, int c, const T* columns, const Row& x,
+                             BlockSum<T>& sum) {
   for (int l = 0; l < labels; ++l) {
     const T value = x(l);
-    const T* const column = coupling + l * column_step;
-    for_held(lanes, c, labels,
-             [&](int i, int label) { sum.x[i] += value * column[label * row_step]; });
+    const T* const column = columns + std::int64_t(l) * labels;
+    for_held(lanes, c, labels, [&](int i, int label) { sum.x[i] += value * column[label]; });
   }
 }
 
@@ -163,15 +170,40 @@ DCRF_DEVICE void splat_chunks(const World& world, const Lanes& lanes, const Latt
   });
 }
 
-// Splat, second step: add up the chunks of vertices that have several, and write 0 to vertices that
-// have none.
+// Splat, a step between the first and the last: level `level` (from 1) of the tree that adds up the
+// chunks of vertices that have very many. The sum of kSegmentChunk^level consecutive chunks of a
+// vertex, counted from its own start, replaces the first of them.
 template <typename T, typename S>
-DCRF_DEVICE void splat_vertices(const World& world, const Lanes& lanes,
-                                const LatticeView<T>& lattice, const Shape& shape,
-                                const SpreadRoom<S>& room) {
+DCRF_DEVICE void splat_level(const World& world, const Lanes& lanes, const LatticeView<T>& lattice,
+                             const Shape& shape, int level, const SpreadRoom<S>& room) {
   const Links& links = lattice.links;
   const std::int64_t copies = shape.images / lattice.images;
   const std::int64_t chunks = links.chunk_first[links.vertices];
+  const std::int64_t stride = tree_stride(level - 1), whole = stride * kSegmentChunk;
+  for_items(world, lanes, chunks * copies, [&](std::int64_t item) {
+    const std::int64_t copy = copies > 1 ? item / chunks : 0, chunk = item - copy * chunks;
+    const std::int64_t v = links.chunk_vertex[chunk], limit = links.chunk_first[v + 1];
+    if ((chunk - links.chunk_first[v]) % whole != 0 || chunk + stride >= limit) return;
+    const std::int64_t end = limit - chunk > whole ? chunk + whole : limit;
+    S* const out = room.parts + item * shape.width;
+    for_blocks(lanes, shape.channels, [&](int c) {
+      BlockSum<T> sum;
+      for (std::int64_t other = 0; other < end - chunk; other += stride)
+        sum.add(lanes, c, shape.channels, T(1), out + other * shape.width);
+      sum.store(lanes, c, shape.channels, out);
+    });
+  });
+}
+
+// Splat, last step: add up the chunks of vertices that have several, after `levels` levels of the
+// tree, and write 0 to vertices that have none.
+template <typename T, typename S>
+DCRF_DEVICE void splat_vertices(const World& world, const Lanes& lanes,
+                                const LatticeView<T>& lattice, const Shape& shape,
+                                int levels, const SpreadRoom<S>& room) {
+  const Links& links = lattice.links;
+  const std::int64_t copies = shape.images / lattice.images;
+  const std::int64_t chunks = links.chunk_first[links.vertices], stride = tree_stride(levels);
   for_items(world, lanes, links.vertices * copies, [&](std::int64_t item) {
     const std::int64_t copy = copies > 1 ? item / links.vertices : 0;
     const std::int64_t v = item - copy * links.vertices;
@@ -179,7 +211,7 @@ DCRF_DEVICE void splat_vertices(const World& world, const Lanes& lanes,
     if (end == begin + 1) return;
     for_blocks(lanes, shape.channels, [&](int c) {
       BlockSum<T> sum;
-      for (std::int32_t chunk = begin; chunk < end; ++chunk) {
+      for (std::int64_t chunk = begin; chunk < end; chunk += stride) {
         const S* const row = room.parts + (copy * chunks + chunk) * shape.width;
         sum.add(lanes, c, shape.channels, T(1), row);
       }
@@ -265,7 +297,7 @@ DCRF_DEVICE void band_axis(const World& world, const Lanes& lanes, const GridVie
 }
 
 // Compute to = scale * C * from or, if `other` is not null, scale * C * (from + other) / 2. C is
-// the coupling of `spread` [L, L], or its transpose, and the identity if it is null.
+// the coupling of `spread` [L, L], and the identity if it is null.
 template <typename T, typename S>
 DCRF_DEVICE void couple(const World& world, const Lanes& lanes, std::int64_t rows,
                         const Shape& shape, const Spread<T, S>& spread, const S* from,
@@ -279,86 +311,16 @@ DCRF_DEVICE void couple(const World& world, const Lanes& lanes, std::int64_t row
     const auto blurred = [&](int l) {
       return scale * (second == nullptr ? T(row[l]) : T(row[l]) + T(second[l]));
     };
-    if (spread.coupling == nullptr) {
+    if (spread.columns == nullptr) {
       for (int c = lanes.rank(); c < labels; c += lanes.size()) out[c] = S(blurred(c));
       return;
     }
     for_blocks(lanes, labels, [&](int c) {
       BlockSum<T> sum;
-      add_coupled(lanes, labels, c, spread.coupling, spread.coupling_transposed, blurred, sum);
+      add_coupled(lanes, labels, c, spread.columns, blurred, sum);
       sum.store(lanes, c, labels, out);
     });
   });
-}
-
-// Run one step of a spread on a lattice before the coupling: two splat steps, then the blurs.
-template <typename T, typename S>
-DCRF_DEVICE void lattice_step(const World& world, const Lanes& lanes, const KernelView<T>& kernel,
-                              const Spread<T, S>& spread, const Shape& shape, const T* from,
-                              int step) {
-  const LatticeView<T>& lattice = kernel.lattice;
-  const SpreadRoom<S>& room = spread.room;
-  if (step == 0) {
-    const T* const factor = spread.transpose ? kernel.after : kernel.before;
-    splat_chunks(world, lanes, lattice, shape, from, factor, room);
-  } else if (step == 1) {
-    splat_vertices(world, lanes, lattice, shape, room);
-  } else {
-    const int i = step - 2, last = lattice.dims;
-    const bool both = spread.both(kernel);
-    const int axis = spread.transpose && !both ? last - i : i;
-    blur_axis(world, lanes, lattice, shape, axis, room.input(room.blurred, i), room.blurred[i % 2]);
-    if (!both) return;
-    blur_axis(world, lanes, lattice, shape, last - i, room.input(room.reversed, i),
-              room.reversed[i % 2]);
-  }
-}
-
-// Run one step of a spread on a grid before the coupling: one splat step per axis, then the blurs.
-template <typename T, typename S>
-DCRF_DEVICE void grid_step(const World& world, const Lanes& lanes, const KernelView<T>& kernel,
-                           const Spread<T, S>& spread, const Shape& shape, const T* from,
-                           int step) {
-  const GridView<T>& grid = kernel.grid;
-  const SpreadRoom<S>& room = spread.room;
-  const int axes = grid.axes;
-  if (step < axes) {  // last axis first; `parts` holds the results of all but the last splat
-    const int axis = axes - 1 - step;
-    const T* const factor = spread.transpose ? kernel.after : kernel.before;
-    const T* const* const taps = spread.transpose ? grid.slice : grid.splat;
-    S* const second = room.parts + shape.images * grid.size[0] * grid.size[1] * grid.cells[2] *
-                                       shape.width;  // used if there are 3 axes
-    S* const to = axis == 0 ? room.sums : step == 0 ? room.parts : second;
-    const S* const previous = step == 1 ? room.parts : second;
-    const bool per_image = kernel.grid_scales_per_image;
-    const T* const no_factor = nullptr;
-    if (step == 0) {
-      contract_axis(world, lanes, grid, shape, axis, taps[axis], from, factor, per_image, to);
-    } else {
-      contract_axis(world, lanes, grid, shape, axis, taps[axis], previous, no_factor, false, to);
-    }
-  } else {
-    const int i = step - axes;
-    band_axis(world, lanes, grid, shape, i, room.input(room.blurred, i), room.blurred[i % 2]);
-  }
-}
-
-// Run one step of a spread; steps past the last do nothing. The caller calls World::sync() after
-// it.
-template <typename T, typename S>
-DCRF_DEVICE void spread_step(const World& world, const Lanes& lanes, const KernelView<T>& kernel,
-                             const Spread<T, S>& spread, const Shape& shape, const T* from,
-                             int step) {
-  const int blurs = spread.splat_steps(kernel) + spread.axes(kernel);
-  if (step >= spread.steps(kernel)) return;
-  if (step == blurs) {
-    couple(world, lanes, kernel.rows(shape.images), shape, spread, spread.blurred_rows(kernel),
-           spread.other_blurred_rows(kernel), spread.values(kernel));
-  } else if (kernel.is_grid()) {
-    grid_step(world, lanes, kernel, spread, shape, from, step);
-  } else {
-    lattice_step(world, lanes, kernel, spread, shape, from, step);
-  }
 }
 
 }  // namespace dcrf::cuda

@@ -3,14 +3,16 @@
 // threads, as on a GPU they do not depend on its size.
 #pragma once
 
-#include <condition_variable>
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <deque>
-#include <mutex>
+#include <map>
 #include <thread>
 #include <vector>
 
+#include "barrier.hpp"
 #include "views.hpp"
 
 #define DCRF_DEVICE inline
@@ -22,38 +24,47 @@ inline int from_environment(const char* name) {
   const char* const wanted = std::getenv(name);
   return wanted == nullptr || std::atoi(wanted) < 1 ? 1 : std::atoi(wanted);
 }
-// Return the number of threads that share an item: a power of two up to 8.
+// Return the number of threads that share an item: a power of two up to 32.
 inline int max_lanes() { return from_environment("DENSECRF_RNN_SERIAL_LANES"); }
 // Return the number of groups of max_lanes() threads that run a program.
 inline int team_count() { return from_environment("DENSECRF_RNN_SERIAL_THREADS"); }
 
-// A barrier for `count` threads that can be used repeatedly.
+// A barrier for `count` threads that can be used repeatedly. Waiting threads first yield, which takes
+// a fraction of the time of a condition variable, and then sleep, to leave the processors to others.
 class Barrier {
  public:
   explicit Barrier(int count) : count_(count) {}
   void wait() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    const std::int64_t round = round_;
-    if (++waiting_ == count_) {
-      waiting_ = 0;
-      ++round_;
-      all_here_.notify_all();
+    const int round = round_.load();
+    if (waiting_.fetch_add(1) + 1 == count_) {
+      waiting_.store(0);
+      round_.fetch_add(1);
     } else {
-      all_here_.wait(lock, [&] { return round_ != round; });
+      constexpr int kYields = 100;
+      for (int i = 0; round_.load() == round; ++i) {
+        if (i < kYields) {
+          std::this_thread::yield();
+        } else {
+          std::this_thread::sleep_for(std::chrono::microseconds(50));
+        }
+      }
     }
   }
 
  private:
-  int count_, waiting_ = 0;
-  std::int64_t round_ = 0;
-  std::mutex mutex_;
-  std::condition_variable all_here_;
+  int count_;
+  std::atomic<int> waiting_{0}, round_{0};
 };
 
-// Data that the threads of one group share: a barrier and, for Exchange, one value per thread.
+// Data that max_lanes() threads share, as those of a warp do: for Exchange, one value per thread,
+// and the barriers of the groups of 2, 4, ... threads into which they can be divided.
 struct Team {
-  explicit Team(int count) : barrier(count), passed(count) {}
-  Barrier barrier;
+  explicit Team(int lanes) : passed(lanes) {
+    for (int count = 2; count <= lanes; count *= 2) {
+      for (int group = 0; group < lanes / count; ++group) barriers[count].emplace_back(count);
+    }
+  }
+  std::map<int, std::deque<Barrier>> barriers;  // by the number of threads of a group
   std::vector<double> passed;  // double represents every float and 32-bit integer exactly
 };
 
@@ -77,20 +88,23 @@ class World {
 class Exchange {
  public:
   Exchange(const World& world, int count)
-      : rank_(int(world.rank()) & (count - 1)), team_(world.team()) {}
+      : rank_(int(world.rank()) % int(world.team().passed.size())), team_(world.team()) {
+    if (count > 1) barrier_ = &team_.barriers.at(count)[rank_ / count];
+  }
   // Pass `own` to the lane whose rank is this one's XOR `offset`, and return that lane's value.
   template <typename T>
   T swap(T own, int offset) const {
     team_.passed[rank_] = double(own);
-    team_.barrier.wait();
+    barrier_->wait();
     const T found = T(team_.passed[rank_ ^ offset]);
-    team_.barrier.wait();
+    barrier_->wait();
     return found;
   }
 
  private:
-  int rank_;
+  int rank_;  // within the team
   Team& team_;
+  Barrier* barrier_ = nullptr;  // of the group
 };
 
 // Add atomically.
@@ -116,12 +130,6 @@ void launch(const Program& program, std::int64_t, const Stream&) {
   for (int i = 1; i < lanes * teams; ++i) others.emplace_back(run, i);
   run(0);
   for (std::thread& other : others) other.join();
-}
-
-// Return a value from the memory of a program.
-template <typename T>
-T fetch(const T* from, const Stream&) {
-  return *from;
 }
 
 }  // namespace dcrf::cuda

@@ -24,11 +24,12 @@ struct FeatureView {
   std::int64_t image_stride = 0, point_stride = 0, feature_stride = 0;
   std::int64_t images = 0, points = 0;
   int dims = 0;
+  const bool* inside = nullptr;  // [images points], whether a mask keeps the point; null: all
 };
 
 // Maximum number of entries of a vertex that one group of lanes sums. Vertices with more entries
-// are divided into chunks, so that a few vertices with very many entries do not serialise the
-// splat.
+// are divided into chunks, whose sums are added as a tree of this arity, so that a few vertices with
+// very many entries do not serialise the splat.
 constexpr int kSegmentChunk = 64;
 
 // Links between points and vertices, for the lattice of one image (shared by the batch) or of all
@@ -134,6 +135,7 @@ struct Model {
   int kernels = 0;
   int iterations = 0;
   const T* coupling = nullptr;  // [kernels, L, L], mu W; row: the pixel's own label
+  const T* coupling_columns = nullptr;  // the same transposed, so that lanes read along a column
   KernelView<T> kernel[kMaxKernels];
 
   DCRF_HOST_DEVICE std::int64_t points() const { return shape.images * shape.points; }

@@ -4,17 +4,17 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
+#include <exception>
 #include <random>
 #include <string>
 #include <vector>
 
-// End the program with status 1 unless the condition holds.
+// Fail the test unless the condition holds.
 #define CHECK(condition)                                                  \
   do {                                                                    \
     if (!(condition)) {                                                   \
       std::printf("%s:%d: failed: %s\n", __FILE__, __LINE__, #condition); \
-      std::exit(1);                                                       \
+      throw tests::Failed();                                              \
     }                                                                     \
   } while (false)
 
@@ -26,6 +26,9 @@
 
 namespace tests {
 
+// A condition did not hold; it has been printed. Not a std::exception, so that no test catches it.
+struct Failed {};
+
 struct Test {
   const char* name;
   void (*run)();
@@ -36,20 +39,32 @@ inline std::vector<Test>& list() {
   return found;
 }
 
-// Run the tests whose names contain `word`. Return the exit status for main().
+// Run the tests whose names contain `word`, and those after one that fails too. Return the exit
+// status for main().
 inline int run_tests(const std::string& word) {
   int passed = 0;
+  std::string failed;
   for (const Test& test : list()) {
     if (std::string(test.name).find(word) == std::string::npos) continue;
     const auto start = std::chrono::steady_clock::now();
-    test.run();
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-    std::printf("%6.2f s %s\n", took.count(), test.name);
+    std::printf("%s: ", test.name);
+    std::fflush(stdout);  // a test that crashes or hangs is named
+    try {
+      test.run();
+      const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+      std::printf("%.2f s\n", took.count());
+      ++passed;
+    } catch (const Failed&) {
+      failed += std::string(" ") + test.name;
+    } catch (const std::exception& error) {
+      std::printf("%s\n", error.what());
+      failed += std::string(" ") + test.name;
+    }
     std::fflush(stdout);
-    ++passed;
   }
-  std::printf("%d native tests passed\n", passed);
-  return passed > 0 ? 0 : 1;
+  std::printf("%d native tests passed%s%s\n", passed, failed.empty() ? "" : "; failed:",
+              failed.c_str());
+  return passed > 0 && failed.empty() ? 0 : 1;
 }
 
 // Return normally distributed numbers with standard deviation `spread`.

@@ -1,36 +1,30 @@
-// Test problems for the CUDA programs on the serial launcher, and the same problems for the CPU
-// engine. Output memory is first filled with NaN (integers: -1), so that elements that are not
-// written are found.
+// Test problems for the CUDA programs, on the serial launcher or a GPU, and the same problems for
+// the CPU engine.
 #pragma once
 
 #include <cstring>
+#include <deque>
 #include <optional>
 #include <string>
 #include <tuple>
 
 #include "../cuda/engine.hpp"
+#include "device_memory.hpp"
 #include "problems.hpp"
 
 namespace tests {
 
-namespace cuda = dcrf::cuda;
-const cuda::Stream kStream;
+namespace gpu = dcrf::cuda;  // `cuda` is also a namespace of the CUDA headers
 
-// Set the number of groups of lanes.
+// Set the number of groups of lanes. It has no effect on a GPU, where tests that loop over it
+// repeat the same run instead.
 inline void set_threads(int count) {
   setenv("DENSECRF_RNN_SERIAL_THREADS", std::to_string(count).c_str(), 1);
 }
 
-// Set the number of threads that share one row.
+// Set the number of threads that share one row, likewise.
 inline void set_lanes(int count) {
   setenv("DENSECRF_RNN_SERIAL_LANES", std::to_string(count).c_str(), 1);
-}
-
-template <typename T>
-std::vector<T> unwritten(std::int64_t count) {
-  std::vector<T> out(count);
-  if (count > 0) std::memset(static_cast<void*>(out.data()), 0xFF, count * sizeof(T));
-  return out;
 }
 
 // Return whether all elements agree within tolerance * max(1, max |wanted|). NaN never agrees.
@@ -58,61 +52,73 @@ std::vector<T> slice(const std::vector<T>& all, std::int64_t part, std::int64_t 
   return std::vector<T>(all.begin() + part * length, all.begin() + (part + 1) * length);
 }
 
-// Lattices of a batch of images, built with the calls that nn/ops/device.py makes.
+// Lattices of a batch of images, built with the calls that nn/ops/device_build.py makes.
 template <typename T>
 struct DeviceLattice {
   std::int64_t images, points, vertices;
   int words;
-  std::vector<std::int32_t> vertex, links;
+  std::vector<std::int32_t> vertex, links;  // copies of the results for the host
   std::vector<T> weight;
-  cuda::FeatureView<T> features;
-  cuda::LatticeView<T> view;
+  gpu::FeatureView<T> features;
+  gpu::LatticeView<T> view;
 
-  // `from` holds the features [images, N, d] and must outlive this object.
+  // `from` holds the features [images, N, d] and `inside` [images, N], unless it is empty, 0 for
+  // points that are masked out.
   DeviceLattice(const std::vector<T>& from, std::int64_t image_count, int dims,
-                dcrf::Quality quality)
+                dcrf::Quality quality, const std::vector<unsigned char>& inside = {})
       : images(image_count), points(std::int64_t(from.size()) / dims / images) {
     const int corners = dims + 1;
     const std::int64_t entries = images * points * corners;
-    features = {from.data(), points * dims, dims, 1, images, points, dims};
-    const dcrf::KeyLayout layout = key_layout(from, dims);
+    given = put(from);
+    mask = put(inside);
+    features = {given.data(), points * dims, dims, 1, images, points, dims};
+    if (!inside.empty()) features.inside = reinterpret_cast<const bool*>(mask.data());
+    const dcrf::KeyLayout layout = key_layout(from, dims, images + !inside.empty());
     words = layout.words;
-    vertex = unwritten<std::int32_t>(entries);
-    weight = unwritten<T>(entries);
+    vertex_of_corner = unwritten<std::int32_t>(entries);
+    weight_of_corner = unwritten<T>(entries);
     auto keys = unwritten<std::uint64_t>(words * entries);
-    cuda::locate_corners(features, layout, weight.data(), keys.data(), kStream);
+    gpu::locate_corners(features, layout, weight_of_corner.data(), keys.data(), kStream);
     const Numbered touched(layout, entries, keys);
     std::optional<Numbered> all;
-    const std::vector<std::uint64_t>* distinct = &touched.distinct;
+    const Array<std::uint64_t>* distinct = &touched.distinct;
     vertices = touched.sorted.distinct;
     if (quality == dcrf::Quality::kFilled) {
       const std::int64_t around = vertices * (2 * corners + 1);
       keys_around = unwritten<std::uint64_t>(words * around);
-      cuda::surround(layout, vertices, touched.distinct.data(), keys_around.data(), kStream);
+      gpu::surround(layout, vertices, touched.distinct.data(), keys_around.data(), kStream);
       all.emplace(layout, around, keys_around);
       distinct = &all->distinct;
       vertices = all->sorted.distinct;
     }
-    links = unwritten<std::int32_t>(cuda::Links::size(vertices, entries, corners));
+    link_array = unwritten<std::int32_t>(gpu::Links::size(vertices, entries, corners));
     auto vertex_of = unwritten<std::int32_t>(touched.sorted.distinct);
     auto chunks_before = unwritten<std::int32_t>(vertices);
-    std::vector<std::int32_t> begins(vertices, 0), chunk_count(vertices, 0);
-    auto scratch = unwritten<char>(cuda::scratch_size(vertices));
-    const cuda::LinkRoom room{vertex_of.data(), begins.data(), chunk_count.data(),
+    const std::vector<std::int32_t> zeros(vertices, 0);
+    auto begins = put(zeros), chunk_count = put(zeros);
+    auto scratch = unwritten<char>(gpu::scratch_size(vertices));
+    const gpu::LinkRoom room{vertex_of.data(), begins.data(), chunk_count.data(),
                               chunks_before.data(), scratch.data()};
-    cuda::link_vertices(layout, touched.sorted, all ? touched.distinct.data() : nullptr, vertices,
-                        distinct->data(), vertex.data(), links.data(), room, kStream);
+    gpu::link_vertices(layout, touched.sorted, all ? touched.distinct.data() : nullptr, vertices,
+                        distinct->data(), features.inside, vertex_of_corner.data(),
+                        link_array.data(), room, kStream);
     view.dims = dims;
     view.symmetric = quality != dcrf::Quality::kStandard;
     view.images = images;
-    view.vertex = vertex.data();
-    view.weight = weight.data();
-    view.links = cuda::Links(links.data(), vertices, entries);
+    view.vertex = vertex_of_corner.data();
+    view.weight = weight_of_corner.data();
+    view.links = gpu::Links(link_array.data(), vertices, entries);
+    vertex = get(vertex_of_corner);
+    weight = get(weight_of_corner);
+    links = get(link_array);
   }
   DeviceLattice(const DeviceLattice&) = delete;
 
-  cuda::Shape shape(std::int64_t batch, int channels) const {
-    cuda::Shape out;
+  // Return the links as the host can read them.
+  gpu::Links host_links() const { return {links.data(), vertices, view.links.entries}; }
+
+  gpu::Shape shape(std::int64_t batch, int channels) const {
+    gpu::Shape out;
     out.points = points;
     out.images = batch;
     out.channels = out.width = channels;
@@ -121,53 +127,61 @@ struct DeviceLattice {
   std::vector<T> filter(const std::vector<T>& values, int channels, bool transpose) const {
     const auto batch = std::int64_t(values.size()) / channels / points;
     auto out = unwritten<T>(values.size());
-    auto room = unwritten<char>(cuda::filter_workspace(view, shape(batch, channels), 1));
-    cuda::filter(view, shape(batch, channels), values.data(), transpose, out.data(), room.data(),
+    auto room = unwritten<char>(gpu::filter_workspace(view, shape(batch, channels), 1));
+    const auto from = put(values);
+    gpu::filter(view, shape(batch, channels), from.data(), transpose, out.data(), room.data(),
                  kStream);
-    return out;
+    return get(out);
   }
   std::vector<T> weight_gradient(const std::vector<T>& values, const std::vector<T>& cotangent,
                                  int channels, bool transpose) const {
     const auto batch = std::int64_t(values.size()) / channels / points;
     auto out = unwritten<T>(batch * points * (view.dims + 1));
-    auto room = unwritten<char>(cuda::filter_workspace(view, shape(batch, channels), 2));
-    cuda::filter_weight_gradient(view, shape(batch, channels), values.data(), cotangent.data(),
+    auto room = unwritten<char>(gpu::filter_workspace(view, shape(batch, channels), 2));
+    const auto from = put(values), returned = put(cotangent);
+    gpu::filter_weight_gradient(view, shape(batch, channels), from.data(), returned.data(),
                                  transpose, out.data(), room.data(), kStream);
-    return out;
+    return get(out);
   }
   // Return the diagonal of K or, if `cotangent` is not empty, the gradient with respect to the
   // weights.
   std::vector<T> self_response(const std::vector<T>& cotangent) const {
     auto out = unwritten<T>(images * points * (cotangent.empty() ? 1 : view.dims + 1));
-    cuda::self_response(view, images * points, cotangent.empty() ? nullptr : cotangent.data(),
+    const auto returned = put(cotangent);
+    gpu::self_response(view, images * points, cotangent.empty() ? nullptr : returned.data(),
                         out.data(), kStream);
-    return out;
+    return get(out);
   }
   std::vector<T> feature_gradient(const std::vector<T>& d_weight) const {
     auto out = unwritten<T>(images * points * view.dims);
-    cuda::feature_gradient(features, d_weight.data(), out.data(), kStream);
-    return out;
+    const auto returned = put(d_weight);
+    gpu::feature_gradient(features, returned.data(), out.data(), kStream);
+    return get(out);
   }
 
  private:
   struct Numbered {
     Numbered(const dcrf::KeyLayout& layout, std::int64_t count,
-             const std::vector<std::uint64_t>& keys)
+             const Array<std::uint64_t>& keys)
         : order(unwritten<std::int32_t>(count)), number(unwritten<std::int32_t>(count)) {
-      auto scratch = unwritten<char>(cuda::scratch_size(count));
-      const auto found = cuda::number_keys(layout, count, keys.data(), order.data(), number.data(),
-                                           scratch.data(), kStream);
+      auto scratch = unwritten<char>(gpu::scratch_size(count));
+      gpu::number_keys(layout, count, keys.data(), order.data(), number.data(), scratch.data(),
+                       kStream);
+      const std::int64_t found = count == 0 ? 0 : get(number).back();
       sorted = {count, found, keys.data(), order.data(), number.data()};
       distinct = unwritten<std::uint64_t>(layout.words * found);
-      cuda::distinct_keys(layout, sorted, distinct.data(), kStream);
+      gpu::distinct_keys(layout, sorted, distinct.data(), kStream);
     }
-    std::vector<std::int32_t> order, number;
-    std::vector<std::uint64_t> distinct;
-    cuda::Sorted sorted;
+    Array<std::int32_t> order, number;
+    Array<std::uint64_t> distinct;
+    gpu::Sorted sorted;
   };
-  std::vector<std::uint64_t> keys_around;
+  Array<T> given, weight_of_corner;
+  Array<unsigned char> mask;
+  Array<std::int32_t> vertex_of_corner, link_array;
+  Array<std::uint64_t> keys_around;
 
-  dcrf::KeyLayout key_layout(const std::vector<T>& from, int dims) const {
+  dcrf::KeyLayout key_layout(const std::vector<T>& from, int dims, std::int64_t count) const {
     std::vector<double> least(from.begin(), from.begin() + dims), greatest = least;
     for (std::size_t i = 0; i < from.size(); ++i) {
       least[i % dims] = std::min(least[i % dims], double(from[i]));
@@ -175,15 +189,16 @@ struct DeviceLattice {
     }
     std::int32_t low[dcrf::kMaxDims] = {}, high[dcrf::kMaxDims] = {};
     CHECK(dcrf::quotient_range<T>(least.data(), greatest.data(), dims, low, high));
-    return dcrf::KeyLayout(dims, low, high, images);
+    return dcrf::KeyLayout(dims, low, high, count);
   }
 };
 
 // The grid of a CPU test problem as a view for the CUDA programs.
 template <typename T>
 struct DeviceGrid {
-  std::vector<std::int32_t> first[3];
-  cuda::GridView<T> view;
+  Array<std::int32_t> cell[3], first[3];
+  Array<T> splat[3], slice[3], band[3];
+  gpu::GridView<T> view;
 
   explicit DeviceGrid(const Grid<T>& grid) {
     const int skipped = grid.view.taps[0] == 1 ? 1 : 0;
@@ -193,16 +208,22 @@ struct DeviceGrid {
       view.size[a] = grid.view.size[from];
       view.cells[a] = grid.view.cells[from];
       view.radius[a] = grid.view.radius[from];
-      view.cell[a] = grid.view.cell[from];
-      view.splat[a] = grid.view.splat[from];
-      view.slice[a] = grid.view.slice[from];
-      view.band[a] = grid.view.band[from];
+      const auto& cells = grid.cell[from];
+      std::vector<std::int32_t> smaller;
       for (std::int64_t j = 0; j <= view.cells[a]; ++j) {
-        const auto& cell = grid.cell[from];
-        first[a].push_back(
-            std::int32_t(std::lower_bound(cell.begin(), cell.end(), j) - cell.begin()));
+        smaller.push_back(
+            std::int32_t(std::lower_bound(cells.begin(), cells.end(), j) - cells.begin()));
       }
+      cell[a] = put(cells);
+      first[a] = put(smaller);
+      splat[a] = put(grid.splat[from]);
+      slice[a] = put(grid.slice[from]);
+      band[a] = put(grid.band[from]);
+      view.cell[a] = cell[a].data();
       view.first[a] = first[a].data();
+      view.splat[a] = splat[a].data();
+      view.slice[a] = slice[a].data();
+      view.band[a] = band[a].data();
     }
   }
   DeviceGrid(const DeviceGrid&) = delete;
@@ -264,44 +285,58 @@ struct Batch {
     const std::int64_t count = end - begin;
     std::vector<std::unique_ptr<DeviceLattice<T>>> lattices;
     std::vector<std::unique_ptr<DeviceGrid<T>>> grids;
-    std::vector<std::vector<T>> kept;  // arrays of the batch that views point to
-    kept.reserve(4 * kinds.size());
-    cuda::Model<T> model;
+    std::deque<Array<T>> kept;  // arrays that views point to
+    std::deque<std::pair<std::vector<T>*, Array<T>>> results;
+    const auto keep = [&](const std::vector<T>& numbers) {
+      kept.push_back(put(numbers));
+      return numbers.empty() ? nullptr : kept.back().data();
+    };
+    // Return memory for `size` numbers that are copied to `to` in the end.
+    const auto result = [&](std::vector<T>& to, std::int64_t size) {
+      results.emplace_back(&to, unwritten<T>(size));
+      return results.back().second.data();
+    };
+    gpu::Model<T> model;
     model.shape = {points, count, labels, dcrf::row_width(labels)};
     model.kernels = int(kinds.size());
     model.iterations = iterations;
-    model.coupling = scenes[0]->coupling.data();
+    const std::vector<T>& coupling = scenes[0]->coupling;
+    std::vector<T> columns(coupling.size());
+    for (std::size_t i = 0; i < columns.size(); ++i) {
+      const std::size_t matrix = i / (labels * labels), at = i % (labels * labels);
+      columns[i] = coupling[(matrix * labels + at % labels) * labels + at / labels];
+    }
+    model.coupling = keep(coupling);
+    model.coupling_columns = keep(columns);
     Outcome<T> out;
     out.kernels.resize(kinds.size());
-    std::vector<cuda::PointGradient<T>> wanted(kinds.size());
+    std::vector<gpu::PointGradient<T>> wanted(kinds.size());
     for (std::size_t m = 0; m < kinds.size(); ++m) {
       const Kind& kind = kinds[m];
       const std::int64_t own = kind.dims == 0 || kind.shared ? 1 : count;
-      cuda::KernelView<T>& view = model.kernel[m];
+      gpu::KernelView<T>& view = model.kernel[m];
       const auto join = [&](auto part) {
-        kept.emplace_back();
+        std::vector<T> all;
         for (std::int64_t b = begin; b < begin + own; ++b) {
           const std::vector<T>& one = part(b);
-          kept.back().insert(kept.back().end(), one.begin(), one.end());
+          all.insert(all.end(), one.begin(), one.end());
         }
-        return kept.back().empty() ? nullptr : kept.back().data();
+        return all;
       };
       if (kind.dims == 0) {
         grids.push_back(std::make_unique<DeviceGrid<T>>(*scenes[begin]->kernels[m].grid));
         view.grid = grids.back()->view;
       } else {
-        join([&](std::int64_t b) { return features[m][b]; });
-        lattices.push_back(
-            std::make_unique<DeviceLattice<T>>(kept.back(), own, kind.dims, kind.quality));
+        lattices.push_back(std::make_unique<DeviceLattice<T>>(
+            join([&](std::int64_t b) { return features[m][b]; }), own, kind.dims, kind.quality));
         view.lattice = lattices.back()->view;
       }
-      view.before = join([&](std::int64_t b) { return scenes[b]->kernels[m].before; });
-      view.after = join([&](std::int64_t b) { return scenes[b]->kernels[m].after; });
-      view.diagonal = join([&](std::int64_t b) { return scenes[b]->kernels[m].diagonal; });
-      if (kind.dims == 0) continue;
+      view.before = keep(join([&](std::int64_t b) { return scenes[b]->kernels[m].before; }));
+      view.after = keep(join([&](std::int64_t b) { return scenes[b]->kernels[m].after; }));
+      view.diagonal = keep(join([&](std::int64_t b) { return scenes[b]->kernels[m].diagonal; }));
+      if (kind.dims == 0 || !saves) continue;
       const auto room = [&](std::vector<T>& to, bool is_wanted, int each) {
-        if (is_wanted) to = unwritten<T>(count * points * each);
-        return is_wanted ? to.data() : nullptr;
+        return is_wanted ? result(to, count * points * each) : nullptr;
       };
       auto& to = out.kernels[m];
       wanted[m].weight = room(to.weight, true, kind.dims + 1);
@@ -313,18 +348,20 @@ struct Batch {
     for (std::int64_t b = begin; b < end; ++b)
       logits.insert(logits.end(), scenes[b]->logits.begin(), scenes[b]->logits.end());
     const std::int64_t numbers = count * points * labels;
-    out.refined = unwritten<T>(numbers);
-    out.saved = unwritten<T>(saves ? iterations * count * points * model.shape.width : 0);
-    auto room = unwritten<char>(cuda::mean_field_workspace<T>(model, saves));
-    cuda::mean_field<T>(model, logits.data(), out.refined.data(),
-                        saves ? out.saved.data() : nullptr, room.data(), kStream);
-    if (!saves) return out;
-    out.d_logits = unwritten<T>(numbers);
-    out.d_coupling = unwritten<T>(scenes[0]->coupling.size());
-    room = unwritten<char>(cuda::backward_workspace(model, wanted.data()));
-    cuda::mean_field_backward(model, out.saved.data(), d_refined.data() + begin * points * labels,
-                              out.d_logits.data(), out.d_coupling.data(), wanted.data(),
-                              room.data(), kStream);
+    T* const refined = result(out.refined, numbers);
+    T* const saved =
+        saves ? result(out.saved, iterations * count * points * model.shape.width) : nullptr;
+    auto room = unwritten<char>(gpu::mean_field_workspace<T>(model, saves));
+    gpu::mean_field<T>(model, keep(logits), refined, saved, room.data(), kStream);
+    if (saves) {
+      const auto first = d_refined.begin() + begin * points * labels;
+      T* const d_logits = result(out.d_logits, numbers);
+      T* const d_coupling = result(out.d_coupling, coupling.size());
+      room = unwritten<char>(gpu::backward_workspace(model, wanted.data()));
+      gpu::mean_field_backward(model, saved, keep(std::vector<T>(first, first + numbers)),
+                                d_logits, d_coupling, wanted.data(), room.data(), kStream);
+    }
+    for (auto& [to, array] : results) *to = get(array);
     return out;
   }
 

@@ -57,6 +57,14 @@ struct Lattice {
   }
 };
 
+// Return a lattice of random points.
+template <typename T>
+std::unique_ptr<Lattice<T>> lattice(std::int64_t points, int dims, double spread,
+                                    dcrf::Quality quality, unsigned seed) {
+  return std::make_unique<Lattice<T>>(random_numbers<T>(points * dims, spread, seed), dims, quality,
+                                      1);
+}
+
 // A grid with `step` pixels per cell, random taps and random symmetric bands, over an image (depth
 // 0) or a volume. If `masked`, every third pixel is excluded.
 template <typename T>
@@ -132,6 +140,32 @@ struct Grid {
       }
     }
     return sum;
+  }
+};
+
+// An image (depth 0) or a volume, and how many of its pixels are not masked out.
+struct Size {
+  int depth, height, width;
+  bool masked;
+  std::int64_t points;
+};
+
+// A lattice and a grid over the pixels of an image that takes five strips or more.
+struct FiveStrips {
+  static constexpr int kHeight = 590, kWidth = 571;
+  std::unique_ptr<Grid<float>> grid;
+  std::unique_ptr<Lattice<float>> lattice;
+
+  explicit FiveStrips(bool masked)
+      : grid(std::make_unique<Grid<float>>(0, kHeight + (masked ? kHeight / 2 : 0), kWidth, 7,
+                                           masked, 1)) {
+    const std::int64_t n = grid->points();
+    CHECK(masked || n == kHeight * kWidth);
+    CHECK(dcrf::Strips(n).count >= 5);
+    std::vector<float> features;
+    for (std::int64_t p = 0; p < n; ++p)
+      features.insert(features.end(), {float(p / kWidth) * 0.05f, float(p % kWidth) * 0.05f});
+    lattice = std::make_unique<Lattice<float>>(features, 2, dcrf::Quality::kStandard, 2);
   }
 };
 

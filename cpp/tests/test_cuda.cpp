@@ -1,7 +1,13 @@
-// Tests of the CUDA programs on the serial launcher (cpp/cuda/threads.hpp): results equal those of
-// the CPU engine within rounding, and are bit-identical for any number of threads and for an image
-// in any batch. The thread sanitizer finds missing barriers, since several threads run each
-// program.
+// Tests of the CUDA programs: results equal those of the CPU engine within rounding, and are
+// bit-identical for any number of threads and for an image in any batch. On the serial launcher
+// (cpp/cuda/threads.hpp) the thread sanitizer finds missing barriers, since several threads run
+// each program. test_cuda_device.cu compiles the same tests for a GPU.
+#include <stdexcept>
+
+#include "../cuda/build.hpp"
+#include "../cuda/devices.hpp"
+#include "../cuda/filter.hpp"
+#include "../cuda/mean_field.hpp"
 #include "cuda_problems.hpp"
 
 using namespace tests;
@@ -11,8 +17,13 @@ namespace {
 
 constexpr int kThreads[] = {1, 2, 5};
 
+// Largest differences to the CPU engine relative to max(1, max). A GPU fuses multiplications and
+// additions, so its tolerance is that of tests/test_cuda.py.
 template <typename T>
-constexpr double kTolerance = sizeof(T) == 4 ? 2e-5 : 1e-12;
+constexpr double kTolerance = kOnDevice ? (sizeof(T) == 4 ? 1e-4 : 1e-10)
+                                        : (sizeof(T) == 4 ? 2e-5 : 1e-12);
+template <typename T>
+constexpr double kMeanFieldTolerance = kOnDevice ? kTolerance<T> : 4 * kTolerance<T>;
 
 // Random features [images, points, dims]; some points are repeated.
 template <typename T>
@@ -30,7 +41,7 @@ std::vector<T> some_features(std::int64_t images, std::int64_t points, int dims,
 // and that neighbour links are mutual.
 template <typename T>
 void check_links(const DeviceLattice<T>& lattice) {
-  const cuda::Links& links = lattice.view.links;
+  const gpu::Links links = lattice.host_links();
   CHECK(links.segment[0] == 0 && links.segment[links.vertices] == links.entries);
   CHECK(links.chunk_first[0] == 0 && links.chunk_first[links.vertices] <= links.most_chunks());
   for (std::int64_t v = 0; v < links.vertices; ++v) {
@@ -40,7 +51,7 @@ void check_links(const DeviceLattice<T>& lattice) {
       CHECK(e == begin || links.entry[e - 1] < links.entry[e]);
     }
     const std::int32_t chunks = links.chunk_first[v + 1] - links.chunk_first[v];
-    CHECK(chunks == (end - begin + cuda::kSegmentChunk - 1) / cuda::kSegmentChunk);
+    CHECK(chunks == (end - begin + gpu::kSegmentChunk - 1) / gpu::kSegmentChunk);
     for (std::int32_t c = 0; c < chunks; ++c)
       CHECK(links.chunk_vertex[links.chunk_first[v] + c] == v);
     for (int axis = 0; axis <= lattice.view.dims; ++axis) {
@@ -150,11 +161,11 @@ void check_mean_fields(Batch<T> batch) {
     for (std::size_t i = 0; i < first.parts().size(); ++i) {
       const auto part = slice(*first.parts()[i], b, images);
       CHECK(same_bits(*alone.parts()[i], part));
-      CHECK(near(part, *cpu.parts()[i], 4 * kTolerance<T>));
+      CHECK(near(part, *cpu.parts()[i], kMeanFieldTolerance<T>));
     }
     for (std::size_t i = 0; i < d_coupling.size(); ++i) d_coupling[i] += cpu.d_coupling[i];
   }
-  CHECK(near(first.d_coupling, d_coupling, 4 * kTolerance<T>));
+  CHECK(near(first.d_coupling, d_coupling, kMeanFieldTolerance<T>));
 }
 
 template <typename T>
@@ -213,12 +224,74 @@ TEST(vertices_with_many_entries_are_summed_in_chunks) {
     auto features = random_numbers<double>(2 * points * 2, 0.01, 1);
     for (std::int64_t i = 0; i < points / 2; ++i) features[i] = features[i % 2];
     const DeviceLattice<double> lattice(features, 2, 2, quality);
+    const gpu::Links links = lattice.host_links();
     std::int32_t most = 0;
     for (std::int64_t v = 0; v < lattice.vertices; ++v)
-      most = std::max(most, lattice.view.links.segment[v + 1] - lattice.view.links.segment[v]);
-    CHECK(most > 9 * cuda::kSegmentChunk);
+      most = std::max(most, links.segment[v + 1] - links.segment[v]);
+    CHECK(most > 9 * gpu::kSegmentChunk);
     check_lattices(features, 2, 2, quality, 5);
   }
+}
+
+TEST(vertices_with_very_many_entries_are_summed_by_a_tree) {
+  for (const std::int64_t points : {64 * 64, 64 * 64 + 1, 3 * 64 * 64 + 5}) {
+    const std::vector<float> features(points * 2, 0.25f);  // a flat picture
+    const DeviceLattice<float> lattice(features, 1, 2, Quality::kStandard);
+    const std::vector<float> values = random_numbers<float>(points * 3, 1.0, 1);
+    const Lattice<float> cpu(features, 2, Quality::kStandard, 1);
+    std::vector<float> first;
+    for (const int threads : kThreads) {
+      set_threads(threads);
+      const auto found = lattice.filter(values, 3, false);
+      if (first.empty()) first = found;
+      CHECK(same_bits(found, first));
+    }
+    CHECK(near(first, cpu.filter(values, 3, false, 1), kTolerance<float>));
+    set_threads(1);
+  }
+}
+
+TEST(points_outside_a_mask_are_not_splatted_and_get_zeros) {
+  const std::int64_t images = 2, points = 300;
+  const int dims = 2, channels = 3;
+  const auto features = some_features<double>(images, points, dims, 1.0);
+  std::vector<unsigned char> inside(images * points);
+  for (std::size_t i = 0; i < inside.size(); ++i) inside[i] = i % 7 == 3 || i > 400;
+  const auto values = random_numbers<double>(images * points * channels, 1.0, 1);
+  for (const Quality quality : kQualities) {
+    const DeviceLattice<double> lattice(features, images, dims, quality, inside);
+    const DeviceLattice<double> whole(features, images, dims, quality);
+    const gpu::Links links = lattice.host_links();
+    std::int32_t most = 0;
+    for (std::int64_t v = 0; v < links.vertices; ++v)
+      most = std::max(most, links.chunk_first[v + 1] - links.chunk_first[v]);
+    CHECK(most <= 5 && links.vertices <= whole.vertices + 2 * dims + 3);
+    // The points inside alone, with values of their own image, give the same bits.
+    std::vector<double> own, given;
+    for (std::int64_t p = 0; p < points; ++p) {
+      if (!inside[p]) continue;
+      own.insert(own.end(), &features[p * dims], &features[(p + 1) * dims]);
+      given.insert(given.end(), &values[p * channels], &values[(p + 1) * channels]);
+    }
+    const DeviceLattice<double> few(own, 1, dims, quality);
+    const auto wanted = few.filter(given, channels, false);
+    const auto found = lattice.filter(values, channels, false);
+    for (std::int64_t p = 0, at = 0; p < points; ++p) {
+      for (int c = 0; c < channels; ++c)
+        CHECK(found[p * channels + c] == (inside[p] ? wanted[at * channels + c] : 0));
+      at += inside[p];
+    }
+  }
+}
+
+TEST(only_programs_with_a_barrier_are_launched_cooperatively) {
+  using gpu::World;
+  CHECK((gpu::kHasBarrier<gpu::Link<1>, World>));
+  CHECK((!gpu::kHasBarrier<gpu::Forward<float, float>, World>));
+  CHECK((!gpu::kHasBarrier<gpu::Filter<float>, World>));
+  CHECK((!gpu::kHasBarrier<gpu::Locate<float, 1>, World>));
+  CHECK((!gpu::kHasBarrier<gpu::SelfResponse<float>, World>));
+  CHECK((!gpu::kHasBarrier<gpu::Number, World>));
 }
 
 TEST(one_lattice_serves_every_image_of_a_batch) {
@@ -264,15 +337,15 @@ void check_rounding(int precision, int least_exponent, double greatest) {
 }
 
 TEST(half_is_the_nearest_of_16_bits_and_never_infinite) {
-  check_rounding<cuda::Half>(11, -24, 65504);
+  check_rounding<gpu::Half>(11, -24, 65504);
   for (const float x : {65504.0f, 65519.0f, 65520.0f, 1e30f, INFINITY}) {
-    CHECK(float(cuda::Half(x)) == 65504);
-    CHECK(float(cuda::Half(-x)) == -65504);
+    CHECK(float(gpu::Half(x)) == 65504);
+    CHECK(float(gpu::Half(-x)) == -65504);
   }
 }
 
 TEST(bfloat16_is_the_nearest_upper_half_of_a_float) {
-  check_rounding<cuda::Bfloat16>(8, -133, std::ldexp(255.0, 120));
+  check_rounding<gpu::Bfloat16>(8, -133, std::ldexp(255.0, 120));
 }
 
 TEST(mean_fields_equal_those_of_the_cpu_engine) {
@@ -307,4 +380,36 @@ TEST(results_with_several_lanes_equal_the_cpu_engine) {
   set_lanes(1);
 }
 
-int main(int count, char** arguments) { return run_tests(count > 1 ? arguments[1] : ""); }
+// Groups of 1, 8 and 32 lanes as on a GPU, and rows of more than one block of 32 lanes. With many
+// labels the forward pass alone: the backward pass takes a sum over the lanes per entry of a
+// coupling, which is slow with 32 threads.
+TEST(a_warp_of_lanes_equals_the_cpu_engine) {
+  set_lanes(32);
+  for (const int labels : {3, 12, 33, 130}) {
+    const bool backward = labels < 33;
+    Batch<double> batch(1, 0, labels, 1, kinds_of<double>(2));
+    set_threads(1);
+    Outcome<double> found = batch.on_device(0, 1, backward), cpu = batch.on_cpu(0);
+    CHECK(near(found.refined, cpu.refined, kMeanFieldTolerance<double>));
+    if (!backward) continue;
+    for (std::size_t i = 0; i < cpu.parts().size(); ++i)
+      CHECK(near(*found.parts()[i], *cpu.parts()[i], kMeanFieldTolerance<double>));
+    CHECK(near(found.d_coupling, cpu.d_coupling, kMeanFieldTolerance<double>));
+    set_threads(2);
+    CHECK(same_bits(batch.on_device(0, 1, false).refined, found.refined));
+  }
+  set_lanes(1);
+  set_threads(1);
+}
+
+int main(int count, char** arguments) {
+  constexpr int kSkipped = 77;  // as in CMakeLists.txt
+  try {
+    if (gpu::devices().empty()) throw std::runtime_error("no device has cooperative launches");
+  } catch (const std::exception& error) {
+    std::printf("skipped, there is no device: %s\n", error.what());
+    return kSkipped;
+  }
+  std::printf("on %s\n", gpu::devices()[0].name.c_str());
+  return run_tests(count > 1 ? arguments[1] : "");
+}

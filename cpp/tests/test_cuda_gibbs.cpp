@@ -1,4 +1,5 @@
-// Tests that the Gibbs program on the serial launcher draws the same labels as the CPU engine.
+// Tests that the Gibbs program draws the same labels as the CPU engine, also on a GPU
+// (test_cuda_device.cu): labels and marginals are bit-identical on all engines.
 #include "cuda_problems.hpp"
 #include "gibbs_problems.hpp"
 
@@ -16,7 +17,7 @@ GibbsScene::Result run_program(const GibbsScene& scene) {
     down = std::max<std::int64_t>(down, std::abs(of.offsets[2 * c]));
     right = std::max<std::int64_t>(right, std::abs(of.offsets[2 * c + 1]));
   }
-  cuda::GibbsBatch batch;
+  gpu::GibbsBatch batch;
   batch.images = of.images;
   batch.height = of.height;
   batch.width = of.width;
@@ -37,7 +38,9 @@ GibbsScene::Result run_program(const GibbsScene& scene) {
     }
     steps.push_back(of.offsets[2 * c] * batch.padded_stride + of.offsets[2 * c + 1]);
   }
-  batch.neighbours = {of.classes, count, count, rows.data(), steps.data()};
+  const auto row_array = put(rows);
+  const auto step_array = put(steps);
+  batch.neighbours = {of.classes, count, count, row_array.data(), step_array.data()};
 
   std::vector<float> logits(scene.logits.size());
   for (std::int64_t image = 0; image < of.images; ++image) {
@@ -46,27 +49,34 @@ GibbsScene::Result run_program(const GibbsScene& scene) {
         logits[(image * pixels + p) * count + l] = of.logits[(image * count + l) * pixels + p];
     }
   }
-  batch.logits = logits.data();
+  const auto logit_array = put(logits);
+  batch.logits = logit_array.data();
   while ((batch.step * of.a) % of.m != 0) ++batch.step;
   batch.colours = of.m;
   std::vector<std::int32_t> first(of.m * of.m, -1);
   for (int row = 0; row < of.m; ++row) {
     for (int x = 0; x < batch.step; ++x) first[(of.a * x + of.b * row) % of.m * of.m + row] = x;
   }
-  batch.first = first.data();
+  const auto first_array = put(first);
+  batch.first = first_array.data();
   batch.seed = of.seed;
-  batch.chain = of.chain;
-  batch.first_sweep = of.first_sweep;
+  const auto chain = put(scene.chain), first_sweep = put(scene.first_sweep);
+  batch.chain = chain.data();
+  batch.first_sweep = first_sweep.data();
   batch.sweeps = of.sweeps;
-  batch.inverse_temperature = of.inverse_temperature;
+  const auto inverse_temperature = put(scene.inverse_temperature);
+  batch.inverse_temperature = inverse_temperature.data();
 
-  GibbsScene::Result out = scene.empty();
-  batch.labels = out.labels.data();
-  batch.marginals = out.marginals.data();
-  batch.changes = out.changes.data();
-  auto workspace = unwritten<char>(std::int64_t(cuda::gibbs_workspace(batch)));
-  cuda::gibbs_sweep(batch, workspace.data(), kStream);
-  return out;
+  const GibbsScene::Result initial = scene.empty();
+  auto labels = put(initial.labels);
+  auto marginals = put(initial.marginals);
+  auto changes = put(initial.changes);
+  batch.labels = labels.data();
+  batch.marginals = marginals.data();
+  batch.changes = changes.data();
+  auto workspace = unwritten<char>(std::int64_t(gpu::gibbs_workspace(batch)));
+  gpu::gibbs_sweep(batch, workspace.data(), kStream);
+  return {get(labels), get(marginals), get(changes)};
 }
 
 void check_program(const GibbsScene& scene) {
@@ -89,4 +99,13 @@ TEST(gibbs_sweeps_equal_those_of_the_cpu_engine) {
     check_program(GibbsScene(2, 4, 5, labels, {0, 1, 1, 0, 1, -1}, 1, 2, 4));
   check_program(GibbsScene(1, 9, 4, 6, {8, -3, -1, 0}, 0, 1, 2));
   check_program(GibbsScene(3, 2, 3, 4, {}, 0, 0, 1));
+}
+
+TEST(gibbs_sweeps_of_a_warp_of_lanes_equal_those_of_the_cpu_engine) {
+  set_lanes(32);
+  for (const int labels : {3, 21, 40}) {
+    const GibbsScene scene(1, 3, 4, labels, {0, 1, 1, 0}, 1, 1, 2);
+    CHECK(run_program(scene) == scene.run(1));
+  }
+  set_lanes(1);
 }

@@ -17,19 +17,6 @@ using dcrf::Quality;
 namespace {
 
 template <typename T>
-std::unique_ptr<Lattice<T>> lattice(std::int64_t points, int dims, double spread, Quality quality,
-                                    unsigned seed) {
-  return std::make_unique<Lattice<T>>(random_numbers<T>(points * dims, spread, seed), dims, quality,
-                                      1);
-}
-
-struct Size {
-  int depth, height, width;
-  bool masked;
-  std::int64_t points;
-};
-
-template <typename T>
 void check_definition(const Size& size, int labels, bool self_terms, bool potts) {
   const std::int64_t n = size.points;
   Scene<T> scene(n, labels, 3, unsigned(labels));
@@ -76,25 +63,18 @@ TEST(rows_of_every_width_give_the_definition) {
 }
 
 TEST(mean_fields_do_not_depend_on_the_number_of_threads) {
-  const int height = 590, width = 571, points = height * width;  // five strips
   for (const bool masked : {false, true}) {
-    auto grid =
-        std::make_unique<Grid<float>>(0, height + (masked ? height / 2 : 0), width, 7, masked, 1);
-    const std::int64_t n = grid->points();
-    CHECK(masked || n == points);
-    std::vector<float> features;
-    for (std::int64_t p = 0; p < n; ++p) {
-      features.insert(features.end(), {float(p / width) * 0.05f, float(p % width) * 0.05f});
-    }
+    FiveStrips image(masked);
+    const std::int64_t n = image.grid->points();
     Scene<float> scene(n, 3, 2, 2);
-    scene.add({std::make_unique<Lattice<float>>(features, 2, Quality::kStandard, 2),
+    scene.add({std::move(image.lattice),
                nullptr,
                positive_numbers<float>(n, 0.001, 0.002, 3),
                {},
                {}},
               true);
     scene.add({nullptr,
-               std::move(grid),
+               std::move(image.grid),
                {},
                positive_numbers<float>(n, 0.01, 0.02, 4),
                masked ? positive_numbers<float>(n, 0.1, 0.2, 5) : std::vector<float>()});

@@ -3,21 +3,41 @@
 Each error message says what was passed, what is required and how to fix it.
 """
 
-from .arrays import array_kind, float_dtype, image, logits, mask, refined, same_device
-from .features import feature_rows, features, indexable, refuse_features, values
+from .arrays import (
+    array_kind, exchange_error, exchanged, float_dtype, image, logits, maps, mask, refined,
+    same_device, stored_logits, unmasked,
+)  # fmt: skip
+from .features import (
+    feature_rows, features, filtered, indexable, pixels, refuse_features, summable, values,
+)  # fmt: skip
+from .named_axes import named_axes
 from .numbers import (
-    count, flag, ignored, number, option, positive_number, spacing, threads, weight,
+    bandwidth, count, flag, ignored, is_sequence, number, option, positive_number, spacing,
+    threads, weight,
 )  # fmt: skip
 from .packages import package
 from .parameters import (
-    bandwidths, compatibility, coupling, kernel_weights, kernels, params, untied, weights_fit,
+    bandwidths, bandwidths_fit, compatibility, coupling, coupling_fits, kernel_weights, kernels,
+    no_compatibility, one_label, params, prune, untied, weights_fit,
 )  # fmt: skip
-from .values import image_range, image_values, logits_values, parameter, probabilities
+from .points import kernels_without_positions, points, points_guide
+from .scales import IntegerScale
+from .units import image_units
+from .values import (
+    exchanged_values, image_values, in_unit_range, logits_values, parameter, probabilities,
+    probability_dtype, probability_range, probability_sums, sums_to_one, warn,
+)  # fmt: skip
 
 __all__ = [
-    "array_kind", "bandwidths", "compatibility", "count", "coupling", "feature_rows", "features",
-    "flag", "float_dtype", "ignored", "image", "image_range", "image_values", "indexable",
-    "kernel_weights", "kernels", "logits", "logits_values", "mask", "number", "option", "package",
-    "parameter", "params", "positive_number", "probabilities", "refined", "refuse_features",
-    "same_device", "spacing", "threads", "untied", "values", "weight", "weights_fit",
+    "IntegerScale",
+    "array_kind", "bandwidth", "bandwidths", "bandwidths_fit", "compatibility", "count", "coupling",
+    "coupling_fits", "exchange_error", "exchanged", "exchanged_values", "feature_rows", "features",
+    "filtered", "flag", "float_dtype", "ignored", "image", "image_units", "image_values",
+    "in_unit_range", "indexable", "is_sequence", "kernel_weights", "kernels",
+    "kernels_without_positions", "logits", "logits_values", "maps", "mask", "named_axes",
+    "no_compatibility", "number", "one_label", "option", "package", "parameter", "params", "pixels",
+    "points", "points_guide", "positive_number", "probabilities", "probability_dtype",
+    "probability_range", "probability_sums", "prune", "refined", "refuse_features", "same_device",
+    "spacing", "stored_logits", "summable", "sums_to_one", "threads", "unmasked", "untied",
+    "values", "warn", "weight", "weights_fit",
 ]  # fmt: skip

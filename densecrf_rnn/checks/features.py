@@ -8,7 +8,7 @@ import numpy as np
 from .. import _limits
 from .._typing import Array
 from . import arrays, wording
-from .values import finite
+from .values import extremes
 
 _MAX_ELEVATED = {
     "float32": _limits.MAX_ELEVATED_FLOAT32, "float64": _limits.MAX_ELEVATED_FLOAT64,
@@ -24,16 +24,24 @@ def features(array: Any) -> None:
     if not 1 <= dims <= _limits.MAX_DIMS:
         raise ValueError(f"features has {dims} columns; a lattice takes 1 to {_limits.MAX_DIMS}")
     arrays.float_dtype("features", array, batched=False)
-    feature_rows(array)
+    feature_rows(*array.shape)
 
 
-def feature_rows(array: Any) -> None:
+def feature_rows(points: int, dims: int) -> None:
     """Check that int32 can number all simplex corners of feature rows [N, D]."""
-    points, dims = array.shape
     if points * (dims + 1) >= 2**_limits.INDEX_BITS:
         raise ValueError(
             f"features has {points} rows of {dims}; a lattice takes fewer than "
             f"{2**_limits.INDEX_BITS // (dims + 1)} such rows, so cut the input into tiles"
+        )
+
+
+def pixels(points: int, dims: int) -> None:
+    """Check that a lattice can hold an image before memory is asked for; as `feature_rows`."""
+    if points * (dims + 1) >= 2**_limits.INDEX_BITS:
+        raise ValueError(
+            f"the image has {points} pixels but a lattice of {dims} features takes fewer than "
+            f"{2**_limits.INDEX_BITS // (dims + 1)}; cut it into tiles, as refine_tiled does"
         )
 
 
@@ -72,8 +80,56 @@ def values(array: Any, points: int, dtype: Any) -> None:
             f"values has dtype {wording.dtype(array)} but the lattice was built from {dtype} "
             f"features; pass values.astype('{dtype}')"
         )
-    if array.size and not finite(array):
+    summable(array, points, float(np.finfo(dtype).max))
+
+
+def summable(array: Any, points: int, greatest: float) -> None:
+    """Check that values, an array or a tensor, are finite and small enough to be summed.
+
+    `greatest` is the largest number of their dtype.
+    """
+    if 0 in array.shape:
+        return
+    low, high = extremes(array)
+    if not (math.isfinite(low) and math.isfinite(high)):
         wording.raise_non_finite("values", array)
+    limit = greatest / (4 * points)  # a blur adds half of the sum at most
+    if max(-low, high) > limit:
+        raise ValueError(
+            f"values reaches {max(-low, high):g}, so a sum over {points} points could exceed the "
+            f"range of {wording.dtype(array)}; rescale it to within {limit:g}"
+        )
+
+
+def filtered(values: Any, features: Any, name: str = "features") -> None:
+    """Check the kinds, shapes [B, N, C] and [B or 1, N, D], dtypes and devices of two tensors."""
+    for of, tensor, last in (("values", values, "C"), (name, features, "D")):
+        arrays.array_kind(of, tensor, batched=True)
+        if len(tensor.shape) != 3:
+            way_out = f"; one set of points is {of}[None]" if len(tensor.shape) == 2 else ""
+            raise wording.shape_error(of, tensor, f"[B, N, {last}], one row per point" + way_out)
+        arrays.float_dtype(of, tensor, batched=True)
+    images, points, dims = features.shape
+    if not 1 <= dims <= _limits.MAX_DIMS:
+        raise ValueError(f"{name} has {dims} columns; a lattice takes 1 to {_limits.MAX_DIMS}")
+    if points == 0:
+        raise ValueError(f"{name} has shape {wording.shape(features)}, without points; give some")
+    if values.shape[1] != points or images not in (1, values.shape[0]):
+        raise ValueError(
+            f"values has shape {wording.shape(values)} but {name} {wording.shape(features)}; both "
+            "need one row per point, and as many sets of points"
+        )
+    if values.dtype != features.dtype:
+        raise TypeError(
+            f"values has dtype {wording.dtype(values)} but {name} {wording.dtype(features)}; "
+            "convert one to the dtype of the other"
+        )
+    feature_rows(points, dims)
+    if values.device != features.device:
+        raise ValueError(
+            f"values is on {values.device} but {name} on {features.device}; move one "
+            f"({name}.to({str(values.device)!r}))"
+        )
 
 
 def _reach(array: Any) -> Array:

@@ -5,7 +5,7 @@ tensors become tuples.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,13 +42,35 @@ def positive_number(name: str, value: Any) -> float:
 
 def weight(name: str, value: Any) -> float | tuple[float, ...]:
     """Check one finite weight, or a sequence of them, and return a float or a tuple."""
-    if hasattr(value, "tolist"):  # an array or a tensor
+    return _one_or_several(name, value, number, "one weight, or one for each label")
+
+
+def bandwidth(name: str, value: Any) -> float | tuple[float, ...]:
+    """Check one positive bandwidth, or a sequence of them, and return a float or a tuple."""
+    each = "channel" if name in ("theta_beta", "theta_guide") else "axis"
+    return _one_or_several(name, value, positive_number, f"one bandwidth, or one for each {each}")
+
+
+def _one_or_several(
+    name: str, value: Any, check: Callable[[str, Any], float], wanted: str
+) -> float | tuple[float, ...]:
+    if not isinstance(value, (int, float)) and hasattr(value, "tolist"):  # an array or a tensor
         value = value.tolist()
-    if isinstance(value, (list, tuple)):
+    if is_sequence(value):
         if len(value) == 0:
-            raise ValueError(f"{name} is empty; give one weight, or one for each label")
-        return tuple(number(f"{name}[{i}]", v) for i, v in enumerate(value))
-    return number(name, value)
+            raise ValueError(f"{name} is empty; give {wanted}")
+        return tuple(check(f"{name}[{i}]", v) for i, v in enumerate(value))
+    return check(name, value)
+
+
+def is_sequence(value: Any) -> bool:
+    """Return whether `value` is a sequence, such as a list or OmegaConf's ListConfig, but no text.
+
+    Lists and tuples come first, because torch.compile cannot trace abstract classes.
+    """
+    return isinstance(value, (list, tuple)) or (
+        isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    )
 
 
 def count(name: str, value: Any, at_least: int, below_power: int = 31) -> int:
@@ -71,9 +93,9 @@ def spacing(value: Sequence[float] | None, axes: int) -> tuple[float, ...]:
     """Check one positive pixel size per spatial axis and return a tuple; None gives ones."""
     if value is None:
         return (1.0,) * axes
-    if hasattr(value, "tolist"):  # an array or a tensor
+    if not isinstance(value, (int, float)) and hasattr(value, "tolist"):  # an array or a tensor
         value = value.tolist()
-    if not isinstance(value, (list, tuple)) or len(value) != axes:
+    if not is_sequence(value) or len(value) != axes:
         raise ValueError(
             f"spacing is {value!r}; it must hold {axes} numbers, the pixel size along each axis "
             f"({'depth, ' if axes == 3 else ''}row, column)"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import _limits
-from . import wording
+from . import numbers, wording
 from .values import parameter
 
 
@@ -16,12 +16,34 @@ def params(value: Any, kind: type) -> None:
         )
 
 
-def weights_fit(name: str, value: float | tuple[float, ...], labels: int) -> None:
-    """Check that a tuple of weights has one entry per label."""
+def weights_fit(
+    name: str, value: float | tuple[float, ...], labels: int, *, multilabel: bool = False
+) -> None:
+    """Check that a tuple of weights has one entry per label, or if `multilabel` per map."""
     if isinstance(value, tuple) and len(value) != labels:
+        entry = "map" if multilabel else "label"
         raise ValueError(
-            f"params.{name} has {len(value)} weights but there are {labels} labels; give one "
-            "weight, or one for each label"
+            f"params.{name} has {len(value)} weights but there are {labels} {entry}s; give one "
+            f"weight, or one for each {entry}"
+        )
+
+
+def no_compatibility(compatibility: Any) -> None:
+    """Check that a multilabel CRF is given no compatibility."""
+    if compatibility is not None:
+        raise ValueError(
+            "compatibility is given but multilabel is True, so each map is a binary CRF of its own "
+            "with Potts; leave compatibility out, and scale a map's penalty by its weights"
+        )
+
+
+def bandwidths_fit(name: str, value: float | Sequence[float], wanted: int, where: str) -> None:
+    """Check that a tuple of bandwidths has `wanted` entries; `where` says what has as many."""
+    if isinstance(value, tuple) and len(value) != wanted:
+        several = "s" * (len(value) > 1)
+        raise ValueError(
+            f"{name} has {len(value)} number{several} but {where}; give one number for all, or "
+            f"{wanted}, one for each"
         )
 
 
@@ -40,31 +62,62 @@ def kernels(given: Sequence[Any], kind: type[Any], guides: Any) -> None:
             )
         guide = None if kernel.theta_guide is None else kernel.guide
         if None not in (guide, guides) and guide not in guides:
-            raise ValueError(
-                f"a kernel uses the guide {guide!r}, which is not given; pass "
-                f"guides={{{guide!r}: tensor}}"
-            )
+            own = {
+                "image": "pass it, or kernels without it, such as kernels=[kernels.Spatial(3.0)]",
+                "features": "pass features=[B, N, d], with logits [B, L, N]",
+            }
+            way_out = own.get(str(guide), f"pass guides={{{guide!r}: tensor}}")
+            raise ValueError(f"a kernel uses the guide {guide!r}, which is not given; {way_out}")
 
 
-def kernel_weights(array: Any, kernels: int, labels: int, *, values: bool = True) -> None:
-    """Check that kernel weights are [M], [M, L] or [M, L, L] and, if `values`, finite."""
-    allowed = ((kernels,), (kernels, labels), (kernels, labels, labels))
-    if tuple(array.shape) not in allowed:
-        raise wording.shape_error(
-            "kernel_weights",
-            array,
-            f"{' or '.join(map(wording.size, allowed))}: one weight per kernel, one per kernel and "
-            "label, or one matrix per kernel",
+def prune(value: Any, labels: int) -> float:
+    """Check that `prune` lies in 0 <= prune < 1 / labels and return it as a float.
+
+    `labels` is the number of labels of one mean field, at least 2.
+    """
+    value = numbers.number("prune", value)
+    if not 0 <= value < 1 / labels:
+        raise ValueError(
+            f"prune is {value:g}; with {labels} labels it must lie in 0 <= prune < 1/{labels} "
+            f"({1 / labels:.3g}); 0 is exact, and 1e-3 leaves out much and changes little"
         )
+    return value
+
+
+def one_label(labels: bool, multilabel: bool) -> None:
+    """Check that a multilabel CRF is not asked for one label per pixel."""
+    if labels and multilabel:
+        raise ValueError(
+            "labels is True but multilabel is True, so that a pixel may have several labels; leave "
+            "labels at False and compare the marginals with a threshold: q > 0.5"
+        )
+
+
+def kernel_weights(
+    array: Any, kernels: int, labels: int, *, values: bool = True, multilabel: bool = False
+) -> None:
+    """Check that kernel weights are [M], [M, L] or [M, L, L] and, if `values`, finite.
+
+    If `multilabel`, L counts maps, and [M, L, L] is refused.
+    """
+    allowed = [(kernels,), (kernels, labels), (kernels, labels, labels)]
+    what = "one weight per kernel, one per kernel and label, or one matrix per kernel"
+    if multilabel:
+        allowed, what = allowed[:2], "one weight per kernel, or one per kernel and map"
+    if tuple(array.shape) not in allowed:
+        wanted = f"{' or '.join(map(wording.size, allowed))}: {what}"
+        raise wording.shape_error("kernel_weights", array, wanted)
     if values:
         parameter("kernel_weights", array)
 
 
-def bandwidths(array: Any, kernels: int) -> None:
-    """Check that bandwidths are finite and positive, of shape [M, 2]."""
+def bandwidths(array: Any, kernels: int, *, values: bool = True) -> None:
+    """Check that bandwidths have shape [M, 2] and, if `values`, are finite and positive."""
     if tuple(array.shape) != (kernels, 2):
         wanted = f"[{kernels}, 2], the bandwidths (position, guide) of each kernel"
         raise wording.shape_error("bandwidths", array, wanted)
+    if not values:
+        return
     parameter("bandwidths", array)
     if not float(array.min()) > 0:
         raise ValueError(f"bandwidths holds {float(array.min()):g}; they must be positive")
@@ -90,11 +143,21 @@ def untied(name: str, array: Any, iterations: int) -> None:
 
 def coupling(matrices: Any, points: int, largest: float) -> None:
     """Check that messages weighted by couplings mu W [M, L, L] cannot exceed `largest`."""
-    kernels, labels = matrices.shape[:2]
+    limit = coupling_limit(matrices, points, largest)
     found = float(abs(matrices).max())
-    limit = float(largest) / (4 * kernels * labels * max(points, 1))
     if not found <= limit:
         raise ValueError(
             f"a kernel weight times the compatibility is {found:g}, so messages could exceed "
             f"the range of the logits' dtype; use weights whose products are below {limit:g}"
         )
+
+
+def coupling_fits(matrices: Any, points: int, largest: float) -> Any:
+    """Return whether `coupling` accepts matrices, as a tensor that nobody has waited for."""
+    return (abs(matrices) <= coupling_limit(matrices, points, largest)).all()
+
+
+def coupling_limit(matrices: Any, points: int, largest: float) -> float:
+    """Return the largest entry of couplings [M, L, L] whose messages cannot exceed `largest`."""
+    kernels, labels = matrices.shape[:2]
+    return float(largest) / (4 * kernels * labels * max(points, 1))

@@ -7,13 +7,15 @@ imported when its command is called, and imports torch or matplotlib only inside
 
 import argparse
 import contextlib
+import io
 import importlib
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 _COMMANDS = {
     "demo": "refine the sample photographs, draw the changed pixels, and train a CRF-RNN on them",
@@ -22,6 +24,12 @@ _COMMANDS = {
     "tune": "search for the CRF parameters that score best on images with ground truth",
     "info": "show versions and the engines that can run here",
 }
+
+
+STATUS = (
+    "Exit status: 0 for success; 1 if some of the files failed; 2 if nothing was done because of an"
+    " error, which is printed, or the disk is full; 130 after Ctrl-C."
+)
 
 
 class UserError(Exception):
@@ -72,11 +80,14 @@ def prepare_plots(command: str, folder: Path | None) -> None:
         make_folder(folder, "--plots")
 
 
-def progress(**options: Any) -> Any:
-    """Create a progress bar on stderr: hidden if stderr is no terminal, and erased when it ends."""
+def progress(hidden: bool = False, **options: Any) -> Any:
+    """Create a progress bar on stderr, which is erased when it ends.
+
+    It is also hidden if stderr is no terminal.
+    """
     from tqdm import tqdm  # type: ignore[import-untyped]
 
-    return tqdm(**options, disable=None, leave=False)
+    return tqdm(**options, disable=hidden or None, leave=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,8 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0 for success, 1 if some of the files failed, 2 for an error of the user, 130
-        after Ctrl-C.
+        Exit status: 0 for success, 1 if some of the files failed, 2 for an error of the user or a
+        full disk, 130 after Ctrl-C, 141 if the reader of stdout has ended.
 
     Raises
     ------
@@ -103,29 +114,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments:
         parser.print_help(sys.stderr)
         return 2
-    args = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files may be any bytes
     try:
-        return _run(args)
+        try:
+            return _run(parser.parse_args(arguments))
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
-        print(f"\ndensecrf-rnn {args.command}: interrupted", file=sys.stderr)
+        print(f"\ndensecrf-rnn {arguments[0]}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader has ended, as in `densecrf-rnn info | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        _drop_stdout()
+        return 128 + signal.SIGPIPE  # as a shell reports it
+    except OSError as error:  # such as a full disk
+        _drop_stdout()
+        print(f"densecrf-rnn {arguments[0]}: cannot print: {error.strerror}", file=sys.stderr)
+        return 2
+
+
+def _drop_stdout() -> None:
+    """Print nothing more: Python writes the rest of its buffer when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence; argparse would print all options before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def _run(args: argparse.Namespace) -> int:
     from ..engines import BackendUnavailableError
+    from ..files import allowing
     from ._remedies import in_options
 
     try:
-        return int(importlib.import_module(f".{args.command}", __name__).run(args))
+        with allowing(getattr(args, "max_bytes", None)):
+            return int(importlib.import_module(f".{args.command}", __name__).run(args))
     except BrokenPipeError:
         raise
     except (UserError, BackendUnavailableError) as error:
         problem = str(error)
     except OSError as error:
-        problem = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        problem = error.strerror or str(error)
+        if error.filename:
+            problem = f"{error.filename}: {problem}"
     print(f"densecrf-rnn {args.command}: {in_options(problem)}", file=sys.stderr)
     return 2
 
@@ -134,9 +169,10 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """Build the parser; import only the commands that occur in `arguments`."""
     from .. import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="densecrf-rnn",
         description="Dense-CRF refinement of segmentations, and a trainable CRF-RNN head.",
+        epilog=STATUS,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -146,5 +182,6 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         )
         if name in arguments:
             importlib.import_module(f".{name}", __name__).add_arguments(command)
+            command.epilog = f"{command.epilog} {STATUS}" if command.epilog else STATUS
             command.set_defaults(parser=command)  # `_options` reads the defaults from it
     return parser

@@ -3,6 +3,7 @@
 Uses matplotlib's figure objects only, so neither its global state nor a display is needed.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from .._typing import Array
 from .. import files
+from .._atomic import remove_leftovers_of
 
 
 # Colours of the predictions, in their order; grey suits the first, the labels before the CRF.
@@ -26,8 +28,11 @@ _MAX_WITH_NUMBERS = 24  # a confusion matrix of more labels shows no numbers
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG, under a temporary name until it is complete."""
+    encoded = io.BytesIO()  # Pillow, which matplotlib uses, hides why a write failed
+    figure.savefig(encoded, format="png", dpi="figure")
+    remove_leftovers_of(path)
     with files.replaced(path) as partial:
-        figure.savefig(partial, format="png", dpi="figure")
+        partial.write_bytes(encoded.getbuffer())
 
 
 def class_bars(classes: Sequence[str], columns: Mapping[str, Sequence[float | None]]) -> Figure:

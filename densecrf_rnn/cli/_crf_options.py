@@ -14,6 +14,9 @@ from ._options import option
 # The defaults of the options, and the first setting that a search tries (README, "Choosing
 # parameters"). The defaults of CRFParams are the paper's, meant for training with the network.
 START = Settings(tuning.START)
+# What `refine` prunes where it writes labels alone: on all pictures of docs/performance.md this
+# changed less than one label in a million.
+PRUNE_LABELS = 1e-4
 # Meaning of the parameters that a search can find.
 MEANING = {
     "theta_alpha": "standard deviation of the appearance kernel in position, in pixels",
@@ -24,6 +27,13 @@ MEANING = {
     "w_spatial": "weight of the smoothness kernel",
 }
 
+_AXES = "axes, or one per axis ([D,]H,W)"
+_LABELS = "labels, or one per label"
+_EACH = {
+    "theta_alpha": _AXES, "theta_beta": "channels, or one per channel", "theta_gamma": _AXES,
+    "w_bilateral": _LABELS, "w_spatial": _LABELS,
+}  # fmt: skip
+
 
 def add_crf_options(parser: argparse.ArgumentParser) -> None:
     """Declare an option for each field of CRFParams, the iterations and the compatibility."""
@@ -31,13 +41,14 @@ def add_crf_options(parser: argparse.ArgumentParser) -> None:
     add("--params", **_types.FILE,
         help="settings in JSON, as written by `tune`; command-line options override the file")
     for name, meaning in MEANING.items():
-        each = name.startswith("w_")
-        add(option(name), type=_types.weights if each else float,
-            metavar="X[,X...]" if each else "X",
-            help=f"{meaning}{', one for all labels or one per label' if each else ''} "
-            f"(default: {getattr(START.params, name):g})")
+        add(option(name), type=_types.numbers, metavar="X[,X...]",
+            help=f"{meaning}; one for all {_EACH[name]} (default: {getattr(START.params, name):g})")
     add("--iterations", type=int, metavar="N",
         help=f"mean-field updates (default: {START.iterations})")
+    add("--prune", type=float, metavar="X",
+        help="save time by leaving labels out: no pixel loses more than X of a label's marginal in "
+        f"an iteration; 0 is exact (default: {PRUNE_LABELS:g} where engine cpu writes labels "
+        "alone, else 0)")
     add("--compatibility", **_types.FILE,
         help="array file [L, L]: penalty for a label (row) next to another (column) (default: "
         "Potts, 1 for different labels)")
@@ -72,4 +83,5 @@ def settings(args: argparse.Namespace) -> Settings:
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     mu = base.compatibility if args.compatibility is None else read_array(args.compatibility)
     iterations = base.iterations if args.iterations is None else args.iterations
-    return Settings(replace(base.params, **given), iterations, mu)
+    tuned = "" if "theta_beta" in given else base.tuned
+    return Settings(replace(base.params, **given), iterations, mu, tuned)

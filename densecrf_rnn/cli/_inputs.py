@@ -4,19 +4,31 @@ Shared by the commands that read folders of saved logits.
 """
 
 import argparse
+import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from .._typing import Array
-from .. import files, unaries
+from .. import checks, files, unaries
 from ..checks.wording import size as shown
-from ..files import formats
+from ..files import exif, formats, modalities, nnunet, tiff
+from ..files.alignment import first_placed
+from ..files.geometry import Geometry
+from ..files.label_values import positions
+from ..files.reading import check_whole
+from ..files.sizes import expecting
 from ..upsampling import upsample
-from . import UserError, _types, user_errors
+from ._messages import READ
+from . import (
+    UserError, _axes, _containers, _hints, _nodata, _regions, _sources, _types, user_errors
+)  # fmt: skip
+from ._label_options import add_label_options, label_values, warn_of_masks
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,26 +38,36 @@ class Problem:
     logits: Array  # [L, *S], where S are the spatial axes
     image: Array  # [*S, C]
     mask: Array | None  # [*S]
+    valid: Array | None  # [*S]: where logits and image have data; None if everywhere
     spacing: tuple[float, ...] | None
 
 
-def add_input_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that name the input files and describe their content."""
+def add_input_options(parser: argparse.ArgumentParser, regions: bool = True) -> None:
+    """Declare the options that name the input files and describe their content.
+
+    `regions` says whether the command refines maps that overlap.
+    """
     parser.add_argument(
-        "logits", metavar="LOGITS",
+        "logits", nargs="+", metavar="LOGITS",
         help="folder, quoted pattern or file of logits: arrays, NIfTI, or TIFF with a page per "
         f"label ({' '.join(formats.extensions('scores'))}); or of label maps",
     )  # fmt: skip
     parser.add_argument(
-        "images", metavar="IMAGES",
+        "images", nargs="+", metavar="IMAGES",
         help="folder, quoted pattern or file of the images, one for each file of LOGITS, of the "
         f"same stem (name without extension): {' '.join(formats.extensions('image'))}",
     )  # fmt: skip
-    add = parser.add_argument_group("content of the input files").add_argument
-    add("--kind", choices=("logits", "probabilities", "labels"),
-        help="content of LOGITS (default: labels for image files other than TIFF, else logits)")
+    group = parser.add_argument_group("content of the input files")
+    add = group.add_argument
+    kinds = ("logits", "probabilities", "labels")
+    add("--kind", choices=(*kinds, *_regions.KINDS),  # without `regions`, an error explains them
+        metavar=None if regions else f"{{{','.join(kinds)}}}",
+        help="content of LOGITS (default: labels for image files other than TIFF, else logits)"
+        + "; regions: probabilities of maps that may overlap; region-logits: their logits"
+        * regions)
     add("--key", metavar="NAME", help="array to read if a LOGITS file holds several")
     add("--image-key", metavar="NAME", help="array to read if an IMAGES file holds several")
+    add_label_options(group)
     add("--labels-last", action="store_true",
         help="array files of LOGITS are [H, W, L] or [D, H, W, L] (default: L first)")
     add("--axes", choices=("zyx", "xyz"), default="zyx",
@@ -57,17 +79,30 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
     add("--covers", type=_types.size, metavar="H,W",
         help="with --upsample: size of the padded network input, whose top-left corner is the "
         "image (default: the size of the image)")
+    add("--bands", type=_types.positives, metavar="N,N,...",
+        help="bands of a TIFF image to use, counted from 1 (default: all but an alpha band)")
     add("--mask", metavar="MASKS",
         help="folder, quoted pattern or file of masks; pixels where the mask is 0 are excluded")
     add("--spacing", type=_types.spacing, metavar="X,X[,X]",
         help="pixel size along each axis, [D,]H,W, in the unit of --theta-alpha and --theta-gamma "
-        "(default: from the NIfTI header, else 1)")
-    for name in ("logits", "image", "mask"):
-        add(f"--{name}-suffix", default="", metavar="TEXT",
-            help=f"text between stem and extension in the names of {name} files, such as _0000")
+        "(default for volumes: from the NIfTI header or the OME-Zarr scale, else 1)")
+    add_exif_option(add)
+    for name, more in (("logits", ""), ("image", "; several, as _0000,_0001, join the channels of "
+                       "several files, such as the modalities of a scan"), ("mask", "")):
+        add(f"--{name}-suffix", default="", metavar="TEXT[,TEXT]" if more else "TEXT",
+            help=f"text between stem and extension in the names of {name} files, such as _0000"
+            f"{more}")
+    _sources.add_recursive(group)
+    _containers.add_strict(group)
+    _containers.add_max_bytes(group)
+    add("--normalize", choices=files.NORMALIZE,
+        help="rescale each channel of an image: its percentiles 0.5 to 99.5 to 0..255, or to mean "
+        "0 and standard deviation 1 (zscore); inside the mask (default: values as stored)")
     add = parser.add_argument_group("confidence of the input").add_argument
     add("--temperature", type=float, default=1.0, metavar="T",
         help="divide the logits by T: above 1 for an overconfident network (default: 1)")
+    add("--clip", action="store_true",
+        help="clip probabilities to 0..1, then divide them by their sum over the labels")
     add("--classes", type=_types.labels, metavar="N,N-N,...",
         help="labels to keep; the others are excluded")
     add("--num-labels", type=_types.positive, metavar="L",
@@ -75,6 +110,14 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
     add("--confidence", type=float, default=0.7, metavar="P",
         help="label maps: probability that a label is right (default: %(default)s)")
     add("--unsure", type=int, metavar="N", help="label maps: value that means unknown, such as 255")
+
+
+def add_exif_option(add: Callable[..., object]) -> None:
+    """Declare --exif; `add` is `add_argument` of a parser or group."""
+    add("--exif", choices=exif.CHOICES, default="auto",
+        help="orientation that a picture stores: apply it, as viewers do; ignore it, as Pillow "
+        "does; or auto: apply it unless only the stored rows and columns fit the other files "
+        "(default: %(default)s)")
 
 
 class Inputs:
@@ -90,6 +133,10 @@ class Inputs:
     found : list of files.Match
     missing : list of str
         A sentence for each file of LOGITS without an image or a mask.
+    regions : bool
+        Whether the maps may overlap, so that each is refined by a binary CRF.
+    values : files.LabelValues or None
+        What the values or colours of label maps stand for, in the files read and written.
 
     Raises
     ------
@@ -99,15 +146,70 @@ class Inputs:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
+        self._nnunet_arrays: dict[Path, str | None] = {}  # by file, which need not be opened again
+        _sources.gather(args, "logits", "images", *(["truth"] if "truth" in args else []))
         if args.covers is not None and args.upsample is None:
             raise UserError("--covers needs --upsample, which enlarges the logits to that size")
+        if args.clip and args.kind not in ("probabilities", "regions"):
+            raise UserError("--clip changes probabilities; add --kind probabilities, or leave it")
+        self.regions = _regions.are_given(args)
         sources = {"logits": args.logits, "image": args.images, "mask": args.mask}
         self.found, self.missing = paired(args, **sources)
-        kinds = {self._kind(match) for match in self.found}
-        if "labels" in kinds and args.num_labels is None and args.classes is None:
+        self.values = label_values(args, args.unsure, "unsure")
+        self._num_labels = self._count_labels()
+        kinds = {self.kind(match) for match in self.found}
+        if "labels" in kinds and self._num_labels is None and args.classes is None:
             raise UserError(
                 "label maps do not contain the number of labels; give --num-labels L, or --classes"
+                + ("" if args.kind else "; grey images of probabilities: add --kind probabilities")
             )
+
+    def _count_labels(self) -> int | None:
+        """Return the number of labels of label maps, if options say it."""
+        args, values = self._args, self.values
+        listed = None if values is None or args.colours == "voc" else len(values)
+        if values is None or values.values is None:
+            return args.num_labels or listed
+        if args.num_labels not in (None, listed):
+            raise UserError(
+                f"--label-values lists {listed} labels, but --num-labels is {args.num_labels}; "
+                "leave --num-labels out"
+            )
+        if args.classes is not None and max(args.classes) >= len(values):
+            raise UserError(
+                f"--classes names the label {max(args.classes)}, but --label-values lists "
+                f"{listed} labels, from 0"
+            )
+        return listed
+
+    def images(self, match: files.Match) -> tuple[Path, ...]:
+        """Return the files of the image: one, or one for each suffix of --image-suffix."""
+        return match.paths[1:] if self._args.mask is None else match.paths[1:-1]
+
+    def named(self, match: files.Match) -> dict[str, Path]:
+        """Return every file that is read for one stem, by a name for the record."""
+        first, *others = self.images(match)
+        named = {"logits": match.paths[0], "image": first}
+        named |= {f"image {number}": path for number, path in enumerate(others, start=2)}
+        if self._args.mask is not None:
+            named["mask"] = match.paths[-1]
+        if self._nnunet_array(match.paths[0]) is not None:
+            properties = nnunet.properties_path(match.paths[0])
+            named |= {} if properties is None else {"properties": properties}
+        rasters = {n: path for n, path in named.items() if formats.can(path, "valid")}
+        for name, path in rasters.items():
+            named |= {f"{name}{file.suffix}": file for file in tiff.companions(path)}
+        return named
+
+    def lacking(self, match: files.Match) -> dict[str, int]:
+        """Return how many chunks each file of one stem lacks, by the names of `named`."""
+        keys = {"logits": self._args.key, "mask": None, "properties": None}
+        lacking = {
+            name: formats.missing(path, keys.get(name, self._args.image_key)).lacking
+            for name, path in self.named(match).items()
+            if formats.format_of(path) is not None
+        }
+        return {name: count for name, count in lacking.items() if count}
 
     def label_names(self, labels: int) -> Array:
         """Return the label of each channel of the logits, [L]; `labels` is their number L."""
@@ -116,7 +218,7 @@ class Inputs:
 
     def palette(self, match: files.Match) -> Array | None:
         """Return the palette of a label map, or None for other inputs."""
-        return files.read_palette(match.paths[0]) if self._kind(match) == "labels" else None
+        return files.read_palette(match.paths[0]) if self.kind(match) == "labels" else None
 
     def zyx(self, path: Path, array: Array, first: int = 0, channels: int = 0) -> Array:
         """Reverse the spatial axes of a volume from an array file if --axes is xyz.
@@ -128,6 +230,21 @@ class Inputs:
             return array
         return np.ascontiguousarray(np.swapaxes(array, first, first + 2))
 
+    def grid(self, match: files.Match) -> dict[str, Any]:
+        """Return the arguments of `files.aligned` that name the grid of one stem.
+
+        It is that of the image or, if the image does not say where it is, that of the logits.
+        """
+        args, (logits, image, *_) = self._args, match.paths
+        others = [] if args.upsample is not None else [(logits, args.key)]
+        return first_placed((image, args.image_key), *others)
+
+    def place(self, match: files.Match, size: tuple[int, ...]) -> Geometry | None:
+        """Return where the pixels of one stem of this `size` are; None if no file says so."""
+        grid = self.grid(match)
+        found = files.read_geometry(grid["like"], key=grid["like_key"])
+        return None if found is None or not found.placed or found.size != size else found
+
     def read(self, match: files.Match) -> Problem:
         """Read the files of one stem.
 
@@ -137,59 +254,155 @@ class Inputs:
             A file cannot be read or used; the message names it.
         """
         args = self._args
-        logits = self.zyx(match.paths[0], self._logits(match), first=1)
+        first, *others = self.images(match)
+        pixels = formats.pixels(first, args.image_key)
+        if pixels is not None and args.covers is not None:
+            pixels = max(pixels, math.prod(args.covers))
+        with expecting(pixels, labels_last=args.labels_last):
+            logits, image = _axes.read_together(
+                args, first, partial(self._maps, match), partial(self._image, first)
+            )
         axes = logits.ndim - 1
-        image = files.read_image(match.paths[1], key=args.image_key, axes=axes)
-        image = self.zyx(match.paths[1], image, channels=1)
+        more = [self._image(path, axes, logits) for path in others]
+        image = modalities.stacked([first, *others], [image, *more], args.image_key)
         if image.ndim != axes + 1:
             layout = "[H, W, C]" if image.ndim == 3 else "a volume [D, H, W, C]"
             raise ValueError(
                 f"{match.paths[1]}: image is {layout} of shape {image.shape}; logits were read as "
                 f"{'[L, H, W]' if axes == 2 else '[L, D, H, W]'} of shape {logits.shape}"
-                f"{self._batch_hint(match, logits)}"
+                f"{_hints.volume_hint(logits, image)}"
             )
+        logits = files.aligned(
+            logits, match.paths[0], match.paths[1], key=args.key, like_key=args.image_key,
+            upsample=args.upsample, covers=args.covers,
+        )  # fmt: skip
         mask = None
         if args.mask is not None:
-            mask = self.zyx(match.paths[2], files.read_mask(match.paths[2]))
+            with expecting(pixels):
+                mask = files.read_mask(match.paths[-1], exif=args.exif, size=image.shape[:-1])
+            mask = self.zyx(match.paths[-1], mask)
+            mask = files.aligned(mask, match.paths[-1], **self.grid(match))
+        has_scores = _nodata.of_logits(match.paths[0], self.kind(match) == "labels", args)
+        if has_scores is not None:
+            has_scores = files.aligned(has_scores, match.paths[0], **self.grid(match))
+        fit = {"exif": args.exif, "size": args.covers or logits.shape[1:]}
+        has_image = _nodata.of_images([first, *others], image.shape[:-1], args, fit)
+        valid = _nodata.both(has_scores, has_image)
+        if valid is not None:
+            mask = _nodata.both(mask, valid)
+        if has_image is not None:
+            image = np.where(has_image[..., None], image, image.dtype.type(0))
         spacing = args.spacing
         if spacing is None and axes == 3:
-            spacing = files.read_spacing(match.paths[1])
-        logits = self._resized(match, logits, image)
+            spacing = files.read_spacing(match.paths[1], key=args.image_key)
+        logits = self._as_logits(match, logits, image, mask)
         if args.temperature != 1:
+            if self.kind(match) == "logits" and args.temperature < 1:  # then they may exceed 1
+                inside = logits if mask is None else logits[:, mask]
+                checks.probabilities(inside, batched=False, multilabel=self.regions)
             logits = unaries.scale_temperature(logits, args.temperature)
-        return Problem(logits, image, mask, spacing)
+        if args.normalize is not None:
+            image = files.normalized(image, args.normalize, mask=mask)
+        if has_scores is not None:
+            logits[:, ~has_scores] = np.nan
+        READ.debug(
+            "%s %s as %s; image %s %s %s%s; spacing %s", match.paths[0], logits.shape,
+            self.kind(match), match.paths[1], image.shape, image.dtype,
+            "" if mask is None else f"; {100 * mask.mean():.3g} % are in the mask and have data",
+            "1" if spacing is None else ",".join(f"{s:g}" for s in spacing),
+        )  # fmt: skip
+        return Problem(logits, image, mask, valid, spacing)
 
-    def _kind(self, match: files.Match) -> Literal["logits", "probabilities", "labels"]:
+    def kind(self, match: files.Match) -> Literal["logits", "probabilities", "labels"]:
+        """Return what the maps of a file hold; those of regions, one of the first two."""
+        if self.regions:
+            return "logits" if self._args.kind == "region-logits" else "probabilities"
         if self._args.kind is not None:
             return self._args.kind
+        if self._nnunet_array(match.paths[0]) is not None:
+            return "probabilities"
         return "logits" if formats.can(match.paths[0], "scores") else "labels"
 
-    def _logits(self, match: files.Match) -> Array:
-        args, path, kind = self._args, match.paths[0], self._kind(match)
+    def _nnunet_array(self, path: Path) -> str | None:
+        """Return the name of the array that nnU-Net wrote into a file of LOGITS, or None."""
+        if path not in self._nnunet_arrays:
+            self._nnunet_arrays[path] = nnunet.array_name(path, self._args.key)
+        return self._nnunet_arrays[path]
+
+    def _image(self, path: Path, axes: int, logits: Array) -> Array:
+        """Read an image with `axes` spatial axes; `logits` [L, *S] tell how a picture is turned."""
+        args = self._args
+        fit: Any = {"exif": args.exif, "size": args.covers or logits.shape[-axes:]}
+        with expecting(None):  # nothing says how large an image is
+            image = files.read_image(path, key=args.image_key, axes=axes, bands=args.bands, **fit)
+        return self.zyx(path, image, channels=1)
+
+    def _maps(self, match: files.Match, axes: int | None) -> Array:
+        """Read logits, probabilities as they are stored, or the logits of a label map."""
+        args, path, kind = self._args, match.paths[0], self.kind(match)
         if kind != "labels":
-            axes = 3 if formats.kind(match.paths[1]) == "volume" else None
-            logits = files.read_logits(
-                path, key=args.key, kind=kind, labels_last=args.labels_last, axes=axes
-            )
-            return logits if args.classes is None else unaries.select_classes(logits, args.classes)
-        labels = files.read_labels(path, key=args.key)
-        names = self.label_names(args.num_labels)
-        unknown = np.zeros(labels.shape, bool) if args.unsure is None else labels == args.unsure
+            read = files.read_logits if kind == "logits" else files.read_maps
+            how: Any = {"labels_last": args.labels_last, "axes": axes, "strict": args.strict}
+            maps = read(path, key=args.key, **how)
+            self._check_count(path, max(2, len(maps)))
+            if formats.kind(path) == "picture":
+                warn_of_masks(kind, maps)
+            return self.zyx(path, maps, first=1)
+        check_whole(path, args.key, args.strict, warn=False)
+        labels = files.read_labels(
+            path, key=args.key, values=self.values, exif=args.exif, nodata=_nodata.NO_DATA
+        )
+        lacking = labels == _nodata.NO_DATA
+        _nodata.warn_of_label(path, int(labels.max()), lacking)
+        if self.values is None:
+            warn_of_masks(kind, labels[~lacking], args.unsure)
+        names = self.label_names(self._num_labels or 0)
+        void = args.unsure if self.values is None else self.values.void_label
+        unknown = lacking | (False if void is None else labels == void)
         channels, foreign = channels_of(labels, names, unknown)
         if foreign is not None:
             raise ValueError(
                 f"{path}: holds the label {foreign}, not among those to keep (--classes or "
-                f"--num-labels); add --unsure {foreign} if it means unknown"
+                f"--num-labels); "
+                f"{_hints.foreign_hint(labels, foreign, names, self.values is not None)}"
             )
-        return unaries.logits_from_labels(channels, len(names), args.confidence, unsure=-1)
+        logits = unaries.logits_from_labels(channels, len(names), args.confidence, unsure=-1)
+        return self.zyx(path, logits, first=1)
+
+    def _as_logits(
+        self, match: files.Match, maps: Array, image: Array, mask: Array | None
+    ) -> Array:
+        """Return maps as the logits of the labels to keep, of the size of the image.
+
+        Probabilities are enlarged as such, before their logarithm is taken.
+        """
+        args, kind = self._args, self.kind(match)
+        if kind == "probabilities":
+            inside = mask if mask is not None and mask.shape == maps.shape[1:] else None
+            maps = unaries.checked_probabilities(
+                maps, multilabel=self.regions, clip=args.clip, mask=inside
+            )
+        if kind != "labels" and args.classes is not None:
+            maps = unaries.select_classes(maps, args.classes)
+        maps = self._resized(match, maps, image)
+        if kind == "probabilities":
+            return unaries.log_probabilities(maps, multilabel=self.regions)
+        return maps
+
+    def _check_count(self, path: Path, labels: int) -> None:
+        """Raise ValueError if --label-values does not list a value for each label of the logits."""
+        if self.values is not None and self.values.values and len(self.values) != labels:
+            raise ValueError(
+                f"{path}: has {labels} labels, but --label-values lists {len(self.values)}"
+            )
 
     def _resized(self, match: files.Match, logits: Array, image: Array) -> Array:
-        """Return logits of the size of the image, enlarged if --upsample is given."""
+        """Return maps of the size of the image, enlarged if --upsample is given."""
         args, found, size = self._args, logits.shape[1:], image.shape[:-1]
         if found == size and (args.upsample is None or args.covers is None):
             return logits
         if args.upsample is None:
-            hint = self._size_hint(match, logits, image)
+            hint = _hints.size_hint(args, match, logits, image)
             raise ValueError(f"logits are {shown(found)} but the image is {shown(size)}; {hint}")
         covers = size if args.covers is None else args.covers
         if len(covers) != len(size) or any(c < s for c, s in zip(covers, size)):
@@ -204,65 +417,41 @@ class Inputs:
             )
         if not np.isfinite(logits).all():
             raise ValueError("logits contain NaN or infinity, so they cannot be interpolated")
-        if not args.labels_last and _anisotropy(found, covers) > 1.5 > 1.2 > _anisotropy(
-            logits.shape[:-1], covers
-        ):
-            warnings.warn(
-                f"--upsample enlarges {shown(found)} to {shown(covers)}, by different factors "
-                "along the axes; if the file holds [H, W, L], add --labels-last",
-                stacklevel=2,
-            )
+        if doubt := _hints.stretch_hint(args, logits.shape, covers):
+            warnings.warn(doubt, stacklevel=2)
         return upsample(logits, covers, align_corners=args.upsample == "corners", crop=size)
-
-    def _size_hint(self, match: files.Match, logits: Array, image: Array) -> str:
-        """Return a hint at why logits and image differ in size."""
-        found, size = logits.shape[1:], image.shape[:-1]
-        # With a first axis of at most 4, the image may rather be [C, H, W].
-        volumes = logits.shape == image.shape and len(logits) > 4
-        if volumes and (hint := self._batch_hint(match, logits)):
-            return hint.removeprefix("; ")
-        if image.shape[1:] == found and len(image) < image.shape[-1]:
-            return "an image array must be [H, W, C]: save it with its channels last"
-        if self._args.labels_last and (*found[1:], len(logits)) == size:
-            return "leave --labels-last out"
-        if not self._args.labels_last and logits.shape[:-1] == size:
-            return "if the file holds [H, W, L], add --labels-last"
-        if found == size[::-1]:
-            if len(size) == 3:
-                return "if array files hold [x, y, z], add --axes xyz"
-            return "exchange rows and columns of one of them"
-        return "resize one of them, or enlarge coarse logits by --upsample {corners,centers}"
-
-    def _batch_hint(self, match: files.Match, logits: Array) -> str:
-        """Return a note if the array has four axes and the first was read as a batch of one."""
-        path = match.paths[0]
-        if logits.ndim != 3 or formats.kind(path) != "array" or self._args.labels_last:
-            return ""
-        if files.read_array(path, self._args.key).ndim != 4:
-            return ""
-        return (
-            "; the array of four axes was read as a batch of one, [1, L, H, W]; for a volume of "
-            "one logit save [1, 1, D, H, W], or the image as NIfTI"
-        )
 
 
 @user_errors(ValueError)
 def paired(args: argparse.Namespace, **sources: str | None) -> files.Pairs:
     """Match the files of several sources by stem; `sources` maps their names, None to be left out.
 
-    For a source "image", the option --image-suffix says how the names of its files end.
+    For a source "image", the option --image-suffix says how the names of its files end: those of
+    its files, one for each suffix, follow one another in the paths of a match.
 
     Raises
     ------
     UserError
         No files match.
     """
-    given = {name: source for name, source in sources.items() if source is not None}
+    given = [
+        (source, suffix, f"--{name}-suffix")
+        for name, source in sources.items()
+        if source is not None
+        for suffix in _suffixes(args, name)
+    ]
+    places, suffixes, suffix_options = zip(*given, strict=True)
     return files.pair(
-        *given.values(),
-        suffixes=[getattr(args, f"{name}_suffix") for name in given],
-        suffix_options=[f"--{name}-suffix" for name in given],
+        *places,
+        suffixes=suffixes,
+        suffix_options=suffix_options,
+        recursive=args.recursive,
     )
+
+
+def _suffixes(args: argparse.Namespace, name: str) -> list[str]:
+    suffix: str = getattr(args, f"{name}_suffix")
+    return suffix.split(",") if name == "image" else [suffix]
 
 
 def channels_of(labels: Array, names: Array, unknown: Array) -> tuple[Array, int | None]:
@@ -274,14 +463,7 @@ def channels_of(labels: Array, names: Array, unknown: Array) -> tuple[Array, int
     int or None
         A label that is neither in `names` nor unknown, or None if there is no such label.
     """
-    order = np.argsort(names)
-    channels = order[np.searchsorted(names, labels, sorter=order).clip(max=len(names) - 1)]
-    foreign = labels[~unknown & (names[channels] != labels)]
+    channels, absent = positions(labels, names)
+    foreign = labels[~unknown & absent]
     channels[unknown] = -1
     return channels, foreign[0] if foreign.size else None
-
-
-def _anisotropy(coarse: tuple[int, ...], fine: tuple[int, ...]) -> float:
-    """Return the ratio of the largest to the smallest enlargement factor of the axes."""
-    factors = [f / max(1, c) for c, f in zip(coarse, fine, strict=True)]
-    return max(factors) / min(factors)

@@ -13,19 +13,20 @@ from typing import Any
 UNRECORDED = {
     "refine": {
         "logits", "images",  # recorded as input files, by their checksums
-        "logits_suffix", "image_suffix", "mask_suffix",  # only choose the input files
+        "logits_suffix", "image_suffix", "mask_suffix", "recursive",  # only choose the input files
         "params",  # recorded as the values of the CRF's options
-        "out", "workers", "threads", "backend", "dry_run",
+        "out", "workers", "threads", "backend", "dry_run", "max_bytes",
     },
     "tune": {
         "params", "iterations", "mean_over", "seed",  # recorded by `tuning`, with the ranges:
         "theta_alpha", "theta_beta", "theta_gamma", "w_bilateral", "w_spatial",
         "trials", "folds",  # may grow when a study is continued; a file holds a study per fold
         "gradient", "passes",  # used only after the search
-        "out", "study", "plots", "threads", "backend",
+        "out", "study", "plots", "threads", "backend", "max_bytes",
     },
 }  # fmt: skip
-_INTERNAL = {"command", "parser"}  # entries of the namespace that are no options
+# Entries of the namespace that are no options, or only say what is printed.
+_INTERNAL = {"command", "parser", "quiet", "verbose"}
 _SHOWN = 60  # characters of a value in a message
 
 

@@ -3,6 +3,7 @@
 Threads suffice because the engine and the readers release the GIL.
 """
 
+import contextvars
 import ctypes
 import os
 from collections.abc import Callable, Generator, Iterable
@@ -48,7 +49,8 @@ def finished(
 
     try:
         for item in items:
-            future = pool.submit(work, item)
+            # threads do not inherit the limits on what files may unpack to
+            future = pool.submit(contextvars.copy_context().run, work, item)
             running[future] = item
             future.add_done_callback(done.put)
             if len(running) == threads:

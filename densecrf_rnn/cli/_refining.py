@@ -6,7 +6,6 @@ Thread-safe; at most as many files are refined at once as there are workers.
 import argparse
 import os
 import threading
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,16 +13,23 @@ import numpy as np
 
 from .._typing import Array
 from .. import files
-from ..files import formats
-from ..files.record import Record, checksum
+from ..files.rasters import with_nodata
+from ..files import formats, hashing
+from ..files.hashing import checksum
+from ..files.record import Record
+from ..inference.mean_field import marginals_of
 from ..inference.refine import refine
-from ..postprocess import most_probable, remove_small
-from . import UserError
+from ..postprocess import most_probable
+from . import UserError, _nodata, _regions, make_folder, user_errors
 from ._crf_options import settings
 from ._inputs import Inputs
 from ._options import recorded
+from ._vanished import Vanished, stride
 
-_SOURCES = ("logits", "image", "mask")
+_WRITTEN = {
+    "labels": ("labels",), "marginals": ("marginals",), "both": ("labels", "marginals"),
+    "saliency": ("saliency",),
+}  # fmt: skip
 
 
 class Refining:
@@ -50,10 +56,13 @@ class Refining:
     ) -> None:
         self._args, self._inputs = args, inputs
         self.settings = settings(args)
+        if inputs.regions:
+            _regions.check_settings(self.settings)
+        self.vanished = Vanished()
         self._threads = threads
+        self._palette = _palette(args.palette)
         self._dtype: Literal["float16", "float32"] = args.dtype or self.default_dtype
         self._engine = threading.BoundedSemaphore(workers)
-        self._units_given = args.theta_beta is not None or args.params is not None
         read = {os.path.realpath(path) for match in inputs.found for path in match.paths}
         for match in inputs.found:
             for path in self.outputs(match):
@@ -62,93 +71,250 @@ class Refining:
         suffixes = (args.logits_suffix, args.image_suffix, args.mask_suffix)
         for source, suffix in zip((args.logits, args.images, args.mask), suffixes, strict=True):
             same = source is not None and os.path.realpath(source) == os.path.realpath(args.out)
-            if same and any(match.stem.endswith(suffix) for match in inputs.found):
+            ends = tuple(suffix.split(","))
+            if same and any(match.stem.endswith(ends) for match in inputs.found):
                 raise UserError(
                     f"--out is {source}, where the next run would take outputs for inputs; choose "
                     "another folder"
                 )
+            if source is not None and args.recursive and _is_inside(args.out, source):
+                raise UserError(
+                    f"--out {args.out} is inside {source}, where the next run with --recursive "
+                    "would take outputs for inputs; choose another folder"
+                )
 
     def options(self) -> dict[str, Any]:
         """Return all options that affect what is written, with the defaults filled in."""
-        mu = self.settings.compatibility
+        mu, values = self.settings.compatibility, self._inputs.values
+        colours = None if values is None or values.colours is None else values.colours.tolist()
+        palette = None if self._palette is None else np.asarray(self._palette).tolist()
         return {
             **recorded(self._args), **self.settings.params.to_dict(),
             "mask": self._args.mask is not None,  # its files are recorded as inputs
-            "iterations": self.settings.iterations, "dtype": self._dtype,
+            "colours": colours, "palette": palette, "dtype": self._dtype,
+            "iterations": self.settings.iterations,
             "compatibility": None if mu is None else mu.astype(float).tolist(),
         }  # fmt: skip
 
-    def outputs(self, match: files.Match, axes: int | None = None) -> list[Path]:
+    def make_folders(self) -> None:
+        """Create the subfolders of --out and remove what a killed run left in them."""
+        outputs = (path for match in self._inputs.found for path in self.outputs(match))
+        for folder in {path.parent for path in outputs} - {self._args.out}:
+            make_folder(folder, "--out")
+            files.remove_leftovers(folder)
+
+    def outputs(
+        self, match: files.Match, axes: int | None = None, maps: int | None = None
+    ) -> list[Path]:
         """Return the output paths of one stem.
 
-        `axes` is 2 or 3; None returns every path that may be written.
+        `axes` is 2 or 3; None returns every path that may be written. `maps` is the number of
+        regions; None returns the first one's path.
         """
+        regions = self._inputs.regions
         return [
-            self._args.out / f"{match.stem}{end}"
-            for what in ("labels", "marginals")
-            if self._args.write in (what, "both")
+            self._args.out / f"{match.stem}{number}{end}"
+            for what in _WRITTEN[self._args.write]
+            for number in (_regions.numbers(self._args, what, maps) if regions else [""])
             for end in self._endings(what, match.paths[1], axes)
         ]
 
     def __call__(self, match: files.Match, record: Record) -> Literal["refined", "as before"]:
         """Refine one stem, unless it is done according to the record."""
-        inputs = {name: (path, checksum(path)) for name, path in zip(_SOURCES, match.paths)}
-        if record.is_done(match.stem, {name: found for name, (_, found) in inputs.items()}):
+        named = self._inputs.named(match)
+        # Files are hashed before they are read, or while: if one changes, its checksum is that of
+        # what was read, or of what was there before.
+        ahead = record.may_be_done(match.stem)
+        found = {p: checksum(p) for p in named.values() if ahead or not self._hashed_in_read(p)}
+        if ahead and record.is_done(match.stem, {n: found[p] for n, p in named.items()}):
             return "as before"
-        outputs, shape = self._refined(match)
-        record.add(match.stem, inputs, [path.name for path in outputs], shape=shape)
+        record.forget(match.stem)
+        with hashing.noted() as noted:
+            outputs, shape = self._refined(match)
+        found = noted | found
+        inputs = {n: (path, found.get(path) or checksum(path)) for n, path in named.items()}
+        names = [path.relative_to(self._args.out).as_posix() for path in outputs]
+        lacking = self._inputs.lacking(match)
+        more = {"missing_chunks": lacking} if lacking else {}
+        record.add(match.stem, inputs, names, shape=shape, **more)
         return "refined"
+
+    def _hashed_in_read(self, path: Path) -> bool:
+        """Return whether `files.hashing` hashes a file while it is read as a whole."""
+        return files.extension(path) == ".npy"
 
     def _refined(self, match: files.Match) -> tuple[list[Path], tuple[int, ...]]:
         """Read, refine and write one stem; return the outputs and the shape of the logits."""
         problem = self._inputs.read(match)
-        self._check_units(problem.image)
+        regions = self._inputs.regions
+        only_labels = self._args.write == "labels" and not regions
         with self._engine:
             q = refine(
                 problem.logits, problem.image, self.settings.params,
-                compatibility=self.settings.compatibility, iterations=self.settings.iterations,
-                mask=problem.mask, spacing=problem.spacing, backend=self._args.backend,
-                threads=self._threads,
+                compatibility=self.settings.compatibility, multilabel=regions, labels=only_labels,
+                iterations=self.settings.iterations, mask=problem.mask, spacing=problem.spacing,
+                prune=self._args.prune, backend=self._args.backend, threads=self._threads,
             )  # fmt: skip
+        logits, mask, valid = problem.logits, problem.mask, problem.valid
         del problem
-        outputs = self.outputs(match, q.ndim - 1)
-        self._write(match, q, list(outputs))
-        return outputs, q.shape
+        labels = q if only_labels else None if regions else most_probable(q)
+        self._compare(logits, q, labels, mask)
+        outputs = self.outputs(match, logits.ndim - 1, len(logits))
+        seen = mask if formats.can(outputs[0], "valid") else valid
+        if mask is not None and "labels" in _WRITTEN[self._args.write]:
+            lacking = np.zeros(mask.shape, bool)  # without logits there is no label
+            lacking[~mask] = np.isnan(marginals_of(logits[:, ~mask], regions)[0])
+            if lacking.any():
+                seen = ~lacking if seen is None else seen & ~lacking
+        shape = logits.shape
+        del logits
+        self._write(match, q, labels, seen, shape, list(outputs))
+        return outputs, shape
+
+    def _compare(self, logits: Array, q: Array, labels: Array | None, mask: Array | None) -> None:
+        """Note which labels, or regions, the refinement of the pixels inside the mask removed.
+
+        `labels` is the argmax of the marginals `q`; None for regions, of which alone `q` is used.
+        """
+        axes = logits.ndim - 1
+        step = stride(logits.shape[1:])
+        some = (slice(None, None, step),) * axes
+        inside, some_inside = (..., ...) if mask is None else (mask, mask[some])
+        share = step**-axes
+        scores = logits[(slice(None), *some)]
+        if labels is not None:
+            names = self._inputs.label_names(max(2, len(logits)))
+            before = most_probable(scores, 0)[some_inside]
+            self.vanished.add(before, share, labels[inside], names)
+            return
+        for region, (x, p) in enumerate(zip(scores, q, strict=True)):
+            names = np.array([-1, region])  # the ground may vanish
+            before = (x > 0)[some_inside].astype(np.uint8)
+            self.vanished.add(before, share, (p > 0.5)[inside], names)
 
     def _endings(self, what: str, image: Path, axes: int | None) -> list[str]:
         if what == "marginals":
             return [".npz"]
-        if formats.kind(image) == "volume":
+        if what == "saliency":
+            return [".png"]
+        if _is_nifti(image):
             return [".nii.gz"]
+        if axes != 3 and _may_be_geotiff(image, known=axes is not None):
+            end = files.extension(image)
+            return [end] if axes == 2 else [end, ".npy"]
         if axes is None:  # a format without logits has no volumes
             return [".png", ".npy"] if formats.can(image, "scores") else [".png"]
         return [".png" if axes == 2 else ".npy"]
 
-    def _write(self, match: files.Match, q: Array, outputs: list[Path]) -> None:
-        names = None if self._args.classes is None else self._inputs.label_names(len(q))
-        if self._args.write != "marginals":
-            labels = most_probable(q)
-            if names is not None:
-                labels = names.astype(np.min_scalar_type(names.max()))[labels]
-            if self._args.remove_small is not None:
-                labels = remove_small(labels, self._args.remove_small)
-            image = match.paths[1]
-            files.write_labels(
-                outputs.pop(0), labels, palette=self._inputs.palette(match),
-                like=image if formats.kind(image) == "volume" else None,
-            )  # fmt: skip
-        if self._args.write != "labels":
-            files.write_marginals(outputs.pop(0), q, dtype=self._dtype, classes=names)
+    def _write(
+        self, match: files.Match, q: Array, labels: Array | None, seen: Array | None,
+        shape: tuple[int, ...], outputs: list[Path],
+    ) -> None:  # fmt: skip
+        """Write the outputs of one stem; pixels outside the mask `seen` have no label.
 
-    def _check_units(self, image: Array) -> None:
-        """Warn if theta_beta has its default although the image's values exceed 0..255."""
-        if self._units_given or image.dtype == np.uint8:
+        `labels` is the argmax of the marginals `q`; None for regions. `shape` is that of the
+        logits. If labels alone are written, `q` is not used.
+        """
+        count = shape[0]
+        names = None if self._args.classes is None else self._inputs.label_names(count)
+        written = _WRITTEN[self._args.write]
+        if "labels" in written:
+            order = self._args.regions_class_order
+            if labels is None:
+                label_maps = _regions.label_maps(q, order, match.paths[0])
+            else:
+                label_maps = [labels]
+            for one in label_maps:
+                self._write_labels(match, one, names, seen, self._most(count), outputs.pop(0))
+        if "marginals" in written:
+            place = self._inputs.place(match, shape[1:])
+            files.write_marginals(
+                outputs.pop(0), q, dtype=self._dtype, classes=names, geometry=place,
+                regions=self._inputs.regions,
+            )  # fmt: skip
+        if "saliency" in written:
+            for maps in q[:, None] if self._inputs.regions else [q]:
+                files.write_saliency(outputs.pop(0), _foreground(maps, names))
+
+    def _palette_of(self, match: files.Match) -> Array | Literal["none"] | None:
+        """Return the colours of the label map to be written; None for the default."""
+        values = self._inputs.values
+        if self._palette is not None:
+            return self._palette
+        if values is not None and values.colours is not None:
+            return values.palette()
+        stored = self._inputs.palette(match)
+        return "none" if stored is None and values is not None else stored
+
+    def _write_labels(
+        self, match: files.Match, labels: Array, names: Array | None, seen: Array | None,
+        most: int, path: Path,
+    ) -> None:  # fmt: skip
+        """Write a label map; outside the mask `seen` there are no labels, `most` is the largest."""
+        if names is not None:
+            labels = names.astype(np.min_scalar_type(names.max()))[labels]
+        if self._args.remove_small is not None:
+            labels = _nodata.cleaned(labels, self._args.remove_small, seen)
+        if self._inputs.values is not None:
+            labels = self._inputs.values.stored(labels)
+        image, raster, nodata = match.paths[1], formats.can(path, "valid"), None
+        if raster or seen is not None:
+            labels, nodata = with_nodata(labels, most, seen)
+        if raster:
+            files.write_raster(path, labels, like=image, nodata=nodata)
             return
-        low, high = (float(of.reduce(image, axis=None)) for of in (np.fmin, np.fmax))  # ignore NaN
-        if high > 255 or low < 0:
-            warnings.warn(
-                f"image ({image.dtype}) exceeds 0..255, the range that the default theta_beta of "
-                f"{self.settings.params.theta_beta:g} is meant for; give --theta-beta in the "
-                "image's units",
-                stacklevel=2,
-            )
+        files.write_labels(
+            path, labels, palette=self._palette_of(match),
+            like=image if _is_nifti(image) else None, nodata=nodata,
+        )  # fmt: skip
+
+    def _most(self, count: int) -> int:
+        """Return the largest value in label maps of `count` logits per pixel."""
+        values, order = self._inputs.values, self._args.regions_class_order
+        if self._inputs.regions:
+            return max(order or (1,))
+        every = self._inputs.label_names(max(2, count))
+        return int((every if values is None else values.stored(every)).max())
+
+
+def _may_be_geotiff(image: Path, known: bool) -> bool:
+    """Return whether an image is a GeoTIFF; of one that the disk does not return, unless `known`.
+    """
+    try:
+        return files.is_geotiff(image)
+    except OSError:  # refining it fails, and says so
+        if known:
+            raise
+        return True
+
+
+def _is_inside(folder: Path, source: str) -> bool:
+    """Return whether a folder is one of the subfolders that --recursive searches."""
+    above = os.path.realpath(source.partition("**")[0])
+    return os.path.isdir(above) and os.path.realpath(folder).startswith(os.path.join(above, ""))
+
+
+def _is_nifti(image: Path) -> bool:
+    """Return whether label maps are written as volumes in the format of the image."""
+    return formats.kind(image) == "volume" and formats.can(image, "write_labels")
+
+
+def _palette(name: str | None) -> Array | Literal["none"] | None:
+    """Return the colours that --palette names; None if it is not given."""
+    if name is None:
+        return None
+    if name == "none":
+        return "none"
+    with user_errors(ValueError):
+        return files.read_label_colours(name).palette()
+
+
+def _foreground(q: Array, names: Array | None) -> Array:
+    """Return the marginals [*S] of the only foreground; `names` are the labels of the maps `q`."""
+    labels = list(range(len(q))) if names is None else names.tolist()
+    if q.ndim != 3 or sorted(labels) not in ([0], [0, 1]):
+        raise ValueError(
+            f"--write saliency writes images of one foreground, label 1, but the marginals have "
+            f"{len(q)} labels and {q.ndim - 1} spatial axes; use --write marginals"
+        )
+    return q[labels.index(1)] if 1 in labels else q[0]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import metrics
+from ._label_options import ignored
 from ._scoring import Counts
 
 LEVEL = 0.95  # confidence level of the bootstrap intervals
@@ -47,8 +48,9 @@ def facts_of(
     return {
         "images": len(counts.confusions),
         "pixels": int(totals[0].sum()),
+        "pixels_without_prediction": counts.unpredicted,
         "classes": list(classes),
-        "ignore": args.ignore,
+        "ignore": ignored(args),
         "mean_over": None if over is None else list(over),
         "trimap_widths": list(args.trimap),
         "interval": {"level": LEVEL, "resamples": args.resamples, "seed": args.seed},
@@ -73,19 +75,19 @@ def table(facts: dict[str, Any], over: Sequence[int] | None) -> str:
     shown = np.flatnonzero((confusion.sum(1) + confusion.sum(2)).any(0))
     interval = f"  {100 * facts['interval']['level']:g} % interval"
     rows = [["IU, %", *(c["name"] for c in columns)]]
-    rows += [[facts["classes"][k], *(_percent(c["class_iu"][k]) for c in columns)] for k in shown]
+    rows += [[facts["classes"][k], *(percent(c["class_iu"][k]) for c in columns)] for k in shown]
     title = "mean IU" if over is None else f"mean IU over {len(set(over))} labels"
-    rows += [[""], [title, *(_percent(c["mean_iu"]) for c in columns)]]
+    rows += [[""], [title, *(percent(c["mean_iu"]) for c in columns)]]
     rows.append([interval, *(_percent_range(c["mean_iu_interval"]) for c in columns)])
     if len(columns) > 1:
         gain = f"  gain over {columns[0]['name']}"
-        rows.append([gain, "", *(_percent(c["gain"], "+") for c in columns[1:])])
+        rows.append([gain, "", *(percent(c["gain"], "+") for c in columns[1:])])
         rows.append([interval, "", *(_percent_range(c["gain_interval"], "+") for c in columns[1:])])
     for key, words in _OTHER_SCORES.items():
-        rows.append([words, *(_percent(c[key]) for c in columns)])
+        rows.append([words, *(percent(c[key]) for c in columns)])
     rows += [[""], ["mean IU within N pixels of a true border, N ="]]
     for index, width in enumerate(facts["trimap_widths"]):
-        rows.append([f"{width:>4}", *(_percent(c["trimap_mean_iu"][index]) for c in columns)])
+        rows.append([f"{width:>4}", *(percent(c["trimap_mean_iu"][index]) for c in columns)])
     lines = [
         f"{facts['images']} image{'s' * (facts['images'] != 1)}, {facts['pixels']:,} pixels scored"
     ]
@@ -94,7 +96,12 @@ def table(facts: dict[str, Any], over: Sequence[int] | None) -> str:
             f"{facts['truth_without_prediction']} label maps of the truth have no prediction and "
             "are not scored"
         )
-    lines += ["", *_aligned(rows)]
+    if hidden := facts["pixels_without_prediction"]:
+        lines.append(
+            f"{hidden:,} more pixels have a true label, but no data in a prediction; no column "
+            f"counts them, which may flatter it ({100 * hidden / (hidden + facts['pixels']):.3g} %)"
+        )
+    lines += ["", *aligned_rows(rows)]
     absent = [facts["classes"][label] for label in over or () if not confusion[0, label].any()]
     if absent:
         lines += ["", f"Not in the truth, so excluded from the mean: {', '.join(absent)}."]
@@ -103,7 +110,7 @@ def table(facts: dict[str, Any], over: Sequence[int] | None) -> str:
     return "\n".join(lines)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned_rows(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return one line per row: a name and right-aligned cells, or the text of a single cell."""
     columns = itertools.zip_longest(*(row for row in rows if len(row) > 1), fillvalue="")
     first, *widths = (max(map(len, column)) for column in columns)
@@ -114,12 +121,12 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _percent(value: float | None, sign: str = "") -> str:
+def percent(value: float | None, sign: str = "") -> str:
     return "-" if value is None else f"{100 * value:{sign}.1f}"
 
 
 def _percent_range(ends: Sequence[float | None], sign: str = "") -> str:
-    return "..".join(_percent(end, sign) for end in ends)
+    return "..".join(percent(end, sign) for end in ends)
 
 
 def draw(facts: dict[str, Any], folder: Path) -> None:
@@ -138,4 +145,3 @@ def draw(facts: dict[str, Any], folder: Path) -> None:
         matrix = np.array(column["confusion"])[np.ix_(labels, labels)]
         name = "confusion" if len(columns) == 1 else f"confusion-{index + 1}"
         _charts.save(_charts.confusion(classes, matrix, column["name"]), folder / f"{name}.png")
-    print(f"\nCharts: {folder}/*.png")

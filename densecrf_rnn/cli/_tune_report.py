@@ -8,8 +8,10 @@ import numpy as np
 
 from .._typing import Array
 from .. import metrics, tuning
+from ..kernels import leading
 from ._inputs import add_input_options
 from ._options import given, option
+from ._sources import words_of
 
 
 def report(
@@ -69,7 +71,7 @@ def _refine_command(args: argparse.Namespace) -> str:
     parser = argparse.ArgumentParser()
     add_input_options(parser)
     inputs = vars(parser.parse_args([args.logits, args.images]))
-    words = ["densecrf-rnn", "refine", args.logits, args.images]
+    words = ["densecrf-rnn", "refine", *words_of(args.logits), *words_of(args.images)]
     for name in inputs:
         if name not in given(args) - {"logits", "images"}:
             continue
@@ -90,9 +92,8 @@ def draw(found: tuning.Tuned, task: tuning.Task, folder: Path) -> None:
     from . import _charts
 
     tried = tuning.settings(found.study, task.base)
-    values = {name: [getattr(params, name) for params, _ in tried] for name in task.ranges}
+    values = {n: [leading(getattr(params, n)) for params, _ in tried] for n in task.ranges}
     scores = [score for _, score in tried]
     shares = tuning.importances(found.study)
     figure = _charts.search(values, scores, shares, found.score_alone)
     _charts.save(figure, folder / "tune.png")
-    print(f"\nChart: {folder / 'tune.png'}")

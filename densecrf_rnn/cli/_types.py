@@ -46,7 +46,7 @@ def positive(text: str) -> int:
     return listed(_positive, "a positive integer", counts=(1,))(text)[0]
 
 
-def weights(text: str) -> float | tuple[float, ...]:
+def numbers(text: str) -> float | tuple[float, ...]:
     """Convert one number, or several separated by commas."""
     found = listed(float, "a number or numbers separated by commas")(text)
     return found[0] if len(found) == 1 else found
@@ -107,6 +107,7 @@ def _word(word: str) -> str:
     return word
 
 
+naturals = listed(_natural, "integers of at least 0 separated by commas")
 positives = listed(_positive, "positive integers separated by commas")
 size = listed(_positive, "H,W or D,H,W", counts=(2, 3))
 spacing = listed(float, "two or three numbers separated by commas", counts=(2, 3))

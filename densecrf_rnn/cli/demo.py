@@ -20,6 +20,7 @@ import numpy as np
 
 from .._typing import Array
 from .. import engines, metrics, samples
+from ..kernels import leading
 from ..params import CRFParams
 from ..inference.refine import refine
 from ..tuning import Task
@@ -128,9 +129,8 @@ def _train(pairs: Sequence[samples.Sample], steps: int, threads: int | None) -> 
     from ..nn import tuning
 
     # Every _STRIDE-th pixel is kept, so bandwidths in pixels become _STRIDE times smaller.
-    params = replace(
-        PARAMS, theta_alpha=PARAMS.theta_alpha / _STRIDE, theta_gamma=PARAMS.theta_gamma / _STRIDE
-    )
+    alpha, gamma = (leading(theta) / _STRIDE for theta in (PARAMS.theta_alpha, PARAMS.theta_gamma))
+    params = replace(PARAMS, theta_alpha=alpha, theta_gamma=gamma)
     task = Task(params, iterations=ITERATIONS, ignore=samples.IGNORE, threads=threads)
     reduced = [_reduced(sample) for sample in pairs]
     print(

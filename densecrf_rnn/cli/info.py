@@ -29,7 +29,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _facts() -> dict[str, Any]:
-    names = (*engines.registry.ARRAY_ENGINES, "cuda")
+    arrays = engines.registry.ARRAY_ENGINES
+    names = (*arrays, *engines.registry.TENSOR_ENGINES)
     reasons = {name: engines.registry.why_unavailable(name) for name in names}
     return {
         "densecrf_rnn": __version__,
@@ -42,7 +43,7 @@ def _facts() -> dict[str, Any]:
             name: {"available": reason is None, "why_not": reason}
             for name, reason in reasons.items()
         },
-        "auto": next((n for n in names[:-1] if reasons[n] is None), None),
+        "auto": next((n for n in arrays if reasons[n] is None), None),
         "native_compiler": engines.native_compiler(),
         "native_isa": engines.native_isa(),
         "cuda": engines.cuda_facts(),
@@ -86,11 +87,20 @@ def _text(facts: dict[str, Any]) -> str:
 
 
 def _auto(facts: dict[str, Any]) -> str:
+    backends = facts["backends"]
+    tensors = backends["torch"]["available"]
     if facts["auto"] is None:
-        return "none: no backend can run here"
-    on_gpu = ", and cuda for tensors on a GPU" if facts["backends"]["cuda"]["available"] else ""
+        return "none: no backend can run here" + ", except torch, for tensors" * tensors
     replaces = ", which replaces cpu: the same results, on one thread"
-    return f"takes {facts['auto']}{replaces * (facts['auto'] == 'numba')}{on_gpu}"
+    taken = f"takes {facts['auto']}{replaces * (facts['auto'] == 'numba')}"
+    if not tensors:
+        return taken
+    if backends["cuda"]["available"]:
+        return (
+            f"{taken}; for tensors on a GPU cuda, if it agrees with torch there in its self-test; "
+            "for tensors on other devices torch"
+        )
+    return f"{taken}; for tensors on any other device than a CPU torch"
 
 
 def _entry(name: str, value: object) -> str:

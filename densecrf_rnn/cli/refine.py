@@ -11,23 +11,22 @@ import errno
 import platform
 import shlex
 import sys
-import threading
 import time
-import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, engines, files
+from .. import __version__, checks, engines, files
 from ..files.record import FolderInUseError, Record
 from . import UserError, _types, make_folder, progress, require, user_errors
-from ._crf_options import add_crf_options, add_engine_options
+from ._crf_options import PRUNE_LABELS, add_crf_options, add_engine_options
 from ._inputs import Inputs, add_input_options
+from ._messages import Messages, add_message_options, by_kind, named, reason_of, to_stderr
 from ._options import difference
 from ._parallel import finished, keep_memory
 from ._refining import Refining
-from ._remedies import in_options
+from ._regions import add_region_options
 from ._tiling import add_tile_options, refining
 from .info import installed
 
@@ -38,6 +37,11 @@ _AHEAD = 2
 _LARGEST_KEPT = 2**27
 # Errors that every other file would raise too: disk full, quota exceeded, read-only.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+# Errors that concern one output only: its name, its size, or what is already there.
+_OF_FILE = {
+    errno.ENAMETOOLONG, errno.EFBIG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOENT,
+    errno.EACCES, errno.EPERM,
+}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,13 +50,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_crf_options(parser)
     add = parser.add_argument_group("output").add_argument
     add("-o", "--out", **_types.FOLDER, required=True, help="output folder, created if needed")
-    add("--write", choices=("labels", "marginals", "both"), default="labels",
-        help="label maps (.png; for volumes .nii.gz if the image is NIfTI, else .npy), marginals "
-        "(.npz), or both (default: %(default)s)")
+    add("--write", choices=("labels", "marginals", "both", "saliency"), default="labels",
+        help="label maps (.png; GeoTIFF if the image is one; for volumes .nii.gz if the image is "
+        "NIfTI, else .npy), marginals (.npz), both, or the probability of one foreground as grey "
+        "values (.png; default: %(default)s)")
+    add("--palette", metavar="NAME",
+        help="colours of label maps in .png: none (8-bit grey, which OpenCV reads as labels), voc, "
+        "or a file as for --colours (default: those of the input label map or of --colours; none "
+        "with --label-values; else voc)")
     add("--dtype", choices=("float16", "float32"),
         help="dtype of the marginals (default: float16, with --tile float32)")
     add("--remove-small", **_types.COUNT,
         help="after refining, merge connected regions of fewer than N pixels into their neighbours")
+    add_region_options(parser.add_argument_group("regions that overlap"))
     add_tile_options(parser)
     group = parser.add_argument_group("execution")
     group.add_argument(
@@ -65,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dry-run", action="store_true", help="list the files that would be refined; write nothing"
     )
+    add_message_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,14 +83,21 @@ def run(args: argparse.Namespace) -> int:
     require("refine", "tqdm")
     inputs = Inputs(args)
     how = {"backend": engines.resolve(args.backend), **_shares(args, len(inputs.found))}
+    if args.prune is None:
+        args.prune = PRUNE_LABELS if args.write == "labels" and how["backend"] == "cpu" else 0.0
+    with user_errors(ValueError):
+        checks.prune(args.prune, 2)  # each file is checked with its number of labels
+    engines.check_pruning(args.backend, args.prune)
     work = refining(args, inputs, how["workers"], how["threads"])
     if args.dry_run:
         return _show(inputs, work, how)
 
     record = _open_record(args.out, work.options())
+    work.make_folders()
     for count, options in record.outdated(match.stem for match in inputs.found):
         files_are = "1 file is" if count == 1 else f"{count} files are"
-        print(f"{files_are} done again: {difference(options, record.options)}", flush=True)
+        if not args.quiet:
+            print(f"{files_are} done again: {difference(options, record.options)}", flush=True)
     counts: Counter[str] = Counter()
     failed: dict[str, str] = {}
     start, begin = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
@@ -96,43 +114,63 @@ def run(args: argparse.Namespace) -> int:
 
     keep_memory(_LARGEST_KEPT)
     try:
-        _refine_all(inputs, work, record, how["workers"] + _AHEAD, counts, failed)
+        _refine_all(args, inputs, work, record, how["workers"] + _AHEAD, counts, failed)
     except BaseException as error:
         with contextlib.suppress(OSError):  # e.g. disk full; the journal remains
             close(str(error) or type(error).__name__)
         raise
-    return _report(args.out, close(None), counts, failed, inputs.missing)
+    if not args.quiet:
+        for sentence in work.vanished.sentences(inputs.regions):
+            to_stderr(f"densecrf-rnn refine: warning: {sentence}")
+    return _report(args, close(None), counts, failed, inputs.missing)
 
 
 def _refine_all(
-    inputs: Inputs, refining: Refining, record: Record, threads: int, counts: Counter[str],
-    failed: dict[str, str],
+    args: argparse.Namespace, inputs: Inputs, refining: Refining, record: Record, threads: int,
+    counts: Counter[str], failed: dict[str, str],
 ) -> None:  # fmt: skip
     """Refine every file and count the outcomes; a file that fails does not stop the others."""
-    current = threading.local()
 
     def work(match: files.Match) -> str:
-        current.stem = match.stem
+        messages.about(match.stem)
         return refining(match, record)
 
-    with (
-        progress(total=len(inputs.found), unit="file", dynamic_ncols=True) as bar,
-        _each_warning_once(lambda line: bar.write(line, file=sys.stderr), current),
-        contextlib.closing(finished(work, inputs.found, threads)) as outcomes,
-    ):
-        for match, outcome in outcomes:
-            bar.update()
-            if not isinstance(outcome, Exception):
-                counts[outcome] += 1
-                continue
-            if isinstance(outcome, ImportError):  # every other file would fail too
-                raise UserError(str(outcome)) from outcome
-            reason = failed[match.stem] = _reason(match, outcome)
-            counts["failed"] += 1
-            if isinstance(outcome, OSError) and outcome.errno in _NO_ROOM:
-                raise UserError(
-                    f"{reason}; finished files are kept, and the same command resumes after them"
-                ) from outcome
+    with progress(args.quiet, total=len(inputs.found), unit="file", dynamic_ncols=True) as bar:
+        # `tune` found theta_beta by its score, so a rule of thumb has nothing to add
+        known = "give --theta-beta " if refining.settings.tuned else None
+        messages = Messages(args, lambda line: bar.write(line, file=sys.stderr), without=known)
+        with (
+            messages.printed(),
+            contextlib.closing(finished(work, inputs.found, threads)) as outcomes,
+        ):
+            _count_outcomes(args.out, outcomes, bar, counts, failed)
+
+
+def _count_outcomes(
+    out: Path, outcomes: Iterable[tuple[files.Match, str | Exception]], bar: Any,
+    counts: Counter[str], failed: dict[str, str],
+) -> None:  # fmt: skip
+    for match, outcome in outcomes:
+        bar.update()
+        if not isinstance(outcome, Exception):
+            counts[outcome] += 1
+            continue
+        if isinstance(outcome, ImportError):  # every other file would fail too
+            raise UserError(str(outcome)) from outcome
+        reason = failed[match.stem] = reason_of(match, outcome)
+        counts["failed"] += 1
+        if _is_of_disk(outcome, out):
+            raise UserError(
+                f"{reason}; finished files are kept, and the same command resumes after them"
+            ) from outcome
+
+
+def _is_of_disk(error: Exception, out: Path) -> bool:
+    """Return whether every other file would raise an error too, because of the disk of `out`."""
+    if not isinstance(error, OSError):
+        return False
+    of_output = error.filename is not None and Path(error.filename).is_relative_to(out)
+    return error.errno in _NO_ROOM or (of_output and error.errno not in _OF_FILE)
 
 
 def _shares(args: argparse.Namespace, count: int) -> dict[str, Any]:
@@ -154,42 +192,6 @@ def _open_record(out: Path, options: dict[str, Any]) -> Record:
             return Record(out, RECORD, options)
     except OSError as error:
         raise UserError(f"cannot write into {out}: {error.strerror}") from error
-
-
-@contextlib.contextmanager
-def _each_warning_once(show: Any, current: threading.local) -> Iterator[None]:
-    """Print each distinct warning once, with its file, and at the end how many files had it."""
-    stems: dict[str, set[str]] = {}
-
-    def note(message: Any, *_: Any, **__: Any) -> None:
-        text, stem = in_options(str(message)), getattr(current, "stem", "")
-        if text not in stems:
-            show(f"densecrf-rnn refine: warning: {stem}: {text}")
-        stems.setdefault(text, set()).add(stem)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        # rasterio warns of plain TIFFs, which have no georeference to keep
-        warnings.filterwarnings("ignore", "Dataset has no geotransform")
-        warnings.showwarning = note
-        yield
-    for text, files_with_it in stems.items():
-        if len(files_with_it) > 1:
-            show(f"densecrf-rnn refine: {len(files_with_it)} files had this warning: {text}")
-
-
-def _reason(match: files.Match, error: Exception) -> str:
-    """Describe an error in one line that names a file."""
-    text = in_options(str(error))
-    if isinstance(error, OSError) and error.filename:
-        text = f"{error.filename}: {error.strerror}"
-    elif isinstance(error, MemoryError):
-        text = "not enough memory; fewer --workers need less"
-    elif not isinstance(error, (OSError, TypeError, ValueError)):
-        text = f"{type(error).__name__}: {text}"
-    named = getattr(error, "filename", None) or any(str(path) in text for path in match.paths)
-    about = {"image": 1, "mask": 2}.get(text.split(" ")[0], 0)  # `refine` names its argument first
-    return " ".join((text if named else f"{match.paths[about]}: {text}").split())
 
 
 def _show(inputs: Inputs, refining: Refining, how: dict[str, Any]) -> int:
@@ -214,17 +216,20 @@ def _show(inputs: Inputs, refining: Refining, how: dict[str, Any]) -> int:
 
 
 def _report(
-    out: Path, seconds: float, counts: Counter[str], failed: dict[str, str], missing: list[str]
-) -> int:
+    args: argparse.Namespace, seconds: float, counts: Counter[str], failed: dict[str, str],
+    missing: list[str],
+) -> int:  # fmt: skip
+    """Print what was done, and each kind of failure once; return the exit status."""
     refined = counts["refined"]
     rate = f" ({refined / seconds:.1f} a second)" if refined else ""
-    print(
-        f"{refined} refined in {seconds:.1f} s{rate}, {counts['as before']} were done before, "
-        f"{len(failed) + len(missing)} failed. Record: {out / f'{RECORD}.json'}"
-    )
-    sys.stdout.flush()
-    for reason in [*missing, *(failed[stem] for stem in sorted(failed))]:
-        print(f"densecrf-rnn refine: {reason}", file=sys.stderr)
+    if not args.quiet:
+        print(
+            f"{refined} refined in {seconds:.1f} s{rate}, {counts['as before']} were done before, "
+            f"{len(failed) + len(missing)} failed. Record: {args.out / f'{RECORD}.json'}"
+        )
+        sys.stdout.flush()
+    for reason in by_kind([*named(missing), *sorted(failed.items())], every=args.verbose):
+        to_stderr(f"densecrf-rnn refine: {reason}")
     return 1 if failed or missing else 0
 
 

@@ -5,18 +5,24 @@ files, `_tune_report` words the result.
 """
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from .. import files, metrics, tuning
+from ..tuning.study import value_of, varied
 from . import UserError, _types, check_file, prepare_plots, progress, require, user_errors
 from ._crf_options import MEANING, add_engine_options
 from ._examples import IGNORED, Example, Examples
 from ._inputs import Inputs, add_input_options
+from ._label_options import ignored
+from ._messages import Messages, add_message_options, to_stderr
 from ._options import option, recorded
 from ._scoring import add_scoring_options, check_seed, chosen_labels
 from ._tune_report import draw, report
@@ -24,6 +30,7 @@ from ._tune_report import draw, report
 TRIALS = 60
 PASSES = 3
 START = files.Settings(tuning.START, tuning.ITERATIONS)
+Say = Callable[[str], object]  # prints, unless --quiet is given
 _SOURCES = ("logits", "images", "truth", "mask")
 
 
@@ -34,9 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Prints the best parameters, their score compared with that of the network alone, and the "
         "command that refines with them."
     )
-    add_input_options(parser)
+    add_input_options(parser, regions=False)
     add = parser.add_argument
-    add("truth", metavar="TRUTH", help="folder, quoted pattern or file: label maps")
+    add("truth", nargs="+", metavar="TRUTH", help="folder, quoted pattern or file: label maps")
     add("--truth-suffix", default="", metavar="TEXT",
         help="text between stem and extension in the names of TRUTH files")
     add("--truth-key", metavar="NAME", help="array to read if a TRUTH file holds several")
@@ -51,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add(option(name), type=_types.search_range, metavar="LOW,HIGH",
             help=f"range of the {MEANING[name]}; one value fixes it (default: {low:g},{high:g})")
     add("--params", **_types.FILE,
-        help="settings in JSON to start from; they also fix the parameters that are not searched")
+        help="settings in JSON to start from; they also fix the parameters that are not searched, "
+        "and the ratio of several bandwidths, whose range is that of the first")
     add("--iterations", **_types.COUNT,
         help=f"mean-field updates (default: {START.iterations}, or those of --params)")
     add("--trials", **_types.COUNT, default=TRIALS,
@@ -72,29 +80,63 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="draw the settings tried and the importance of each parameter")
     group = parser.add_argument_group("execution")
     add_engine_options(group, "maximum number of threads (default: one per processor)")
+    add_message_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Search, print the report and write the parameters."""
     _check(args)
     inputs = Inputs(args)
-    examples = Examples(inputs, args)
-    with user_errors(ImportError, TypeError, ValueError):
+    messages = Messages(args)
+    say = _silent if args.quiet else partial(print, flush=True)
+    examples = Examples(inputs, args, messages)
+    study = None if args.study is None else str(args.study)
+    with (
+        user_errors(ImportError, TypeError, ValueError), messages.printed(), tuning.held(study)
+    ):  # fmt: skip
+        examples.check_truth()
         first = examples[0]
         task = _task(args, inputs, first)
-        print(_plan(examples, first, task, args), flush=True)
+        say(_plan(examples, first, task, args))
         folds = None
         if args.folds is not None:
-            find = partial(_find, task=task, args=args)
+            find = partial(_find, task=task, args=args, say=say)
             folds = tuning.cross_validate(examples, args.folds, find, task)
-        found = _find(examples, 0, task, args)
-    files.write_settings(
-        args.out, files.Settings(found.params, task.iterations, found.compatibility)
-    )
-    print(report(found, folds, task, args))
+        found = _find(examples, 0, task, args, say)
+    settings = files.Settings(found.params, task.iterations, found.compatibility, _name(task))
+    if kept := _kept(args.out, settings):
+        to_stderr(f"densecrf-rnn tune: note: {args.out} held other settings, which are now {kept}")
+    files.write_settings(args.out, settings)
+    if args.quiet:
+        print(f"{args.out}: {found.params}")
+    say(report(found, folds, task, args))
     if args.plots is not None:
         draw(found, task, args.plots)
+        say(f"\nChart: {args.plots / 'tune.png'}")
     return 0
+
+
+def _name(task: tuning.Task) -> str:
+    """Return a name of the search: equal if its files and its options are."""
+    text = json.dumps(task.describe(), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _kept(path: Path, settings: files.Settings) -> Path | None:
+    """Give the file `path` another name unless the same search wrote it; return that name."""
+    if not path.is_file():
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        if files.read_settings(path).tuned == settings.tuned:
+            return None
+    names = (path.with_name(f"{path.stem}.{n}{path.suffix}") for n in itertools.count(1))
+    free = next(name for name in names if not os.path.lexists(name))
+    path.rename(free)
+    return free
+
+
+def _silent(text: str) -> None:
+    """Replace `print` with --quiet."""
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -119,17 +161,17 @@ def _task(args: argparse.Namespace, inputs: Inputs, first: Example) -> tuning.Ta
             f"{args.params} has a compatibility, which the search does not use; remove it"
         )
     ranges, fixed = {}, {}
-    for name, ends in tuning.RANGES.items():
+    for name, ends in tuning.ranges_of(start.params).items():
         given = getattr(args, name)
         if given is not None and len(given) == 1:
             fixed[name] = given[0]
-        elif given is not None or isinstance(getattr(start.params, name), float):
+        elif given is not None or value_of(start.params, name) is not None:
             ranges[name] = ends if given is None else given
         # else --params gives weights per label for this name, which are not searched
     names = [str(label) for label in inputs.label_names(max(2, len(first.logits)))]
     over = chosen_labels(args.mean_over, names)
     return tuning.Task(
-        base=replace(start.params, **fixed),
+        base=replace(start.params, **varied(start.params, fixed)),
         ranges=ranges,
         iterations=args.iterations or start.iterations,
         score=metrics.mean_iu if over is None else partial(metrics.mean_iu, over=tuple(over)),
@@ -142,7 +184,7 @@ def _task(args: argparse.Namespace, inputs: Inputs, first: Example) -> tuning.Ta
 
 def _facts(args: argparse.Namespace) -> dict[str, str]:
     """Return the options and input paths that must be equal for a stored search to be continued."""
-    values = recorded(args)
+    values = recorded(args) | {"ignore": ignored(args)}
     values |= {n: Path(values[n]).resolve() for n in _SOURCES if values[n] is not None}
     return {n if n in _SOURCES[:3] else option(n): str(value) for n, value in values.items()}
 
@@ -150,32 +192,26 @@ def _facts(args: argparse.Namespace) -> dict[str, str]:
 def _plan(examples: Examples, first: Example, task: tuning.Task, args: argparse.Namespace) -> str:
     """Describe the search that begins."""
     images = "1 image" if len(examples) == 1 else f"{len(examples)} images"
-    lines = [
+    return (
         f"{images} with truth, {len(first.logits)} labels, "
         f"{task.iterations} iterations; {args.trials} trials, the first with {task.base}"
-    ]
-    if first.image.dtype != np.uint8 and args.theta_beta is None:
-        low, high = first.image.min(), first.image.max()
-        lines.append(
-            f"The image of {first.name} is {first.image.dtype}, {low:g}..{high:g}: theta_beta is "
-            "in these units, but its default range is for 0..255; give --theta-beta LOW,HIGH."
-        )
-    return "\n".join(lines)
+    )
 
 
 def _find(
-    examples: Sequence[tuning.Example], fold: int, task: tuning.Task, args: argparse.Namespace
-) -> tuning.Tuned:
+    examples: Sequence[tuning.Example], fold: int, task: tuning.Task, args: argparse.Namespace,
+    say: Say,
+) -> tuning.Tuned:  # fmt: skip
     """Search, then improve the result by gradients if --gradient; fold 0 means all images."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     where = f"fold {fold}" if fold else "all images"
-    with progress(total=args.trials, desc=where, unit="setting") as bar:
+    with progress(args.quiet, total=args.trials, desc=where, unit="setting") as bar:
 
         def note(outcome: tuning.Outcome) -> None:
             bar.update(outcome.number - bar.n)
-            if outcome.best:
+            if outcome.best and not args.quiet:
                 score = f"{100 * outcome.score:.2f}"
                 bar.write(f"{where}, setting {outcome.number}: {score}, {outcome.params}")
 
@@ -184,17 +220,17 @@ def _find(
             study_file=None if args.study is None else str(args.study),
             study_name=f"fold-{fold}" if fold else "all",
         )  # fmt: skip
-    return _learned(examples, found, where, task, args) if args.gradient else found
+    return _learned(examples, found, where, task, args, say) if args.gradient else found
 
 
 def _learned(
     examples: Sequence[tuning.Example], found: tuning.Tuned, where: str, task: tuning.Task,
-    args: argparse.Namespace,
+    args: argparse.Namespace, say: Say,
 ) -> tuning.Tuned:  # fmt: skip
     """Improve the setting `found` by gradient descent; return `found` if that is no better."""
     from ..nn.tuning import learn
 
-    with progress(total=args.passes * len(examples), desc=where, unit="step") as bar:
+    with progress(args.quiet, total=args.passes * len(examples), desc=where, unit="step") as bar:
         learned = learn(
             examples, found.params, task, passes=args.passes, seed=args.seed,
             on_step=lambda loss: bar.update(),
@@ -202,9 +238,9 @@ def _learned(
     counts = tuning.confusions(examples, learned.params, task, learned.compatibility)
     score = task.score(counts.sum(0))
     losses = ", ".join(f"{loss:.4f}" for loss in learned.losses)
-    print(f"{where}, learned: {100 * score:.2f}; cross-entropy of each pass {losses}", flush=True)
+    say(f"{where}, learned: {100 * score:.2f}; cross-entropy of each pass {losses}")
     if score <= found.score:
-        print(f"{where}: that is no better, so the setting of the search is kept", flush=True)
+        say(f"{where}: that is no better, so the setting of the search is kept")
         return found
     return replace(
         found, params=learned.params, score=score, confusions=counts,

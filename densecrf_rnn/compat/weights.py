@@ -260,6 +260,11 @@ def _load(
             raise TypeError(
                 f"crf is {type(crf).__name__}; it must be a CRFRNN (for a wrapped model, model.crf)"
             )
+    if crf.compatibility is None:
+        raise ValueError(
+            "crf has multilabel=True, a binary CRF for each map, but the weights are those of one "
+            "CRF over all labels; create the CRFRNN with multilabel=False"
+        )
     labels = crf.compatibility.shape[0]
     if tuple(crf.kernel_weights.shape) not in ((2,), (2, labels), (2, labels, labels)):
         raise ValueError(

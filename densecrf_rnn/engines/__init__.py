@@ -2,16 +2,17 @@
 
 from .contract import (
     BackendUnavailableError, BackwardProblem, Engine, FusedEngine, GridKernel, KernelGradient,
-    LatticeKernel, MeanFieldKernel, Plan, Problem, reserve, row_width,
+    LatticeKernel, MeanFieldKernel, Plan, Problem, PruningEngine, reserve, row_width,
 )  # fmt: skip
 from .registry import (
-    available_backends, cuda_facts, default_threads, device_module, engine, fused, native_compiler,
-    native_isa, resolve, why_unavailable,
+    agree, available_backends, check_pruning, cuda_facts, default_threads, device_module, engine,
+    for_tensors, fused, native_compiler, native_isa, pruner, resolve, why_unavailable,
 )  # fmt: skip
 
 __all__ = [
     "BackendUnavailableError", "BackwardProblem", "Engine", "FusedEngine", "GridKernel",
-    "KernelGradient", "LatticeKernel", "MeanFieldKernel", "Plan", "Problem", "available_backends",
-    "cuda_facts", "default_threads", "device_module", "engine", "fused", "native_compiler",
-    "native_isa", "reserve", "resolve", "row_width", "why_unavailable",
+    "KernelGradient", "LatticeKernel", "MeanFieldKernel", "Plan", "Problem", "PruningEngine",
+    "agree", "available_backends", "check_pruning", "cuda_facts", "default_threads",
+    "device_module", "engine", "for_tensors", "fused", "native_compiler", "native_isa", "pruner",
+    "reserve", "resolve", "row_width", "why_unavailable",
 ]  # fmt: skip

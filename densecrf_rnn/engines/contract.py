@@ -134,13 +134,27 @@ MeanFieldKernel = LatticeKernel | GridKernel
 class Problem(NamedTuple):
     """Inputs and outputs of the mean field of one image: N points, L labels.
 
-    `saved` [T, N, row_width(L)] receives what the backward pass needs, unless it is empty.
+    `saved` [T, N, row_width(L)] receives what the backward pass needs, unless it is empty. With
+    `prune` > 0, which an engine accepts if its `prunes` is True, labels of which a bound proves
+    that their marginals are at most `prune` at all points of a tile count as 0 there. Engines run
+    what they cannot prune exactly, and leave `kept` as it is.
     """
 
     kernels: Sequence[MeanFieldKernel]
-    logits: Array  # [L, N]
-    refined: Array  # [L, N], output
+    # [L, N] of any strides; where the coupling is float32 also float16 or, with `quantization`,
+    # uint8. Fused engines alone take other logits than C-contiguous ones of the coupling's dtype.
+    logits: Array
+    refined: Array  # [L, N], output, unless there is a `label_map`
     saved: Array
+    prune: float = 0.0  # 0 <= prune < 1/L; 0: exact
+    # [T, 2] int64, output, or None: of the marginals with which each iteration starts, the number
+    # of tiles, and the number of labels that they keep, summed over the tiles
+    kept: Array | None = None
+    # (scale, zero) of uint8 logits, which are scale * (stored - zero); None for other dtypes
+    quantization: tuple[float, float] | None = None
+    # [N], output: the argmax of the refined logits, of equal ones the lowest, in uint8, uint16 or
+    # uint32, the smallest for L labels; None: `refined` is written
+    label_map: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +185,8 @@ class Engine(Protocol):
 
     K is the filter of a lattice as a matrix [N, N], K' its transpose.
     """
+
+    prunes: bool  # whether mean fields may have `Problem.prune` > 0
 
     def build(
         self, features: Sequence[Array], plans: Sequence[Plan], quality: str, threads: int
@@ -253,3 +269,12 @@ class FusedEngine(Engine, Protocol):
         threads: int,
     ) -> None:
         """Write the gradients of each problem; `memory_budget` as in the forward pass."""
+
+
+class PruningEngine(Engine, Protocol):
+    """A backend that runs whole mean fields only if labels may be left out."""
+
+    def pruned_mean_field(
+        self, problem: Problem, coupling: Array, iterations: int, marginals: bool
+    ) -> None:
+        """Run a problem with `prune` > 0, as `FusedEngine.mean_field`; `saved` is not written."""

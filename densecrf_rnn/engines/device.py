@@ -26,6 +26,7 @@ class DeviceFeatures(NamedTuple):
     images: int
     points: int
     dims: int
+    inside: int  # [images, points] bool, which points are not masked out; 0: all
 
 
 class SortedKeys(NamedTuple):
@@ -94,6 +95,7 @@ class DeviceModel(NamedTuple):
     width: int  # length of padded rows; see `row_width`
     iterations: int
     coupling: int  # [kernels, L, L]
+    coupling_columns: int  # the same transposed
     kernels: Sequence[DeviceKernel]
 
 

@@ -3,12 +3,14 @@
 import importlib
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 
 from .._typing import Array
 from .. import checks
 from ..params import QUALITIES
-from .contract import Plan
+from .contract import GridKernel, MeanFieldKernel, Plan, Problem
 
 
 class Numba:
@@ -17,8 +19,11 @@ class Numba:
     Numba does not check bounds, so shapes are checked here. The native module checks its own.
     """
 
+    prunes = True
+
     def __init__(self) -> None:
         self._module = importlib.import_module("densecrf_rnn.reference.lattice")
+        self._pruning = importlib.import_module("densecrf_rnn.reference.pruning")
 
     def build(
         self, features: Sequence[Array], plans: Sequence[Plan], quality: str, threads: int
@@ -84,6 +89,65 @@ class Numba:
         _fits("cotangent", cotangent, plan.vertex.shape[:1])
         _fits("out", out, plan.weight.shape)
         self._module.self_response_gradient(*self._arrays(plan), cotangent, out)
+
+    def pruned_mean_field(
+        self, problem: Problem, coupling: Array, iterations: int, marginals: bool
+    ) -> None:
+        """Run the mean field of a problem with `prune` > 0; see `FusedEngine.mean_field`.
+
+        `problem.saved` is not written.
+        """
+        logits = problem.logits
+        kernels = [self._reference_kernel(kernel) for kernel in problem.kernels]
+        tiles = _tiles(problem.kernels, logits.shape[1])
+        options = (coupling, tiles, problem.prune, iterations)
+        states = self._pruning.states(np.ascontiguousarray(logits.T), kernels, *options)
+        problem.refined[:] = (states[-1].marginals if marginals else states[-1].refined).T
+        if problem.kept is not None:
+            problem.kept[:] = [(len(tiles), state.kept.sum()) for state in states[:-1]]
+
+    def _reference_kernel(self, kernel: MeanFieldKernel) -> Any:
+        """Return a kernel as reference/pruning.py takes it."""
+        scales = (kernel.before, kernel.after, kernel.diagonal)
+        if isinstance(kernel, GridKernel):
+            axes = [
+                (axis.cell, splat, slice_, axis.band, axis.cells)
+                for axis, splat, slice_ in zip(
+                    kernel.axes, kernel.splat, kernel.slice, strict=True
+                )
+            ]
+            return self._pruning.grid_kernel(axes, kernel.pixel, *scales)
+        arrays, symmetric = self._arrays(kernel.plan), self._symmetric(kernel.plan)
+
+        def spread(values: Array) -> Array:
+            sent = values if kernel.before is None else values * kernel.before[:, None]
+            found: Array = self._module.spread(*arrays, sent, symmetric=symmetric)
+            return found
+
+        weights = self._module.slice_weights(kernel.plan.weight)
+        weights = self._pruning.scaled(weights, kernel.after)
+        return self._pruning.Kernel(
+            kernel.plan.vertex, weights, spread, self._pruning.own(*scales)
+        )
+
+
+_TILE = 8  # side in pixels of the tiles of the last two axes
+
+
+def _tiles(kernels: Sequence[MeanFieldKernel], points: int) -> list[Array]:
+    """Divide the points into tiles: squares of pixels, or runs of points without a grid."""
+    every = np.arange(points)
+    grid = next((kernel for kernel in kernels if isinstance(kernel, GridKernel)), None)
+    if grid is None:
+        tile = every // _TILE**2
+    else:
+        *above, y, x = np.unravel_index(every if grid.pixel is None else grid.pixel, grid.size)
+        blocks = tuple(-(-n // _TILE) for n in grid.size[-2:])
+        tile = np.ravel_multi_index(
+            (*above, y // _TILE, x // _TILE), (*grid.size[:-2], *blocks)
+        )
+    order = np.argsort(tile, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(tile[order])) + 1) if points else []
 
 
 def _fits(name: str, array: Array, shape: tuple[int, ...]) -> None:

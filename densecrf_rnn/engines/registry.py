@@ -7,7 +7,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from .contract import BackendUnavailableError, Engine, FusedEngine
+from .. import _limits
+from .contract import BackendUnavailableError, Engine, FusedEngine, PruningEngine
 from .numba import Numba
 
 
@@ -30,13 +31,19 @@ ARRAY_ENGINES = tuple(_ENGINES)
 # "serial" runs the CUDA programs on CPU threads, for tests.
 _DEVICES = {"cuda": "cuda", "serial": "cpu"}
 
+# Engines that compute on torch tensors alone, and may be asked for by name. "torch" itself consists
+# of torch operations, so it serves every device.
+TENSOR_ENGINES = ("torch", "cuda")
+
+_agreed: set[str] = set()  # devices on which the CUDA engine passed its self-test in this process
+
 _can_run: set[str] = set()  # cache of `why_unavailable`: names of engines that can run
 
 # How to build each native module densecrf_rnn._<name>.
 _BUILDS = {
     "cpu": "install a C++17 compiler and reinstall; in a source checkout use pip install -e ., "
     "because Python started there imports the source folder instead of an installed copy",
-    "cuda": "reinstall with a CUDA compiler (nvcc)",
+    "cuda": "reinstall with DENSECRF_RNN_CUDA=ON in the environment, and a CUDA compiler (nvcc)",
     "serial": "reinstall with DENSECRF_RNN_SERIAL=ON",
 }
 
@@ -53,11 +60,11 @@ def why_unavailable(name: str) -> str | None:
 
 def _why_unavailable(name: str) -> str | None:
     """Compute the result of `why_unavailable` without its cache."""
-    if name == "numba":
-        missing = importlib.util.find_spec("numba") is None
-        return "numba is not installed; pip install 'densecrf-rnn[numba]'" if missing else None
+    if name in ("numba", "torch"):
+        missing = importlib.util.find_spec(name) is None
+        return f"{name} is not installed; pip install 'densecrf-rnn[{name}]'" if missing else None
     if name not in _BUILDS:
-        choices = ", ".join([*_ENGINES, "cuda"])
+        choices = ", ".join([*_ENGINES, *TENSOR_ENGINES])
         return f"there is no backend of that name; choose from {choices} or auto"
     module = f"densecrf_rnn._{name}"
     if importlib.util.find_spec(module) is None:
@@ -66,6 +73,11 @@ def _why_unavailable(name: str) -> str | None:
         loaded = importlib.import_module(module)
     except ImportError as error:
         return f"the native module {module} does not load ({error}); {_BUILDS[name]}"
+    wanted = {key: value for key, value in vars(_limits).items() if key.isupper()}
+    if getattr(loaded, "limits", None) != wanted:
+        return (
+            f"the native module {module} is of another version of this package; {_BUILDS[name]}"
+        )
     try:
         found = name == "cpu" or loaded.devices()
     except RuntimeError as error:
@@ -79,10 +91,10 @@ def available_backends() -> list[str]:
     Examples
     --------
     >>> import densecrf_rnn
-    >>> set(densecrf_rnn.available_backends()) <= {"cpu", "numba", "cuda"}
+    >>> set(densecrf_rnn.available_backends()) <= {"cpu", "numba", "torch", "cuda"}
     True
     """
-    return [name for name in (*_ENGINES, "cuda") if why_unavailable(name) is None]
+    return [name for name in (*_ENGINES, *TENSOR_ENGINES) if why_unavailable(name) is None]
 
 
 def resolve(name: str) -> str:
@@ -115,8 +127,9 @@ def engine(name: str) -> Engine:
     BackendUnavailableError
         That engine cannot run here, or computes on torch tensors only.
     """
-    name = resolve(name)
-    if name in _DEVICES:
+    if name != "torch":
+        name = resolve(name)
+    if name in _DEVICES or name in TENSOR_ENGINES:
         raise BackendUnavailableError(
             f"backend {name!r} computes on torch tensors only; use densecrf_rnn.CRFRNN or "
             "densecrf_rnn.nn.functional.mean_field, or backend='auto' for NumPy arrays"
@@ -130,25 +143,73 @@ def fused(engine: Engine) -> FusedEngine | None:
     return found if hasattr(engine, "mean_field") else None
 
 
-def device_module(name: str, device: str) -> Any:
-    """Return the native module that computes on torch tensors on a `device` ("cpu" or "cuda").
+def pruner(engine: Engine) -> PruningEngine | None:
+    """Return `engine` if it runs whole mean fields only where labels may be left out, else None."""
+    found: Any = engine
+    return found if hasattr(engine, "pruned_mean_field") else None
 
-    Return None if tensors on that device are passed to the engine `name` as NumPy arrays.
+
+def check_pruning(name: str, prune: float) -> None:
+    """Raise if labels may be left out (`prune` > 0) but the engine `name` is exact only."""
+    of_arrays = name == "auto" or name in _ENGINES
+    if prune == 0 or (of_arrays and engine(name).prunes):
+        return
+    found = [one for one in _ENGINES if why_unavailable(one) is None and engine(one).prunes]
+    others = "".join(f", or use backend={one!r}" for one in found)
+    raise BackendUnavailableError(
+        f"prune is {prune:g} but backend {resolve(name)!r} does not leave labels out; set "
+        f"prune=0{others}"
+    )
+
+
+def for_tensors(name: str, device: str) -> str:
+    """Return the name of the engine that computes on torch tensors on a device, such as "cuda:0".
+
+    "auto" selects, on a CPU, the first of the engines for arrays that can run, or else "torch". On
+    another device it selects the CUDA engine if `agree` was called for this device, or else
+    "torch".
+
+    Raises
+    ------
+    BackendUnavailableError
+        Backend `name` does not compute on tensors on that device.
+    """
+    kind = device.partition(":")[0]
+    if kind == "meta":
+        raise BackendUnavailableError(
+            f"backend {name!r} does not compute on tensors that are on meta, which have no values; "
+            "use .to_empty(device=...) for a module and real tensors for its inputs"
+        )
+    if name == "torch":
+        return name
+    if name == "auto" and kind == "cpu":
+        return next((one for one in _ENGINES if why_unavailable(one) is None), "torch")
+    if name == "auto":
+        return "cuda" if device in _agreed else "torch"
+    if _DEVICES.get(name, "cpu") != kind:
+        way_out = "move them to a GPU (.cuda())" if name == "cuda" else "use .cpu() tensors"
+        raise BackendUnavailableError(
+            f"backend {name!r} does not compute on tensors that are on {device}; {way_out}, or use "
+            "backend='torch'"
+        )
+    return name
+
+
+def agree(device: str) -> None:
+    """Let "auto" select the CUDA engine on a device: its results were those of engine "torch"."""
+    _agreed.add(device)
+
+
+def device_module(name: str, device: str) -> Any:
+    """Return the native module of an engine that computes on torch tensors; None for others.
 
     Raises
     ------
     BackendUnavailableError
         Backend `name` cannot run here, or does not compute on tensors on that device.
     """
-    if device == "cuda" and name == "auto":
-        name = "cuda"
-    if device == "cpu" and name not in _DEVICES:
+    if for_tensors(name, device) not in _DEVICES:
         return None
-    if _DEVICES.get(name, "cpu") != device:
-        way_out = "move them to a GPU (.cuda())" if name == "cuda" else "use .cpu() tensors"
-        raise BackendUnavailableError(
-            f"backend {name!r} does not compute on tensors that are on {device}; {way_out}"
-        )
     return importlib.import_module(f"densecrf_rnn._{resolve(name)}")
 
 
@@ -209,7 +270,7 @@ def default_threads() -> int:
     except ValueError:
         wanted = 0
     if wanted > 0:
-        return wanted
+        return min(wanted, 2**31 - 1)  # native code counts threads in an int
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1

@@ -3,28 +3,36 @@
 import io
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from .. import samples
 from .._atomic import replaced
 from .._typing import Array
+from . import sizes
+from .label_values import check_opaque, grey
 from .paths import required
+
+Palette = Array | Literal["none"] | None
 
 _GAP = rb"(?:\s|#[^\n]*\n)+"
 _PGM = re.compile(rb"P[25]" + _GAP + rb"\d+" + _GAP + rb"\d+" + _GAP + rb"(\d+)")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BIT_DEPTH, _COLOUR_TYPE = slice(24, 25), slice(25, 26)  # where a PNG file stores them
 _GREY = b"\0"  # colour type of a PNG without colours
+_SALIENCY = ("Content", "probability of the foreground")  # text in PNG files of probabilities
+_NO_DATA = "NoData"  # text in PNG files of labels: the value of pixels without data
+_ONE_CHANNEL = ("1", "L", "P", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # modes of Pillow
+_DECODERS = ("PNG", "JPEG", "BMP", "PPM", "WEBP")  # Pillow's names; others may run programs
 _MAX_INDEX, _MAX_GREY = 255, 65535  # the largest palette index and grey value of a PNG
 
 
 def read_image(path: Path) -> Array:
     """Read an image [H, W, C]: uint8, or 16-bit grey values.
 
-    As in most training code, palette indices are replaced by their colours, an alpha channel is
-    dropped, and the orientation in EXIF is ignored.
+    As in most training code, palette indices are replaced by their colours and an alpha channel is
+    dropped. The pixels are as stored; `exif.upright` turns them.
     """
     image = _open(path)
     if image.mode in ("P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"):
@@ -38,15 +46,48 @@ def read_image(path: Path) -> Array:
 
 
 def read_labels(path: Path) -> Array:
-    """Read a label map [H, W]: palette indices or grey values."""
+    """Read a label map [H, W]: palette indices, or grey values, also of a file of colours."""
     image = _open(path)
-    labels = np.asarray(image)
-    if labels.ndim != 2:
+    if image.info.get(_SALIENCY[0]) == _SALIENCY[1]:
         raise ValueError(
-            f"{path}: has the colours of {image.mode}; a label map has one channel, of palette "
-            "indices or grey values"
+            f"{path}: holds probabilities of the foreground, not labels; pass kind='probabilities'"
         )
-    return _unscaled(path, labels.astype(np.uint8) if labels.dtype == bool else labels)
+    one = image.mode in _ONE_CHANNEL
+    labels = np.asarray(image) if one else grey(path, _with_alpha(image))
+    if image.format == "JPEG" and (found := len(np.unique(labels))) > 2:
+        raise ValueError(
+            f"{path}: holds {found} values, but JPEG changes labels where they meet; save label "
+            "maps and masks as PNG, from before they became JPEG or with a threshold. For "
+            "probabilities of the foreground, pass kind='probabilities'"
+        )
+    if labels.dtype == bool:
+        labels = labels.astype(np.uint8)
+    return _unscaled(path, labels) if one else labels
+
+
+def read_colours(path: Path) -> Array | None:
+    """Read the colours of a label map, uint8 [H, W, 3]; None if its values are labels.
+
+    The values of a file of one channel are labels, as are palette indices if the palette is Pascal
+    VOC's, with which label maps are written by default; other palettes say which colour is meant.
+    """
+    image = _open(path)
+    if image.mode == "P":
+        if np.array_equal(_palette(image), samples.palette()):
+            return None
+    elif image.mode in _ONE_CHANNEL or image.mode == "LA":
+        return None
+    pixels = _with_alpha(image)
+    check_opaque(path, pixels)
+    return pixels[..., :3]
+
+
+def read_nodata(path: Path) -> int | None:
+    """Read the value of pixels without data in a label map; None if it is not marked."""
+    with opened(path) as image:
+        image.load()  # a text may follow the pixels
+        found = str(image.info.get(_NO_DATA, ""))
+    return int(found) if found.isdecimal() else None
 
 
 def read_palette(path: Path) -> Array | None:
@@ -55,15 +96,29 @@ def read_palette(path: Path) -> Array | None:
     Colours that the file does not define are black.
     """
     image = _open(path)
-    if image.mode != "P":
-        return None
+    return _palette(image) if image.mode == "P" else None
+
+
+def _palette(image: Any) -> Array:
     stored = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
     colours = np.zeros((256, 3), np.uint8)
     colours[: len(stored)] = stored
     return colours
 
 
-def write_labels(path: Path, labels: Array, palette: Array | None, like: Path | None) -> None:
+def read_maps(path: Path) -> Array:
+    """Read grey values as one map of probabilities [1, H, W], uint8 or uint16."""
+    pixels = read_image(path)
+    if (pixels != pixels[..., :1]).any():
+        raise ValueError(f"{path}: holds colours; probabilities of the foreground are grey values")
+    if pixels.dtype == np.int32:  # Pillow's mode for some files of 16 bits
+        pixels = pixels.astype(np.uint16)
+    return np.ascontiguousarray(pixels[..., 0])[None]
+
+
+def write_labels(
+    path: Path, labels: Array, palette: Palette, like: Path | None, nodata: int | None = None
+) -> None:
     """Write labels [H, W] to a PNG; the default palette is that of Pascal VOC."""
     most = labels.max(initial=0)
     if labels.ndim != 2 or most > _MAX_GREY:
@@ -72,25 +127,58 @@ def write_labels(path: Path, labels: Array, palette: Array | None, like: Path | 
             "write .npz or .nii.gz"
         )
     with replaced(path) as partial:
-        write_label_png(partial, labels, samples.palette() if palette is None else palette)
+        colours = samples.palette() if palette is None else palette
+        write_label_png(partial, labels, colours, nodata)
 
 
-def write_label_png(path: Path, labels: Array, palette: Array) -> None:
-    """Write labels up to 255 as palette indices, up to 65535 as 16-bit grey values."""
+def write_label_png(
+    path: Path, labels: Array, palette: Array | Literal["none"], nodata: int | None = None
+) -> None:
+    """Write labels up to 255 as palette indices or 8-bit, up to 65535 as 16-bit grey values.
+
+    A text in the file says that `nodata` marks pixels without data.
+    """
     pillow = required("PIL.Image", "cli", path)
+    more = {}
+    if nodata is not None:
+        more["pnginfo"] = required("PIL.PngImagePlugin", "cli", path).PngInfo()
+        more["pnginfo"].add_text(_NO_DATA, str(nodata))
     if labels.max(initial=0) > _MAX_INDEX:
         image = pillow.fromarray(labels.astype(np.uint16))
+    elif isinstance(palette, str):
+        image = pillow.fromarray(labels.astype(np.uint8))
     else:
         image = pillow.fromarray(labels.astype(np.uint8), mode="P")
         image.putpalette(palette.tobytes())
-    encoded = io.BytesIO()  # if Pillow itself writes the file, it hides why a write failed
     # zlib's fastest level: higher levels take longer and save little space on label maps
-    image.save(encoded, format="png", compress_level=1)
+    _save(path, image, compress_level=1, **more)
+
+
+def write_saliency(path: Path, p: Array) -> None:
+    """Write probabilities [H, W] to a PNG of 8-bit grey values, marked as no label map."""
+    pillow = required("PIL.Image", "cli", path)
+    mark = required("PIL.PngImagePlugin", "cli", path).PngInfo()
+    mark.add_text(*_SALIENCY)
+    image = pillow.fromarray(np.rint(p * _MAX_INDEX).astype(np.uint8))
+    with replaced(path) as partial:
+        _save(partial, image, compress_level=1, pnginfo=mark)
+
+
+def _save(path: Path, image: Any, **options: Any) -> None:
+    encoded = io.BytesIO()  # if Pillow itself writes the file, it hides why a write failed
+    image.save(encoded, format="png", **options)
     path.write_bytes(encoded.getbuffer())
 
 
+def _with_alpha(image: Any) -> Array:
+    """Return the pixels [H, W, C] of an image of colours, with alpha as a last channel if any."""
+    if image.mode == "LA":
+        return np.asarray(image)
+    transparent = image.mode in ("RGBA", "PA") or "transparency" in image.info
+    return np.asarray(image.convert("RGBA" if transparent else "RGB"))
+
+
 def _open(path: Path) -> Any:
-    pillow = required("PIL.Image", "cli", path)
     with open(path, "rb") as file:
         head = file.read(26)
     deep = head.startswith(_PNG) and head[_BIT_DEPTH] == b"\x10"
@@ -99,9 +187,41 @@ def _open(path: Path) -> Any:
             f"{path}: PNG with 16 bits per colour, of which Pillow keeps only 8; save it as TIFF "
             "or .npy"
         )
-    with pillow.open(path) as image:
+    with opened(path) as image:
+        shape = (image.height, image.width, len(image.getbands()))
+        sizes.check(path, shape, _dtype(image), picture=True)
         image.load()
     return image
+
+
+def read_shape(path: Path) -> tuple[int, ...]:
+    """Return height and width."""
+    with opened(path) as image:
+        return image.height, image.width
+
+
+def opened(path: Path) -> Any:
+    """Open an image file by one of the formats of pictures, whatever its extension says of them.
+
+    Pillow's own limit on pixels is not applied: it is one for all files, of any size on disk.
+    """
+    pillow = required("PIL.Image", "cli", path)
+    pillow.preinit()
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if not start:
+        raise ValueError("it is empty")
+    for name in _DECODERS:
+        if name not in pillow.OPEN:
+            pillow.init()  # imports every format: slow, so only where none before fits
+        decoder, accept = pillow.OPEN.get(name, (None, None))
+        if decoder is not None and accept(start):
+            return decoder(str(path))
+    raise ValueError(f"it is none of {', '.join(_DECODERS)}")
+
+
+def _dtype(image: Any) -> str:
+    return {"I": "i4", "F": "f4"}.get(image.mode, "u2" if image.mode.startswith("I;16") else "u1")
 
 
 def _unscaled(path: Path, labels: Array) -> Array:

@@ -1,17 +1,22 @@
 """Read logits, images, label maps and masks from files of any known format."""
 
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from .._typing import Array
-from .. import unaries
-from . import formats, halves
-from .arrays import names_of_maps
+from .. import checks, unaries
+from . import formats, halves, nnunet
+from .alignment import read_geometry
+from .exif import Exif, check_upright, upright
+from .label_values import LabelValues
+from .npy import names_of_maps
 from .paths import extension
 
-Kind = Literal["logits", "probabilities"]
+Kind = unaries.Kind
 
 
 def read_array(path: Path | str, key: str | None = None) -> Array:
@@ -27,10 +32,11 @@ def read_array(path: Path | str, key: str | None = None) -> Array:
         `key` is None; or it has no array `key`.
     """
     path = Path(path)
-    if formats.kind(path) != "array":
+    form = formats.FORMATS.get(extension(path))
+    if form is None or form.kind != "array":
         ends = " ".join(end for end, form in formats.FORMATS.items() if form.kind == "array")
         raise ValueError(f"{path}: {extension(path) or 'no extension'} is not one of {ends}")
-    return formats.read(path, "labels", key)
+    return formats.read_stored(path, key)
 
 
 def read_logits(
@@ -38,32 +44,43 @@ def read_logits(
     *,
     key: str | None = None,
     kind: Kind = "logits",
+    clip: bool = False,
     labels_last: bool = False,
     axes: int | None = None,
+    strict: bool = False,
 ) -> Array:
     """Read logits, or probabilities as their logarithm, ready for `refine`.
 
     Parameters
     ----------
     path : path
-        .npy, .npz, .pt, .pth, .safetensors, .h5, .hdf5 or .zarr of shape [L, H, W] or
-        [L, D, H, W], or either as a batch of one; [1, N, H, W] is a batch with N labels unless
-        `axes` is 3. NIfTI [x, y, z, label]; or a TIFF with a page per label.
+        .npy, .npz, .pt, .pth, .safetensors, .h5, .hdf5 or .zarr of shape [L, H, W] or [L, D, H, W],
+        or either as a batch of one, or [H, W] for one foreground; [1, N, H, W] is a batch with N
+        labels unless `axes` is 3. An .npz of nnU-Net's probabilities is completed to the whole
+        image, for which the .pkl next to it is read. NIfTI [x, y, z, label]; OME-Zarr with a
+        channel per label; a TIFF with a page per label; or, for probabilities of one foreground, a
+        grey image. `aligned` turns what is stored in other directions than the image.
     key : str, optional
-        Name of the array in a file that holds several.
+        Name of the array in a file that holds several; of OME-Zarr, of a resolution or of an image.
     kind : {"logits", "probabilities"}
         Content of the file: logits, floating point; or probabilities, floating point in 0..1 or
-        8- or 16-bit integers, in which 255 or 65535 stands for 1.
+        8- or 16-bit integers, in which 255 or 65535 stands for 1; they sum to 1 over the labels.
+    clip : bool
+        Clip probabilities to 0..1 and divide them by their sum, as `logits_from_probabilities`.
     labels_last : bool
         The arrays are [H, W, L] or [D, H, W, L], as TensorFlow saves them.
     axes : {2, 3}, optional
         Number of spatial axes of an array file: with 3, an array [1, D, H, W] is a volume with
-        one logit per voxel, not a batch.
+        one logit per voxel, not a batch; with 2, an array [L, 1, H, W] is [L, H, W].
+    strict : bool
+        Refuse a file that lacks chunks; by default, a warning says how many. HDF5, zarr and sparse
+        TIFFs may leave chunks out, which are read as one value.
 
     Returns
     -------
     ndarray [L, H, W] or [L, D, H, W] of float32
-        Other precisions are rounded to float32.
+        Other precisions are rounded to float32. NaN where a GeoTIFF has no data (see
+        `read_valid`), for which `refine` needs a mask.
 
     Raises
     ------
@@ -84,27 +101,13 @@ def read_logits(
     ...     read_logits(f"{folder}/a.npy").dtype.name
     'float32'
     """
-    path, names = Path(path), None
-    array: Array = formats.read(path, "scores", key)
-    if formats.kind(path) == "array":
-        if labels_last and array.ndim >= 3:
-            array = np.moveaxis(array, -1, 1 if _is_batch(array, axes) else 0)
-        if _is_batch(array, axes):
-            array = array[0]
-        names = names_of_maps(path, array) if array.ndim in (3, 4) else None
-    if array.ndim not in (3, 4):
-        wanted = "[H, W, L] or [D, H, W, L]" if labels_last else "[L, H, W] or [L, D, H, W]"
-        raise ValueError(f"{path}: {kind} of shape {array.shape}; they must be {wanted}")
-    if names is not None and not np.array_equal(names, np.arange(len(array))):
-        raise ValueError(
-            f"{path}: holds maps of the labels {', '.join(map(str, names[:8]))}"
-            f"{', ...' if len(names) > 8 else ''} (array 'classes'), which would be taken for "
-            f"0..{len(names) - 1}; refine the original logits and choose the labels then, or save "
-            "the maps without 'classes'"
-        )
+    path = Path(path)
+    array = read_maps(path, key=key, labels_last=labels_last, axes=axes, strict=strict)
+    valid = read_valid(path, "scores")
     try:
         if kind == "probabilities":
-            return unaries.logits_from_probabilities(array)
+            logits = unaries.logits_from_probabilities(array, clip=clip, mask=valid)
+            return _without_data(logits, valid)
         if array.dtype.kind != "f":
             raise TypeError(
                 f"logits are {array.dtype}; they must be floating point. If these are "
@@ -114,9 +117,78 @@ def read_logits(
     except (TypeError, ValueError) as error:
         raise type(error)(f"{path}: {error}") from error
     if array.dtype == np.float16:
-        return halves.widened(array)
+        return _without_data(halves.widened(array), valid)
     with np.errstate(over="ignore"):  # an infinity from this conversion is rejected later
-        return np.ascontiguousarray(array, dtype=np.float32)
+        return _without_data(np.ascontiguousarray(array, dtype=np.float32), valid)
+
+
+def _without_data(logits: Array, valid: Array | None) -> Array:
+    """Set logits [L, *S] to NaN outside the mask `valid`."""
+    if valid is not None:
+        logits[:, ~valid] = np.nan
+    return logits
+
+
+def read_maps(
+    path: Path | str, *, key: str | None = None, labels_last: bool = False, axes: int | None = None,
+    strict: bool = False,
+) -> Array:  # fmt: skip
+    """Read maps of scores [L, H, W] or [L, D, H, W] as they are stored, in any dtype.
+
+    Parameters and errors are those of `read_logits`.
+    """
+    path, names = Path(path), None
+    use = "grey_maps" if formats.can(path, "grey_maps") else "scores"
+    check_whole(path, key, strict)
+    array: Array = formats.read(path, use, key)
+    if formats.kind(path) == "picture":
+        check_upright(path)
+    if formats.kind(path) == "array":
+        if labels_last and array.ndim >= 3:
+            array = np.moveaxis(array, -1, 1 if _is_batch(array, axes) else 0)
+        if _is_batch(array, axes) or (axes == 2 and array.ndim == 5 and array.shape[0] == 1):
+            array = array[0]
+        if axes == 2 and array.ndim == 4 and array.shape[1] == 1:  # a volume of depth one
+            array = array[:, 0]
+        array = nnunet.completed(path, key, array)
+        if array.ndim == 2 and not _holds_labels(array):  # one map has no other reading
+            array = array[None]
+        names = names_of_maps(path, array) if array.ndim in (3, 4) else None
+    if array.ndim not in (3, 4):
+        wanted = "[H, W, L] or [D, H, W, L]" if labels_last else "[L, H, W] or [L, D, H, W]"
+        single = "; one foreground is saved as [1, H, W]; for label maps use read_labels"
+        raise ValueError(
+            f"{path}: scores of shape {array.shape}; they must be {wanted}"
+            f"{single if array.ndim == 2 else ''}"
+        )
+    if names is not None and not np.array_equal(names, np.arange(len(array))):
+        raise ValueError(
+            f"{path}: holds maps of the labels {', '.join(map(str, names[:8]))}"
+            f"{', ...' if len(names) > 8 else ''} (array 'classes'), which would be taken for "
+            f"0..{len(names) - 1}; refine the original logits and choose the labels then, or save "
+            "the maps without 'classes'"
+        )
+    return array
+
+
+def _holds_labels(array: Array) -> bool:
+    """Return whether numbers are labels stored as floating point, not scores of one foreground."""
+    return bool(array.dtype.kind == "f" and (array % 1 == 0).all())
+
+
+def check_whole(path: Path, key: str | None, strict: bool, warn: bool = True) -> int:
+    """Return how many chunks a file lacks; warn of them or, if `strict`, raise ValueError."""
+    missing = formats.missing(path, key)
+    if missing.lacking:
+        found = (
+            f"{path}: {missing.lacking} of {missing.of} chunks are not stored and read as "
+            f"{missing.value}, as if a program had not finished"
+        )
+        if strict:
+            raise ValueError(f"{found}; write them, or pass strict=False")
+        if warn:
+            warnings.warn(f"{found}; pass strict=True to refuse such files", stacklevel=4)
+    return missing.lacking
 
 
 def _is_batch(array: Array, axes: int | None) -> bool:
@@ -125,19 +197,36 @@ def _is_batch(array: Array, axes: int | None) -> bool:
     return array.ndim in sizes and array.shape[0] == 1
 
 
-def read_image(path: Path | str, *, key: str | None = None, axes: int | None = None) -> Array:
+def read_image(
+    path: Path | str,
+    *,
+    key: str | None = None,
+    axes: int | None = None,
+    bands: Sequence[int] | None = None,
+    exif: Exif = "auto",
+    size: Sequence[int] | None = None,
+) -> Array:
     """Read an image with its channels last, in the intensity units of the file.
 
     Parameters
     ----------
     path : path
-        An image file (palette indices become colours, alpha is dropped), a NIfTI volume, or an
-        array file.
+        An image file (palette indices become colours, alpha is dropped), a NIfTI volume, an
+        OME-Zarr group, or an array file.
     key : str, optional
         Name of the array in a file that holds several.
     axes : {2, 3}, optional
-        Number of spatial axes of an array file: distinguishes an image [H, W, C] from a volume
-        [D, H, W] without a channel axis. Default: three axes are [H, W, C].
+        Number of spatial axes: distinguishes an array [H, W, C] from a volume [D, H, W] without a
+        channel axis, and pages of a TIFF that are channels from pages that are layers. Default:
+        three axes of an array are [H, W, C], and pages are layers unless they are named channels.
+    bands : sequence of int, optional
+        Channels of a TIFF to use, counted from 1; default all but alpha.
+    exif : {"auto", "apply", "ignore"}
+        Orientation of an image file that stores one (EXIF data, a tag of a TIFF): "apply" turns
+        the image as viewers do; "ignore" reads it as stored, as Pillow does; "auto" turns it
+        unless only the stored orientation fits `size`, and warns (`FileNote`) of what it did.
+    size : sequence of int, optional
+        Size [H, W] of the logits, for "auto".
 
     Returns
     -------
@@ -158,7 +247,12 @@ def read_image(path: Path | str, *, key: str | None = None, axes: int | None = N
     (8, 9, 1)
     """
     path = Path(path)
-    array: Array = formats.read(path, "image", key)
+    if bands is not None and not formats.can(path, "valid"):
+        raise ValueError(f"{path}: only a TIFF has bands; leave them out")
+    more = {"axes": axes, "bands": bands} if formats.can(path, "valid") else {}
+    array: Array = formats.read(path, "image", key, **more)
+    if formats.kind(path) == "picture":
+        array = upright(path, array, exif, size, channels=1)
     if formats.kind(path) == "array" and (array.ndim == 2 or array.ndim == axes):
         array = array[..., None]
     if array.ndim not in (3, 4):
@@ -166,10 +260,22 @@ def read_image(path: Path | str, *, key: str | None = None, axes: int | None = N
     return array
 
 
-def read_spacing(path: Path | str) -> tuple[float, float, float] | None:
-    """Return the voxel size along depth, row and column of a NIfTI file; None for any other."""
-    path = Path(path)
-    return formats.read(path, "voxel_size") if formats.can(path, "voxel_size") else None
+def read_spacing(path: Path | str, *, key: str | None = None) -> tuple[float, ...] | None:
+    """Return the voxel size along depth, row and column of a NIfTI or OME-Zarr volume, else None.
+
+    The unit is the file's, usually millimetres or micrometres. `key` is as in `read_image`. A size
+    that cannot be a spacing is a ValueError that names the file.
+    """
+    geometry = read_geometry(path, key=key)
+    if geometry is None or len(geometry.size) != 3:
+        return None
+    try:
+        return checks.spacing(geometry.spacing, 3)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: of the voxel size in the header, {error}; correct the header, or pass "
+            "spacing=(depth, row, column)"
+        ) from error
 
 
 def read_palette(path: Path | str) -> Array | None:
@@ -181,8 +287,31 @@ def read_palette(path: Path | str) -> Array | None:
     return formats.read(path, "palette") if formats.can(path, "palette") else None
 
 
-def read_labels(path: Path | str, *, key: str | None = None) -> Array:
+def read_labels(
+    path: Path | str,
+    *,
+    key: str | None = None,
+    values: LabelValues | None = None,
+    exif: Exif = "auto",
+    size: Sequence[int] | None = None,
+    nodata: int | None = None,
+) -> Array:
     """Read a label map: palette indices, grey values, or an array of integers.
+
+    Parameters
+    ----------
+    path : path
+        An image file, a NIfTI volume, or an array file. Colours whose channels are equal count as
+        grey.
+    key : str, optional
+        Name of the array in a file that holds several.
+    values : LabelValues, optional
+        Which values or colours stand for the labels; by default, values are the labels.
+    exif, size
+        Orientation of an image file, as in `read_image`.
+    nodata : int, optional
+        Label of the pixels without data of a GeoTIFF (see `read_valid`), whose values are then
+        ignored; by default they are read like all others.
 
     Returns
     -------
@@ -192,7 +321,8 @@ def read_labels(path: Path | str, *, key: str | None = None) -> Array:
     Raises
     ------
     OSError, ImportError, ValueError
-        As `read_logits`; also for an image with colours but no palette, and for fractional values.
+        As `read_logits`; also for an image with colours but no palette and no `values`, for
+        fractional values, and for values or colours of no label.
 
     Examples
     --------
@@ -203,13 +333,44 @@ def read_labels(path: Path | str, *, key: str | None = None) -> Array:
     [[0, 1, 2], [3, 4, 5]]
     """
     path = Path(path)
-    labels: Array = formats.read(path, "labels", key)
+    labels = _stored_labels(path, key, values, nodata)
+    return upright(path, labels, exif, size) if formats.kind(path) == "picture" else labels
+
+
+def _stored_labels(
+    path: Path, key: str | None, values: LabelValues | None, nodata: int | None
+) -> Array:
+    valid = None if nodata is None else read_valid(path, "labels", exif="ignore")
+    inside = slice(None) if valid is None else valid
+    labels = pixels = None
+    if values is not None and values.colours is not None and formats.can(path, "colours"):
+        pixels = formats.read(path, "colours")
+        if pixels is not None:
+            labels = values.labels_of_colours(path, pixels[inside])
+    if labels is None:
+        stored: Array = formats.read(path, "labels", key)
+        _check_map(path, stored)
+        labels = integers(path, stored[inside])
+        labels = labels if values is None else values.labels(path, labels)
+    if valid is None or nodata is None:
+        return labels
+    whole = np.full(valid.shape, nodata, np.result_type(labels, np.min_scalar_type(nodata)))
+    whole[valid] = labels
+    return whole
+
+
+def _check_map(path: Path, labels: Array) -> None:
+    """Raise ValueError if an array has not the axes of a label map."""
     if labels.ndim not in (2, 3):
         raise ValueError(
             f"{path}: of shape {labels.shape}; a label map is [H, W] or [D, H, W], without channels"
         )
     if labels.size == 0:
         raise ValueError(f"{path}: of shape {labels.shape}; a label map holds at least one pixel")
+
+
+def integers(path: Path, labels: Array) -> Array:
+    """Return labels as integers; raise a ValueError that names the file if they are none."""
     if labels.dtype == bool:
         return labels.astype(np.uint8)
     if labels.dtype.kind == "f":
@@ -225,6 +386,68 @@ def read_labels(path: Path | str, *, key: str | None = None) -> Array:
     return labels
 
 
-def read_mask(path: Path | str, *, key: str | None = None) -> Array:
-    """Read a mask, bool [H, W] or [D, H, W]: True where a label map or an array is not 0."""
-    return read_labels(path, key=key) != 0
+def read_mask(
+    path: Path | str,
+    *,
+    key: str | None = None,
+    exif: Exif = "auto",
+    size: Sequence[int] | None = None,
+) -> Array:
+    """Read a mask, bool [H, W] or [D, H, W]: True where a label map or an array is not 0.
+
+    The arguments are those of `read_labels`. Pixels without data of a GeoTIFF are False.
+    """
+    return read_labels(path, key=key, exif=exif, size=size, nodata=0) != 0
+
+
+def read_valid(
+    path: Path | str,
+    use: Literal["scores", "image", "labels"] = "labels",
+    *,
+    axes: int | None = None,
+    bands: Sequence[int] | None = None,
+    exif: Exif = "auto",
+    size: Sequence[int] | None = None,
+) -> Array | None:
+    """Read which pixels of a TIFF or of a label map in PNG have data.
+
+    A pixel has no data if the file's mask excludes it, if all of its bands hold the nodata value
+    (in an image of signed integers or floating point: any band), or, in an image, if an alpha band
+    is 0. Scores and labels have no alpha band. In a PNG that `write_labels` marked, pixels of the
+    value `nodata` have none.
+
+    Parameters
+    ----------
+    path : path
+    use : {"scores", "image", "labels"}
+        What the file is read as.
+    axes, bands, exif, size
+        As in `read_image`.
+
+    Returns
+    -------
+    ndarray [H, W] or [D, H, W] of bool, or None
+        True where there are data; None if the file has none of these marks.
+
+    Raises
+    ------
+    OSError, ImportError, ValueError
+        As `read_logits`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from densecrf_rnn.files import write_raster
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_raster(f"{folder}/a.tif", np.array([[0, 1, 9]], np.uint8), nodata=9)
+    ...     read_valid(f"{folder}/a.tif").tolist()
+    [[True, True, False]]
+    """
+    path = Path(path)
+    valid: Array | None = None
+    if formats.can(path, "valid"):
+        valid = formats.function(path, "valid")(path, use, axes, bands)
+    elif use == "labels" and formats.can(path, "nodata"):
+        value = formats.read(path, "nodata")
+        valid = None if value is None else formats.read(path, "labels") != value
+    return None if valid is None else upright(path, valid, exif, size)

@@ -6,7 +6,6 @@ inputs and all options are unchanged.
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -18,35 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from .._atomic import remove_leftovers, replaced
+from .hashing import checksum, naming
+from .json_text import parsed
 
-_BLOCK = 1 << 20
+_PARTS = ("options", "files")  # of a record
 
 
 class FolderInUseError(Exception):
     """Raised if another run is writing into the folder."""
-
-
-def checksum(path: Path | str) -> str:
-    """Return the SHA-256 of a file in hexadecimal, as `sha256sum` prints it.
-
-    For a folder (.zarr), hash the names and checksums of all files in it.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.NamedTemporaryFile() as file:
-    ...     checksum(file.name)[:16]
-    'e3b0c44298fc1c14'
-    """
-    path, digest = Path(path), hashlib.sha256()
-    if path.is_dir():
-        for member in sorted(p for p in path.rglob("*") if p.is_file()):
-            digest.update(f"{member.relative_to(path)} {checksum(member)}\n".encode())
-        return digest.hexdigest()
-    with open(path, "rb", buffering=0) as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class Record:
@@ -86,11 +64,16 @@ class Record:
             self._all_options, self._files = self._earlier()
             self._journal = open(self._journal_path, "ab", buffering=0)
             if self._journal.tell():  # end a line that a killed run wrote in part
-                self._journal.write(b"\n")
+                self._write(b"\n")
             self._append({"options": {self._digest: self.options}})
         except BaseException:
             os.close(self._held)
             raise
+
+    def may_be_done(self, stem: str) -> bool:
+        """Return whether an output of `stem` was made with this run's options, of any inputs."""
+        entry = self._files.get(stem)
+        return entry is not None and entry["options"] == self._digest
 
     def is_done(self, stem: str, inputs: Mapping[str, str]) -> bool:
         """Return whether `stem` is done: its outputs exist, made with this run's options.
@@ -135,6 +118,16 @@ class Record:
             self._files[stem] = entry
             self._append({"files": {stem: entry}})
 
+    def forget(self, stem: str) -> None:
+        """Record that `stem` is not done, before its outputs are replaced. Thread-safe.
+
+        Otherwise a run that ends between an output and its entry would leave the entry of another
+        run, with other options, for a file of the same size.
+        """
+        with self._lock:
+            if self._files.pop(stem, None) is not None:
+                self._append({"files": {stem: None}})
+
     def close(self, **run: Any) -> None:
         """Write NAME.json with all files, and the facts `run` about this run; end the journal."""
         used = {entry["options"] for entry in self._files.values()} | {self._digest}
@@ -149,14 +142,19 @@ class Record:
                 partial.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
             self._journal_path.unlink()
         finally:
-            self._journal.close()
-            os.close(self._held)
+            with contextlib.suppress(OSError):  # each line was written when it was appended
+                self._journal.close()
+            with contextlib.suppress(OSError):
+                os.close(self._held)
 
     def _append(self, part: Mapping[str, Any]) -> None:
         """Append a line, unbuffered, so that it survives a killed process."""
-        line = (json.dumps(part) + "\n").encode()
-        if self._journal.write(line) != len(line):
-            raise OSError(errno.ENOSPC, "no room for a line", str(self._journal_path))
+        self._write((json.dumps(part) + "\n").encode())
+
+    def _write(self, data: bytes) -> None:
+        with naming(self._journal_path):
+            while data:  # a disk that is almost full takes a part
+                data = data[self._journal.write(data) :]
 
     def _size(self, output: str) -> int | None:
         """Return the size of an output in bytes: 0 for a folder (.zarr), None if it is missing."""
@@ -168,9 +166,8 @@ class Record:
         parts: list[Any] = []
         if self.path.is_file():
             try:
-                whole = json.loads(self.path.read_text(encoding="utf-8"))
-                parts.append({name: dict(whole[name]) for name in ("options", "files")})
-            except (ValueError, KeyError, TypeError) as error:
+                parts.append(_checked(parsed(self.path.read_text(encoding="utf-8")), _PARTS))
+            except ValueError as error:
                 raise ValueError(
                     f"{self.path} is not the record of an earlier run; move it away, or choose "
                     "another folder"
@@ -178,13 +175,42 @@ class Record:
         if self._journal_path.is_file():
             journal = self._journal_path.read_text(encoding="utf-8", errors="replace")
             for line in journal.splitlines():
-                with contextlib.suppress(ValueError):  # a killed process wrote part of the line
-                    parts.append(json.loads(line))
+                # A killed process may have written a part of the line.
+                with contextlib.suppress(ValueError):
+                    parts.append(_checked(parsed(line)))
         options, files = (
             {key: value for part in parts for key, value in part.get(name, {}).items()}
-            for name in ("options", "files")
+            for name in _PARTS
         )
-        return options, files
+        return options, {stem: entry for stem, entry in files.items() if entry is not None}
+
+
+def _checked(part: Any, required: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a part of a record if it has the form that `Record` writes, else raise ValueError."""
+    if not (
+        isinstance(part, dict)
+        and all(name in part for name in required)
+        and all(isinstance(part.get(name, {}), dict) for name in _PARTS)
+        and all(isinstance(options, dict) for options in part.get("options", {}).values())
+        and all(_is_entry(entry, required) for entry in part.get("files", {}).values())
+    ):
+        raise ValueError("not a part of a record")
+    return part
+
+
+def _is_entry(entry: Any, required: Sequence[str]) -> bool:
+    """Return whether a value is an entry that `Record.add`, or in a journal `forget`, writes."""
+    if entry is None:
+        return not required
+    if not (isinstance(entry, dict) and isinstance(entry.get("options"), str)):
+        return False
+    inputs, outputs = entry.get("inputs"), entry.get("outputs")
+    return (
+        isinstance(inputs, dict)
+        and all(isinstance(file, dict) and "sha256" in file for file in inputs.values())
+        and isinstance(outputs, dict)
+        and all(size is None or isinstance(size, int) for size in outputs.values())
+    )
 
 
 def _hold(folder: int, name: Path) -> None:

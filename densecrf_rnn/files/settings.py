@@ -11,7 +11,8 @@ import numpy as np
 from .._typing import Array
 from .. import checks
 from ..params import CRFParams
-from .._atomic import replaced
+from .._atomic import remove_leftovers_of, replaced
+from .json_text import parsed
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +25,9 @@ class Settings:
     iterations : int, at least 0
     compatibility : ndarray [L, L], optional
         Penalty for a label (row) next to another (column); default Potts.
+    tuned : str
+        Names the search that found the settings; empty if none did. The command then takes
+        theta_beta for right, and `tune` does not replace the settings of another search.
 
     Raises
     ------
@@ -39,6 +43,7 @@ class Settings:
     params: CRFParams = CRFParams()
     iterations: int = 10
     compatibility: Array | None = None
+    tuned: str = ""
 
     def __post_init__(self) -> None:
         checks.params(self.params, CRFParams)
@@ -46,6 +51,8 @@ class Settings:
         if self.compatibility is not None:
             checks.array_kind("compatibility", self.compatibility, batched=False)
             checks.compatibility(self.compatibility, len(self.compatibility))
+        if not isinstance(self.tuned, str):
+            raise TypeError(f"tuned is {self.tuned!r}; it must be text")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as values that JSON can hold."""
@@ -54,7 +61,7 @@ class Settings:
             "params": self.params.to_dict(),
             "iterations": self.iterations,
             "compatibility": None if mu is None else mu.tolist(),
-        }
+        } | ({"tuned": self.tuned} if self.tuned else {})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Settings":
@@ -65,11 +72,11 @@ class Settings:
         TypeError, ValueError
             An unknown name, or a value of the wrong kind or range.
         """
-        unknown = set(values) - {"params", "iterations", "compatibility"}
+        unknown = set(values) - {"params", "iterations", "compatibility", "tuned"}
         if unknown:
             raise ValueError(
                 f"settings hold {', '.join(sorted(map(repr, unknown)))}; they may hold 'params', "
-                "'iterations' and 'compatibility'"
+                "'iterations', 'compatibility' and 'tuned'"
             )
         mu = values.get("compatibility")
         if mu is not None:
@@ -82,7 +89,8 @@ class Settings:
         params = values.get("params", {})
         if not isinstance(params, Mapping):
             raise TypeError("params must be a mapping of names to values")
-        return cls(CRFParams.from_dict(params), values.get("iterations", cls.iterations), mu)
+        iterations = values.get("iterations", cls.iterations)
+        return cls(CRFParams.from_dict(params), iterations, mu, values.get("tuned", ""))
 
 
 def read_settings(path: Path | str) -> Settings:
@@ -104,7 +112,7 @@ def read_settings(path: Path | str) -> Settings:
     CRFParams(theta_beta=5.0)
     """
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = parsed(Path(path).read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError("it must be an object {...}")
         return Settings.from_dict(values)
@@ -114,5 +122,6 @@ def read_settings(path: Path | str) -> Settings:
 
 def write_settings(path: Path | str, settings: Settings) -> None:
     """Write settings as JSON; the inverse of `read_settings`."""
+    remove_leftovers_of(path)
     with replaced(path) as partial:
         partial.write_text(json.dumps(settings.to_dict(), indent=1) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from .. import checks
 from .._typing import Array
 from ..engines import default_threads
 from ..engines.gibbs import gibbs_engine
-from ..inference.mean_field import softmax
+from ..inference.running import softmax
 from .._limits import LABEL_BITS
 from .checks import check_labelled_model, check_labelling, check_offsets
 from .neighbourhood import ends

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import checks
 from .._typing import Array
-from ..inference.mean_field import softmax
+from ..inference.running import softmax
 from .checks import check_labelled_model, check_model
 from .model import Offsets
 from .sweeps import Sampler, chain_of

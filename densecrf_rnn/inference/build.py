@@ -18,6 +18,7 @@ Lattices = dict[tuple[kernels.Kernel, str, bool, str, str], engines.LatticeKerne
 def build_kernels(
     image: Array,
     pixel: Array | None,
+    given: Sequence[kernels.Kernel],
     params: CRFParams,
     spacing: Sequence[float],
     dtype: Any,
@@ -25,14 +26,16 @@ def build_kernels(
     threads: int,
     lattices: Lattices | None = None,
     window: kernels.Window | None = None,
+    name: str = "image",
 ) -> list[engines.MeanFieldKernel]:
-    """Build the normalised operator N K of each kernel of `params`, as `kernels.weights` orders.
+    """Build the normalised operator N K of each kernel.
 
     Parameters
     ----------
     image : ndarray [*S, C]
     pixel : ndarray [N] int32 or None
         Indices of the pixels inside the mask; None: all pixels.
+    given : sequence of `kernels.Kernel`
     params, spacing, engine, threads
         Checked arguments of `mean_field`.
     dtype : NumPy dtype
@@ -41,10 +44,11 @@ def build_kernels(
         Cache of lattice kernels; missing ones are built and added.
     window : Window, optional
         The position of `image` in a larger image.
+    name : str
+        What errors call the image.
     """
     lattices = {} if lattices is None else lattices
     options = (params.normalization, params.self_term, params.feature_order, params.quality)
-    given = kernels.from_params(params)
     on_grid = [kernels.is_on_grid(kernel, params.spatial) for kernel in given]
     missing = [
         kernel
@@ -57,18 +61,20 @@ def build_kernels(
             size, params.feature_order, spacing, dtype.type, window and window.origin
         )
         with np.errstate(over="ignore", invalid="ignore"):  # masked-out pixels hold any values
-            features = [kernel.features(positions, image) for kernel in missing]
+            features = [
+                kernel.features(positions, image, params.feature_order) for kernel in missing
+            ]
         if pixel is not None:
             features = [rows.T[:, pixel].T for rows in features]
-        plans = _plans(features, image, pixel, params, engine, threads)
+        plans = _plans(features, image, pixel, params, engine, threads, name)
         for kernel, plan in zip(missing, plans, strict=True):
             lattices[(kernel, *options)] = _normalized(plan, params, engine, threads)
 
     def built(kernel: kernels.Kernel, regular: bool) -> engines.MeanFieldKernel:
         if not regular:
             return lattices[(kernel, *options)]
-        assert kernel.theta_position is not None
-        sigmas = tuple(kernel.theta_position / s for s in spacing)
+        thetas = kernel.along_axes(len(spacing))
+        sigmas = tuple(theta / s for theta, s in zip(thetas, spacing, strict=True))
         return grid.build(
             size, sigmas, params.normalization, params.self_term, dtype, pixel=pixel, window=window
         )
@@ -83,10 +89,9 @@ def _plans(
     params: CRFParams,
     engine: engines.Engine,
     threads: int,
+    name: str,
 ) -> list[engines.Plan]:
     """Build the lattice of each array of feature rows [N, d]; raise if one cannot be indexed."""
-    for rows in features:
-        checks.feature_rows(rows)
     plans = [
         engines.Plan.empty(len(rows), rows.shape[1], rows.dtype, params.quality)
         for rows in features
@@ -95,7 +100,7 @@ def _plans(
         rows = image.reshape(-1, image.shape[-1])
         if pixel is not None:
             rows = rows[pixel]
-        checks.image_values(rows)
+        checks.image_values(rows, name)
         checks.refuse_features(*features)
     return plans
 

@@ -79,7 +79,7 @@ def _node(
     crf: CRFRNN, logits: Tensor, image: Tensor, *, spacing: Sequence[float] | None = None
 ) -> Tensor:
     """Add the node of `crf` to the graph being exported; return its symbolic output."""
-    inputs = (logits, image.to(logits.dtype), crf.kernel_weights, crf.compatibility)
+    inputs = _inputs(crf, logits, image)
     return torch.onnx.ops.symbolic(
         f"{onnx_runtime.DOMAIN}::{onnx_runtime.OPERATOR}",
         inputs,
@@ -90,10 +90,17 @@ def _node(
     )
 
 
+def _inputs(crf: CRFRNN, logits: Tensor, image: Tensor) -> tuple[Tensor, ...]:
+    """Return the inputs of the node of `crf`; the weights stand for an absent compatibility."""
+    mu = crf.kernel_weights if crf.compatibility is None else crf.compatibility
+    return logits, image.to(logits.dtype), crf.kernel_weights, mu
+
+
 def _settings(crf: CRFRNN, spacing: Sequence[float] | None) -> str:
     """Return the options of `crf` as the string attribute of its node."""
     iterations = crf.iterations if crf.training else crf.eval_iterations
-    return onnx_runtime.settings(crf.params, iterations, spacing)
+    prune = 0.0 if crf.training else crf.prune
+    return onnx_runtime.settings(crf.params, iterations, spacing, crf.multilabel, prune)
 
 
 def _compare(model: nn.Module, heads: Sequence[CRFRNN], args: Sequence[Any]) -> None:
@@ -103,11 +110,13 @@ def _compare(model: nn.Module, heads: Sequence[CRFRNN], args: Sequence[Any]) -> 
         options = dict(zip(("logits", "image"), given, strict=False)) | options
         logits, image, spacing = (options.pop(n, None) for n in ("logits", "image", "spacing"))
         others = [name for name, value in options.items() if value is not None]
+        if image is None:
+            others.append("no image")
         equal = not others and isinstance(refined, Tensor)
         if equal:
-            inputs = (logits, image.to(logits.dtype), crf.kernel_weights, crf.compatibility)
+            inputs = map(rows, _inputs(crf, logits, image))
             try:
-                found = onnx_runtime.run_node(_settings(crf, spacing), *map(rows, inputs))
+                found = onnx_runtime.run_node(_settings(crf, spacing), *inputs)
                 equal = np.allclose(found, rows(refined), rtol=1e-3, atol=1e-3)
             except (TypeError, ValueError):
                 equal = False

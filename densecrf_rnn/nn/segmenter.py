@@ -1,27 +1,38 @@
 """Segmenter: any segmentation network followed by a CRF-RNN head."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from copy import copy
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from .. import checks
+from ..unaries import from_queries
+from . import transforms
+from .advice import FirstCalls, advise_range
+from .arguments import HALVES
+from .hub import Pretrained
+from .settings import arguments_of
 
 # Normalisation of images for ImageNet backbones (RGB, fractions of 255).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+# What a model returns: the refined logits, or what its backbone does, with refined logits.
+Returns = Literal["logits", "same"]
 
-class Segmenter(nn.Module):
+
+class Segmenter(Pretrained):
     """A backbone and a CRF-RNN head that train together; built by `CRFRNN.wrap`.
 
     Parameters
     ----------
     backbone : nn.Module
-        Maps images [B, C, *S] to logits [B, L, *s]: a tensor, a mapping with "out" or "logits", or
-        an object with `.logits`.
+        Maps images [B, C, *S] to logits [B, L, *s]: a tensor, a mapping with "out" or "logits", an
+        object with `.logits`, or one with class and mask queries (`unaries.from_queries`).
     crf : CRFRNN
     mean, std : one float per channel, or one for all
         The mean and standard deviation that the images were normalised with, as fractions of
@@ -32,6 +43,10 @@ class Segmenter(nn.Module):
     pick : function, optional
         Extracts the logits from any other output of the backbone: for a tuple
         ``pick=lambda outputs: outputs[0]``. (To pickle the model, use a named function.)
+    returns : {"logits", "same"}
+        Return the refined logits; or what the backbone returns, in which the refined logits
+        replace its own, for training loops that expect a mapping with "out" or an object with
+        `.logits`. "same" cannot be combined with `pick`.
 
     Examples
     --------
@@ -53,6 +68,7 @@ class Segmenter(nn.Module):
         std: Sequence[float] | float = 1.0,
         scale: float = 255.0,
         pick: Callable[[Any], Tensor] | None = None,
+        returns: Returns = "logits",
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -61,14 +77,74 @@ class Segmenter(nn.Module):
         if pick is not None and not callable(pick):
             raise TypeError(f"pick is {type(pick).__name__}; it must be a function of the outputs")
         self.pick = pick
-        # The arguments determine these buffers, so they are not saved in the state_dict.
+        checks.option("returns", returns, get_args(Returns))
+        if returns == "same" and pick is not None:
+            raise ValueError(
+                "returns is 'same' but pick is given, which does not say where the refined logits "
+                "belong; leave one of them out"
+            )
+        self.returns = returns
+        # The settings in the state_dict hold them as they were given.
+        self._normalisation: dict[str, Any] = {}
+        self._first_calls = FirstCalls()
         for name, given in (("mean", mean), ("std", std)):
-            numbers = checks.weight(name, given)
-            if name == "std" and not torch.tensor(numbers).gt(0).all():
+            numbers = self._normalisation[name] = checks.weight(name, given)
+            entries = numbers if isinstance(numbers, tuple) else (numbers,)
+            if name == "std" and min(entries, default=1.0) <= 0:
                 raise ValueError(f"std is {given!r}; it must be positive")
-            self.register_buffer(name, torch.tensor(numbers).reshape(-1), persistent=False)
+            dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+            self.register_buffer(name, torch.tensor(entries, dtype=dtype), persistent=False)
 
-    def forward(self, image: Tensor, *, return_outputs: bool = False, **options: Any) -> Any:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Keep mean and std in float32 or better, and fill them where `to_empty` made none."""
+        before = {name: getattr(self, name) for name in self._normalisation}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, was in before.items():
+            now = getattr(self, name)
+            if was.is_meta and not now.is_meta:
+                now.copy_(torch.tensor(self._normalisation[name]))
+            elif now.dtype in HALVES:
+                setattr(self, name, was.to(now.device))
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments that results depend on, as values for JSON."""
+        return {**self._normalisation, "scale": self.scale}
+
+    def _config(self) -> dict[str, Any]:
+        """Return the settings, with those of the head."""
+        if not isinstance(self.crf, Pretrained):
+            raise TypeError(
+                f"crf is {type(self.crf).__name__}, whose settings are unknown; save_pretrained "
+                "needs a CRFRNN, and torch.save(model.state_dict(), path) any module"
+            )
+        return {**self.settings(), "returns": self.returns, "crf": self.crf.settings()}
+
+    @classmethod
+    def _arguments(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Return the constructor's arguments, with a head that its settings describe."""
+        if "backbone" not in config:
+            raise TypeError(
+                "backbone is not given; from_pretrained makes the head and loads the weights, and "
+                "needs the network: Segmenter.from_pretrained(path, backbone=network)"
+            )
+        if "crf" not in config:
+            raise TypeError(
+                "the folder holds no wrapped model; if it holds a head: "
+                "CRFRNN.wrap(...) of your network, then model.crf = CRFRNN.from_pretrained(path)"
+            )
+        if isinstance(config["crf"], Mapping):
+            config["crf"] = cls.kinds["CRFRNN"](**arguments_of(config["crf"]))
+        return config
+
+    def forward(
+        self,
+        image: Tensor,
+        *,
+        guide: Tensor | None = None,
+        return_outputs: bool = False,
+        **options: Any,
+    ) -> Any:
         """Return refined logits at the size of the image.
 
         Logits of another size are interpolated (bi- or trilinearly, align_corners=False). The
@@ -77,6 +153,9 @@ class Segmenter(nn.Module):
         Parameters
         ----------
         image : Tensor [B, C, *S]
+        guide : Tensor [B, C, *S], optional
+            Image for the head, in the units of theta_beta, if it is not to see `image`: the same
+            pixels before augmentations that change intensities or erase parts of them.
         return_outputs : bool
             Also return the backbone's unchanged outputs, for example the logits before the head,
             hidden states or torchvision's "aux" for an auxiliary loss.
@@ -86,7 +165,8 @@ class Segmenter(nn.Module):
         Returns
         -------
         Tensor [B, L, *S]
-            With `return_outputs` a tuple of it and the backbone's outputs.
+            With ``returns="same"`` a copy of the backbone's outputs that holds it in place of the
+            backbone's logits. With `return_outputs` a tuple of it and the backbone's outputs.
 
         Raises
         ------
@@ -96,6 +176,43 @@ class Segmenter(nn.Module):
             `mean` or `std` has neither 1 nor C entries, or `CRFRNN` rejects its arguments.
         """
         outputs = self.backbone(image)
+        refined = self.refine(outputs, image, guide=guide, **options)
+        if self.returns == "same":
+            refined = self.replace_logits(outputs, refined)
+        return (refined, outputs) if return_outputs else refined
+
+    def refine(
+        self, outputs: Any, image: Tensor, *, guide: Tensor | None = None, **options: Any
+    ) -> Any:
+        """Return refined logits at the size of the image from the backbone's outputs.
+
+        Parameters
+        ----------
+        outputs
+            What the backbone returned for the image.
+        image : Tensor [B, C, *S]
+            Normalised as for the backbone.
+        guide : Tensor [B, C, *S], optional
+            Image for the head; see `forward`.
+        **options
+            Keyword arguments of the head.
+
+        Returns
+        -------
+        Tensor [B, L, *S]
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `forward`.
+
+        Examples
+        --------
+        >>> from densecrf_rnn import CRFRNN
+        >>> model, image = CRFRNN.wrap(nn.Conv2d(3, 2, 1), 2), torch.rand(1, 3, 6, 7)
+        >>> torch.equal(model.refine(model.backbone(image), image), model(image))
+        True
+        """
         logits = self._logits(outputs)
         size = image.shape[2:]
         if logits.dim() != image.dim():
@@ -107,15 +224,73 @@ class Segmenter(nn.Module):
         if logits.shape[2:] != size:
             mode = "bilinear" if len(size) == 2 else "trilinear"
             logits = interpolate(logits, size=size, mode=mode, align_corners=False)
-        refined = self.crf(logits, self._guide(image), **options)
-        return (refined, outputs) if return_outputs else refined
+        if guide is not None:
+            return self.crf(logits, guide, **options)
+        guide = self._guide(image)
+        if self._first_calls.is_first(guide) and not transforms.active():
+            mask = options.get("mask")
+            checks.mask(mask, (len(guide), *size), batched=True)
+            # Before the head, whose warnings of noise such a range causes.
+            if advise_range(guide, self.scale, mask):
+                self._first_calls.add(guide)
+        return self.crf(logits, guide, **options)
+
+    @staticmethod
+    def replace_logits(outputs: Any, logits: Any) -> Any:
+        """Return a copy of a backbone's outputs in which `logits` replace its own.
+
+        Parameters
+        ----------
+        outputs : Tensor, mapping with "out" or "logits", or object with `.logits`
+        logits : Tensor
+
+        Returns
+        -------
+        Same type as `outputs`
+            Entries other than the logits are shared with `outputs`, which is not modified.
+
+        Raises
+        ------
+        TypeError
+            The outputs have no place for logits.
+
+        Examples
+        --------
+        >>> Segmenter.replace_logits({"out": 1, "aux": 2}, 3)
+        {'out': 3, 'aux': 2}
+        """
+        if isinstance(outputs, Tensor):
+            return logits
+        key = None
+        if isinstance(outputs, Mapping):
+            key = "out" if "out" in outputs else "logits" if "logits" in outputs else None
+        if key is not None and type(outputs) in (dict, OrderedDict):
+            same = outputs.copy()  # which torch.compile traces
+            same[key] = logits
+            return same
+        if isinstance(outputs, tuple) and hasattr(outputs, "_replace"):
+            return outputs._replace(logits=logits)
+        if key is None and not hasattr(outputs, "logits"):
+            raise TypeError(
+                f"the backbone returned {type(outputs).__name__}, which has no place for refined "
+                "logits (\"out\", \"logits\" or .logits); leave returns at 'logits'"
+            )
+        found: Any = copy(outputs)
+        if key is None:
+            found.logits = logits
+        else:
+            found[key] = logits
+        return found
 
     def _logits(self, outputs: Any) -> Tensor:
         """Find the logits in the backbone's output."""
         if self.pick is not None:
             found = self.pick(outputs)
-        elif isinstance(outputs, Mapping):
+        elif isinstance(outputs, Mapping) and "class_queries_logits" not in outputs:
+            # Before any hasattr, which torch.compile does not trace for an OrderedDict.
             found = outputs.get("out", outputs.get("logits"))
+        elif hasattr(outputs, "class_queries_logits"):
+            found = from_queries(outputs)
         else:
             found = getattr(outputs, "logits", outputs)
         if isinstance(found, Tensor):

@@ -58,7 +58,12 @@ def messages(kernels: Kernels, backend: str) -> list[Message]:
 
 
 def mean_field(
-    u: Tensor, couplings: Sequence[Tensor], messages: Sequence[Message], update: str = "softmax"
+    u: Tensor,
+    couplings: Sequence[Tensor],
+    messages: Sequence[Message],
+    update: str = "softmax",
+    *,
+    pairs: bool = False,
 ) -> list[Tensor]:
     """Return the refined logits [B, L, N] of every iteration.
 
@@ -70,12 +75,14 @@ def mean_field(
     messages : sequence of M functions
         The operator N K of each kernel.
     update : {"softmax", "relu"}
+    pairs : bool
+        Whether each pair of labels has marginals of its own, as in multilabel problems.
     """
     u = u.mT.contiguous()  # [B, N, L]
     steps = []
     refined = u
     for coupling in couplings:
-        q = _marginals(refined, update)
+        q = _marginals(refined, update, pairs)
         refined = u - _pairwise(q, coupling, messages)
         steps.append(refined.mT)
     return steps
@@ -87,6 +94,8 @@ def free_energy(
     coupling: Tensor,
     messages: Sequence[Message],
     update: str = "softmax",
+    *,
+    pairs: bool = False,
 ) -> Tensor:
     """Return each pixel's term of the free energy, [B, N].
 
@@ -94,13 +103,16 @@ def free_energy(
     ----------
     refined, u : Tensor [B, L, N]
     coupling : Tensor [M, L, L]
-    messages, update
+    messages, update, pairs
         As in `mean_field`.
     """
     refined, u = refined.mT.contiguous(), u.mT  # [B, N, L]
-    q = _marginals(refined, update)
+    q = _marginals(refined, update, pairs)
     # The softmax of -inf is 0 and its logarithm -inf; log_softmax is also exact for small q.
-    log_q = refined.log_softmax(-1) if update == "softmax" else q.where(q > 0, 1.0).log()
+    if update == "softmax":
+        log_q = _over_labels(partial(torch.log_softmax, dim=-1), refined, pairs)
+    else:
+        log_q = q.where(q > 0, 1.0).log()
     # Where q = 0 both terms may be -inf; the product counts as 0.
     relative = (log_q - u).where(q > 0, 0.0)
     return (q * (relative + _pairwise(q, coupling, messages) / 2)).sum(-1)
@@ -112,12 +124,35 @@ def _pairwise(q: Tensor, coupling: Tensor, messages: Sequence[Message]) -> Tenso
     return reduce(torch.add, weighted)
 
 
-def _marginals(logits: Tensor, update: str) -> Tensor:
+def _marginals(logits: Tensor, update: str, pairs: bool) -> Tensor:
     """Return the marginals of logits [B, N, L]."""
     if update == "softmax":
-        return logits.softmax(-1)
+        return _over_labels(partial(torch.softmax, dim=-1), logits, pairs)
     checks.option("update", update, UPDATES)
-    q = logits.relu()
-    total = q.sum(-1, keepdim=True)
-    some = total > 0
-    return torch.where(some, q / total.where(some, 1.0), 1 / logits.shape[-1])
+    return _over_labels(_relu_marginals, logits, pairs)
+
+
+def _relu_marginals(logits: Tensor) -> Tensor:
+    """Return the positive logits divided by their sum, uniform where none is positive.
+
+    They are divided by their maximum first, so that neither the sum nor its derivative overflows.
+    The derivative grows as the logits fall: maxima below `least` (float32: 1e-31) have its value at
+    `least`, which leaves room for the factors of other iterations.
+    """
+    positive = logits.relu()
+    peak = positive.detach().amax(-1, keepdim=True)
+    some = peak > 0
+    normal = torch.finfo(logits.dtype)
+    least = normal.tiny / normal.eps
+    scaled = positive / peak.clamp(min=least)
+    missing = positive.detach() / peak.where(some, 1.0) - scaled.detach()  # 0 above `least`
+    scaled = scaled + missing
+    total = scaled.sum(-1, keepdim=True)
+    return torch.where(some, scaled / total.where(some, 1.0), 1 / logits.shape[-1])
+
+
+def _over_labels(function: Callable[[Tensor], Tensor], logits: Tensor, pairs: bool) -> Tensor:
+    """Apply a function over the labels of logits [B, N, L], or with `pairs` over each pair."""
+    if not pairs:
+        return function(logits)
+    return function(logits.reshape(*logits.shape[:-1], -1, 2)).flatten(-2)

@@ -6,6 +6,7 @@ It starts from the result of a search (`densecrf_rnn.tuning`) and returns parame
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from .._typing import Array
 from .. import checks, metrics
+from ..kernels import with_leading
 from ..params import CRFParams
 from ..postprocess import most_probable
 from ..tuning import Example, Task, optional
@@ -151,7 +153,7 @@ def train(
         scored pixels changes nothing. The iterator never ends.
     """
     learning_rate = checks.positive_number("learning_rate", learning_rate)
-    groups = head.parameter_groups(learning_rate)
+    groups = head.parameter_groups(0.0)
     for group in groups:
         group["lr"] = learning_rate * _MULTIPLIERS[group["name"]]
     optimizer = torch.optim.Adam(groups)
@@ -222,11 +224,12 @@ def _params(head: CRFRNN, params: CRFParams) -> CRFParams:
     (alpha, beta), (gamma, _) = head.bandwidths.detach().tolist()
     bilateral, spatial = head.kernel_weights.detach().tolist()
     return replace(
-        params, theta_alpha=_rounded(alpha), theta_beta=_rounded(beta),
-        theta_gamma=_rounded(gamma), w_bilateral=tuple(map(_rounded, bilateral)),
-        w_spatial=tuple(map(_rounded, spatial)),
+        params, theta_alpha=_rounded(with_leading(params.theta_alpha, alpha)),
+        theta_beta=_rounded(with_leading(params.theta_beta, beta)),
+        theta_gamma=_rounded(with_leading(params.theta_gamma, gamma)),
+        w_bilateral=_rounded(tuple(bilateral)), w_spatial=_rounded(tuple(spatial)),
     )  # fmt: skip
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")
+def _rounded(value: Any) -> Any:
+    return tuple(map(_rounded, value)) if isinstance(value, tuple) else float(f"{value:.4g}")

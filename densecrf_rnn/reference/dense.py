@@ -17,6 +17,28 @@ from .._typing import Array
 EMPTY_MASS = 0.01
 
 
+def feature_rows(
+    image: Array,
+    theta_position: Any,
+    theta_guide: Any,
+    spacing: Sequence[float],
+) -> Array:
+    """Compute a kernel's features of an image [*S, C], in any order of pixels' axes. [N, D]
+
+    A bandwidth is a number, one number per axis or per channel, or None to leave the part out.
+    """
+    columns = []
+    if theta_position is not None:
+        for axis, step in enumerate(spacing):
+            theta = theta_position if np.ndim(theta_position) == 0 else theta_position[axis]
+            columns.append(np.indices(image.shape[:-1])[axis].ravel() * step / theta)
+    if theta_guide is not None:
+        for channel in range(image.shape[-1]):
+            theta = theta_guide if np.ndim(theta_guide) == 0 else theta_guide[channel]
+            columns.append(image[..., channel].astype(np.float64).ravel() / theta)
+    return np.stack(columns, axis=1)
+
+
 def gaussian_kernel(features: Array) -> Array:
     """Compute K with K_ij = exp(-|f_i - f_j|^2 / 2). [N, D] -> [N, N]"""
     features = np.asarray(features, np.float64)
@@ -189,3 +211,14 @@ def reduce_weight_gradient(full: Array, form: str) -> Array:
     """
     diagonal: Array = np.einsum("mll->ml", full)
     return {"full": full, "diagonal": diagonal, "scalar": diagonal.sum(1)}[form]
+
+
+def relaxed_potts(kernel: Array, q: Array, gate: Array | None = None) -> tuple[float, Array]:
+    """Compute the relaxed Potts energy -sum_il g_i q_il (K q)_il and its gradient for q [N, L].
+
+    The gates g [N] are constants; default 1.
+    """
+    g = np.ones(len(q)) if gate is None else gate
+    messages = kernel @ q
+    value = -(g[:, None] * q * messages).sum()
+    return float(value), -(g[:, None] * messages + kernel.T @ (g[:, None] * q))

@@ -398,6 +398,19 @@ def filter(
     _filter(vertex, weight, neighbour, symmetric, transpose, alpha, values, out)
 
 
+def spread(
+    vertex: Array, weight: Array, neighbour: Array, values: Array, *, symmetric: bool
+) -> Array:
+    """Splat and blur values [N, C]: the values at the vertices [M, C], which `filter` slices."""
+    front = _splat(vertex, weight, neighbour.shape[1], np.ascontiguousarray(values))
+    return _blur(front, neighbour, symmetric, False)[:-1]
+
+
+def slice_weights(weight: Array) -> Array:
+    """Return the weights [N, d+1] with which `filter` slices values at vertices."""
+    return weight * _alpha(weight, weight.dtype)
+
+
 def filter_weight_gradient(
     vertex: Array,
     weight: Array,

@@ -7,10 +7,11 @@ Optuna is imported when a search starts. `nn.tuning` learns parameters by gradie
 
 from .folds import Folds, cross_validate
 from .search import Outcome, Tuned, tune
-from .study import importances, settings
-from .task import ITERATIONS, RANGES, START, Example, Score, Task, confusions, optional
+from .study import held, importances, settings
+from .task import ITERATIONS, RANGES, START, Example, Score, Task, confusions, optional, ranges_of
 
 __all__ = [
     "ITERATIONS", "RANGES", "START", "Example", "Folds", "Outcome", "Score", "Task", "Tuned",
-    "confusions", "cross_validate", "importances", "optional", "settings", "tune",
+    "confusions", "cross_validate", "held", "importances", "optional", "ranges_of", "settings",
+    "tune",
 ]  # fmt: skip

@@ -12,7 +12,8 @@ from .._typing import Array
 from .. import checks
 from ..kernels import bandwidths_of
 from ..params import CRFParams
-from .study import completed, ended, open_study, setting
+from .advice import advise
+from .study import completed, ended, held, open_study, setting, stored, value_of
 from .task import Example, Scorer, Task, confusions
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def tune(
         Number of settings that share theta_alpha and theta_beta, and so the lattice of each image.
     study_file : str, optional
         SQLite file that stores the search, so that it can be resumed; default none. Only one
-        process may use it at a time.
+        process can use it at a time.
     study_name : str
         Name of the study in that file.
     on_trial : callable, optional
@@ -119,7 +120,8 @@ def tune(
     ------
     TypeError, ValueError
         An argument of the wrong kind or range; an example that cannot be refined or scored; or a
-        study in `study_file` that was started with another task, seed or other images.
+        study in `study_file` that was started with another task, seed or other images, or that
+        another process is using.
     ImportError
         Optuna is not installed; the message says how to install it.
 
@@ -145,11 +147,13 @@ def tune(
     score_alone = task.score(alone.sum(0))
     if math.isnan(score_alone):
         raise ValueError("the score is NaN: no label that counts occurs in the truth")
-    search = _Search(examples, task, seed, study_file, study_name)
-    while search.ended < trials:
-        for outcome in search.round(min(per_lattice, trials - search.ended)):
-            if on_trial is not None:
-                on_trial(outcome)
+    advise(examples, task)
+    with held(study_file):
+        search = _Search(examples, task, seed, study_file, study_name)
+        while search.ended < trials:
+            for outcome in search.round(min(per_lattice, trials - search.ended)):
+                if on_trial is not None:
+                    on_trial(outcome)
     params = setting(task.base, search.study.best_trial.params)
     after = confusions(examples, params, task)
     return Tuned(params, task.score(after.sum(0)), score_alone, after, alone, search.study)
@@ -181,8 +185,9 @@ class _Search:
         if file is not None:
             images = [examples[i].name for i in range(len(examples))]
             facts = {**task.describe(), "seed": seed, "images": images}
-            self._stored = open_study(file, name, facts)
-            self.study.add_trials(self._stored.get_trials(deepcopy=False))
+            self._stored, self._file = open_study(file, name, facts), file
+            with stored(file):
+                self.study.add_trials(self._stored.get_trials(deepcopy=False))
         every = math.ceil(len(examples) / _CHECKPOINTS)
         first = max(every, math.ceil(len(examples) * _WARM_UP))
         self._checkpoints = range(first, len(examples), every)
@@ -217,12 +222,12 @@ class _Search:
         """Propose a setting, with the values in `fixed`; the very first is the task's base."""
         task = self._task
         if fixed is None and self.ended == 0:
-            base = {name: getattr(task.base, name) for name in task.ranges}
-            if all(
-                isinstance(base[name], float) and low <= base[name] <= high
-                for name, (low, high) in task.ranges.items()
+            base = {name: value_of(task.base, name) for name in task.ranges}
+            known = {name: value for name, value in base.items() if value is not None}
+            if len(known) == len(base) and all(
+                low <= known[name] <= high for name, (low, high) in task.ranges.items()
             ):
-                fixed = base
+                fixed = known
         if fixed:
             self.study.enqueue_trial(dict(fixed))
         trial = self.study.ask()
@@ -256,7 +261,8 @@ class _Search:
             value, seen = self._task.score(np.asarray(entry.total)), len(self._examples)
             told = self.study.tell(entry.trial, value)
         if self._stored is not None:
-            self._stored.add_trial(told)
+            with stored(self._file):
+                self._stored.add_trial(told)
         self.ended += 1
         best = not pruned and self.study.best_trial.number == told.number
         return Outcome(self.ended, entry.params, value, seen, pruned, best)

@@ -1,22 +1,46 @@
 """Optuna studies: kept in a file, resumed only with the same task, and read out."""
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..kernels import leading, with_leading
 from ..params import CRFParams
 
 if TYPE_CHECKING:
     from optuna import Study
 
+_HELD: set[str] = set()  # files that this process holds
 _DIGITS = 3  # significant digits of values tried: printed settings are exactly those scored
 
 
 def setting(base: CRFParams, values: Mapping[str, float]) -> CRFParams:
-    """Return `base` with these values, rounded to three significant digits."""
-    rounded = {name: float(f"{value:.{_DIGITS}g}") for name, value in values.items()}
-    return replace(base, **rounded)  # type: ignore[arg-type]
+    """Return `base` with these values, rounded to three significant digits.
+
+    If `base` has several bandwidths, the value replaces the first; the others keep their ratio.
+    """
+    return replace(base, **{n: _rounded(v) for n, v in varied(base, values).items()})
+
+
+def varied(base: CRFParams, values: Mapping[str, float]) -> dict[str, Any]:
+    """Return the parameters that `values` stand for: several bandwidths keep their ratio."""
+    return {
+        name: with_leading(getattr(base, name), value) if name.startswith("theta") else value
+        for name, value in values.items()
+    }
+
+
+def value_of(base: CRFParams, name: str) -> float | None:
+    """Return the value of a parameter that a search varies: a number, or the first bandwidth.
+
+    None: weights per label, which are not searched.
+    """
+    value = getattr(base, name)
+    return None if isinstance(value, tuple) and name.startswith("w_") else leading(value)
 
 
 def ended(study: "Study") -> list[Any]:
@@ -61,23 +85,18 @@ def open_study(file: str, name: str, facts: dict[str, Any]) -> "Study":
     Only trials that have ended are added to it, so a killed process leaves no partial trial.
     """
     import optuna
-    from optuna.exceptions import StorageInternalError
     from sqlalchemy.engine import URL
-    from sqlalchemy.exc import SQLAlchemyError
 
     url = URL.create("sqlite", database=file).render_as_string()
-    try:
+    facts = json.loads(json.dumps(facts))  # tuples become lists, as in the file
+    with stored(file):
         study = optuna.create_study(
             storage=url, study_name=name, direction="maximize", load_if_exists=True
         )
-    except (StorageInternalError, SQLAlchemyError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise ValueError(f"{file} cannot be used as a study: {reason}") from error
-    facts = json.loads(json.dumps(facts))  # tuples become lists, as in the file
-    known = study.user_attrs.get("task")
-    if known is None:
-        study.set_user_attr("task", facts)
-        return study
+        known = study.user_attrs.get("task")
+        if known is None:
+            study.set_user_attr("task", facts)
+            return study
     for key in [*facts, *(known.keys() - facts.keys())]:
         if known.get(key) != facts.get(key):
             shared = key in known and key in facts  # else another version wrote the study
@@ -87,6 +106,77 @@ def open_study(file: str, name: str, facts: dict[str, Any]) -> "Study":
                 + (f", or use the same {key}" if shared else "")
             )
     return study
+
+
+@contextlib.contextmanager
+def stored(file: str) -> Iterator[None]:
+    """Turn errors of the database of a study into a ValueError that names its file."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ValueError(f"{file} cannot be used as a study: {reason}") from error
+
+
+def _rounded(value: Any) -> Any:
+    several = isinstance(value, tuple)
+    return tuple(map(_rounded, value)) if several else float(f"{value:.{_DIGITS}g}")
+
+
+@contextlib.contextmanager
+def held(file: str | None) -> Iterator[None]:
+    """Keep other processes from using a study inside the with block, by a lock on FILE.lock.
+
+    SQLite's own locks last one transaction: two searches that share a file would both create its
+    tables, or mix their trials. In one process the with blocks may be nested. None does nothing.
+
+    Raises
+    ------
+    ValueError
+        Another process holds the study.
+    """
+    if file is None or os.path.realpath(file) in _HELD:
+        yield
+        return
+    path = os.path.realpath(file)
+    try:
+        lock = _locked(f"{path}.lock")
+    except OSError:  # no such folder, or it is read-only: `open_study` says so
+        yield
+        return
+    if lock is None:
+        raise ValueError(
+            f"another search is using {file}; wait until it ends, or name another file"
+        )
+    _HELD.add(path)
+    try:
+        yield
+    finally:
+        _HELD.discard(path)
+        with contextlib.suppress(OSError):
+            os.unlink(f"{path}.lock")  # before it is released, so that nobody waits for this file
+        os.close(lock)
+
+
+def _locked(path: str) -> int | None:
+    """Create and lock a file; return its descriptor, or None if another process holds it."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except FileNotFoundError:  # it was removed by the search that held it: try again
+            pass
+        except OSError:  # the file system has no locks: nothing can be checked
+            return descriptor
+        os.close(descriptor)
 
 
 def _brief(value: Any) -> str:

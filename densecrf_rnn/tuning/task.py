@@ -1,5 +1,6 @@
 """The definition of a search: its examples, the ranges of its parameters and its scores."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,6 +12,7 @@ from .._typing import Array
 from .. import checks, metrics
 from ..inference.build import Lattices
 from ..inference.mean_field import infer
+from ..kernels import leading
 from ..params import CRFParams
 from ..postprocess import most_probable
 
@@ -28,6 +30,27 @@ RANGES: Mapping[str, tuple[float, float]] = {
 # The first setting tried: works well for logits of a modern network at image resolution.
 START = CRFParams(theta_alpha=30, theta_beta=5, w_bilateral=3)
 ITERATIONS = 5
+
+
+def ranges_of(base: CRFParams) -> dict[str, tuple[float, float]]:
+    """Return the default ranges of a search that starts from `base`.
+
+    They are `RANGES`; but if `base` has several bandwidths, the range of the first is as many times
+    smaller or larger than it as the range in `RANGES` is than the value in `START`, because the
+    units of the first axis or channel may be any.
+
+    Examples
+    --------
+    >>> ranges_of(CRFParams(theta_beta=(0.05, 30)))["theta_beta"]
+    (0.01, 0.5)
+    """
+    found = dict(RANGES)
+    for name, ends in RANGES.items():
+        value, usual = getattr(base, name), leading(getattr(START, name))
+        if isinstance(value, tuple) and name.startswith("theta"):
+            low, high = (float(f"{end / usual * value[0]:.6g}") for end in ends)
+            found[name] = (low, high)
+    return found
 
 
 class Example(Protocol):
@@ -68,7 +91,8 @@ class Task:
         The first setting tried, and the values of all parameters that are not searched.
     ranges : mapping of parameter name to (low, high)
         Parameters to search, among those of `RANGES`. They are sampled on a logarithmic scale, so
-        both ends must be positive.
+        both ends must be positive. If `base` has several bandwidths, one per axis or channel, the
+        range is that of the first, and the others keep their ratio to it. Default: `ranges_of`.
     iterations : int, at least 1
         Mean-field updates.
     score : callable
@@ -95,7 +119,7 @@ class Task:
     """
 
     base: CRFParams = START
-    ranges: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict(RANGES))
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=lambda: RANGES)
     iterations: int = ITERATIONS
     score: Score = metrics.mean_iu
     ignore: int = 255
@@ -106,6 +130,8 @@ class Task:
     def __post_init__(self) -> None:
         checks.params(self.base, CRFParams)
         checks.count("iterations", self.iterations, 1)
+        if self.ranges is RANGES:
+            object.__setattr__(self, "ranges", ranges_of(self.base))
         if not self.ranges:
             raise ValueError("ranges is empty; name at least one parameter to search")
         found = {}
@@ -177,6 +203,7 @@ def confusions(
     if len(examples) == 0:
         raise ValueError("examples is empty; give at least one image with logits and truth")
     found: list[Array] = []
+    unscored = 0
     for index in range(len(examples)):
         one = Scorer(examples[index], task)
         found.append(one.confusion(params, compatibility))
@@ -185,7 +212,16 @@ def confusions(
                 f"{one.name}: logits have {len(found[-1])} labels where those of "
                 f"{examples[0].name} have {len(found[0])}"
             )
-    return np.stack(found)
+        unscored += one.pixels - int(found[-1].sum())
+    counts = np.stack(found)
+    only_zero = counts.any() and not counts[:, 1:].any()
+    if params is None and only_zero and unscored and task.ignore == Task.ignore:
+        warnings.warn(
+            f"the truth holds only 0 and {task.ignore}, which is ignored, so label 0 everywhere "
+            f"scores 100 %; if {task.ignore} is the foreground, pass truth // {task.ignore}",
+            stacklevel=2,
+        )
+    return counts
 
 
 class Scorer:
@@ -194,6 +230,7 @@ class Scorer:
     def __init__(self, example: Example, task: Task) -> None:
         self._example, self._task = example, task
         self.name = example.name
+        self.pixels = 0 if example.truth is None else example.truth.size
         self._logits, self._image = example.logits, example.image  # read from disk once
         self._lattices: Lattices = {}
 

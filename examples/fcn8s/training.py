@@ -65,7 +65,7 @@ def make_optimizer(model: FCNCRF, config: Config) -> torch.optim.Optimizer:
         multipliers = {"kernel_weights": config.lr_kernel_weights}
         if config.compatibility == "learned":
             multipliers["compatibility"] = config.lr_compatibility
-        for group in model.crf.parameter_groups(config.lr, **multipliers):
+        for group in model.crf.parameter_groups(config.lr, loss=config.loss, **multipliers):
             groups.append({**group, "weight_decay": decay if config.crf_weight_decay else 0.0})
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "adamw":
@@ -330,9 +330,10 @@ def load_trained(checkpoint: str | Path, labels: int, **changes) -> tuple[FCNCRF
     config = Config(**state["config"]).with_(**changes)
     model = build(config, labels)
     own = model.state_dict()
-    # A head that the checkpoint has none of stays as it was made.
-    model.load_state_dict({**own, **state["model"]} if config.crf else
-                          {k: v for k, v in state["model"].items() if k in own})
+    # A head that the checkpoint has none of stays as it was made, and so do settings of the head.
+    loaded = {k: v for k, v in state["model"].items() if not k.endswith("_extra_state")}
+    model.load_state_dict({**own, **loaded} if config.crf else
+                          {k: v for k, v in loaded.items() if k in own})
     return model.eval(), config
 
 

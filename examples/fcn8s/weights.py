@@ -99,6 +99,8 @@ def copy_by_name(module, state, source) -> Loaded:
     persistent = module.state_dict().keys()
     loaded, unused = [], []
     for name, value in state.items():
+        if name.endswith("_extra_state"):  # settings of the head
+            continue
         value = torch.as_tensor(value)
         target = own.get(name)
         if target is None or target.numel() != value.numel():

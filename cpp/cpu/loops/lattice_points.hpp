@@ -21,6 +21,7 @@ DCRF_INLINE void slice_lattice(const PointKernel<T>& k, int strip, const Tile& t
     const T* const out_of = k.out_of != nullptr ? k.out_of + tile.begin : nullptr;
     T* row = rows + at;
     for (int p = 0; p < tile.count; ++p, vertex += corners, weight += corners, row += stride) {
+      prefetch_corners(vertex, weight);
       R sum;
       sum.set_scaled(weight[0], values + std::int64_t(vertex[0]) * stride);
       DCRF_UNROLL

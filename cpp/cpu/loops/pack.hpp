@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #define DCRF_INLINE inline __attribute__((always_inline))
 #define DCRF_UNROLL _Pragma("GCC unroll 16")
@@ -37,6 +38,11 @@ template <>
 struct IntOf<double> {
   using Type = std::int64_t;
 };
+
+// The greatest finite number, as a constant: the functions of numeric_limits must not be called
+// (loops.cpp says why).
+template <typename T>
+constexpr T kMost = std::numeric_limits<T>::max();
 
 template <typename T, int N>
 DCRF_INLINE Pack<T, N> load(const T* from) {

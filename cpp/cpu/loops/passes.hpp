@@ -6,6 +6,8 @@
 
 #include "grid_points.hpp"
 #include "lattice_points.hpp"
+#include "logits.hpp"
+#include "number_points.hpp"
 #include "planes.hpp"
 #include "softmax_rows.hpp"
 
@@ -91,7 +93,9 @@ bool forward_strip(const ForwardPass<T>& pass, int strip, T* scratch) {
   bool good = true;
   for (Tiles<T> tiles(pass, strips.begin[strip], strips.begin[strip + 1]); tiles.next();) {
     const Tile& tile = tiles.tile;
-    if (pass.first || pass.last) {
+    if ((pass.first || pass.last) && pass.stored.data != nullptr) {
+      load_logits<W>(pass.stored, labels, tile, rows, width);
+    } else if (pass.first || pass.last) {
       load_planes<W>(pass.logits, pass.points, labels, tile, rows, width, kLeast);
     } else {
       load_unary<W>(pass, tile, rows);
@@ -105,10 +109,12 @@ bool forward_strip(const ForwardPass<T>& pass, int strip, T* scratch) {
         add_self_terms<W>(pass.self, pass.kernel_count, pass.q_before, tile, rows, width, spare);
       }
     }
-    if (!pass.last || pass.marginals) {
+    if (!pass.last || (pass.marginals && pass.labels_to.data == nullptr)) {
       exponentiate<W>(rows, tile.count, width, pass.safe && !pass.last, inverse);
     }
-    if (pass.last) {
+    if (pass.last && pass.labels_to.data != nullptr) {
+      store_labels<W>(rows, width, tile, labels, pass.labels_to);
+    } else if (pass.last) {
       if (pass.marginals) scale_rows<W>(rows, tile.count, width, inverse, rows);
       store_planes<W>(rows, width, tile, labels, pass.refined, pass.points);
     } else {
@@ -245,6 +251,7 @@ DCRF_INLINE void load_rows(const T* from, std::int64_t stride, const PointPass<T
 
 template <typename T>
 void splat(const PointPass<T>& pass, int strip, const T* from, std::int64_t stride, T* scratch) {
+  if (pass.width == 1) return splat_numbers(pass, strip, from, stride);
   with_width(pass.width, [&](auto w) {
     constexpr int W = decltype(w)::value;
     const Strips strips(pass.points);
@@ -264,6 +271,7 @@ void splat(const PointPass<T>& pass, int strip, const T* from, std::int64_t stri
 
 template <typename T>
 void slice(const PointPass<T>& pass, int strip, T* to, std::int64_t stride, T* scratch) {
+  if (pass.width == 1) return slice_numbers(pass, strip, to, stride);
   with_width(pass.width, [&](auto w) {
     constexpr int W = decltype(w)::value;
     const Strips strips(pass.points);

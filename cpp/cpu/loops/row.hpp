@@ -30,6 +30,13 @@ struct Row {
     for (int i = 0; i < kCount; ++i) part[i] = P{};
     rest.clear();
   }
+  DCRF_INLINE void clear_if(bool condition) {  // without a branch
+    using Index = typename IntOf<T>::Type;
+    const Pack<Index, N> kept = Index(condition) - 1 - Pack<Index, N>{};
+    DCRF_UNROLL
+    for (int i = 0; i < kCount; ++i) part[i] = (P)((Pack<Index, N>)part[i] & kept);
+    rest.clear_if(condition);
+  }
   // set_scaled: this = w * row; add_scaled: this += w * row; add: this += row. `row` is in memory.
   DCRF_INLINE void set_scaled(T w, const T* row) {
     DCRF_UNROLL
@@ -132,6 +139,7 @@ struct Row<T, 0, N> {
   DCRF_INLINE void load(const T*) {}
   DCRF_INLINE void store(T*) const {}
   DCRF_INLINE void clear() {}
+  DCRF_INLINE void clear_if(bool) {}
   DCRF_INLINE void set_scaled(T, const T*) {}
   DCRF_INLINE void add_scaled(T, const T*) {}
   DCRF_INLINE void add(const T*) {}
@@ -188,6 +196,13 @@ DCRF_INLINE void with_width(int width, const Body& body) {
     default:
       return body(Width<0>());
   }
+}
+
+// The same for rows that may also hold a single number.
+template <class Body>
+DCRF_INLINE void with_row(int width, const Body& body) {
+  if (width == 1) return body(Width<1>());
+  with_width(width, body);
 }
 
 // Prefetch a row, one cache line (64 bytes) at a time.

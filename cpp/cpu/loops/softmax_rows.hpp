@@ -88,7 +88,6 @@ void add_self_terms(const SelfTerm<T>* self, int count, const T* before, const T
 // +infinity, or nothing but -infinity.
 template <int W, typename T>
 bool shift_to_peak(T* rows, int count, int width, bool shift) {
-  constexpr T kHuge = std::numeric_limits<T>::max();
   bool good = true;
   for (int p = 0; p < count; ++p) {
     T* const row = rows + p * width;
@@ -98,11 +97,11 @@ bool shift_to_peak(T* rows, int count, int width, bool shift) {
       x.load(row + at);
       const T own = x.max();
       peak = own > peak ? own : peak;
-      x.clip(kHuge);  // -infinity becomes 0; then 0 * x is NaN if x is NaN or +infinity
+      x.clip(kMost<T>);  // -infinity becomes 0; then 0 * x is NaN if x is NaN or +infinity
       x.scale(T(0));
       poison += x.sum();
     });
-    good &= peak >= -kHuge && poison == T(0);
+    good &= peak >= -kMost<T> && poison == T(0);
     if (!shift) continue;
     in_blocks<W>(width, [&](auto block, int at) {
       Row<T, decltype(block)::value> x;

@@ -2,7 +2,7 @@
 // that Loops points to are specified there.
 #pragma once
 
-#include "coupling.hpp"
+#include "number_vertices.hpp"
 
 namespace dcrf::DCRF_ISA {
 
@@ -13,7 +13,7 @@ constexpr int kAhead = 16;  // rows to prefetch ahead
 template <typename T, class Body>
 DCRF_INLINE void for_ghosts(const std::int32_t* ghost, const std::int32_t* owner,
                             std::int64_t count, T* rows, int width, const Body& body) {
-  with_width(width, [&](auto w) {
+  with_row(width, [&](auto w) {
     constexpr int W = decltype(w)::value;
     for (std::int64_t i = 0; i < count; ++i) {
       if (i + kAhead < count) {
@@ -54,33 +54,30 @@ void broadcast(const std::int32_t* ghost, const std::int32_t* owner, std::int64_
 // written once. The list holds whole chains; kChainEnd marks the last row of each.
 template <typename T>
 void blur(const std::uint32_t* chain, std::int64_t count, T* rows, int width) {
+  if (width == 1) return blur_numbers(chain, count, rows);
   with_width(width, [&](auto w) {
     constexpr int W = decltype(w)::value;
     in_blocks<W>(width, [&](auto block, int at) {
       using R = Row<T, decltype(block)::value>;
+      const auto row = [&](std::int64_t i) {
+        return rows + std::int64_t(chain[i] & ~kChainEnd) * width + at;
+      };
       R before, here, next;
-      bool starts = true;
+      before.clear();
+      here.load(row(0));
       for (std::int64_t i = 0; i < count; ++i) {
-        if (i + kAhead < count) {
-          prefetch(rows + std::int64_t(chain[i + kAhead] & ~kChainEnd) * width + at,
-                   decltype(block)::value);
-        }
-        T* const out = rows + std::int64_t(chain[i] & ~kChainEnd) * width + at;
-        if (starts) {
-          before.clear();
-          here.load(out);
-        }
+        if (i + kAhead < count) prefetch(row(i + kAhead), decltype(block)::value);
+        // Whether a chain ends is not predictable, so the next row is read in any case.
         const bool ends = chain[i] & kChainEnd;
-        const T* const after =
-            ends ? out : rows + std::int64_t(chain[i + 1] & ~kChainEnd) * width + at;
-        next.set_scaled(ends ? T(0) : T(1), after);
-        R sum = here;
-        before.add_scaled(T(1), next);
-        sum.add_scaled(T(kBlurSide), before);
-        sum.store(out);
+        next.load(row(i + 1 < count ? i + 1 : i));
+        R sides = next;
+        sides.clear_if(ends);
+        sides.add_scaled(T(1), before);
         before = here;
+        before.clear_if(ends);
+        here.add_scaled(T(kBlurSide), sides);
+        here.store(row(i));
         here = next;
-        starts = ends;
       }
     });
   });
@@ -89,6 +86,10 @@ void blur(const std::uint32_t* chain, std::int64_t count, T* rows, int width) {
 template <typename T>
 T finish(const CouplingView<T>& coupling, const std::int32_t* row, std::int64_t count, T* a,
          const T* b, T* values, T* raw, int width) {
+  if (width == 1) {
+    finish_numbers(coupling.extra[0], row, count, a, b, values);
+    return T(0);
+  }
   T greatest = 0;
   with_width(width, [&](auto w) {
     constexpr int W = decltype(w)::value;
@@ -183,6 +184,7 @@ bool range(const T* from, std::int64_t stride, std::int64_t count, T* least, T* 
 template <typename T>
 void grid_columns(T* const* rows, int count, const T* band, int radius, std::int64_t cells,
                   int width, T* scratch, T* out) {
+  if (width == 1) return number_columns(rows, count, band, radius, cells, scratch, out);
   with_width(width, [&](auto w) {
     constexpr int W = decltype(w)::value;
     for (std::int64_t x = 0; x < cells; ++x) {
@@ -226,7 +228,8 @@ void grid_rows(const T* const* rows, const T* band, int count, std::int64_t leng
     }
   };
   block(Width<32>());
-  block(Width<4>());  // rows are padded to a multiple of 4
+  block(Width<4>());
+  block(Width<1>());  // rows are padded to a multiple of 4, or of one number each
 }
 
 }  // namespace dcrf::DCRF_ISA

@@ -56,6 +56,13 @@ def finite(name: str, array: Array) -> Array:
     return array
 
 
+def labelled(name: str, array: Array) -> Array:
+    """Check that an array [L, ...] has at least one label and return it."""
+    if len(array) == 0:
+        raise ValueError(f"{name} has shape {array.shape}, without labels; give a row for each")
+    return array
+
+
 def energies(name: str, array: Array) -> Array:
     """Check energies [L, N] and return them.
 

@@ -8,7 +8,7 @@ import numpy as np
 from ..._typing import Array
 from ... import engines, checks
 from ...kernels import normalizer
-from ...inference.mean_field import Filter, run, softmax
+from ...inference.running import Filter, Run, run, softmax
 from . import _arguments, utils
 
 
@@ -71,7 +71,7 @@ class ConstUnary(Unary):
     """
 
     def __init__(self, u: Array) -> None:
-        given = _arguments.matrix("u", u, (None, None))
+        given = _arguments.labelled("u", _arguments.matrix("u", u, (None, None)))
         super().__init__(_arguments.energies("u", given).copy())
 
 
@@ -97,7 +97,8 @@ class LogisticUnary(Unary):
     """
 
     def __init__(self, L: Array, f: Array) -> None:  # noqa: N803
-        weights = _arguments.finite("L", _arguments.matrix("L", L, (None, None)))
+        weights = _arguments.labelled("L", _arguments.matrix("L", L, (None, None)))
+        _arguments.finite("L", weights)
         features = _arguments.matrix("f", f, (weights.shape[1], None))
         super().__init__(weights @ _arguments.finite("f", features))
 
@@ -255,10 +256,9 @@ class DenseCRF:
             u[:, : self._nvar] = self._logits
         if niter == 0 or not self._kernels:
             return softmax(u[:, : self._nvar], axis=0)
-        q = run(
-            engines.engine("auto"), self._kernels, u, np.stack(self._couplings), niter, True,
-            engines.default_threads(),
-        )  # fmt: skip
+        engine = engines.engine("auto")
+        how = Run(engine, self._kernels, niter, True, engines.default_threads())
+        q = run(u, np.stack(self._couplings), how)
         if q is None:
             raise ValueError("the energies exceed the range of float32; rescale them")
         return np.ascontiguousarray(q[:, : self._nvar])

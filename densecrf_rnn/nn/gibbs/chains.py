@@ -14,7 +14,7 @@ from ... import checks
 from ..._atomic import replaced
 from ...gibbs.checks import SEED_BITS, check_logits
 from ...gibbs.sweeps import start
-from ..arguments import autocast_to_float32
+from ..arguments import result_dtype
 from ..ops.kernels import rows
 
 IMAGE_BITS = 63  # an image's index fits torch.int64
@@ -47,7 +47,7 @@ class Chains:
 def float32_logits(logits: Any) -> Tensor:
     """Check logits [B, L, H, W] and return them, under autocast converted to float32."""
     checks.array_kind("logits", logits, batched=True)
-    logits = autocast_to_float32(logits)
+    logits = logits.to(result_dtype(logits))
     check_logits(logits.detach(), batched=True)
     return logits
 

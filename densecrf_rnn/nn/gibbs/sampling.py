@@ -1,6 +1,7 @@
 """Gibbs sweeps and label-pair counts of tensors: on CPUs by NumPy engines, else by native code."""
 
 import math
+import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor
 
 from ..._typing import Array
+from ... import engines
 from ...engines.gibbs import (
     Colouring, DeviceGibbsBatch, DeviceNeighbours, GibbsProblem, gibbs_engine,
 )  # fmt: skip
 from ...gibbs.neighbourhood import ends
+from .. import self_test
 from ..ops.device import Call
-from ..ops.dispatch import native_for
+from ..ops.dispatch import native_for, serving
 from ..ops.kernels import rows
 
 
@@ -23,7 +26,9 @@ class TensorEngine:
     """A `GibbsEngine` that takes logits, labels, tables, marginals and counts as tensors.
 
     CPU tensors share their memory with the arrays that a NumPy engine works on. A native module
-    works on tensors of other devices and, with the backend "serial" (for tests), on CPU tensors.
+    works on tensors of other devices and, with the backend "serial" (for tests), on CPU tensors. On
+    devices without one, sweeps are copied to the CPU and back: a sweep is a chain of small steps,
+    one for each colour, which torch operations would launch one by one.
 
     Parameters
     ----------
@@ -34,22 +39,44 @@ class TensorEngine:
     """
 
     def __init__(self, backend: str, like: Tensor) -> None:
+        if backend == "auto":
+            self_test.once(like.device)
+        if backend == "torch":
+            raise engines.BackendUnavailableError(
+                "backend 'torch' filters but draws no samples; use backend='auto', which samples "
+                "by the CUDA engine on its devices and else on the CPU"
+            )
         self._backend, self._native = backend, native_for(backend, like)
+        self._copies = serving(backend, like.device) == "torch" and like.device.type != "cpu"
+        if self._copies:
+            warnings.warn(
+                f"no engine draws samples on {like.device} here, so sweeps run on the CPU and "
+                "their results are copied back; move the module and its inputs to the CPU, or "
+                "install with DENSECRF_RNN_CUDA=ON for an NVIDIA GPU",
+                stacklevel=2,
+            )
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def gibbs_sweep(self, problem: GibbsProblem, threads: int) -> None:
         if self._native is not None:
             return _sweep_on_device(self._native, problem)
         sums = problem.marginals
+        labels, own_sums = problem.labels, sums
+        if self._copies:
+            labels, own_sums = labels.cpu(), None if sums is None else sums.cpu()
         arrays = replace(
-            problem, logits=rows(problem.logits), labels=problem.labels.numpy(),
-            tables=rows(problem.tables), marginals=None if sums is None else sums.numpy(),
+            problem, logits=rows(problem.logits), labels=labels.numpy(),
+            tables=rows(problem.tables), marginals=None if sums is None else own_sums.numpy(),
         )  # fmt: skip
         gibbs_engine(self._backend).gibbs_sweep(arrays, threads)
+        if self._copies:
+            problem.labels.copy_(labels)
+            if sums is not None:
+                sums.copy_(own_sums)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def gibbs_statistics(self, labels: Any, offsets: Array, counts: Any, threads: int) -> None:
-        if self._native is not None:
+        if self._native is not None or self._copies:
             return _count_pairs(labels, offsets, counts)
         engine = gibbs_engine(self._backend)
         engine.gibbs_statistics(rows(labels), offsets, counts.numpy(), threads)

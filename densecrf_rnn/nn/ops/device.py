@@ -1,4 +1,4 @@
-"""Lattices and mean fields of whole batches, computed by the native module of a device.
+"""Filters and mean fields of whole batches, computed by the native module of a device.
 
 Native code takes addresses, so every tensor passes through `Call`, which checks its dtype, device
 and layout and keeps it alive. All memory, scratch included, comes from torch's allocator.
@@ -7,7 +7,7 @@ and layout and keeps it alive. All memory, scratch included, comes from torch's 
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import lru_cache, wraps
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,10 @@ from ... import checks, engines
 from ..._limits import BLUR_SIDE
 from ..._typing import Array
 from ...engines import device as structs
-from ...params import QUALITIES
-from .dispatch import empty_like
+from .answers import asked, were_asked
+from .dispatch import capturing, empty_like
 from .kernels import Grid, Kernel, Kernels, Lattice, Parts, is_given
+from .shared import shared
 
 
 class Call:
@@ -87,12 +88,16 @@ class Call:
         )
 
 
-def _features(features: Tensor) -> structs.DeviceFeatures:
+def features_struct(features: Tensor, inside: int = 0) -> structs.DeviceFeatures:
     """Return features [B, N, D] of any strides as the struct that the native module reads."""
-    return structs.DeviceFeatures(features.data_ptr(), *features.stride(), *features.shape)
+    images, points, dims = features.shape
+    by_image, by_point, by_feature = features.stride()
+    return structs.DeviceFeatures(
+        features.data_ptr(), by_image, by_point, by_feature, images, points, dims, inside
+    )
 
 
-def _on_its_device(function: Any) -> Any:
+def on_its_device(function: Any) -> Any:
     """Decorate a function to run with the device of its first tensor as current device."""
 
     @wraps(function)
@@ -107,98 +112,7 @@ def _on_its_device(function: Any) -> Any:
 # --- lattices ------------------------------------------------------------------------------------
 
 
-@_on_its_device
-def lattice_build(native: Any, features: Tensor, quality: str, name: str) -> Lattice:
-    """Build the lattices of features [B, N, D], with one array `links` [size] for all of them.
-
-    The call waits for the device twice, to read the range of the features and the number of
-    vertices.
-    """
-    if features.is_cuda and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError(
-            "a lattice cannot be built while a CUDA graph is captured, because building waits for "
-            "the device; build it before, and capture only the operator "
-            "densecrf_rnn.nn.ops.mean_field"
-        )
-    checks.option("quality", quality, QUALITIES)
-    images, points, dims = features.shape
-    corners = dims + 1
-    entries = images * points * corners
-    if entries >= 2**31:
-        raise ValueError(
-            f"features has {images} images of {points} points; a batch takes fewer than "
-            f"{2**31 // corners} points on a device, so split it"
-        )
-    call = Call(native, features)
-    layout = _key_layout(native, features)
-    if layout is None:
-        checks.refuse_features(*(image.cpu().numpy() for image in features.detach()), name=name)
-    vertex = features.new_empty(images, points, corners, dtype=torch.int32)
-    weight = features.new_empty(images, points, corners)
-    keys = call.empty(layout.words * entries, torch.int64)
-    if entries > 0:
-        view = _features(features)
-        native.locate(call.wide, view, layout, call.room(weight), keys.data_ptr(), call.stream)
-    corner_keys, touched = _sorted(call, layout, entries, keys)
-    vertices, all_keys = corner_keys.distinct, touched
-    if quality == "filled":
-        around = vertices * (2 * corners + 1)
-        if around >= 2**31:
-            raise ValueError(
-                f"quality is 'filled' but the features touch {vertices} vertices, whose neighbours "
-                "cannot be counted; use quality='symmetric'"
-            )
-        keys = call.empty(layout.words * around, torch.int64)
-        native.surround(layout, vertices, touched.data_ptr(), keys.data_ptr(), call.stream)
-        every, all_keys = _sorted(call, layout, around, keys)
-        vertices = every.distinct
-    links = features.new_zeros(native.links_size(vertices, entries, corners), dtype=torch.int32)
-    if entries > 0:
-        begins, chunk_count, chunks_before = torch.zeros(
-            3, vertices, dtype=torch.int32, device=features.device
-        )
-        room = structs.LinkRoom(
-            vertex_of=call.empty(corner_keys.distinct, torch.int32).data_ptr(),
-            begins=call.room(begins, torch.int32),
-            chunk_count=call.room(chunk_count, torch.int32),
-            chunks_before=call.room(chunks_before, torch.int32),
-            scratch=call.workspace(native.scratch_size(vertices)),
-        )
-        all_touched = 0 if all_keys is touched else touched.data_ptr()
-        out = (call.room(vertex, torch.int32), call.room(links, torch.int32))
-        keys_of = (all_touched, vertices, all_keys.data_ptr())
-        native.link(layout, corner_keys, *keys_of, *out, room, call.stream)
-    return Lattice(vertex, weight, links, torch.tensor([vertices, quality != "standard"]))
-
-
-def _key_layout(native: Any, features: Tensor) -> Any:
-    """Return the layout of the vertex keys; None if features are not finite or too large."""
-    images, points, dims = features.shape
-    least = greatest = [0.0] * dims
-    if images * points > 0:
-        features = features.detach()
-        ends = torch.stack([features.amin((0, 1)), features.amax((0, 1))]).double()
-        least, greatest = ends.tolist()
-    return native.key_layout(features.dtype == torch.float64, least, greatest, max(images, 1))
-
-
-def _sorted(
-    call: Call, layout: Any, count: int, keys: Tensor
-) -> tuple[structs.SortedKeys, Tensor]:
-    """Sort keys [words, count]; return the order and the sorted distinct keys [words, distinct]."""
-    order, number = call.empty(count, torch.int32), call.empty(count, torch.int32)
-    addresses = {"keys": keys.data_ptr(), "order": order.data_ptr(), "number": number.data_ptr()}
-    scratch = call.workspace(call.native.scratch_size(count))
-    distinct = call.native.number_keys(
-        layout, count, **addresses, scratch=scratch, stream=call.stream
-    )
-    found = structs.SortedKeys(entries=count, distinct=distinct, **addresses)
-    out = call.empty(layout.words * distinct, torch.int64)
-    call.native.distinct_keys(layout, found, out.data_ptr(), call.stream)
-    return found, out
-
-
-@_on_its_device
+@on_its_device
 def feature_gradient(native: Any, features: Tensor, d_weight: Tensor) -> Tensor:
     """Return the gradient with respect to features [B, N, D].
 
@@ -209,11 +123,11 @@ def feature_gradient(native: Any, features: Tensor, d_weight: Tensor) -> Tensor:
         return out
     call = Call(native, features)
     arrays = (call.address(d_weight), call.room(out))
-    native.feature_gradient(call.wide, _features(features), *arrays, call.stream)
+    native.feature_gradient(call.wide, features_struct(features), *arrays, call.stream)
     return out
 
 
-@_on_its_device
+@on_its_device
 def lattice_filter(native: Any, values: Tensor, lattice: Lattice, transpose: bool) -> Tensor:
     """Return K values or, with `transpose`, K' values, [B, N, C]."""
     out = empty_like(values)
@@ -228,7 +142,7 @@ def lattice_filter(native: Any, values: Tensor, lattice: Lattice, transpose: boo
     return out
 
 
-@_on_its_device
+@on_its_device
 def filter_weight_gradient(
     native: Any, values: Tensor, cotangent: Tensor, lattice: Lattice, transpose: bool
 ) -> Tensor:
@@ -248,7 +162,7 @@ def filter_weight_gradient(
     return out
 
 
-@_on_its_device
+@on_its_device
 def self_response(native: Any, lattice: Lattice, cotangent: Tensor | None) -> Tensor:
     """Return the diagonal of the kernel K of each lattice, [B, N].
 
@@ -298,11 +212,12 @@ def _model(
         width=engines.row_width(labels),
         iterations=iterations,
         coupling=call.address(coupling),
+        coupling_columns=call.address(coupling.mT),
         kernels=found,
     )
 
 
-@lru_cache(maxsize=16)
+@shared(maxsize=16)
 def _grid_on_device(grid: Grid, dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
     """Return a grid kernel's axes on a device, and the scales that images share; cached.
 
@@ -334,7 +249,7 @@ def saved_shape(logits: Tensor, iterations: int, keep: bool, memory_budget: int)
     return shape if keep and size <= memory_budget else (0, *shape[1:])
 
 
-@_on_its_device
+@on_its_device
 def mean_field(
     native: Any,
     logits: Tensor,
@@ -348,7 +263,7 @@ def mean_field(
     refined = empty_like(logits)
     if logits.numel() == 0:
         return refined
-    _refuse_non_finite(logits)
+    refuse_values(logits, coupling)
     call = Call(native, logits)
     if storage == "float16":
         coupling, kernels = _in_range(logits, coupling, kernels)
@@ -378,7 +293,9 @@ def _in_range(logits: Tensor, coupling: Tensor, kernels: Kernels) -> tuple[Tenso
         before, after, diagonal = scales
         one = logits.new_ones(1, points, 1)
         before, after = (s if is_given(s) else one for s in (before, after))
-        _, own = torch.frexp(before.amax())
+        images = max(len(before), len(after))
+        before, after = (s.expand(images, -1, -1) for s in (before, after))
+        _, own = torch.frexp(before.amax(1, keepdim=True))  # by image, whatever the others hold
         shrink = own + crowd
         return torch.ldexp(before, -shrink), torch.ldexp(after, shrink + great[m]), diagonal
 
@@ -392,15 +309,25 @@ def _in_range(logits: Tensor, coupling: Tensor, kernels: Kernels) -> tuple[Tenso
     return coupling, Kernels(lattices, kernels.grid, grid_scales)
 
 
-def _refuse_non_finite(logits: Tensor) -> None:
-    """Raise if logits are not finite; skip the check, which waits, during graph capture."""
-    if logits.is_cuda and torch.cuda.is_current_stream_capturing():
+def good_logits(logits: Tensor) -> Tensor:
+    """Return whether logits [B, L, N] can be used, as a tensor that nobody has waited for."""
+    return logits.amax(1).isfinite().all()
+
+
+def refuse_values(logits: Tensor, coupling: Tensor) -> None:
+    """Raise if logits or couplings are not finite, unless the caller has asked or a graph is made.
+
+    Reading the answer waits for the device, so there is one answer for both.
+    """
+    if were_asked() or capturing(logits):
         return
-    if not bool(logits.amax(1).isfinite().all()):
+    points, largest = logits.shape[2], torch.finfo(logits.dtype).max
+    if not bool(good_logits(logits) & checks.coupling_fits(coupling, points, largest)):
         checks.logits_values(logits, batched=True)
+        checks.coupling(coupling, points, largest)
 
 
-@_on_its_device
+@on_its_device
 def mean_field_backward(
     native: Any,
     d_refined: Tensor,
@@ -422,7 +349,8 @@ def mean_field_backward(
         return d_logits, d_coupling
     if saved.numel() == 0 and iterations > 0:  # the marginals exceeded the budget: recompute them
         saved = logits.new_empty(saved_shape(logits, iterations, True, 2**63))
-        mean_field(native, logits, coupling, kernels, iterations, storage, saved)
+        with asked():  # by the forward pass
+            mean_field(native, logits, coupling, kernels, iterations, storage, saved)
     call = Call(native, logits)
     model = _model(call, logits, coupling, kernels, iterations)
     d_kernels = [

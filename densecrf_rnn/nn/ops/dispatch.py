@@ -20,9 +20,28 @@ _PLAIN_TYPES = _TENSORS | {bool, int, float, str, type(None)}
 Backward = Callable[..., Any]
 Setup = Callable[[Any, tuple[Any, ...], Any], None]
 
-# The native module of a backend name and a device type. Cached, because several operators need it
-# in every call and finding out whether an engine can run is slow. Errors are not cached.
+# Which engine a backend name selects for tensors on a device, and the native module of the name and
+# a device type. Cached, because several operators need them in every call and finding out whether
+# an engine can run is slow. Errors are not cached.
+_serving = lru_cache(maxsize=None)(engines.for_tensors)
 native_module = lru_cache(maxsize=None)(engines.device_module)
+
+
+def serving(backend: str, device: torch.device) -> str:
+    """Return the name of the engine that computes on tensors on `device`; raise if none can."""
+    return _serving(backend, str(device))
+
+
+def in_torch(backend: str, like: Tensor) -> bool:
+    """Return whether engine "torch" computes on tensors on the device of `like`."""
+    return serving(backend, like.device) == "torch"
+
+
+def forget() -> None:
+    """Clear the caches, after an engine was accepted or rejected."""
+    _serving.cache_clear()
+    native_module.cache_clear()
+    engine.cache_clear()
 
 
 @lru_cache(maxsize=None)
@@ -33,7 +52,7 @@ def engine(backend: str) -> engines.Engine:
 
 def native_for(backend: str, like: Tensor) -> Any:
     """Return the native module for tensors on the device of `like`, None for NumPy engines."""
-    return native_module(backend, like.device.type)
+    return native_module(serving(backend, like.device), like.device.type)
 
 
 class Operator:
@@ -102,11 +121,32 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
     return lambda function: Operator(name, function)
 
 
+def capturing(tensor: Tensor) -> bool:
+    """Return whether a CUDA graph is being captured, in which values cannot be read."""
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
 def is_traced() -> bool:
     """Return whether this thread's calls are being traced, or a dispatch mode is active."""
     if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
         return True
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
+
+
+def is_compiled() -> bool:
+    """Return whether torch.compile traces this call; torch.export keeps operators whole."""
+    return torch.compiler.is_compiling() and not _is_exporting()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _is_exporting() -> bool:
+    """Tell whether torch.export traces this call; before 2.13 a traced call gets True always."""
+    return torch.compiler.is_exporting()
+
+
+def is_captured(device: torch.device) -> bool:
+    """Return whether new tensors belong to a graph: values are unknown, and nothing is cached."""
+    return is_traced() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing())
 
 
 class _Recorded(torch.autograd.Function):
@@ -134,6 +174,7 @@ class _Recorded(torch.autograd.Function):
         finally:
             ctx.needs_input_grad = flat
         found = found if isinstance(found, tuple) else (found,)
+        found = tuple(None if isinstance(one, list) and not one else one for one in found)
         return (*_flat(found, ctx.lengths), None)
 
 

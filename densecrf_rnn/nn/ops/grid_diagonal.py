@@ -3,18 +3,20 @@
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
+from .. import torch_engine
 from .dispatch import operator
-from .kernels import Grid, rows
+from .kernels import Grid
 
 
 @operator("densecrf_rnn::grid_diagonal")
 def grid_diagonal(like: Tensor, size: Sequence[int], deviation: Sequence[float]) -> Tensor:
-    """Return the diagonal of the grid kernel K, [1, N, 1], with dtype and device of `like`."""
-    kernel = Grid(size, deviation, "none", False).kernel(rows(like.new_empty(0)).dtype)
-    return torch.from_numpy(kernel.diagonal)[None, :, None].to(like.device)
+    """Return the diagonal of the grid kernel K, [1, N, 1], with dtype and device of `like`.
+
+    It is computed once for each size, and kept on the device.
+    """
+    return torch_engine.grid_diagonal(Grid(size, deviation, "none", False), like.dtype, like.device)
 
 
 @grid_diagonal.register_fake

@@ -6,12 +6,11 @@ The kernel is determined by the few fields of a `Grid`, so these are the operato
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ...inference import grid
+from .. import torch_engine
 from .dispatch import empty_like, operator
-from .kernels import Grid, rows
+from .kernels import Grid
 
 
 @operator("densecrf_rnn::grid_filter")
@@ -24,19 +23,9 @@ def grid_filter(
     transpose: bool,
 ) -> Tensor:
     """Return N K values, or (N K)' values, for values [B, N, C] and the fields of a `Grid`."""
-    out = empty_like(values)
-    arrays = rows(values)  # the filter runs on a CPU, on whichever device the values are
-    kernel = Grid(size, deviation, normalization, self_term).kernel(arrays.dtype)
-    if transpose:
-        kernel = kernel.transposed()
-    before, after = kernel.before, kernel.after
-    for b, array in enumerate(arrays):
-        given = array if before is None else array * before[:, None]
-        found = grid.filtered(kernel, given)
-        if kernel.diagonal is not None:
-            found = found - kernel.diagonal[:, None] * given
-        out[b] = torch.from_numpy(found if after is None else found * after[:, None])
-    return out
+    return torch_engine.grid_filter(
+        values, Grid(size, deviation, normalization, self_term), transpose
+    ).contiguous()
 
 
 grid_filter.register_fake(empty_like)

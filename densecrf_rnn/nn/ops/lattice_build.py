@@ -7,34 +7,46 @@ import torch
 from torch import Tensor
 
 from ... import checks, engines
-from . import device, dispatch
-from .dispatch import empty_like, native_for, no_second_derivative, operator
+from .. import torch_engine
+from . import device, device_build, dispatch
+from .dispatch import empty_like, in_torch, native_for, no_second_derivative, operator
 from .kernels import Lattice, rows
 
 
 @operator("densecrf_rnn::lattice_build")
 def lattice_build(
-    features: Tensor, quality: str, backend: str, name: str = "features"
+    features: Tensor,
+    quality: str,
+    backend: str,
+    name: str = "features",
+    guide: Tensor | None = None,
+    inside: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Build the lattice of each point set in features [B, N, D], of any strides.
 
     Returns the fields of a `Lattice`. Error messages about NaN and infinity call the features
-    `name`.
+    `name`. If they were computed from a `guide` of this name, its values are checked first when
+    the features cannot be used. Points where `inside` [B, N, 1] is 0 are masked out: their values
+    are 0 before and after every filter, so that devices need not splat them.
     """
     checks.float_dtype("features", features, batched=True)
+    if in_torch(backend, features):
+        return torch_engine.build(features, quality, name, guide, inside)
     native = native_for(backend, features)
     if native is not None:
-        return device.lattice_build(native, features, quality, name)
+        return device_build.lattice_build(native, features, quality, name, guide, inside)
     images = features.numpy(force=True)
     batch, points, dims = images.shape
     if batch:
-        checks.feature_rows(images[0])
+        checks.feature_rows(points, dims)
     shape, size = (batch, points, dims + 1), engines.Plan.links_size(points, dims, quality)
     vertex, weight = np.empty(shape, np.int32), np.empty(shape, images.dtype)
     links = engines.reserve((batch, size), np.int32)
     plans = [engines.Plan(*image) for image in zip(vertex, weight, links, strict=True)]
     engine = dispatch.engine(backend)
     if not engine.build(list(images), plans, quality, torch.get_num_threads()):
+        if guide is not None:
+            checks.image_values(guide, name)
         checks.refuse_features(*images, name=name)
     facts = torch.empty(0, dtype=torch.int64)
     return Lattice._make([*map(torch.from_numpy, (vertex, weight, links)), facts])
@@ -42,9 +54,16 @@ def lattice_build(
 
 @lattice_build.register_fake
 def _(
-    features: Tensor, quality: str, backend: str, name: str = "features"
+    features: Tensor,
+    quality: str,
+    backend: str,
+    name: str = "features",
+    guide: Tensor | None = None,
+    inside: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, points, dims = features.shape
+    if in_torch(backend, features):
+        return torch_engine.built_like(features, quality, inside)
     links: tuple[Any, ...] = (batch, engines.Plan.links_size(points, dims, quality))
     on_device = native_for(backend, features) is not None
     if on_device:
@@ -84,6 +103,8 @@ def lattice_feature_gradient(features: Tensor, d_weight: Tensor, backend: str) -
 
     `d_weight` [B, N, D+1] is the gradient with respect to the barycentric weights.
     """
+    if in_torch(backend, features):
+        return torch_engine.feature_gradient(features, d_weight)
     native = native_for(backend, features)
     if native is not None:
         return device.feature_gradient(native, features, d_weight)

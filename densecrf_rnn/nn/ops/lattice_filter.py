@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import torch_engine
 from . import device, dispatch
-from .dispatch import empty_like, native_for, no_second_derivative, operator
+from .dispatch import empty_like, in_torch, native_for, no_second_derivative, operator
 from .kernels import Lattice, check_filtered, over_images, rows
 
 
@@ -18,6 +19,8 @@ def lattice_filter(
     """Return K values or, with `transpose`, K' values [B, N, C], for B lattices or a shared one."""
     of = Lattice(*lattice)
     check_filtered(values, of.weight, "the lattice")
+    if in_torch(backend, values):
+        return torch_engine.lattice_filter(values, of, transpose)
     native = native_for(backend, values)
     if native is not None:
         return device.lattice_filter(native, values, of, transpose)
@@ -69,6 +72,8 @@ def lattice_filter_weight_gradient(
         raise ValueError(
             f"cotangent has shape {tuple(cotangent.shape)} but values {tuple(values.shape)}"
         )
+    if in_torch(backend, values):
+        return torch_engine.filter_weight_gradient(values, cotangent, of, transpose)
     native = native_for(backend, values)
     if native is not None:
         out = device.filter_weight_gradient(native, values, cotangent, of, transpose)

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import torch_engine
 from . import device, dispatch
-from .dispatch import native_for, no_second_derivative, operator
+from .dispatch import in_torch, native_for, no_second_derivative, operator
 from .kernels import Lattice, rows
 
 
@@ -15,6 +16,8 @@ from .kernels import Lattice, rows
 def lattice_self_response(lattice: Sequence[Tensor], backend: str) -> Tensor:
     """Return the diagonal of the kernel K of each lattice, [B, N]."""
     of = Lattice(*lattice)
+    if in_torch(backend, of.weight):
+        return torch_engine.self_response(of, None)
     native = native_for(backend, of.weight)
     if native is not None:
         return device.self_response(native, of, None)
@@ -53,6 +56,8 @@ def lattice_self_response_gradient(
     `cotangent` is [B, N], the gradient [B, N, D+1].
     """
     of = Lattice(*lattice)
+    if in_torch(backend, of.weight):
+        return torch_engine.self_response(of, cotangent)
     native = native_for(backend, of.weight)
     if native is not None:
         return device.self_response(native, of, cotangent)

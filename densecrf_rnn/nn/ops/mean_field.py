@@ -1,15 +1,15 @@
 """All iterations of a mean field as one operator, and its backward pass as another."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from ... import checks, engines
-from .. import stepwise
+from .. import stepwise, torch_engine
 from . import device, dispatch
-from .dispatch import empty_like, native_for, no_second_derivative, operator
+from .dispatch import empty_like, in_torch, native_for, no_second_derivative, operator
 from .kernels import Grid, Kernels, Parts, is_given, over_images, rows
 
 
@@ -48,7 +48,11 @@ def mean_field(
         raise TypeError(f"logits is {logits.dtype} but coupling {coupling.dtype}")
     k = Kernels.unflatten(kernels, Grid(size, deviation, normalization, self_term))
     native = native_for(backend, logits)
-    shape = _saved_shape(logits, iterations, keep, memory_budget, native)
+    shape = _saved_shape(logits, iterations, keep, memory_budget, native, backend)
+    if in_torch(backend, logits):
+        device.refuse_values(logits, coupling)
+        saved = logits.new_empty(shape)
+        return torch_engine.mean_field(logits, coupling, k, iterations, saved.unbind()), saved
     if native is not None:
         saved = logits.new_empty(shape)
         return device.mean_field(native, logits, coupling, k, iterations, storage, saved), saved
@@ -62,30 +66,39 @@ def mean_field(
     problems = [engines.Problem(*image) for image in zip(*arrays, strict=True)]
     options = (iterations, False, memory_budget // max(batch, 1), torch.get_num_threads())
     if not engine.mean_field(problems, c, *options):
-        checks.logits_values(logits, batched=True)
-        raise ValueError(
-            "the engine rejected the values of logits, but the checks find no fault in them; "
-            "please report this"
-        )
+        refuse_logits(logits)
     return refined, torch.from_numpy(kept)
+
+
+def refuse_logits(logits: Tensor) -> NoReturn:
+    """Raise ValueError for logits [B, L, N] whose values an engine rejected."""
+    checks.logits_values(logits, batched=True)
+    raise ValueError(
+        "the engine rejected the values of logits, but the checks find no fault in them; "
+        "please report this"
+    )
 
 
 @mean_field.register_fake
 def _(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     *_, iterations, keep, memory_budget, _, backend = args
     native = native_for(backend, logits)
-    shape = _saved_shape(logits, iterations, keep, memory_budget, native)
+    shape = _saved_shape(logits, iterations, keep, memory_budget, native, backend)
     return logits.new_empty(logits.shape), logits.new_empty(shape)
 
 
 def _saved_shape(
-    logits: Tensor, iterations: int, keep: bool, memory_budget: int, native: Any
+    logits: Tensor, iterations: int, keep: bool, memory_budget: int, native: Any, backend: str
 ) -> tuple[int, ...]:
     """Return the shape of the saved marginals of all iterations; empty without `keep`.
 
     On a CPU the shape does not depend on the budget, because the engine keeps to it by writing only
     part of the array, and pages that are never written take no memory.
     """
+    if in_torch(backend, logits):
+        batch, labels, points = logits.shape
+        size = iterations * logits.numel() * logits.element_size()
+        return (iterations if keep and size <= memory_budget else 0, batch, points, labels)
     if native is not None:
         return device.saved_shape(logits, iterations, keep, memory_budget)
     batch, labels, points = logits.shape
@@ -128,6 +141,9 @@ def mean_field_backward(
     """
     k = Kernels.unflatten(kernels, Grid(size, deviation, normalization, self_term))
     batch = len(logits)
+    if in_torch(backend, logits):
+        given = (logits, saved.unbind(), coupling, k, iterations, wanted)
+        return torch_engine.mean_field_backward(d_refined, *given)
     parts = _wanted_parts(k, wanted)
     d_parts = [p.new_empty(batch, *p.shape[1:]) if is_given(p) else p.clone() for p in parts]
     groups = Parts.groups(d_parts)

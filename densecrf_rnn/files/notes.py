@@ -1,0 +1,5 @@
+"""The category of warnings that say how a file was read, where its metadata left a choice."""
+
+
+class FileNote(UserWarning):
+    """Says what was done with a file; nothing has to be changed."""
