@@ -11,6 +11,11 @@ from typing import Any
 
 Settings = dict[str, Any]
 PAIRS = ("scales", "crop", "window")  # settings of two numbers
+CHOICES = {
+    "optimizer": ("sgd", "adamw"), "schedule": ("fixed", "poly"), "loss": ("softmax", "robust"),
+    "reduction": ("sum", "mean"), "initial_compatibility": ("potts", "zero", "random"),
+    "spatial": ("grid", "lattice"),
+}
 
 
 @dataclass(frozen=True)
@@ -26,14 +31,23 @@ class Config:
     at_once, width : see `networks.VGG16FCN`
     crf : bool
         Whether the network has a head, which is trained. The next settings are those of `CRFRNN`.
+    initial_compatibility : {"potts", "zero", "random"}
+        What a learned compatibility starts from; "random" draws entries of standard deviation
+        1 / sqrt(labels), which have the size of the identity.
+    spatial : {"grid", "lattice"}
+        How the kernel of positions alone is filtered; the published nets use a lattice.
     freeze_fcn : bool
         Train the head alone.
-    loss : {"sum", "mean"}
-        Sum of the pixels' cross-entropies per image, unnormalised as in the paper, or their mean.
+    loss : {"softmax", "robust"}
+        Of a pixel: its cross-entropy, or the robust log-likelihood that section 6 tried.
+    reduction : {"sum", "mean"}
+        Sum of the pixels' losses per image, unnormalised as in the paper, or their mean.
     bias_lr : float
         Multiplier of the learning rate for biases, which have no weight decay.
     lr_kernel_weights, lr_compatibility : float
         Multipliers of the learning rate for these parameters.
+    lr_head : float
+        Multiplies both of these.
     crf_weight_decay : bool
         Whether weight decay applies to the head's parameters.
     schedule : {"fixed", "poly"}
@@ -58,6 +72,7 @@ class Config:
     crf: bool = False
     kernel_weights: str = "diagonal"
     compatibility: str = "learned"
+    initial_compatibility: str = "potts"
     tied: bool = True
     update: str = "softmax"
     iterations: int = 5
@@ -67,6 +82,7 @@ class Config:
     theta_gamma: float = 3.0
     w_bilateral: float = 5.0
     w_spatial: float = 3.0
+    spatial: str = "grid"
     freeze_fcn: bool = False
 
     optimizer: str = "sgd"
@@ -76,9 +92,11 @@ class Config:
     bias_lr: float = 2.0
     lr_kernel_weights: float = 1e4
     lr_compatibility: float = 1e3
+    lr_head: float = 1.0
     crf_weight_decay: bool = True
     schedule: str = "fixed"
-    loss: str = "sum"
+    loss: str = "softmax"
+    reduction: str = "sum"
     batch: int = 1
     steps: int = 100_000
     seed: int = 0
@@ -97,8 +115,7 @@ class Config:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         for each in fields(self):
             self._check_kind(each.name, getattr(self, each.name), each.default)
-        for name, allowed in (("optimizer", ("sgd", "adamw")), ("schedule", ("fixed", "poly")),
-                              ("loss", ("sum", "mean"))):
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}"
@@ -106,6 +123,11 @@ class Config:
         for name in ("batch", "steps"):
             if getattr(self, name) < (name == "batch"):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.initial_compatibility != "potts" and self.compatibility != "learned":
+            raise ValueError(
+                f"initial_compatibility is {self.initial_compatibility!r}, but compatibility is "
+                f"{self.compatibility!r}, which is Potts throughout; set compatibility=learned"
+            )
         if self.freeze_fcn and not self.crf:
             raise ValueError("freeze_fcn leaves nothing to train without a head; add crf=True")
         if self.cache and (self.backbone != "mobilenetv2" or self.crop
@@ -161,8 +183,8 @@ class Recipe:
 # Sections 6 and 7 of the paper, and the solver settings of the FCN authors that it uses. The paper
 # does not give the number of training steps; 30,000 is our choice.
 _PAPER = {"backbone": "vgg16", "dataset": "voc", "optimizer": "sgd", "momentum": 0.99,
-          "weight_decay": 5e-4, "bias_lr": 2.0, "loss": "sum", "batch": 1, "schedule": "fixed",
-          "iterations": 5, "eval_iterations": 10, "lr_kernel_weights": 1e4,
+          "weight_decay": 5e-4, "bias_lr": 2.0, "reduction": "sum", "batch": 1,
+          "schedule": "fixed", "iterations": 5, "eval_iterations": 10, "lr_kernel_weights": 1e4,
           "lr_compatibility": 1e3}
 _FCN_STAGES = ({"stride": 32, "lr": 1e-10, "steps": 100_000},
                {"stride": 16, "lr": 1e-12, "steps": 100_000},
@@ -187,7 +209,7 @@ RECIPES = {
     ),
     "modern": Recipe(
         {"backbone": "vgg16", "dataset": "voc", "at_once": True, "optimizer": "sgd",
-         "momentum": 0.9, "weight_decay": 5e-4, "bias_lr": 2.0, "loss": "mean", "batch": 8,
+         "momentum": 0.9, "weight_decay": 5e-4, "bias_lr": 2.0, "reduction": "mean", "batch": 8,
          "schedule": "poly", "lr_kernel_weights": 100.0, "lr_compatibility": 10.0,
          "crf_weight_decay": False, "flip": True, "scales": (0.5, 2.0), "crop": (480, 480),
          "autocast": True},
@@ -197,9 +219,9 @@ RECIPES = {
     # For two cores: most layers of MobileNetV2 keep their ImageNet weights and are computed once.
     "small": Recipe(
         {"backbone": "mobilenetv2", "dataset": "camvid", "optimizer": "adamw",
-         "weight_decay": 0.01, "bias_lr": 1.0, "loss": "mean", "batch": 4, "schedule": "poly",
-         "lr_kernel_weights": 10.0, "lr_compatibility": 10.0, "crf_weight_decay": False,
-         "flip": True, "window": (176, 240), "cache": True},
+         "weight_decay": 0.01, "bias_lr": 1.0, "reduction": "mean", "batch": 4,
+         "schedule": "poly", "lr_kernel_weights": 10.0, "lr_compatibility": 10.0,
+         "crf_weight_decay": False, "flip": True, "window": (176, 240), "cache": True},
         ({"lr": 1e-3, "steps": 1_500},), {"lr": 2e-4, "steps": 500},
         "ImageNet's MobileNetV2 (torchvision's)", seeds=3,
     ),

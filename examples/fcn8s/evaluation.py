@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from densecrf_rnn.files import replaced
@@ -84,6 +85,22 @@ def confusions(model, pictures: Pictures, iterations, device="cpu", widths=()) -
             if widths:
                 row[1:] = trimap_confusions(truth, prediction, widths, labels, IGNORE)
     return out
+
+
+@torch.no_grad()
+def loss_and_confusion(model, pictures: Pictures, device="cpu") -> tuple[float, np.ndarray]:
+    """Return the mean softmax loss per scored pixel and the confusion matrix of all images."""
+    labels = len(pictures.classes)
+    total, count, confusion = 0.0, 0, np.zeros((labels, labels), np.int64)
+    model.eval().to(device)
+    for i in tqdm(range(len(pictures)), f"losses on {pictures.name}", leave=False, disable=None):
+        truth = pictures.labels(i)
+        logits = model(to_tensor(pictures.image(i))[None].to(device))
+        target = torch.from_numpy(truth).long()[None].to(device)
+        total += float(cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum"))
+        count += int((truth != IGNORE).sum())
+        confusion += confusion_matrix(truth, labels_of(logits), labels, IGNORE)
+    return total / max(1, count), confusion
 
 
 def stored_confusions(path: Path, made_of: str, make) -> np.ndarray:

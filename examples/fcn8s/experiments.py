@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from . import evaluation, figures
-from .study import Study, is_first, load_trained, provenance, summary
+from .design import convergence, gradients, loss_iu
+from .study import Study, provenance, summary
+from .tables import gain, interval, number, study_mean, write
+from .training import is_first, load_trained
 
 # Mean IU in percent. Reduced VOC 2012 validation list, without and with COCO; Context's val list.
 TABLE_1 = {"plain": (61.3, 68.3), "disconnected": (63.7, 69.5), "end-to-end": (69.6, 72.9)}
@@ -35,13 +38,7 @@ def scored(study: Study, name: str, seed: int) -> np.ndarray:
         changes = study.untrained(checkpoint)
         return study.confusions(checkpoint, "disconnected", changes=changes)[:, 0, 0]
     config = study.row_config(name, seed)
-    return after(study, name, seed, config.eval_iterations if config.crf else 0)
-
-
-def after(study: Study, name: str, seed: int, iterations: int | None) -> np.ndarray:
-    """Return confusion matrices [images, L, L] after some iterations (None: the row's own)."""
-    stored = "own" if iterations is None else f"T{iterations}"
-    return study.confusions(study.row(name, seed), stored, iterations=(iterations,))[:, 0, 0]
+    return study.after(name, seed, config.eval_iterations if config.crf else 0)
 
 
 def table1(study: Study, coco: bool = False) -> Path:
@@ -98,7 +95,7 @@ def ablations(study: Study) -> Path:
                     checkpoint, "initial", changes=study.untrained(checkpoint))
                 array = array[:, 0, 0]
             else:
-                array = after(study, row, seed, iterations)
+                array = study.after(row, seed, iterations)
             found.setdefault((row, iterations), []).append(array)
     rows, dots = [], []
     for text, changed, unchanged, paper in ABLATIONS:
@@ -187,45 +184,5 @@ def figure3(study: Study, count: int = 5) -> Path:
 
 
 EXPERIMENTS = {"table1": table1, "table3": context, "ablations": ablations,
-               "iterations": iterations, "trimap": trimap, "figure3": figure3}
-
-
-# --- Markdown ------------------------------------------------------------------------------------
-
-
-def gain(study, after, before) -> tuple[float, float]:
-    """Return the mean gain of a row over another across seeds, and half its 95 % interval.
-
-    The same seed began with the same network, so differences are taken pair by pair.
-    """
-    pairs = [np.stack(pair, 1) for pair in zip(after, before, strict=True)]
-    return summary(pairs, lambda c: study.score(c[0]) - study.score(c[1]))
-
-
-def study_mean(study, per_seed) -> float:
-    """Return the mean score over seeds."""
-    return float(np.mean([study.score(array.sum(0, dtype=np.int64)) for array in per_seed]))
-
-
-def number(value, sign=False) -> str:
-    """Format a number with two digits; None gives an empty string."""
-    return "" if value is None else f"{value:+.1f}" if sign else f"{value:.1f}"
-
-
-def interval(value, half, sign=False) -> str:
-    """Format a number and, if known, half the width of its interval."""
-    text = f"{value:+.2f}" if sign else f"{value:.2f}"
-    return text if np.isnan(half) else f"{text} ± {half:.2f}"
-
-
-def write(study: Study, name: str, header, rows, trained, note: str) -> Path:
-    """Write a Markdown file with a table, its figure and the origin of its numbers."""
-    path = study.out / f"{name}.md"
-    if is_first():
-        lines = [f"# {name}", "", provenance(study, trained), "",
-                 "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-        lines += ["| " + " | ".join(row) + " |" for row in rows]
-        lines += ["", note] * bool(note) + ["", f"![]({name}.png)"]
-        path.write_text("\n".join(lines) + "\n")
-        print(path.read_text())
-    return path
+               "iterations": iterations, "gradients": gradients, "convergence": convergence,
+               "loss-iu": loss_iu, "trimap": trimap, "figure3": figure3}

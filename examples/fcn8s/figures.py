@@ -38,7 +38,7 @@ def dots(path: Path, rows, xlabel: str, zero: bool = False) -> None:
     figure.savefig(path, dpi=150)
 
 
-def curves(path: Path, x, series, xlabel: str, ylabel: str) -> None:
+def curves(path: Path, x, series, xlabel: str, ylabel: str, marker: str = "o") -> None:
     """Draw lines with a band each.
 
     Parameters
@@ -49,8 +49,26 @@ def curves(path: Path, x, series, xlabel: str, ylabel: str) -> None:
     axes = figure.subplots()
     for name, (values, halves) in series.items():
         values, halves = np.asarray(values), np.nan_to_num(np.asarray(halves))
-        line, = axes.plot(x, values, "o-", markersize=3, label=name)
+        line, = axes.plot(x, values, f"{marker}-", markersize=3, label=name)
         axes.fill_between(x, values - halves, values + halves, alpha=0.2, color=line.get_color())
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)
+
+
+def scatter(path: Path, points, xlabel: str, ylabel: str) -> None:
+    """Draw points, in a colour for each name.
+
+    Parameters
+    ----------
+    points : dict of name -> list of (x, y)
+    """
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, pairs in points.items():
+        axes.plot(*zip(*pairs, strict=True), "o", markersize=4, label=name)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.legend()

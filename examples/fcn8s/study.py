@@ -36,6 +36,15 @@ ROWS = {
     "ten-iterations": {"crf": True, "iterations": 10},
     "untied": {"crf": True, "tied": False},
     "relu": {"crf": True, "update": "relu"},
+    "robust": {"crf": True, "loss": "robust"},
+    # Untied copies start equal and part only if the head learns fast.
+    "fast-head": {"crf": True, "lr_head": 10.0},
+    "untied-fast": {"crf": True, "tied": False, "lr_head": 10.0},
+    "zero-compatibility": {"crf": True, "initial_compatibility": "zero"},
+    "random-compatibility": {"crf": True, "initial_compatibility": "random"},
+    # The released code's CRF instead of one found by a search.
+    "no-search": {"crf": True, "theta_alpha": 160.0, "theta_beta": 3.0, "w_bilateral": 5.0,
+                  "w_spatial": 3.0},
 }
 # Of a study, and not for --set: its seeds, and the rows that have a head.
 OWN = ("seed", "crf", "freeze_fcn")
@@ -158,19 +167,24 @@ class Study:
 
     # --- runs ---
 
-    def _train(self, config: Config, folder: Path, init) -> Path:
+    def train(self, config: Config, folder: Path, init, stop_at: int | None = None) -> Path:
+        """Train one run of this study and return its checkpoint; see `training.train`."""
         return train(
             config, self.parts(config.dataset)["train"], folder, init=init, device=self.device,
             workers=self.workers, cache_folder=self.out, tensorboard=self.tensorboard,
+            stop_at=stop_at,
         )
 
-    def base(self, seed: int) -> Path:
-        """Return the checkpoint of the network without a CRF, from which all rows start."""
+    def base(self, seed: int, stages: int | None = None) -> Path | None:
+        """Return the checkpoint of the network without a CRF, from which all rows start.
+
+        `stages` ends earlier, after so many; after none it is the file of initial weights, if any.
+        """
         checkpoint = self.init
-        for number, config in enumerate(self.stages(seed), 1):
+        for number, config in enumerate(self.stages(seed)[:stages], 1):
             folder = self.out / f"base-{number}-seed{seed}"
-            checkpoint = self._train(config, folder, checkpoint)
-        return Path(checkpoint)
+            checkpoint = self.train(config, folder, checkpoint)
+        return None if checkpoint is None else Path(checkpoint)
 
     def crf_settings(self, checkpoint: Path) -> dict:
         """Those with which an untrained CRF serves a trained network best, or the recipe's.
@@ -182,7 +196,7 @@ class Study:
             return {name: getattr(config, name) for name in evaluation.START}
         path = checkpoint.parent / "crf.json"
         select = self.parts(self.dataset)["select"]
-        made_of = self._made_of(
+        made_of = self.made_of(
             checkpoint, select, [self.head(), self.score_classes, evaluation.SEARCH])
         known = json.loads(path.read_text()) if path.exists() else {}
         if known.get("made_of") != made_of and is_first():
@@ -195,17 +209,18 @@ class Study:
         wait()
         return json.loads(path.read_text())["chosen"]
 
-    def _made_of(self, checkpoint: Path, pictures: datasets.Pictures, settings) -> str:
+    def made_of(self, checkpoint: Path | None, pictures: datasets.Pictures, settings) -> str:
         """Return a text that names everything a result depends on."""
-        return json.dumps([digests.of_file(checkpoint), digests.of_pictures(pictures), settings])
+        weights = None if checkpoint is None else digests.of_file(checkpoint)
+        return json.dumps([weights, digests.of_pictures(pictures), settings])
 
     def row(self, name: str, seed: int) -> Path:
         """Train a row unless that is done, and return its checkpoint."""
         base = self.base(seed)
         config = self.row_config(name, seed)
         if config.crf:
-            config = config.with_(**self.crf_settings(base))
-        return self._train(config, self.out / f"{name}-seed{seed}", base)
+            config = config.with_(**{**self.crf_settings(base), **ROWS[name]})
+        return self.train(config, self.out / f"{name}-seed{seed}", base)
 
     def untrained(self, checkpoint: Path) -> dict:
         """Return the settings that add an untrained CRF to a checkpoint."""
@@ -219,7 +234,7 @@ class Study:
         changes = changes or {}
         part = f"-first-{self.limit}" if self.limit else ""
         path = checkpoint.parent / f"confusions-{name}{part}.npz"
-        made_of = self._made_of(checkpoint, self.report, [iterations, widths, changes])
+        made_of = self.made_of(checkpoint, self.report, [iterations, widths, changes])
 
         def make():
             model, _ = load_trained(checkpoint, self.labels, **changes)
@@ -229,6 +244,11 @@ class Study:
             evaluation.stored_confusions(path, made_of, make)
         wait()
         return evaluation.stored_confusions(path, made_of, make)
+
+    def after(self, name: str, seed: int, iterations: int | None) -> np.ndarray:
+        """Return a row's confusion matrices [images, L, L] after some iterations, or its own."""
+        stored = "own" if iterations is None else f"T{iterations}"
+        return self.confusions(self.row(name, seed), stored, iterations=(iterations,))[:, 0, 0]
 
     def score(self, confusion) -> float:
         """Return the mean IU of a confusion matrix in percent."""
@@ -246,11 +266,13 @@ class Study:
         """
         same = {}
         for name in names:
-            config = self.row_config(name, 0)
-            other = same.setdefault(config, name)
+            # A row that names settings of the CRF differs from those for which they are searched.
+            own = self.search and not evaluation.START.keys().isdisjoint(ROWS[name])
+            other = same.setdefault((self.row_config(name, 0), own), name)
             if other != name:
                 theirs = {*ROWS[name], *ROWS[other]}
                 given = [s for s in (*self.settings, *self.row_settings) if s in theirs]
+                given += ["--no-search"] * (not given)
                 raise ValueError(
                     f"the rows {other!r} and {name!r} of this table are the same with "
                     f"{', '.join(given)} as given; leave that away"
@@ -270,7 +292,7 @@ class Study:
         seconds, known = 0.0, {}
         for config, steps in todo:
             kind = (config.dataset, config.stride, config.crf, config.iterations, config.update,
-                    config.freeze_fcn)
+                    config.freeze_fcn, config.loss)
             if kind not in known:
                 known[kind] = self.seconds_per_step(config)
             seconds += steps * known[kind]
@@ -342,17 +364,28 @@ def summary(per_seed, score) -> tuple[float, float]:
     With several seeds the interval is Student's, over seeds; with one it is the bootstrap's, over
     pictures, the wider of its sides, and NaN if there is one picture.
     """
-    values = np.array([score(array.sum(0, dtype=np.int64)) for array in per_seed])
+    values = [score(array.sum(0, dtype=np.int64)) for array in per_seed]
     if len(values) > 1:
-        from scipy.stats import t
-
-        error = values.std(ddof=1) / np.sqrt(len(values))
-        return float(values.mean()), float(error * t.ppf(0.975, len(values) - 1))
+        return student(values)
     value = float(values[0])
     if len(per_seed[0]) == 1:
         return value, float("nan")
     low, high = bootstrap_interval(per_seed[0], score, resamples=500)
     return value, float(max(high - value, value - low))
+
+
+def student(values) -> tuple[float, float]:
+    """Return the mean of some numbers and half the width of Student's 95 % interval.
+
+    The interval of a single number is NaN.
+    """
+    from scipy.stats import t
+
+    values = np.asarray(values, float)
+    if len(values) == 1:
+        return float(values[0]), float("nan")
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean()), float(error * t.ppf(0.975, len(values) - 1))
 
 
 def provenance(study: Study, names) -> str:

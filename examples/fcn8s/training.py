@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from densecrf_rnn import CRFRNN, CRFParams
 from densecrf_rnn.files import replaced
+from densecrf_rnn.nn.losses import robust_log_likelihood
 
 from . import digests, weights
 from .config import Config
@@ -42,13 +43,22 @@ def make_crf(config: Config, labels: int) -> CRFRNN:
     params = CRFParams(
         theta_alpha=config.theta_alpha, theta_beta=config.theta_beta,
         theta_gamma=config.theta_gamma, w_bilateral=config.w_bilateral, w_spatial=config.w_spatial,
+        spatial=config.spatial,
     )
-    return CRFRNN(
+    crf = CRFRNN(
         labels, params=params, iterations=config.iterations,
         eval_iterations=config.eval_iterations if config.tied else config.iterations,
         kernel_weights=config.kernel_weights, compatibility=config.compatibility,
         tied=config.tied, update=config.update,
     )
+    with torch.no_grad():
+        if config.initial_compatibility == "zero":
+            crf.compatibility.zero_()
+        elif config.initial_compatibility == "random":
+            generator = torch.Generator().manual_seed(config.seed)
+            random = torch.randn(labels, labels, generator=generator) / labels**0.5
+            crf.compatibility.copy_(random.expand_as(crf.compatibility))
+    return crf
 
 
 def make_optimizer(model: FCNCRF, config: Config) -> torch.optim.Optimizer:
@@ -62,10 +72,10 @@ def make_optimizer(model: FCNCRF, config: Config) -> torch.optim.Optimizer:
          "weight_decay": 0.0},
     ]
     if model.crf is not None:
-        multipliers = {"kernel_weights": config.lr_kernel_weights}
+        multipliers = {"kernel_weights": config.lr_kernel_weights * config.lr_head}
         if config.compatibility == "learned":
-            multipliers["compatibility"] = config.lr_compatibility
-        for group in model.crf.parameter_groups(config.lr, loss=config.loss, **multipliers):
+            multipliers["compatibility"] = config.lr_compatibility * config.lr_head
+        for group in model.crf.parameter_groups(config.lr, loss=config.reduction, **multipliers):
             groups.append({**group, "weight_decay": decay if config.crf_weight_decay else 0.0})
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "adamw":
@@ -86,8 +96,10 @@ def set_rates(optimizer, config: Config, step: int) -> None:
 
 def loss_of(logits, labels, config: Config, world: int = 1):
     """Return a process's loss, scaled so that averaged gradients are the batch's."""
-    total = cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
-    if config.loss == "sum":
+    losses = {"softmax": cross_entropy, "robust": robust_log_likelihood}
+    total = losses[config.loss](
+        logits.float(), labels, ignore_index=IGNORE, reduction="sum")
+    if config.reduction == "sum":
         return total * world / config.batch
     scored = (labels != IGNORE).sum()
     if world > 1:
@@ -151,7 +163,8 @@ def train(
     state = None
     if checkpoint.exists():
         state = read_checkpoint(checkpoint)
-        before = {**state["config"], **state["made_of"]}
+        # Settings that did not exist when a run was made have their defaults.
+        before = {**asdict(Config()), **state["config"], **state["made_of"]}
         differing = [k for k, v in {**asdict(config), **made_of}.items() if before.get(k) != v]
         if differing:
             raise ValueError(
