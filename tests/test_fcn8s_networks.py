@@ -1,6 +1,5 @@
 """The networks of examples/fcn8s are the published ones, and take the published weights."""
 
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from fcn8s import caffemodel, weights  # noqa: E402
 from fcn8s.networks import (  # noqa: E402
     FCNCRF, MobileNetV2FCN, VGG16FCN, bilinear_kernel, parameter_count,
 )
+from fcn8s_files import bytes_field, caffe, caffe_layers, small  # noqa: E402
 
 NETS = Path(__file__).parents[1] / "../shared/data/nets"
 # voc-fcn8s as published: the outputs of its layers, and its rows and columns for 500 x 500.
@@ -30,19 +30,6 @@ PUBLISHED_WEIGHTS = (
     (512, 512, 3), (4096, 512, 7), (4096, 4096, 1), (21, 4096, 1), (21, 512, 1), (21, 256, 1),
 )
 PUBLISHED_DECONVOLUTIONS = ((21, 21, 4), (21, 21, 4), (21, 21, 16))
-
-
-def small(labels=5, width=32, **options):
-    """A thin FCN with weights that let each layer show in the output."""
-    torch.manual_seed(0)
-    net = VGG16FCN(labels, width=width, **options).eval()
-    for name, p in net.named_parameters():
-        with torch.no_grad():
-            if name.startswith("score"):
-                p.normal_()
-            elif name.endswith("weight") and not name.startswith("upscore"):
-                p.normal_(std=(2 / p[0].numel()) ** 0.5)
-    return net
 
 
 # --- golden: the published net -------------------------------------------------------------------
@@ -191,51 +178,6 @@ def test_mobilenet_of_imagenet_fills_all_but_the_score_layers():
 # --- weights from elsewhere ----------------------------------------------------------------------
 
 
-def varint(n):
-    out = b""
-    while n > 0x7F:
-        out, n = out + bytes([n & 0x7F | 0x80]), n >> 7
-    return out + bytes([n])
-
-
-def part(number, payload):
-    """A field of bytes."""
-    return varint(number << 3 | 2) + varint(len(payload)) + payload
-
-
-def number(field, value):
-    return varint(field << 3) + varint(value)
-
-
-def blob(array, kind="new"):
-    array = np.asarray(array, np.float32)
-    if kind == "new":
-        shape = part(7, part(1, b"".join(map(varint, array.shape))))
-        return shape + part(5, array.tobytes())
-    if kind == "double":
-        return part(7, b"".join(number(1, n) for n in array.shape)) + part(
-            8, array.astype(np.float64).tobytes())
-    four = (1,) * (4 - array.ndim) + array.shape
-    shape = b"".join(number(i, n) for i, n in enumerate(four, 1))
-    # One by one, as very old files have them: field 5 of four bytes each.
-    return shape + b"".join(varint(5 << 3 | 5) + struct.pack("<f", x) for x in array.ravel())
-
-
-def caffe(layers, kind="new"):
-    """A .caffemodel: layers of names and arrays."""
-    file = part(1, b"net") + number(7, 1)
-    for name, arrays in layers.items():
-        if kind == "old":
-            message = part(4, name.encode()) + number(5, 4)
-            message += b"".join(part(6, blob(a, kind)) for a in arrays)
-            file += part(2, message)
-        else:
-            message = part(1, name.encode()) + part(2, b"Convolution")
-            message += b"".join(part(7, blob(a, kind)) for a in arrays)
-            file += part(100, message)
-    return file
-
-
 @pytest.mark.parametrize("kind", ["new", "old", "double"])
 def test_caffemodel_is_read_as_it_was_written(tmp_path, kind):
     rng = np.random.default_rng(0)
@@ -280,24 +222,13 @@ def test_caffemodel_written_by_protobuf_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-5], lambda b: b"\xff" * 20, lambda b: b"",
-                                    lambda b: part(100, part(1, b"x") + part(7, part(5, b"123")))])
+                                    lambda b: bytes_field(100, bytes_field(1, b"x") + bytes_field(
+                                        7, bytes_field(5, b"123")))])
 def test_damaged_caffemodel_is_refused_in_a_sentence(tmp_path, damage):
     path = tmp_path / "net.caffemodel"
     path.write_bytes(damage(caffe({"conv": [np.ones((2, 3))]})))
     with pytest.raises(ValueError, match="net.caffemodel (cannot be read|holds no layer)"):
         caffemodel.read(path)
-
-
-def caffe_layers(net, crf=None, old_names=False):
-    """A net's weights as the published Caffe models hold them."""
-    names = {v: k for k, v in weights.OLD_NAMES.items()} if old_names else {}
-    layers = {}
-    for name, p in net.state_dict().items():
-        layer, _ = name.split(".")
-        layers.setdefault(names.get(layer, layer), []).append(p.numpy())
-    if crf is not None:
-        layers["inference1"] = [m[None, None] for m in crf]
-    return layers
 
 
 @pytest.mark.parametrize("old_names", [False, True])

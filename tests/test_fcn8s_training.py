@@ -18,8 +18,8 @@ from fcn8s.config import RECIPES, Config, parse_setting  # noqa: E402
 from fcn8s.stream import Stream, batches, collate  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-TINY = Config(dataset="camvid", lr=1e-3, loss="mean", momentum=0.9, batch=2, steps=6, flip=True,
-              theta_alpha=8.0, lr_kernel_weights=1.0, lr_compatibility=1.0)
+TINY = Config(dataset="camvid", lr=1e-3, reduction="mean", momentum=0.9, batch=2, steps=6,
+              flip=True, theta_alpha=8.0, lr_kernel_weights=1.0, lr_compatibility=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,8 @@ def test_the_papers_recipe_is_the_papers():
     row = Config().with_(**recipe.common, **recipe.rows, crf=True)
     assert (row.lr, row.momentum, row.batch) == (1e-13, 0.99, 1)
     assert (row.iterations, row.eval_iterations) == (5, 10)
-    assert (row.loss, row.schedule, row.backbone) == ("sum", "fixed", "vgg16")
+    assert (row.loss, row.reduction, row.schedule) == ("softmax", "sum", "fixed")
+    assert row.backbone == "vgg16"
     assert (row.theta_alpha, row.theta_beta, row.theta_gamma) == (160, 3, 3)
     stages = [(s["stride"], s["lr"]) for s in recipe.stages]
     assert stages == [(32, 1e-10), (16, 1e-12), (8, 1e-14)]
@@ -229,7 +230,7 @@ def test_the_mean_loss_ignores_what_is_not_scored():
     logits = torch.randn(2, 3, 4, 5)
     labels = torch.randint(0, 3, (2, 4, 5))
     labels[0] = 255
-    config = TINY.with_(loss="mean")
+    config = TINY.with_(reduction="mean")
     wanted = torch.nn.functional.cross_entropy(logits[1:], labels[1:])
     torch.testing.assert_close(training.loss_of(logits, labels, config), wanted)
     nothing = training.loss_of(logits, torch.full_like(labels, 255), config)
@@ -293,7 +294,7 @@ def test_curves_go_to_tensorboard_too(pictures, tmp_path):
 
 @pytest.mark.parametrize("changes, message", [
     ({"lr_rate": 1}, "there is no setting 'lr_rate'; there are dataset"),
-    ({"loss": "max"}, "loss is 'max'; it must be one of sum, mean"),
+    ({"loss": "max"}, "loss is 'max'; it must be one of softmax, robust"),
     ({"batch": 0}, "batch is 0"),
     ({"freeze_fcn": True}, "leaves nothing to train"),
     ({"cache": True, "scales": (0.5, 2)}, "cache stores features of whole pictures"),
@@ -336,7 +337,7 @@ def test_two_processes_of_torchrun_learn_what_one_does(data, pictures, tmp_path,
         "networks.nn.Dropout.forward = lambda self, x: x\n"
         f"pictures = datasets.load('camvid', {str(data)!r})['train']\n"
         "for loss in ('mean', 'sum'):\n"
-        f"    config = Config(loss=loss, **{SHARED})\n"
+        f"    config = Config(reduction=loss, **{SHARED})\n"
         f"    training.train(config, pictures, {str(tmp_path)!r} + '/two-' + loss)\n"
     )
     path = os.pathsep.join([str(ROOT / "examples"), str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -348,7 +349,7 @@ def test_two_processes_of_torchrun_learn_what_one_does(data, pictures, tmp_path,
     assert done.returncode == 0, done.stderr
     monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)
     for loss in ("mean", "sum"):
-        config = Config(loss=loss, **SHARED)
+        config = Config(reduction=loss, **SHARED)
         start = training.build(config, 11).state_dict()
         training.train(config, pictures, tmp_path / f"one-{loss}")
         one, two = (load(tmp_path / f"{n}-{loss}")["model"] for n in ("one", "two"))

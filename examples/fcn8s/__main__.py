@@ -4,14 +4,15 @@ import argparse
 import os
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from densecrf_rnn.metrics import mean_iu
 
-from . import datasets, download, evaluation
-from .config import RECIPES, Config, parse_setting
+from . import datasets, download, evaluation, predict, published
+from .config import RECIPES, Config, Recipe, parse_setting
 from .experiments import EXPERIMENTS
 from .study import Study
 from .training import load_trained, read_checkpoint, train
@@ -22,6 +23,8 @@ Two cores, CamVid, torchvision's MobileNetV2; the expected hours are printed fir
 The paper's recipe (a GPU, days; VOC 2012 and SBD, the published FCN-8s):
   python -m fcn8s table1 --recipe paper-published-fcn --data DATA --device cuda \\
       --init fcn8s-heavy-pascal.caffemodel --out runs/voc
+Published weights alone (VOC 2012 and SBD), without training:
+  python -m fcn8s published --init TVG_CRFRNN_COCO_VOC.caffemodel --data DATA --out runs/published
 Several processes:
   torchrun --nproc-per-node 4 -m fcn8s table1 --recipe modern --device cuda ...
 To continue an interrupted command, run it again.
@@ -54,6 +57,36 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("train", help="Train one network.")
     common(one)
     one.add_argument("--stop-at", type=int, metavar="STEP", help="stop here; run again to continue")
+    one = commands.add_parser(
+        "published", help="Score published weights: rows of Table 1 by inference alone.")
+    one.add_argument("--init", type=Path, nargs="+", required=True, metavar="FILE",
+                     help=".caffemodel of FCN-8s or CRF-RNN, or a model of crfasrnn_pytorch")
+    one.add_argument("--data", type=Path, required=True, help="folder of VOC 2012 and SBD")
+    one.add_argument("--out", type=Path, required=True, help="folder for scores")
+    one.add_argument("--iterations", type=int, default=10, metavar="T", help="default 10")
+    one.add_argument("--size", type=int, default=published.SIZE, metavar="N",
+                     help="pad images to N x N (default 500, as published; 0: do not pad)")
+    one.add_argument("--no-search", action="store_true",
+                     help="disconnected row: the released CRF (160 / 3 / 3, weights 5 and 3)")
+    one.add_argument("--limit", type=int, metavar="N", help="score only the first N images")
+    one.add_argument("--device", default="cpu")
+    one.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    one = commands.add_parser("predict", help="Label images with a trained or published network.")
+    one.add_argument("checkpoint", type=Path,
+                     help="last.pt, .caffemodel or a model of crfasrnn_pytorch")
+    one.add_argument("images", type=Path, nargs="+",
+                     help="images or folders; with --voc-test the folder of VOCdevkit")
+    one.add_argument("--out", type=Path, required=True, help="folder for NAME.png")
+    one.add_argument("--logits", action="store_true",
+                     help="also write NAME.npy: the network's logits, for densecrf-rnn refine")
+    one.add_argument("--iterations", type=int, metavar="T", help="default: the checkpoint's")
+    one.add_argument("--size", type=int, metavar="N",
+                     help="pad images to N x N (default: 500 for a published net, else 0)")
+    one.add_argument("--voc-test", type=int, nargs="?", const=2012, choices=predict.YEARS,
+                     metavar="YEAR", help="label the test list of VOC (default 2012) and pack "
+                     "results.tgz for its evaluation server")
+    one.add_argument("--device", default="cpu")
+    one.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
     one = commands.add_parser("evaluate", help="Compute the mean IU of a checkpoint.")
     one.add_argument("checkpoint", type=Path)
     one.add_argument("--data", type=Path, required=True)
@@ -69,10 +102,12 @@ def parser() -> argparse.ArgumentParser:
 
 def common(one: argparse.ArgumentParser) -> None:
     """Declare the arguments of all commands that train."""
-    one.add_argument("--recipe", choices=tuple(RECIPES), default="small")
+    one.add_argument("--recipe", choices=tuple(RECIPES),
+                     help="default: small, on CamVid or VOC, whichever --data holds")
     one.add_argument("--data", type=Path, required=True, help="folder of the datasets")
     one.add_argument("--out", type=Path, required=True, help="folder for runs and tables")
-    one.add_argument("--init", type=Path, help="initial weights: .npz, .caffemodel or .pth")
+    one.add_argument("--init", type=Path, metavar="FILE",
+                     help="initial weights: .npz, .caffemodel or .pth; none: random ones")
     one.add_argument("--device", default="cpu", help="cpu or cuda")
     one.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
     one.add_argument("--workers", type=int, default=0, help="processes that read images")
@@ -110,15 +145,31 @@ def run(args, command) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = local_device(args.device)
-    recipe = RECIPES[args.recipe]
+    command = shlex.join(["python", "-m", "fcn8s", *command])
+    if args.command == "published":
+        scoring = published.Scoring(
+            args.data, args.out, iterations=args.iterations, search=not args.no_search,
+            size=args.size or None, limit=args.limit, device=device, command=command)
+        published.published(args.init, scoring)
+        return
+    if args.command == "predict":
+        label_images(args, device)
+        return
+    recipe = choose_recipe(args)
+    init = None if args.init is None or str(args.init) == "none" else args.init
     if args.init is None:
-        print(f"no --init: random initial weights are used; this recipe expects {recipe.initial}",
-              file=sys.stderr)
+        text = (f"this recipe expects {recipe.initial}; the README of the example has the line "
+                "that makes such a file")
+        if args.command != "train":
+            raise ValueError(f"{args.command} needs --init FILE, because {text}. --init none makes "
+                             "a table from random weights")
+        print(f"no --init: random initial weights are used; {text}", file=sys.stderr)
     if args.command == "train":
         settings = {**recipe.common, **recipe.stages[-1], **dict(args.set)}
         config = Config().with_(**settings)
         pictures = datasets.load(config.dataset, args.data)["train"]
-        train(config, pictures, args.out, init=args.init, device=device, workers=args.workers,
+        datasets.check_masks(pictures)
+        train(config, pictures, args.out, init=init, device=device, workers=args.workers,
               stop_at=args.stop_at, tensorboard=args.tensorboard)
         return
     settings = dict(args.set)
@@ -127,13 +178,55 @@ def run(args, command) -> None:
     study = Study(
         recipe, args.data, args.out,
         seeds=tuple(args.seeds or range(recipe.seeds)), settings=settings,
-        base_settings=dict(args.set_base), row_settings=dict(args.set_row), init=args.init,
+        base_settings=dict(args.set_base), row_settings=dict(args.set_row), init=init,
         score_classes=None if args.score_classes is None else tuple(args.score_classes),
         search=not args.no_search, limit=args.limit, device=device, workers=args.workers,
-        tensorboard=args.tensorboard, command=shlex.join(["python", "-m", "fcn8s", *command]),
+        tensorboard=args.tensorboard, command=command,
     )
     options = {"coco": True} if args.command == "table1" and args.recipe == "paper-coco" else {}
     EXPERIMENTS[args.command](study, **options)
+
+
+def choose_recipe(args) -> Recipe:
+    """Return the recipe of a command, on the dataset that `--data` holds.
+
+    Raises
+    ------
+    FileNotFoundError
+        `--data` holds other datasets than the recipe's; the message names recipes that fit.
+    """
+    here = datasets.present(args.data)
+    recipe = RECIPES[args.recipe or "small"]
+    wanted = dict(args.set).get("dataset", recipe.common["dataset"])
+    if args.command == "table3" and "dataset" not in dict(args.set):
+        wanted = "context"
+    if wanted in here or not here:  # `datasets.load` says what it looked for
+        return recipe
+    others = [name for name, one in RECIPES.items() if one.common["dataset"] in here]
+    if args.recipe is None and wanted == "camvid" and "voc" in here:
+        print(f"{args.data} holds VOC 2012 and not CamVid: recipe small with dataset=voc. Recipes "
+              f"for VGG-16: {', '.join(others)}", file=sys.stderr)
+        return replace(recipe, common={**recipe.common, "dataset": "voc"})
+    fitting = f"--recipe {' or '.join(others)}, or " if others else ""
+    raise FileNotFoundError(
+        f"{args.data} holds {', '.join(here)}, but {args.command} with recipe "
+        f"{args.recipe or 'small'} needs {wanted}; give {fitting}--set dataset={here[0]}, or "
+        f"another --data"
+    )
+
+
+def label_images(args, device: str) -> None:
+    """Write the labels of images."""
+    predicting = predict.Predicting(
+        args.checkpoint, args.out, logits=args.logits, iterations=args.iterations, size=args.size,
+        device=device)
+    if args.voc_test is None:
+        written = predicting.run(predict.images_in(args.images))
+        print(f"{len(written)} label maps in {args.out}")
+        return
+    if len(args.images) > 1:
+        raise ValueError("with --voc-test give one folder, that of VOCdevkit")
+    print(f"wrote {predict.voc_test(predicting, args.images[0], args.voc_test)}")
 
 
 def evaluate(args) -> None:

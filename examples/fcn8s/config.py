@@ -24,7 +24,7 @@ class Config:
 
     Parameters
     ----------
-    dataset : {"camvid", "voc", "context", "coco"}
+    dataset : {"camvid", "voc", "voc2011", "context", "coco"}
     backbone : {"mobilenetv2", "vgg16"}
     stride : {8, 16, 32}
         FCN-8s, FCN-16s or FCN-32s.
@@ -205,6 +205,12 @@ RECIPES = {
     # The paper starts from the weights that the FCN authors published, so no stage is trained.
     "paper-published-fcn": Recipe(
         _PAPER, ({"stride": 8, "lr": 1e-14, "steps": 0},), {"lr": 1e-13, "steps": 30_000},
+        "the published FCN-8s (fcn8s-heavy-pascal.caffemodel)",
+    ),
+    # The first version of the paper: T = 3 in training and at test, VOC 2011 with SBD.
+    "paper-v1": Recipe(
+        {**_PAPER, "dataset": "voc2011", "iterations": 3, "eval_iterations": 3},
+        ({"stride": 8, "lr": 1e-14, "steps": 0},), {"lr": 1e-13, "steps": 30_000},
         "the published FCN-8s (fcn8s-heavy-pascal.caffemodel)",
     ),
     "modern": Recipe(

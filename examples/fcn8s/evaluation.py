@@ -15,7 +15,7 @@ from densecrf_rnn.metrics import confusion_matrix, mean_iu, trimap_confusions
 
 from .config import Config
 from .datasets import IGNORE, Pictures
-from .networks import FCNCRF
+from .networks import CAFFE_MEAN, FCNCRF
 from .stream import to_tensor
 from .training import make_crf
 
@@ -28,7 +28,7 @@ SEARCH_PICTURES = 16
 
 
 @torch.no_grad()
-def predict(model: FCNCRF, image: np.ndarray, iterations: Sequence[int | None], device="cpu"):
+def predict(model: FCNCRF, image, iterations: Sequence[int | None], device="cpu", size=None):
     """Return the labels of an image after each of some numbers of iterations.
 
     Parameters
@@ -38,36 +38,60 @@ def predict(model: FCNCRF, image: np.ndarray, iterations: Sequence[int | None], 
     iterations : sequence of int or None
         0: the network's own labels. None: what the model gives, with its head if it has one.
     device : str
+    size : int, optional
+        As in `padded`.
 
     Returns
     -------
     list of uint8 [H, W]
     """
-    batch = to_tensor(image)[None].to(device)
+    if model.crf is None and any(iterations):
+        raise ValueError("the model has no head, so it makes no iterations; give 0 or None")
+    batch = padded(image, size).to(device)
     logits = model.fcn(batch)
+    return [labels_of(one, image.shape) for one in refined(model, logits, batch, iterations)]
+
+
+def refined(model: FCNCRF, logits, batch, iterations: Sequence[int | None]):
+    """Yield the model's output for the logits of its network after numbers of iterations."""
     if model.crf is None:
-        if any(iterations):
-            raise ValueError("the model has no head, so it makes no iterations; give 0 or None")
-        return [labels_of(logits)] * len(iterations)
+        yield from [logits] * len(iterations)
+        return
     crf = model.crf
-    before, found = crf.eval_iterations, []
+    before = crf.eval_iterations
     try:
         # One call each, as the head is several times slower if it returns all iterations.
         for count in iterations:
             crf.eval_iterations = before if count is None else count
-            found.append(labels_of(crf(logits, batch) if crf.eval_iterations else logits))
+            yield model.refine(logits, batch) if crf.eval_iterations else logits
     finally:
         crf.eval_iterations = before
-    return found
 
 
-def labels_of(logits: torch.Tensor) -> np.ndarray:
-    """Return the argmax labels of one image, uint8 [H, W]."""
-    return logits[0].argmax(0).to("cpu", torch.uint8).numpy()
+def padded(image: np.ndarray, size: int | None = None) -> torch.Tensor:
+    """Return an image [1, 3, H, W], padded below and on the right to `size` rows and columns.
+
+    The released CRF-RNN pads to 500 x 500 by the mean that it subtracts, and runs network and CRF
+    on all of it. Larger images are not changed.
+    """
+    batch = to_tensor(image)[None]
+    if size is None:
+        return batch
+    rows, columns = (max(size, n) for n in image.shape[:2])
+    whole = torch.tensor(CAFFE_MEAN[::-1]).view(1, 3, 1, 1).expand(1, 3, rows, columns).clone()
+    whole[:, :, : image.shape[0], : image.shape[1]] = batch
+    return whole
 
 
-def confusions(model, pictures: Pictures, iterations, device="cpu", widths=()) -> np.ndarray:
-    """Return the confusion matrices of each image.
+def labels_of(logits: torch.Tensor, shape=(None, None)) -> np.ndarray:
+    """Return the argmax labels of one image, uint8 [H, W]; `shape` cuts padding off."""
+    return logits[0, :, : shape[0], : shape[1]].argmax(0).to("cpu", torch.uint8).numpy()
+
+
+def confusions(
+    model, pictures: Pictures, iterations, device="cpu", widths=(), size=None
+) -> np.ndarray:
+    """Return the confusion matrices of each image; `size` as in `padded`.
 
     Returns
     -------
@@ -79,7 +103,7 @@ def confusions(model, pictures: Pictures, iterations, device="cpu", widths=()) -
     model.eval().to(device)
     for i in tqdm(range(len(pictures)), f"scores on {pictures.name}", leave=False, disable=None):
         truth = pictures.labels(i)
-        found = predict(model, pictures.image(i), iterations, device)
+        found = predict(model, pictures.image(i), iterations, device, size)
         for row, prediction in zip(out[i], found, strict=True):
             row[0] = confusion_matrix(truth, prediction, labels, IGNORE)
             if widths:
@@ -115,7 +139,9 @@ def stored_confusions(path: Path, made_of: str, make) -> np.ndarray:
     return array
 
 
-def choose_crf(fcn, config: Config, pictures: Pictures, device="cpu", classes=None):
+def choose_crf(
+    fcn, config: Config, pictures: Pictures, device="cpu", classes=None, size=None
+):
     """Search for the settings of an untrained CRF that give the best mean IU.
 
     Parameters
@@ -129,6 +155,8 @@ def choose_crf(fcn, config: Config, pictures: Pictures, device="cpu", classes=No
     device : str
     classes : sequence of int, optional
         Whose mean IU counts; default all.
+    size : int, optional
+        As in `padded`.
 
     Returns
     -------
@@ -143,7 +171,7 @@ def choose_crf(fcn, config: Config, pictures: Pictures, device="cpu", classes=No
     with torch.no_grad():
         known = []
         for i in tqdm(indices, "logits to choose on", leave=False, disable=None):
-            image = to_tensor(pictures.image(i))[None].to(device)
+            image = padded(pictures.image(i), size).to(device)
             known.append((fcn(image), image, pictures.labels(i)))
     scores = {}
 
@@ -154,7 +182,7 @@ def choose_crf(fcn, config: Config, pictures: Pictures, device="cpu", classes=No
             total = np.zeros((labels, labels), np.int64)
             with torch.no_grad():
                 for logits, image, truth in known:
-                    found = labels_of(crf(logits, image))
+                    found = labels_of(crf(logits, image), truth.shape)
                     total += confusion_matrix(truth, found, labels, IGNORE)
             scores[key] = mean_iu(total, classes)
         return scores[key]

@@ -76,11 +76,17 @@ def scatter(path: Path, points, xlabel: str, ylabel: str) -> None:
     figure.savefig(path, dpi=150)
 
 
-def colours(labels: np.ndarray, count: int) -> np.ndarray:
-    """Return a label map as an RGB image; ignored pixels are white."""
+def palette_of(count: int) -> np.ndarray:
+    """Return the colours of labels, uint8 [256, 3]: CamVid's for its 11 classes, else VOC's."""
     table = palette().copy()
     if count == len(CAMVID_COLOURS):
         table[:count] = CAMVID_COLOURS
+    return table
+
+
+def colours(labels: np.ndarray, count: int) -> np.ndarray:
+    """Return a label map as an RGB image; ignored pixels are white."""
+    table = palette_of(count)
     table[255] = 255
     return table[labels]
 

@@ -306,11 +306,14 @@ class FCNCRF(nn.Module):
     ----------
     fcn : FCN
     crf : CRFRNN or None
+    as_published : bool
+        Whether the head sees the image as the released CRF-RNN gives it: BGR minus a mean. Only
+        its lattice depends on that: the Gaussians themselves do not.
     """
 
-    def __init__(self, fcn, crf=None):
+    def __init__(self, fcn, crf=None, as_published=False):
         super().__init__()
-        self.fcn, self.crf = fcn, crf
+        self.fcn, self.crf, self.as_published = fcn, crf, as_published
 
     def forward(self, image, lower=None, windows=None):
         """Return logits [B, L, H, W], or those of a window of each image.
@@ -326,7 +329,13 @@ class FCNCRF(nn.Module):
         logits = self.fcn(image, *stored, windows=windows)
         if self.crf is None:
             return logits
-        return self.crf(logits, image if windows is None else cut(image, windows))
+        return self.refine(logits, image if windows is None else cut(image, windows))
+
+    def refine(self, logits, image):
+        """Return what the head makes of logits."""
+        if self.as_published:
+            image = image.flip(1) - self.fcn.mean
+        return self.crf(logits, image)
 
 
 def make_fcn(backbone: str, labels: int, stride: int = 8, at_once: bool = False, width: int = 1):

@@ -277,6 +277,9 @@ class Study:
                     f"the rows {other!r} and {name!r} of this table are the same with "
                     f"{', '.join(given)} as given; leave that away"
                 )
+        if is_first():
+            self.check_masks()
+        wait()
         if not is_first():
             return
         todo = []
@@ -298,6 +301,19 @@ class Study:
             seconds += steps * known[kind]
         print(f"{len(todo)} runs left, {sum(n for _, n in todo)} steps: about "
               f"{seconds / 3600:.1f} hours, and the scoring", flush=True)
+
+    def check_masks(self) -> None:
+        """Check the masks of all images that the study uses, unless an earlier call has."""
+        path = self.out / "masks.json"
+        known = json.loads(path.read_text()) if path.exists() else []
+        used = [self.parts(config.dataset)["train"] for config in self.stages(0) if config.steps]
+        for pictures in (*used, *self.parts(self.dataset).values()):
+            digest = digests.of_pictures(pictures)
+            if digest not in known:
+                datasets.check_masks(pictures)
+                known.append(digest)
+        with replaced(path) as part:
+            part.write_text(json.dumps(known) + "\n")
 
     def seconds_per_step(self, config: Config) -> float:
         """Of a training step, measured on two."""

@@ -158,6 +158,12 @@ def train(
     rank, world = start_processes(device)
     folder = Path(folder)
     checkpoint = folder / LAST
+    if init is not None:
+        fitting = weights.fitting(config, init)
+        if fitting != config and rank == 0:
+            tqdm.write(f"the CRF in {init} has full weight matrices, so the head has "
+                       f"kernel_weights='full' instead of {config.kernel_weights!r}")
+        config = fitting
     made_of = {"starting point": None if init is None else digests.of_file(init),
                "set of pictures": digests.of_pictures(pictures)}
     state = None

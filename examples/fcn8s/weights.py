@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from densecrf_rnn import CRFRNN
 from densecrf_rnn.compat import load_crfasrnn_caffe, load_crfasrnn_pytorch
 from densecrf_rnn.compat.weights import NAMES as CRF_NAMES
-from densecrf_rnn.nn import IMAGENET_MEAN, IMAGENET_STD
+from densecrf_rnn.nn import IMAGENET_MEAN, IMAGENET_STD, read_settings
 
 from . import caffemodel
+from .config import Config
 from .networks import CAFFE_MEAN, VGG_BLOCKS, FCNCRF, MobileNetV2FCN, VGG16FCN
 
 # The net of the CRF-RNN release and older FCNs -> the names of the FCN release, and ours.
@@ -123,7 +125,10 @@ def copy_by_name(module, state, source) -> Loaded:
 
 def _vgg(model) -> VGG16FCN:
     if not isinstance(model.fcn, VGG16FCN):
-        raise ValueError("these are weights of VGG-16; make the model with backbone='vgg16'")
+        raise ValueError(
+            "these are weights of VGG-16; make the model with backbone='vgg16' (the recipes "
+            "'modern' and 'paper...' do)"
+        )
     return model.fcn
 
 
@@ -155,7 +160,20 @@ def load_torchvision_vgg16(model: FCNCRF, state) -> Loaded:
 
 def load_caffe(model: FCNCRF, layers, source) -> Loaded:
     """Load a published net by its layer names, and its CRF if net and model have one."""
-    named, crf_blobs = {}, None
+    named, crf = split_caffe(layers)
+    return _with_crf(_load_fcn(model, named, source), model, crf, load_crfasrnn_caffe)
+
+
+def load_crfasrnn(model: FCNCRF, state) -> Loaded:
+    """Load a model of crfasrnn_pytorch, or a torch FCN with the published names."""
+    named, crf = split_torch(state)
+    report = _load_fcn(model, named, "crfasrnn_pytorch" if crf else "a state_dict")
+    return _with_crf(report, model, crf, load_crfasrnn_pytorch)
+
+
+def split_caffe(layers) -> tuple[dict, list]:
+    """Return a published net's arrays by our names, and the three blobs of its CRF, if any."""
+    named, crf_blobs = {}, []
     for name, blobs in layers.items():
         if len(blobs) == 3:  # MultiStageMeanfield: spatial and bilateral weights, compatibility
             crf_blobs = blobs
@@ -163,27 +181,76 @@ def load_caffe(model: FCNCRF, layers, source) -> Loaded:
         name = OLD_NAMES.get(name, name)
         for part, blob in zip(("weight", "bias"), blobs, strict=False):
             named[f"{name}.{part}"] = blob
-    report = _load_fcn(model, named, source)
-    return _with_crf(report, model, crf_blobs, load_crfasrnn_caffe)
+    return named, crf_blobs
 
 
-def load_crfasrnn(model: FCNCRF, state) -> Loaded:
-    """Load a model of crfasrnn_pytorch, or a torch FCN with the published names."""
+def split_torch(state) -> tuple[dict, dict]:
+    """Return the network's arrays of a model of crfasrnn_pytorch, and its CRF's, if any."""
     fcn, crf = {}, {}
     for name, value in state.items():
-        (crf if name.rsplit(".", 1)[-1] in CRF_NAMES else fcn)[name] = value
-    report = _load_fcn(model, fcn, "crfasrnn_pytorch" if crf else "a state_dict")
-    return _with_crf(report, model, crf, load_crfasrnn_pytorch)
+        (crf if str(name).rsplit(".", 1)[-1] in CRF_NAMES else fcn)[name] = value
+    return fcn, crf
+
+
+def read_published(path: str | Path) -> tuple[dict, list | dict]:
+    """Return the network's arrays by our names, and the CRF's (empty if there is none).
+
+    Parameters
+    ----------
+    path : str or Path
+        A .caffemodel, or a torch file with the published names.
+
+    Raises
+    ------
+    ValueError
+        It is neither.
+    """
+    if Path(path).suffix == ".caffemodel":
+        return split_caffe(caffemodel.read(path))
+    if Path(path).suffix == ".npz":
+        raise ValueError(f"{path} is no published net; give a .caffemodel or crfasrnn_pytorch's")
+    named, crf = split_torch(read_torch(path))
+    if "conv1_1.weight" not in named:
+        raise ValueError(
+            f"{path} is no published net (it holds {', '.join(map(str, list(named)[:3]))}, ...); "
+            "give a .caffemodel or a model of crfasrnn_pytorch"
+        )
+    return named, crf
+
+
+def needs_full_weights(crf) -> bool:
+    """Return whether a published CRF's kernel weights have entries off their diagonals."""
+    if not crf:
+        return False
+    if isinstance(crf, dict):
+        crf = [value for name, value in crf.items() if not name.endswith(CRF_NAMES[2])]
+    matrices = (np.asarray(torch.as_tensor(value).detach()) for value in crf[:2])
+    return any((m != m * np.eye(m.shape[-1])).any() for m in matrices
+               if m.ndim >= 2 and m.shape[-1] == m.shape[-2])
+
+
+def fitting(config: Config, path: str | Path) -> Config:
+    """Return a configuration whose head can hold the CRF in a file, if the file has one."""
+    try:
+        crf = read_published(path)[1]
+    except ValueError:  # another kind of file, which `load` knows or rejects
+        return config
+    if not config.crf or not needs_full_weights(crf):
+        return config
+    return config.with_(kernel_weights="full")
 
 
 def _with_crf(report: Loaded, model: FCNCRF, crf, load) -> Loaded:
-    """The head's part: what it takes, what it lacks, or that there is none to take it."""
-    own = () if model.crf is None else tuple(f"crf.{n}" for n, _ in model.crf.named_parameters())
-    if not crf:
-        return replace(report, left=report.left + own)
-    if model.crf is None:
-        return replace(report, unused=(*report.unused, "its CRF, for this model has none"))
+    """Load the head's part; a head that is too narrow for it is replaced by one that is not."""
+    if not crf or model.crf is None:
+        own = [] if model.crf is None else [f"crf.{n}" for n, _ in model.crf.named_parameters()]
+        unused = ("its CRF, for this model has none",) if crf else ()
+        return replace(report, left=(*report.left, *own), unused=(*report.unused, *unused))
+    if needs_full_weights(crf) and model.crf.tied and model.crf.kernel_weights.dim() < 3:
+        settings = read_settings(model.crf.state_dict())
+        model.crf = CRFRNN(**{**settings, "kernel_weights": "full"}).train(model.crf.training)
     load(model.crf, crf)
+    own = tuple(f"crf.{name}" for name, _ in model.crf.named_parameters())
     return replace(report, loaded=report.loaded + own)
 
 
@@ -247,7 +314,10 @@ def load_torchvision_mobilenet(model: FCNCRF, state) -> Loaded:
 def _load_mobilenet(model, named, source) -> Loaded:
     """By name; the features for pool3 are a copy of an expansion."""
     if not isinstance(model.fcn, MobileNetV2FCN):
-        raise ValueError(f"this is {source}; make the model with backbone='mobilenetv2'")
+        raise ValueError(
+            f"this is {source}; make the model with backbone='mobilenetv2' (the recipe 'small' "
+            "does)"
+        )
     for part in ("weight", "bias"):
         named[f"skip3.{part}"] = named[f"blocks.6.expand.{part}"]
     return copy_by_name(model.fcn, named, source)
