@@ -41,23 +41,10 @@ def gradients(study: Study) -> Path:
     found = [seed_gradients(study, seed) for seed in study.seeds]
     if is_first():
         save(study, "gradients", {"T": COUNTS, "seeds": dict(zip(study.seeds, found, strict=True))})
-    rows, series = [], {}
-    columns = []
-    for state, title in (("start", "at the start"), ("trained", "after training with T = 5")):
-        for of, what in (("logits", "logits"), ("weights", "network's weights")):
-            # [seeds, batches, T], relative to T = 5 of the same batch
-            array = np.array([one[state][of] for one in found])
-            ratios = array / array[..., COUNTS.index(5), None]
-            per_seed = ratios.mean(1).T if len(study.seeds) > 1 else ratios[0].T
-            points = [student(values) for values in per_seed]
-            columns.append([interval(*point) for point in points])
-            series[f"{what}, {title}"] = tuple(zip(*points[1:], strict=True))
-    for i, count in enumerate(COUNTS):
-        rows.append((str(count), *(column[i] for column in columns)))
+    rows, series = gradient_rows(found)
     if is_first():
         figures.curves(study.out / "gradients.png", COUNTS[1:], series,
                        "mean-field iterations T", "gradient norm relative to T = 5")
-    header = ("T", *series)
     unit = "seeds" if len(study.seeds) > 1 else "batches"
     note = (
         f"Norm of the gradient of the training loss with respect to the network's logits and to "
@@ -65,7 +52,21 @@ def gradients(study: Study) -> Path:
         f"{GRADIENT_BATCHES} batches of training images; intervals are over {unit}. At the start "
         "the CRF is the one that training starts from. T = 0 is the network alone."
     )
-    return write(study, "gradients", header, rows, ("end-to-end",), note)
+    return write(study, "gradients", ("T", *series), rows, ("end-to-end",), note)
+
+
+def gradient_rows(found: list[dict]) -> tuple[list, dict]:
+    """Return the table's rows and the figure's series for the norms of each seed."""
+    columns, series = [], {}
+    for state, title in (("start", "at the start"), ("trained", "after training with T = 5")):
+        for of, what in (("logits", "logits"), ("weights", "network's weights")):
+            array = np.array([one[state][of] for one in found])  # [seeds, batches, T]
+            ratios = array / array[..., COUNTS.index(5), None]
+            per_count = (ratios.mean(1) if len(found) > 1 else ratios[0]).T
+            points = [student(values) for values in per_count]
+            columns.append([interval(*point) for point in points])
+            series[f"{what}, {title}"] = tuple(zip(*points[1:], strict=True))
+    return [(str(count), *cells) for count, *cells in zip(COUNTS, *columns, strict=True)], series
 
 
 def seed_gradients(study: Study, seed: int) -> dict:
@@ -105,6 +106,8 @@ def gradient_norms(model, config: Config, pictures, device="cpu") -> dict[str, l
         for number in range(GRADIENT_BATCHES):
             first = number * config.batch
             batch = collate([stream[first + k] for k in range(config.batch)])
+            if config.cache:  # frozen layers: once per batch
+                batch["lower"] = model.fcn.lower(batch["image"].to(device))
             for row in norms.values():
                 row.append([])
             for count in COUNTS:
@@ -138,29 +141,34 @@ def convergence(study: Study) -> Path:
             losses[name].append([float(row["loss"]) for row in curve])
     if is_first():
         save(study, "convergence", {"seeds": study.seeds, "losses": losses, "mean IU": scores})
-    rows, series = [], {}
-    steps = len(losses[names[0]][0])
-    bounds = np.linspace(0, steps, min(PARTS, steps) + 1).astype(int)
-    reference = part_means(losses["end-to-end"], bounds)
-    for name, text in STARTS.items():
-        means = part_means(losses[name], bounds)
-        if name == "end-to-end":
-            cells = [interval(*student(values), digits=4) for values in means.T]
-        else:
-            cells = [interval(*student(values), sign=True, digits=4)
-                     for values in (means - reference).T]
-        rows.append((text, *cells, interval(*student(scores[name]))))
-        smooth = [running_mean(one, max(1, steps // 20)) for one in losses[name]]
-        points = [student(values) for values in np.transpose(smooth)]
-        series[text] = tuple(zip(*points, strict=True))
+    header, rows = convergence_rows(losses, scores)
     if is_first():
+        series, steps = {}, len(losses["end-to-end"][0])
+        for name, text in STARTS.items():
+            smooth = [running_mean(one, max(1, steps // 20)) for one in losses[name]]
+            points = [student(values) for values in np.transpose(smooth)]
+            series[text] = tuple(zip(*points, strict=True))
         figures.curves(study.out / "convergence.png", range(1, steps + 1), series, "step",
                        "training loss, running mean", marker="")
-    header = ("training starts from", *(f"steps {a + 1} to {b}" for a, b in
-                                        zip(bounds, bounds[1:], strict=False)), "mean IU")
     note = ("Mean training loss of each part of the training; rows below the first: its "
             "difference from the first row, on the same images in the same order.")
     return write(study, "convergence", header, rows, names, note)
+
+
+def convergence_rows(losses: dict, scores: dict) -> tuple[tuple, list]:
+    """Return header and rows of the table, for losses [seeds, steps] and mean IU by row."""
+    steps = len(losses["end-to-end"][0])
+    bounds = np.linspace(0, steps, min(PARTS, steps) + 1).astype(int)
+    reference = part_means(losses["end-to-end"], bounds)
+    rows = []
+    for name, text in STARTS.items():
+        means = part_means(losses[name], bounds)
+        first = name == "end-to-end"
+        cells = [interval(*student(values), sign=not first, digits=4)
+                 for values in (means if first else means - reference).T]
+        rows.append((text, *cells, interval(*student(scores[name]))))
+    parts = (f"steps {a + 1} to {b}" for a, b in zip(bounds, bounds[1:], strict=False))
+    return ("training starts from", *parts, "mean IU"), rows
 
 
 def part_means(losses, bounds) -> np.ndarray:
