@@ -7,6 +7,8 @@ torch = pytest.importorskip("torch")
 import nn_problems as make  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
+from densecrf_rnn import CRFRNN  # noqa: E402
+from densecrf_rnn.kernels import Spatial  # noqa: E402
 from densecrf_rnn.nn import functional  # noqa: E402
 from densecrf_rnn.nn.ops import dispatch  # noqa: E402
 
@@ -75,3 +77,18 @@ def test_positions_kept_in_inference_mode_serve_training():
     theta = torch.tensor([[4.0, 60.0], [1.5, 1.0]], dtype=torch.float64, requires_grad=True)
     functional.mean_field(logits, image, make.small_params(), bandwidths=theta).sum().backward()
     assert theta.grad.abs().sum() > 0
+
+
+def test_a_mean_field_without_a_lattice_has_gradients():
+    logits, _ = make.problem(0, 4, 5)
+    weight = torch.tensor([0.8], dtype=torch.float64, requires_grad=True)
+
+    def refined(logits, weight):
+        return functional.mean_field(
+            logits, None, kernels=[Spatial(2.0)], kernel_weights=weight, iterations=2
+        )
+
+    assert torch.autograd.gradcheck(refined, (logits.requires_grad_(), weight))
+    layer = CRFRNN(3, kernels=[Spatial(2.0)])
+    layer(logits.detach().float()).sum().backward()  # the layer alone is trained
+    assert layer.kernel_weights.grad is not None

@@ -179,15 +179,18 @@ class _Recorded(torch.autograd.Function):
 
 
 def _is_list_of_tensors(arg: Any) -> bool:
-    """Return whether an argument is a list or tuple with a tensor in it."""
-    return isinstance(arg, (list, tuple)) and any(isinstance(one, Tensor) for one in arg)
+    """Return whether an argument is a list or tuple of tensors; an empty one counts."""
+    return isinstance(arg, (list, tuple)) and all(isinstance(one, Tensor) for one in arg)
 
 
 def _flat(args: Sequence[Any], lengths: Sequence[int | None]) -> list[Any]:
-    """Replace each list, that is, each argument with a length in `lengths`, by its entries."""
+    """Replace each list, that is, each argument with a length in `lengths`, by its entries.
+
+    The gradient of an empty list may be None.
+    """
     flat: list[Any] = []
     for arg, length in zip(args, lengths, strict=True):
-        flat.extend([arg] if length is None else arg)
+        flat.extend([arg] if length is None else arg or [])
     return flat
 
 
