@@ -1,11 +1,12 @@
 """Measure pixels per second of Gibbs sweeps: ours, the reference and a plain sweep in Numba."""
 
 import functools
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from measure import Case, compare
+from measure import ROWS, Case, Row, compare
 from problems import Problem
 
 from densecrf_rnn import gibbs
@@ -128,3 +129,47 @@ def one_plain_sweep(problem, threads):
 def one_sweep(problem, threads):
     inputs = problem.inputs()
     return lambda: gibbs.sweep(*inputs, threads=threads)[0]
+
+
+# --- time against pixels, labels and offsets -----------------------------------------------------
+
+BASE = GridCRF(size=(120, 160), labels=20)
+# The values on each axis, and the problem of a value; all else as BASE.
+AXES = {
+    "pixels": {
+        h * w: replace(BASE, size=(h, w))
+        for h, w in ((30, 40), (60, 80), (120, 160), (240, 320), (480, 640))
+    },
+    "labels": {n: replace(BASE, labels=n) for n in (2, 4, 8, 16, 32, 64, 128)},
+    "offsets": {
+        2 * r * (r + 1): replace(BASE, neighbourhood=f"dense {r}") for r in (1, 2, 3, 5, 7, 10)
+    },
+}
+SWEEPS_OF_AXES, TURNS = 10, 5
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_time_grows_at_most_linearly(axis):
+    """Add a row for each value; the time of the largest problem is in proportion to the value.
+
+    From 32 to 64 labels the time per label doubles: up to 32 labels, scores stay in registers.
+    """
+    calls = {}
+    for value, problem in AXES[axis].items():
+        inputs = problem.inputs()
+        calls[value] = functools.partial(gibbs.sweep, *inputs, sweeps=SWEEPS_OF_AXES, threads=1)
+    times: dict[int, list[float]] = {value: [] for value in calls}
+    for turn in range(TURNS + 1):  # the first is not counted
+        for value, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            if turn:
+                times[value].append(1e3 * (time.perf_counter() - begin))
+    for value, milliseconds in times.items():
+        height, width = AXES[axis][value].size
+        draws = SWEEPS_OF_AXES * height * width
+        note = f"{1e6 * np.median(milliseconds) / draws:.1f} ns per pixel and sweep"
+        case = f"{SWEEPS_OF_AXES} Gibbs sweeps, {value} {axis}"
+        ROWS.append(Row(case, "ours", 1, None, milliseconds, note=note))
+    few, many = sorted(calls)[-2:]  # where the set-up of a call no longer counts
+    assert np.median(times[many]) < 1.5 * many / few * np.median(times[few])
