@@ -1,5 +1,6 @@
-"""The body-parts example runs from end to end on frames of the layout that it documents."""
+"""The study of body parts runs in miniature, and its page says what its results say."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -11,69 +12,105 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "examples" / "body_parts"
-SCRIPT = FOLDER / "run.py"
+README = FOLDER / "README.md"
+if not README.is_file():
+    pytest.skip("the examples are not installed with the package", allow_module_level=True)
+for package in ("torch", "skimage", "matplotlib", "scipy", "numba"):
+    pytest.importorskip(package)
+
+import torch  # noqa: E402
+
+from densecrf_rnn import GibbsCRF, gibbs  # noqa: E402
+from densecrf_rnn.gibbs import sparse_neighbourhood  # noqa: E402
+
+MODULES = ("frames", "networks", "learning", "depth_steps", "arms", "report", "study")
+SMALL = ["--data", "frames", "--out", "results", "--work", "work", "--width", "4",
+         "--first-epochs", "1", "--epochs", "2", "--search-epochs", "1"]  # fmt: skip
 
 
 def script(name, folder, *arguments):
     package = Path(importlib.util.find_spec("densecrf_rnn").origin).parents[1]
     path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
-    env = {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "passive"}
+    env = {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(FOLDER / name), *arguments]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
 
 
 def make_frames(folder, *arguments):
-    return script("make_frames.py", folder, "--train", "3", "--val", "3", "--size", "32", "40",
-                  *arguments)  # fmt: skip
+    return script("make_frames.py", folder, "--train", "4", "--choose", "2", "--report", "3",
+                  "--size", "20", "24", *arguments)  # fmt: skip
 
 
-def run(folder, *arguments):
-    return script("run.py", folder, "--data", "frames", *arguments)
+@pytest.fixture(scope="module")
+def example():
+    """The example's modules by name."""
+    sys.path.insert(0, str(FOLDER))
+    try:
+        yield {name: importlib.import_module(name) for name in MODULES}
+    finally:
+        sys.path.remove(str(FOLDER))
+        for name in MODULES:
+            sys.modules.pop(name, None)
 
 
-@pytest.fixture
-def needs_packages():
-    if not SCRIPT.is_file():
-        pytest.skip("the examples are not installed with the package")
-    for module in ("torch", "skimage", "matplotlib"):
-        if importlib.util.find_spec(module) is None:
-            pytest.skip(f"{module} is not installed")
+# --- the commands --------------------------------------------------------------------------------
 
 
-def test_example_learns_and_draws_what_it_learned(needs_packages, tmp_path):
+def test_every_command_runs_and_goes_on_where_it_stopped(tmp_path, example):
+    arms = example["arms"]
     assert make_frames(tmp_path, "--out", "frames").returncode == 0
-    small = ["--epochs", "1", "--crf-epochs", "1", "--width", "4", "--radius", "2", "--shrink", "2"]
-    done = run(tmp_path, *small, "--seeds", "0", "1", "--out", "results")
-    assert done.returncode == 0, done.stderr
-    for seed in (0, 1):
-        results = json.loads((tmp_path / "results" / f"seed{seed}.json").read_text())["scores"]
-        assert set(results) == {
-            "CNN alone", "CRF-RNN, end to end", "GibbsCRF, separate", "GibbsCRF, end to end",
-        }  # fmt: skip
-        for measures in results.values():
-            assert len(measures) == 3 and all(0 <= x <= 100 for x in measures.values())
-        for picture in ("parts", "tables"):
-            assert (tmp_path / "results" / f"{picture}-seed{seed}.png").stat().st_size > 1000
-    assert "R-hat" in done.stdout
-    table = (tmp_path / "results" / "results.md").read_text()
-    assert table in done.stdout and table.count("±") >= 12
+    early = script("study.py", tmp_path, "run", *SMALL, "--arms", "cnn", "--seeds", "0")
+    assert early.returncode == 1 and "run study.py search" in early.stderr
 
-    again = run(tmp_path, *small, "--seeds", "0", "1", "--out", "results")  # nothing is left to do
-    assert again.stdout == table + "\n"
-    other = run(tmp_path, *small, "--width", "5", "--out", "results")
+    estimated = script("study.py", tmp_path, "search", *SMALL, "--estimate")
+    assert estimated.returncode == 0, estimated.stderr
+    assert "receptive field 9 x 9 pixels of 20 x 24" in estimated.stdout
+    assert "hours in all" in estimated.stdout and not list(tmp_path.glob("results/*.json"))
+    searched = script("study.py", tmp_path, "search", *SMALL)
+    assert searched.returncode == 0, searched.stderr
+    ours = json.loads((tmp_path / "results" / "search-gibbs.json").read_text())
+    for other in ("crfrnn", "unguided", "ascent"):
+        theirs = json.loads((tmp_path / "results" / f"search-{other}.json").read_text())
+        assert len(theirs["trials"]) >= len(ours["trials"])
+    best = max(ours["trials"], key=lambda trial: trial["scores"][arms.MEASURE])
+    assert ours["best"] == best["values"]
+
+    command = ["run", *SMALL, "--seeds", "0", "1", "--arms"]
+    ran = script("study.py", tmp_path, *command, *arms.GROUPS)
+    assert ran.returncode == 0, ran.stderr
+    files = {path.stem for path in (tmp_path / "results").glob("*-seed*.json")}
+    assert files == {f"{name}-seed{seed}" for name in arms.ARMS for seed in (0, 1)}
+    assert ran.stdout.index("depth steps, seed 0") < ran.stdout.index("CNN alone, seed 1")
+    one = json.loads((tmp_path / "results" / "gibbs-seed0.json").read_text())
+    assert len(one["log"]) == 2 and {"gap", "max table", "acceptance"} < set(one["log"][0])
+    assert set(one["other decisions"]) == {"its network alone", "annealed", "icm"}
+
+    (tmp_path / "results" / "cnn-seed1.json").unlink()
+    again = script("study.py", tmp_path, *command, *arms.GROUPS)
+    assert "CNN alone: 1 runs" in again.stdout and "end to end: " not in again.stdout
+    other = script("study.py", tmp_path, *command, "cnn", "--epochs", "3")
     assert other.returncode == 1 and "other settings" in other.stderr
 
+    printed = script("study.py", tmp_path, "table", "--out", "results")
+    assert printed.returncode == 0, printed.stderr
+    assert printed.stdout.count("±") > 100 and "not run" not in printed.stdout
+    drawn = script("study.py", tmp_path, "figure", *SMALL, "--images", "images")
+    assert drawn.returncode == 0, drawn.stderr
+    for picture in ("body_parts", "body_tables"):
+        assert (tmp_path / "images" / f"{picture}.png").stat().st_size > 1000
 
-def test_example_says_what_is_missing(needs_packages, tmp_path):
-    assert "classes.txt" in run(tmp_path).stderr
+
+def test_example_says_what_is_missing(tmp_path):
+    missing = script("study.py", tmp_path, "search", *SMALL)
+    assert "classes.txt does not exist" in missing.stderr
     assert make_frames(tmp_path, "--out", "frames").returncode == 0
-    (tmp_path / "frames" / "val" / "label" / "0001.png").unlink()
-    done = run(tmp_path)
+    (tmp_path / "frames" / "choose" / "label" / "0001.png").unlink()
+    done = script("study.py", tmp_path, "search", *SMALL)
     assert done.returncode == 1 and "has no labels" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_frames_are_drawn_with_their_labels(needs_packages, tmp_path):
+def test_frames_are_drawn_with_their_labels(tmp_path):
     from skimage.io import imread
 
     for out, seed in (("a", "1"), ("b", "1"), ("c", "2")):
@@ -84,9 +121,135 @@ def test_frames_are_drawn_with_their_labels(needs_packages, tmp_path):
         return np.stack([imread(path) for path in sorted((tmp_path / out).glob(f"*/{kind}/*.png"))])
 
     depth, labels = read_all("a", "depth"), read_all("a", "label")
+    assert len(depth) == 9
     np.testing.assert_array_equal(depth, read_all("b", "depth"))
     assert (depth != read_all("c", "depth")).any()
     assert depth.dtype == np.uint16 and labels.dtype == np.uint8
     assert 10 < len(np.unique(labels)) <= 20 and labels.max() < 20
     read = depth > 0
     assert depth[read & (labels > 0)].mean() < depth[read & (labels == 0)].mean()  # in front
+
+
+def test_the_page_has_the_table_of_the_committed_results(example):
+    report = example["report"]
+    page = README.read_text()
+    between = page.split(report.START)[1].split(report.END)[0]
+    assert between == report.text_of(FOLDER / "results" / "local")
+
+
+# --- its parts -----------------------------------------------------------------------------------
+
+
+def test_scores_count_kind_and_side_apart(example):
+    names = ["background", "head", "hand_L", "hand_R", "foot_L", "foot_R"]
+    labels = torch.tensor([[[0, 1, 2, 2], [2, 3, 4, 5]]])
+    found = torch.tensor([[[1, 1, 2, 3], [0, 3, 5, 4]]])
+    got = example["frames"].scores(found, labels, names)
+    assert got["pixels of parts"] == pytest.approx(100 * 3 / 7)  # background does not count
+    assert got["mean of parts"] == pytest.approx(100 * (1 + 1 / 3 + 1 + 0 + 0) / 5)
+    assert got["kind"] == pytest.approx(100 * 6 / 7)
+    assert got["side"] == pytest.approx(100 * 2 / 5)  # of 2, 3, 3, 5 and 4
+
+
+def test_receptive_field_is_that_of_the_convolutions(example):
+    networks = example["networks"]
+    assert networks.receptive_field(networks.Local(3, 4)) == 9
+    assert networks.receptive_field(networks.UNet(3, 4)) > 80
+    one = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 5, padding=2, stride=1))
+    assert networks.receptive_field(one) == 5
+
+
+@pytest.mark.parametrize("form", ["symmetric", "potts", "free"])
+@pytest.mark.parametrize("optimiser", ["Adam", "SGD"])
+def test_tables_keep_their_form_while_they_learn(example, form, optimiser):
+    torch.manual_seed(0)
+    crf = GibbsCRF(4, [(0, 1), (1, 0)])
+    example["learning"].restrict(crf, form)
+    step = getattr(torch.optim, optimiser)([crf.tables], lr=0.1)
+    for _ in range(5):
+        step.zero_grad()
+        (crf.tables * torch.randn(2, 4, 4)).sum().backward()
+        step.step()
+    tables = crf.tables.detach()
+    assert tables.abs().max() > 0.01
+    equal = (tables * torch.eye(4)).mean((1, 2), keepdim=True) * 4 * torch.eye(4)
+    is_symmetric, is_potts = torch.equal(tables, tables.mT), torch.allclose(tables, equal)
+    assert (is_symmetric, is_potts) == (form != "free", form == "potts")
+
+
+def test_an_unknown_form_of_tables_is_refused(example):
+    with pytest.raises(ValueError, match="form is 'potts '; it must be free, symmetric or potts"):
+        example["learning"].restrict(GibbsCRF(2), "potts ")
+
+
+def test_averaged_parameters_are_the_mean_over_the_last_third(example):
+    learning = example["learning"]
+    one = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(one.weight)
+    data = example["frames"].Frames.__new__(example["frames"].Frames)
+    data.depth, data.labels = torch.zeros(8, 2, 1, 1), torch.zeros(8, 1, 1)
+
+    def loss_of(index, depth, target):  # each step of SGD adds 1
+        return -one.weight.sum()
+
+    groups = [{"params": one.parameters(), "lr": 1.0}]
+    log = learning.fit(groups, data, 3, loss_of, name="", optimiser="SGD", averaged=[one])
+    assert len(log) == 3
+    assert one.weight.item() == 5.5  # of 6 steps, the last two: (5 + 6) / 2
+
+
+def test_depth_steps_are_where_depth_jumps(example):
+    depth_steps, far = example["depth_steps"], example["frames"].FAR
+    metres = np.array([[2.0, 2.05, 2.3, 0.0, 0.0]])
+    depth = np.stack([metres / far, metres > 0])
+    found = depth_steps.steps_of(depth, np.array([[0, 1], [0, 3]]))
+    assert found.tolist() == [[[0, 1, 1, 1, 0]], [[1, 1, 0, 0, 0]]]
+
+
+def test_equal_tables_for_both_kinds_of_edges_are_a_gibbs_crf(example):
+    torch.manual_seed(0)
+    offsets = sparse_neighbourhood(2)
+    ours = GibbsCRF(3, offsets, sweeps=3000, burn_in=50)
+    theirs = example["depth_steps"].DepthStepCRF(3, offsets, sweeps=3000, burn_in=50)
+    logits, depth = torch.randn(1, 3, 5, 6), torch.rand(1, 2, 5, 6)
+    target = torch.randint(0, 3, (1, 5, 6))
+    with torch.no_grad():
+        ours.tables.normal_(std=0.4)
+        theirs.tables[:] = ours.tables[:, None]
+    steps = example["depth_steps"].steps_of(depth[0].numpy(), offsets)
+    assert 0 < steps.mean() < 1
+    labels, _ = theirs.draw(logits[0], steps, None, 50)
+    sums = np.zeros((5, 6, 3))
+    theirs.draw(logits[0], steps, labels, 3000, sums)
+    q = torch.from_numpy(sums / 3000).movedim(-1, 0)
+    torch.testing.assert_close(q.float(), ours.marginals(logits)[0], atol=0.05, rtol=0)
+    pairs = theirs.pairs(target[0].numpy(), steps).sum(1)
+    truth = gibbs.statistics(target[0].numpy().astype(np.uint8), 3, offsets)
+    np.testing.assert_array_equal(pairs, truth)
+
+
+def test_tables_for_depth_steps_learn_edges_of_depth(example):
+    torch.manual_seed(0)
+    crf = example["depth_steps"].DepthStepCRF(2, np.array([[0, 1]]), sweeps=100, burn_in=20)
+    target = torch.zeros(1, 4, 8, dtype=torch.int64)
+    target[..., 3:] = 1
+    depth = torch.ones(1, 2, 4, 8) * 0.4
+    depth[:, 0, :, 3:] = 0.6
+    logits = torch.zeros(1, 2, 4, 8)
+    logits[:, 0, :, 0] = 3  # only the first column knows its label
+    optimizer = torch.optim.Adam(crf.parameters(), lr=0.1)
+    for _ in range(60):
+        optimizer.zero_grad()
+        crf.loss(logits, depth, target, torch.tensor([0]), 5).backward()
+        optimizer.step()
+    assert (crf.decode(logits, depth) == target).float().mean() > 0.95
+    assert crf.tables[0, 1, 0, 1] > crf.tables[0, 1, 0, 0]  # labels change at steps
+    assert crf.tables[0, 0, 0, 0] > crf.tables[0, 0, 0, 1]  # and nowhere else
+
+
+@pytest.mark.parametrize(("differences", "found"), [
+    ([1.0, 1.1, 0.9], "beats"), ([-1.0, -1.1, -0.9], "loses"), ([1.0, -1.0], "open"),
+    ([1.0], "one seed"),
+])  # fmt: skip
+def test_an_arm_beats_another_if_the_paired_interval_is_above_zero(example, differences, found):
+    assert example["report"].verdict(differences) == found
