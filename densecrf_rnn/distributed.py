@@ -106,8 +106,8 @@ def refine_dask(
             )
     options = {
         "params": params, "kind": kind, "compatibility": compatibility, "multilabel": multilabel,
-        "iterations": iterations, "spacing": spacing, "prune": prune, "backend": backend,
-        "threads": threads,
+        "iterations": iterations, "spacing": spacing, "prune": prune, "labels": False,
+        "backend": backend, "threads": threads,
     }  # fmt: skip
     tiles.check(logits, image, mask, options)
     size = logits.shape[1:]

@@ -23,7 +23,7 @@ from .kernels import (
 )  # fmt: skip
 from .inference.mean_field import infer
 from .params import CRFParams, Quality
-from .postprocess import label_dtype, most_probable
+from .postprocess import label_dtype
 from .unaries import Kind
 
 Halo = int | Sequence[int] | Literal["exact"] | None
@@ -166,18 +166,15 @@ def refine_tiled(
     parts = refined_tiles(
         logits, image, params, tile=tile, halo=halo, kind=kind, compatibility=compatibility,
         multilabel=multilabel, iterations=iterations, mask=mask, spacing=spacing, prune=prune,
-        backend=backend, threads=threads,
+        labels=labels, backend=backend, threads=threads,
     )  # fmt: skip
     into: Any = out
     if out is None:
         shape = logits.shape[1:] if labels else logits.shape
         into = np.empty(shape, label_dtype(logits.shape[0]) if labels else np.float32)
     _check_out(into, logits, image, mask, labels)
-    for inner, q in parts:
-        if labels:
-            into[inner] = most_probable(q)
-        else:
-            into[(slice(None), *inner)] = q
+    for inner, found in parts:
+        into[inner if labels else (slice(None), *inner)] = found
     return into
 
 
@@ -186,21 +183,21 @@ def refined_tiles(
     tile: int | Sequence[int] | None = None, halo: Halo = None, kind: Kind = "logits",
     compatibility: Array | None = None, multilabel: bool = False, iterations: int = 10,
     mask: Sliceable | None = None, spacing: Sequence[float] | None = None, prune: float = 0.0,
-    backend: str = "auto", threads: int | None = None,
+    labels: bool = False, backend: str = "auto", threads: int | None = None,
 ) -> Iterator[tuple[tuple[slice, ...], Array]]:  # fmt: skip
     """Iterate over the refined tiles of `refine_tiled`, to write them anywhere.
 
     Parameters
     ----------
     logits, image, params, tile, halo, kind, compatibility, multilabel, iterations, mask, spacing,
-    prune, backend, threads
+    prune, labels, backend, threads
         As in `refine_tiled`.
 
     Returns
     -------
-    iterator of (tuple of slices, ndarray [L, *tile] float32)
-        Position of the tile in the image, and its marginals. The tiles cover each pixel once, row
-        by row.
+    iterator of (tuple of slices, ndarray [L, *tile] float32, or with `labels` [*tile])
+        Position of the tile in the image, and its marginals or labels. The tiles cover each pixel
+        once, row by row.
 
     Raises
     ------
@@ -219,8 +216,8 @@ def refined_tiles(
     """
     options = {
         "params": params, "kind": kind, "compatibility": compatibility, "multilabel": multilabel,
-        "iterations": iterations, "spacing": spacing, "prune": prune, "backend": backend,
-        "threads": threads,
+        "iterations": iterations, "spacing": spacing, "prune": prune, "labels": labels,
+        "backend": backend, "threads": threads,
     }  # fmt: skip
     check(logits, image, mask, options)
     size = logits.shape[1:]
@@ -235,9 +232,10 @@ def refined_tiles(
             if not decided:  # so far the logits were constant, as in the background of a mask
                 seen = scores if inside is None else scores[:, inside]
                 decided = checks.probabilities(seen, batched=False, multilabel=multilabel)
-            q = refined_window(scores, pixels, inside, options, window)
+            found = refined_window(scores, pixels, inside, options, window)
             del scores, pixels  # frees them before the next tile is read
-            yield part.inner, q[(slice(None), *part.kept)].copy()  # frees the memory of the halo
+            where: tuple[Any, ...] = (..., *part.kept)
+            yield part.inner, found[where].copy()  # frees the memory of the halo
 
     return refined()
 
@@ -245,7 +243,7 @@ def refined_tiles(
 def refined_window(
     logits: Array, image: Array, mask: Array | None, options: dict[str, Any], window: Window
 ) -> Array:
-    """Compute the marginals of a part of an image, in float32.
+    """Compute the marginals of a part of an image, in float32, or its labels.
 
     Raises
     ------
@@ -253,7 +251,7 @@ def refined_window(
         An invalid value; the message names the rows and columns of the part.
     """
     try:
-        return _marginals(logits, image, mask, options, window)
+        return _refined(logits, image, mask, options, window)
     except ValueError as error:
         names = ("layers", "rows", "columns")[-len(window.whole) :]
         where = ", ".join(
@@ -263,16 +261,16 @@ def refined_window(
         raise ValueError(f"{error} (in {where})") from error
 
 
-def _marginals(
+def _refined(
     logits: Array, image: Array, mask: Array | None, options: dict[str, Any], window: Window
 ) -> Array:
     kind, of_infer = options["kind"], {k: v for k, v in options.items() if k != "kind"}
     logits = unaries.as_logits(logits, kind, multilabel=options["multilabel"], mask=mask)
-    q = infer(
+    found = infer(
         _computable(logits), image, mask=mask, kernel_weights=None, marginals=True, window=window,
         **of_infer,
     )  # fmt: skip
-    return q.astype(np.float32, copy=False)
+    return found if options["labels"] else found.astype(np.float32, copy=False)
 
 
 def reach(
@@ -410,7 +408,7 @@ def check(
     corner = Window(tuple(n - 1 for n in size), size)
     dummy = np.zeros((*one, pixels.shape[-1]), pixels.dtype)
     zeros = np.zeros((len(scores), *one), scores.dtype)
-    _marginals(zeros, dummy, None, {**options, "kind": "logits"}, corner)
+    _refined(zeros, dummy, None, {**options, "kind": "logits"}, corner)
 
 
 def _stand_in(name: str, array: Sliceable) -> Array:

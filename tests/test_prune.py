@@ -278,6 +278,24 @@ def test_pruned_results_do_not_depend_on_threads(pruner):
     np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.parametrize("labels_last", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (48, 64), (3, 4, 130)])
+def test_halves_are_pruned_as_their_float32_copy_is(pruner, size, labels_last):
+    logits, image = confident(12, size, seed=9, peak=9, patch=16)
+    stored = logits.astype(np.float16)
+    stored[1:, ..., 0] = -np.inf  # and subnormal halves
+    stored[2, ..., -1] = 3e-7
+    plain = stored.astype(np.float32)
+    if labels_last:
+        stored = np.moveaxis(np.ascontiguousarray(np.moveaxis(stored, 0, -1)), -1, 0)
+    for options in ({}, {"labels": True}):
+        both = {"prune": 1e-3, "backend": pruner, "return_info": True, **options}
+        got, info = refine(stored, image, SOFT, **both)
+        want, of_plain = refine(plain, image, SOFT, **both)
+        np.testing.assert_array_equal(got, want)
+        assert info.kept == of_plain.kept and not info.exact
+
+
 def test_a_prune_that_leaves_nothing_out_changes_rounding_alone(pruner, dtype):
     logits, image = confident(4, (15, 19), seed=8, peak=1, dtype=dtype)
     got = mean_field(logits, image, SOFT, prune=1e-30, backend=pruner)

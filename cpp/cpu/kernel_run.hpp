@@ -284,7 +284,7 @@ class KernelRun {
         blur(links, view_.lattice.dims, adjoint_, sums_.get(), values, width_, threads_);
     if (width_ == 1) {  // in order; the sums of ghosts are 0, and share() copies their values
       T* const sums = sums_.get();
-      parallel_ranges(links.rows, kClearChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
+      parallel_ranges(links.rows, kRowChunk, threads_, [&](std::int64_t begin, std::int64_t end) {
         loops<T>().finish(coupling, nullptr, end - begin, sums + begin,
                           mean ? values + begin : nullptr, values + begin, nullptr, 1);
       });

@@ -167,6 +167,8 @@ struct PrunePass : PointPass<T> {
   const PointKernel<T>* kernels_of = nullptr;  // [groups, kernel_count]
   const std::int32_t* label = nullptr;         // [groups, 4], label at each place; -1: padding
   const T* logits = nullptr;                   // [L, N]
+  const std::uint16_t* halves = nullptr;       // [L, N], read in place of `logits` if not null
+  std::int64_t half_stride = 0;                // from one label of `halves` to the next
   // [L, N], written by the last pass: marginals, not where they are 0; or refined logits. `common`:
   // the messages of a point's own labels, summed, are subtracted from its refined logits.
   T* refined = nullptr;

@@ -8,6 +8,7 @@
 #include <numeric>
 #include <vector>
 
+#include "../core/half.hpp"
 #include "binary.hpp"
 #include "kernel_run.hpp"
 
@@ -16,13 +17,15 @@ namespace {
 
 constexpr int kGroup = 4;
 
-// Return a logit, of any layout; not for half precision.
+// Return a logit, of any layout.
 template <typename T>
 T logit(const Image<T>& image, int label, std::int64_t point) {
   const LogitsView<T>& from = image.stored;
   if (from.data == nullptr) return image.logits[label * image.points + point];
   const std::int64_t at = label * from.label_stride + point * from.point_stride;
   if (from.dtype == LogitsDtype::kSame) return static_cast<const T*>(from.data)[at];
+  if (from.dtype == LogitsDtype::kHalf)
+    return T(of_half(static_cast<const std::uint16_t*>(from.data)[at]));
   return (T(static_cast<const std::uint8_t*>(from.data)[at]) - from.zero) * from.scale;
 }
 
@@ -140,7 +143,12 @@ class Pruned {
     pass_.kernel_count = kernels_;
     pass_.groups = groups_;
     pass_.label = label_.data();
-    if (image.stored.data != nullptr) planes_ = planes(image, model.labels, threads);
+    if (image.stored.dtype == LogitsDtype::kHalf && image.stored.point_stride == 1) {
+      pass_.halves = static_cast<const std::uint16_t*>(image.stored.data);
+      pass_.half_stride = image.stored.label_stride;
+    } else if (image.stored.data != nullptr) {
+      planes_ = planes(image, model.labels, threads);
+    }
     pass_.logits = planes_ != nullptr ? planes_.get() : image.logits;
     pass_.refined = image.refined;
     pass_.labels_to = image.labels;
@@ -337,7 +345,6 @@ class Pruned {
 template <typename T>
 bool can_prune(const Model<T>& model, const Image<T>& image) {
   const int labels = model.labels;
-  if (image.stored.data != nullptr && image.stored.dtype == LogitsDtype::kHalf) return false;
   if (image.saved != nullptr || is_binary(model, image)) return false;
   if (labels < 2 || labels > kGroup * kMaxGroups) return false;
   bool potts = true, diagonal = true;

@@ -21,7 +21,7 @@ from ..files import exif, formats, modalities, nnunet, tiff
 from ..files.alignment import first_placed
 from ..files.geometry import Geometry
 from ..files.label_values import positions
-from ..files.reading import check_whole
+from ..files.reading import check_whole, stored_logits
 from ..files.sizes import expecting
 from ..upsampling import upsample
 from ._messages import READ
@@ -341,7 +341,7 @@ class Inputs:
         """Read logits, probabilities as they are stored, or the logits of a label map."""
         args, path, kind = self._args, match.paths[0], self.kind(match)
         if kind != "labels":
-            read = files.read_logits if kind == "logits" else files.read_maps
+            read = self._read_logits if kind == "logits" else files.read_maps
             how: Any = {"labels_last": args.labels_last, "axes": axes, "strict": args.strict}
             maps = read(path, key=args.key, **how)
             self._check_count(path, max(2, len(maps)))
@@ -388,6 +388,13 @@ class Inputs:
         if kind == "probabilities":
             return unaries.log_probabilities(maps, multilabel=self.regions)
         return maps
+
+    def _read_logits(self, path: Path, **how: Any) -> Array:
+        """Read logits, float16 as it is stored unless they are to be computed with here."""
+        args = self._args
+        if args.upsample is None and args.temperature == 1 and not self.regions:
+            return stored_logits(path, **how)
+        return files.read_logits(path, **how)
 
     def _check_count(self, path: Path, labels: int) -> None:
         """Raise ValueError if --label-values does not list a value for each label of the logits."""

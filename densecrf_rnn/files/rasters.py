@@ -165,7 +165,8 @@ def refine_raster(
         parts = tiles.refined_tiles(
             u, windows.filled(channels), params, tile=tile, halo=halo,
             compatibility=compatibility, multilabel=multilabel, iterations=iterations, mask=seen,
-            spacing=spacing, prune=prune, backend=backend, threads=threads,
+            spacing=spacing, prune=prune, labels=not (marginals or multilabel), backend=backend,
+            threads=threads,
         )  # fmt: skip
         if axes == 3 and formats.kind(out) == "picture":
             raise ValueError(f"{out}: a GeoTIFF holds no volumes; write .zarr or .npy")
@@ -176,8 +177,11 @@ def refine_raster(
         shape = u.shape if marginals or (multilabel and order is None) else size
         with replaced(out) as part, create(part, shape, dtype, axes, nodata, ground) as write:
             done = 0
-            for where, q in parts:
-                values = q if marginals else _label_map(q, names, multilabel, order)
+            for where, values in parts:
+                if multilabel and not marginals:
+                    values = _regions(values, order)
+                elif names is not None and not marginals:
+                    values = names[values]
                 values = values.astype(dtype, copy=False)
                 if nodata is not None and seen is not None:
                     values[..., ~seen[where]] = nodata
@@ -201,16 +205,9 @@ def _check_multilabel(
         )
 
 
-def _label_map(
-    q: Array, names: Array | None, multilabel: bool, order: Sequence[int] | None
-) -> Array:
-    """Return what is written of marginals: the labels, or masks of regions that overlap."""
-    if multilabel:
-        if order is None:
-            return postprocess.region_masks(q)
-        return postprocess.labels_of_regions(q, order)
-    labels = postprocess.most_probable(q)
-    return labels if names is None else names[labels]
+def _regions(q: Array, order: Sequence[int] | None) -> Array:
+    """Return the masks of regions that overlap, or with `order` one label map of them."""
+    return postprocess.region_masks(q) if order is None else postprocess.labels_of_regions(q, order)
 
 
 def is_geotiff(path: Path | str) -> bool:

@@ -101,6 +101,17 @@ def read_logits(
     ...     read_logits(f"{folder}/a.npy").dtype.name
     'float32'
     """
+    logits = stored_logits(
+        path, key=key, kind=kind, clip=clip, labels_last=labels_last, axes=axes, strict=strict
+    )
+    return halves.widened(logits) if logits.dtype == np.float16 else logits
+
+
+def stored_logits(
+    path: Path | str, *, key: str | None = None, kind: Kind = "logits", clip: bool = False,
+    labels_last: bool = False, axes: int | None = None, strict: bool = False,
+) -> Array:  # fmt: skip
+    """Read logits as `read_logits` does, but float16 as it is, which `refine` reads too."""
     path = Path(path)
     array = read_maps(path, key=key, labels_last=labels_last, axes=axes, strict=strict)
     valid = read_valid(path, "scores")
@@ -116,8 +127,8 @@ def read_logits(
             )
     except (TypeError, ValueError) as error:
         raise type(error)(f"{path}: {error}") from error
-    if array.dtype == np.float16:
-        return _without_data(halves.widened(array), valid)
+    if array.dtype == np.float16 and array.dtype.isnative:
+        return _without_data(array if valid is None else array.copy(), valid)
     with np.errstate(over="ignore"):  # an infinity from this conversion is rejected later
         return _without_data(np.ascontiguousarray(array, dtype=np.float32), valid)
 

@@ -2,26 +2,11 @@
 // of rows, written as labels.
 #pragma once
 
-#include <cstring>
 #include <limits>
 
-#include "tiles.hpp"
+#include "planes.hpp"
 
 namespace dcrf::DCRF_ISA {
-
-// Convert IEEE half precision, given by its bits. The subnormal halves are integers times 2^-24:
-// the floats in between would be flushed to 0.
-DCRF_INLINE float of_half(std::uint16_t bits) {
-  const std::uint32_t magnitude = bits & 0x7fffu, sign = std::uint32_t(bits & 0x8000u) << 16;
-  std::uint32_t wide = (magnitude << 13) + (magnitude >= 0x7c00u ? 0x70000000u : 0x38000000u);
-  float found;
-  std::memcpy(&found, &wide, sizeof found);
-  if (magnitude < 0x400u) found = float(int(magnitude)) * 0x1p-24f;
-  std::memcpy(&wide, &found, sizeof wide);
-  wide |= sign;
-  std::memcpy(&found, &wide, sizeof found);
-  return found;
-}
 
 // Copy stored logits of type S to the rows [count, width] of a tile, each by value(stored).
 template <int W, typename S, typename T, class Value>
@@ -46,6 +31,11 @@ DCRF_INLINE void load_stored(const LogitsView<T>& from, int labels, const Tile& 
 // Read the logits of a tile of any layout and dtype; the padding of the rows is set to -infinity.
 template <int W, typename T>
 void load_logits(const LogitsView<T>& from, int labels, const Tile& tile, T* rows, int width) {
+  constexpr T kNothing = -std::numeric_limits<T>::infinity();
+  if (from.dtype == LogitsDtype::kHalf && from.point_stride == 1) {
+    const auto* const halves = static_cast<const std::uint16_t*>(from.data);
+    return load_planes<W>(halves, from.label_stride, labels, tile, rows, width, kNothing);
+  }
   if (from.dtype == LogitsDtype::kHalf) {
     load_stored<W, std::uint16_t>(from, labels, tile, rows, width,
                                   [](std::uint16_t bits) { return T(of_half(bits)); });
@@ -58,8 +48,7 @@ void load_logits(const LogitsView<T>& from, int labels, const Tile& tile, T* row
   }
   const int stride = row_stride<W>(width);
   for (int p = 0; p < tile.count; ++p) {
-    for (int l = labels; l < stride; ++l)
-      rows[p * stride + l] = -std::numeric_limits<T>::infinity();
+    for (int l = labels; l < stride; ++l) rows[p * stride + l] = kNothing;
   }
 }
 

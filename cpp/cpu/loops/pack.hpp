@@ -194,7 +194,7 @@ DCRF_INLINE Pack<float, N> exponential(const Pack<float, N>& x) {
 
 template <int N>
 DCRF_INLINE Pack<double, N> exponential(const Pack<double, N>& x) {
-  Pack<double, N> out;
+  Pack<double, N> out{};  // compilers do not see that the loop sets all
   for (int i = 0; i < N; ++i) out[i] = __builtin_exp(x[i]);
   return out;
 }

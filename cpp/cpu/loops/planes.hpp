@@ -3,26 +3,37 @@
 #pragma once
 
 #include <limits>
+#include <type_traits>
 
+#include "halves.hpp"
 #include "tiles.hpp"
 
 namespace dcrf::DCRF_ISA {
 
-// Transpose planes [labels, points] to the rows [count, width] of a tile; the padding is set to
-// `beyond`.
-template <int W, typename T>
-void load_planes(const T* planes, std::int64_t points, int labels, const Tile& tile, T* rows,
+template <typename T, int N>
+DCRF_INLINE Pack<T, N> load_plane(const T* from) {
+  return load<T, N>(from);
+}
+template <typename T, int N>
+DCRF_INLINE Pack<T, N> load_plane(const std::uint16_t* from) {  // halves
+  return load_halves<T, N>(from, N);
+}
+
+// Transpose planes [labels, points] of T, or of halves, to the rows [count, width] of a tile; the
+// padding is set to `beyond`. `apart`: from one plane to the next.
+template <int W, typename T, typename S>
+void load_planes(const S* planes, std::int64_t apart, int labels, const Tile& tile, T* rows,
                  int width, T beyond) {
   constexpr int N = kBlock<T, W>;
   const int stride = row_stride<W>(width), whole = tile.count / N * N;
-  const T* const from = planes + tile.begin;
+  const S* const from = planes + tile.begin;
   for (int l = 0; l < stride; l += N) {
     for (int p = 0; p < whole; p += N) {
       Pack<T, N> block[N];
       DCRF_UNROLL
       for (int i = 0; i < N; ++i) {
-        block[i] =
-            l + i < labels ? load<T, N>(from + (l + i) * points + p) : broadcast<T, N>(beyond);
+        block[i] = l + i < labels ? load_plane<T, N>(from + (l + i) * apart + p)
+                                  : broadcast<T, N>(beyond);
       }
       transpose<T, N>(block);
       DCRF_UNROLL
@@ -30,7 +41,12 @@ void load_planes(const T* planes, std::int64_t points, int labels, const Tile& t
     }
   }
   for (int p = whole; p < tile.count; ++p) {
-    for (int l = 0; l < labels; ++l) rows[p * stride + l] = from[l * points + p];
+    for (int l = 0; l < labels; ++l) {
+      if constexpr (std::is_same_v<S, T>)
+        rows[p * stride + l] = from[l * apart + p];
+      else
+        rows[p * stride + l] = T(of_half(from[l * apart + p]));
+    }
     for (int l = labels; l < stride; ++l) rows[p * stride + l] = beyond;
   }
 }

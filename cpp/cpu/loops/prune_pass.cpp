@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "halves.hpp"
 #include "prune_bounds.hpp"
 
 namespace dcrf::DCRF_ISA {
@@ -76,7 +77,15 @@ class PruneStrip {
  private:
   T* plane(int g, int k) { return planes_ + (g * kQuad + k) * kTile; }
   DCRF_INLINE P logits(int label, std::int64_t point, int count) const {
+    if (std::is_same_v<T, float> && pass_.halves != nullptr)
+      return load_halves<T, N>(pass_.halves + label * pass_.half_stride + point, count);
     return load_some<T, N>(pass_.logits + label * pass_.points + point, count);
+  }
+  DCRF_INLINE void prefetch_logit(int label, std::int64_t point) const {
+    if (pass_.halves != nullptr)
+      __builtin_prefetch(pass_.halves + label * pass_.half_stride + point);
+    else
+      __builtin_prefetch(pass_.logits + label * pass_.points + point);
   }
 
   // Call body(offset in a plane, point, number of points) for each pack of points of the tile. In a
@@ -96,10 +105,9 @@ class PruneStrip {
   bool begin(const BandTile& tile, std::int64_t index) {
     P bad{};  // NaN where a logit is invalid
     if (tile.column + 2 * kTileColumns <= tile.band->columns) {  // the next tile
-      for (int l = 0; l < pass_.labels; ++l) {
+      for (int l = 0; l < pass_.labels; ++l)
         for (int r = 0; r < tile.band->rows; ++r)
-          prefetch(pass_.logits + l * pass_.points + tile.point(r) + 2 * kTileColumns - 1, 1);
-      }
+          prefetch_logit(l, tile.point(r) + 2 * kTileColumns - 1);
     }
     over_packs(tile, [&](int at, std::int64_t point, auto count) {
       P peak = broadcast<T, N>(kNone), poison{};
