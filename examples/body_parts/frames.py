@@ -1,9 +1,9 @@
 """Read depth frames and their part labels from folders of PNG files.
 
-Layout: FOLDER/train and FOLDER/val, each with depth/*.png (16 bits, millimetres, 0 where there is
-no reading) and label/*.png (8 bits, 0 for background, 1..19 for parts) of the same names;
-FOLDER/classes.txt with a line such as `1 head` for each label. The Kinect frames of the paper are
-not public; for another layout use --splits, --depth-folder and --label-folder of run.py.
+Layout: FOLDER/train, FOLDER/choose and FOLDER/report, each with depth/*.png (16 bits, millimetres,
+0 where there is no reading) and label/*.png (8 bits, 0 for background, 1..19 for parts) of the same
+names; FOLDER/classes.txt with a line such as `1 head` for each label. Labels of two sides end in _L
+and _R. The Kinect frames of the paper are not public.
 """
 
 from pathlib import Path
@@ -25,30 +25,19 @@ class Frames:
     ----------
     folder : path
         Folder of the split.
-    depth_folder, label_folder : str
-        Folders of the PNG files, relative to `folder`.
     most : int
         Maximum number of frames to read; 0 reads all.
-    shrink : int
-        Read every `shrink`-th row and column.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        depth_folder: str = "depth",
-        label_folder: str = "label",
-        most: int = 0,
-        shrink: int = 1,
-    ) -> None:
-        paths = sorted((folder / depth_folder).glob("*.png"))[: most or None]
+    def __init__(self, folder: Path, most: int = 0) -> None:
+        paths = sorted((folder / "depth").glob("*.png"))[: most or None]
         if not paths:
             raise SystemExit(
-                f"{folder / depth_folder} holds no PNG files; --data must hold the splits"
+                f"{folder / 'depth'} holds no PNG files; --data must hold the splits"
             )
         depth, labels = [], []
         for path in paths:
-            partner = folder / label_folder / path.name
+            partner = folder / "label" / path.name
             if not partner.is_file():
                 raise SystemExit(f"{path} has no labels; {partner} does not exist")
             millimetres, parts = imread(path), imread(partner)
@@ -62,8 +51,8 @@ class Frames:
             labels.append(parts.astype(np.int64))
         if len({d.shape for d in depth}) > 1:
             raise SystemExit(f"{folder} holds frames of several sizes; all must have one size")
-        self.depth = torch.from_numpy(np.stack(depth)[..., ::shrink, ::shrink].copy())
-        self.labels = torch.from_numpy(np.stack(labels)[..., ::shrink, ::shrink].copy())
+        self.depth = torch.from_numpy(np.stack(depth))
+        self.labels = torch.from_numpy(np.stack(labels))
 
     def __len__(self) -> int:
         return len(self.depth)
@@ -83,18 +72,38 @@ def class_names(folder: Path) -> list[str]:
     return [line.split(maxsplit=1)[1] for line in path.read_text().splitlines() if line.strip()]
 
 
-def scores(predicted: Tensor, labels: Tensor, count: int) -> dict[str, float]:
-    """Return recall over the pixels of parts, its mean over parts, and mean IU, in percent.
+def kinds_and_sides(names: list[str]) -> tuple[Tensor, Tensor]:
+    """Return the number of each label's kind of part, and of its side: 1 L, 2 R, 0 neither.
 
-    The first two exclude pixels whose true label is the background, as the paper does, so they do
-    not count parts predicted there; mean IU covers all labels.
+    Labels that differ in an ending _L or _R only, such as hand_L and hand_R, are of one kind.
     """
-    confusion = metrics.confusion_matrix(labels.numpy(), predicted.numpy(), count)
+    stems = [name.removesuffix("_L").removesuffix("_R") for name in names]
+    kinds = torch.tensor([stems.index(stem) for stem in stems])
+    sides = torch.tensor([1 * name.endswith("_L") + 2 * name.endswith("_R") for name in names])
+    return kinds, sides
+
+
+def scores(predicted: Tensor, labels: Tensor, names: list[str]) -> dict[str, float]:
+    """Return five scores in percent of predicted labels [N, H, W], given the true ones.
+
+    Pixels of parts: those that are right, of all whose true label is a part. Mean of parts: the
+    mean of this over parts. Both exclude the background, as the paper does, so they do not count
+    parts predicted there; mean IU covers all labels. Kind: pixels of parts whose kind is right,
+    whatever the side. Side: of the pixels of left or right parts whose kind is right, those whose
+    side is right too.
+    """
+    confusion = metrics.confusion_matrix(labels.numpy(), predicted.numpy(), len(names))
     parts = confusion[1:]
     seen = parts.sum(1) > 0
     recall = np.diag(confusion)[1:][seen] / parts.sum(1)[seen]
+    kinds, sides = (x.numpy() for x in kinds_and_sides(names))
+    same_kind = kinds[1:, None] == kinds[None]
+    sided = (sides[1:, None] > 0) & same_kind
+    same_side = sided & (sides[1:, None] == sides[None])
     return {
         "pixels of parts": 100 * float(np.trace(confusion[1:, 1:]) / parts.sum()),
         "mean of parts": 100 * float(recall.mean()),
-        "mean IU, background too": 100 * metrics.mean_iu(confusion),
+        "mean IU": 100 * metrics.mean_iu(confusion),
+        "kind": 100 * float(parts[same_kind].sum() / parts.sum()),
+        "side": 100 * float(parts[same_side].sum() / max(parts[sided].sum(), 1)),
     }

@@ -1,7 +1,8 @@
-"""Draw depth frames of a body made of spheres, with the labels of its parts, to try run.py.
+"""Draw depth frames of a body made of spheres, with the labels of its parts, for study.py.
 
     python examples/body_parts/make_frames.py --out frames
-    python examples/body_parts/run.py --data frames --out results
+
+writes three splits: frames to train on, to choose settings on, and to report on.
 
 A figure in a random pose stands in front of a wall. As with a depth camera, depth comes in steps
 that grow with the distance, and readings are missing along silhouettes. L is the side that appears
@@ -107,17 +108,18 @@ def main():
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to create")
     parser.add_argument("--train", type=int, default=400, help="number of training frames")
-    parser.add_argument("--val", type=int, default=80, help="number of validation frames")
-    parser.add_argument("--size", type=int, nargs=2, default=[120, 160], metavar=("H", "W"))
+    parser.add_argument("--choose", type=int, default=100, help="number of frames to choose on")
+    parser.add_argument("--report", type=int, default=300, help="number of frames to report on")
+    parser.add_argument("--size", type=int, nargs=2, default=[60, 80], metavar=("H", "W"))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.out.exists():
         raise SystemExit(f"{options.out} already exists; remove it or choose another --out")
     rng = np.random.default_rng(options.seed)
-    for split, count in (("train", options.train), ("val", options.val)):
+    for split in ("train", "choose", "report"):
         for kind in ("depth", "label"):
             (options.out / split / kind).mkdir(parents=True)
-        for i in range(count):
+        for i in range(getattr(options, split)):
             for kind, image in zip(("depth", "label"), frame(rng, *options.size), strict=True):
                 path = options.out / split / kind / f"{i:04d}.png"
                 imsave(path, image, check_contrast=False)

@@ -1,0 +1,287 @@
+"""Tables and figures of the study, from the files that study.py has written."""
+
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from arms import ARMS, GROUPS, MEASURE, Study
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from scipy import stats
+
+from densecrf_rnn.files import replaced
+
+MEASURES = ("pixels of parts", "mean of parts", "kind", "side", "mean IU")
+# Pairs of arms, the first of which is claimed or expected to be better.
+CLAIMS = (
+    ("disconnected", "cnn"), ("crfrnn", "cnn"), ("crfrnn", "disconnected"),
+    ("crfrnn", "unguided"), ("gibbs", "cnn"), ("gibbs", "disconnected"), ("gibbs", "crfrnn"),
+    ("gibbs", "separate"), ("gibbs", "persistent"), ("gibbs", "potts"), ("gibbs", "symmetric"),
+    ("gibbs", "distance1"), ("gibbs", "ascent"), ("depth", "gibbs"), ("depth", "crfrnn"),
+    ("sweeps-80x1", "sweeps-8x10"), ("sweeps-80x1-slow", "sweeps-8x10"),
+)  # fmt: skip
+START, END = "<!-- results: written by study.py table -->\n", "<!-- end of results -->\n"
+
+Runs = dict[str, dict[int, dict[str, Any]]]  # results by arm and seed
+
+
+def read(folder: Path) -> Runs:
+    """Return all results of a folder."""
+    runs: Runs = {}
+    for name in ARMS:
+        paths = folder.glob(f"{name}-seed*.json")
+        found = {int(p.stem.rsplit("-seed", 1)[1]): json.loads(p.read_text()) for p in paths}
+        if found:
+            runs[name] = dict(sorted(found.items()))
+    return runs
+
+
+def interval(values: list[float]) -> tuple[float, float | None]:
+    """Return the mean and half its 95 % Student's interval, None for a single value."""
+    if len(values) < 2:
+        return values[0], None
+    error = statistics.stdev(values) / len(values) ** 0.5
+    return statistics.fmean(values), float(stats.t.ppf(0.975, len(values) - 1)) * error
+
+
+def written(values: list[float], form: str = ".1f") -> str:
+    """Return mean and interval as text."""
+    mean, half = interval(values)
+    return f"{mean:{form}}" + ("" if half is None else f" ± {half:.1f}")
+
+
+def rows(header: list[str], lines: list[list[str]]) -> Iterator[str]:
+    """Yield the lines of a table."""
+    yield "| " + " | ".join(header) + " |"
+    yield "|---" * len(header) + "|"
+    for line in lines:
+        yield "| " + " | ".join(line) + " |"
+    yield ""
+
+
+def scores_of(runs: Runs, name: str, measure: str) -> dict[int, float]:
+    """Return an arm's scores on the frames to report on, by seed."""
+    return {seed: run["scores"][measure] for seed, run in runs.get(name, {}).items()}
+
+
+def score_lines(runs: Runs) -> Iterator[str]:
+    """Yield the table of scores of all arms; arms without results say how to run them."""
+    lines = []
+    for name in [*GROUPS["main"], *GROUPS["more"]]:
+        if name not in runs:
+            lines.append([ARMS[name].title, "", f"not run (`--arms {name}`)", "", "", "", ""])
+            continue
+        cells = [written(list(scores_of(runs, name, m).values())) for m in MEASURES]
+        lines.append([ARMS[name].title, str(len(runs[name])), *cells])
+    yield from rows(["percent", "seeds", *MEASURES], lines)
+
+
+def verdict(differences: list[float]) -> str:
+    """Say what the interval of paired differences shows."""
+    mean, half = interval(differences)
+    if half is None:
+        return "one seed"
+    if mean - half > 0:
+        return "beats"
+    return "loses" if mean + half < 0 else "open"
+
+
+def claim_lines(runs: Runs) -> Iterator[str]:
+    """Yield the table of paired differences between arms."""
+    lines = []
+    for better, worse in CLAIMS:
+        seeds = sorted(set(runs.get(better, ())) & set(runs.get(worse, ())))
+        title = f"{ARMS[better].title} − {ARMS[worse].title}"
+        if not seeds:
+            lines.append([title, "", "not run", *[""] * (len(MEASURES) - 1), ""])
+            continue
+        cells, found = [], ""
+        for measure in MEASURES:
+            first, second = (scores_of(runs, name, measure) for name in (better, worse))
+            differences = [first[s] - second[s] for s in seeds]
+            cells.append(written(differences, "+.1f"))
+            if measure == MEASURE:
+                found = verdict(differences)
+        lines.append([title, str(len(seeds)), *cells, found])
+    yield from rows(["difference, paired by seed", "seeds", *MEASURES, "verdict"], lines)
+
+
+def convergence_lines(runs: Runs) -> Iterator[str]:
+    """Yield the table of what shows that tables have converged; means over seeds."""
+    lines = []
+    for name, found in runs.items():
+        if ARMS[name].kind not in ("gibbs", "depth"):
+            continue
+        each = list(found.values())
+
+        def mean(of: Callable[[dict[str, Any]], float], form: str) -> str:
+            return f"{statistics.fmean(of(run) for run in each):{form}}"  # noqa: B023
+
+        lines.append([
+            ARMS[name].title, str(each[0]["epochs"]),
+            mean(lambda r: 100 * r["log"][0]["gap"], ".2f"),
+            mean(lambda r: 100 * r["log"][-1]["gap"], ".2f"),
+            mean(lambda r: r["flat"] or float("nan"), ".2f"),
+            mean(lambda r: 100 * r["fresh gap"], ".2f"),
+            mean(lambda r: r["log"][-1]["max table"], ".1f"),
+            mean(lambda r: 100 * r["log"][-1]["acceptance"], ".2f"),
+        ])  # fmt: skip
+    if lines:
+        yield from rows(
+            ["percent", "epochs", "gap after epoch 1", "gap at the end",
+             "last quarter / quarter before", "gap of new chains", "max \\|table\\|, a score",
+             "draws that change a label"], lines)
+
+
+def decision_lines(runs: Runs) -> Iterator[str]:
+    """Yield the table of decisions with the models learned end to end."""
+    found = runs.get("gibbs", {})
+    if not found:
+        return
+    ways = {"argmax of marginals": [run["scores"] for run in found.values()]}
+    for name in next(iter(found.values()))["other decisions"]:
+        ways[name] = [run["other decisions"][name] for run in found.values()]
+    first = ways["argmax of marginals"]
+    lines = []
+    for name, each in ways.items():
+        cells = [written([run[m] for run in each]) for m in MEASURES]
+        less = [a[MEASURE] - b[MEASURE] for a, b in zip(each, first, strict=True)]
+        lines.append([name, *cells, "" if each is first else written(less, "+.1f")])
+    yield from rows(["decision", *MEASURES, "against marginals"], lines)
+
+
+def sweep_lines(runs: Runs) -> Iterator[str]:
+    """Yield the table of separate learning with equal numbers of sweeps."""
+    lines = []
+    for name in GROUPS["sweeps"]:
+        if name not in runs:
+            lines.append([ARMS[name].title, "", f"not run (`--arms {name}`)", "", "", ""])
+            continue
+        each = list(runs[name].values())
+        cells = [written([r["scores"][m] for r in each]) for m in (MEASURE, "mean IU")]
+        gaps = [f"{100 * statistics.fmean(of):.2f}" for of in (
+            [r["log"][-1]["gap"] for r in each], [r["fresh gap"] for r in each])]  # fmt: skip
+        lines.append([ARMS[name].title, str(len(each)), *cells, *gaps])
+    yield from rows(
+        ["percent", "seeds", MEASURE, "mean IU", "gap at the end", "gap of new chains"], lines)
+
+
+def search_lines(folder: Path) -> Iterator[str]:
+    """Yield the searches: number of trials, range of scores, and the values that were chosen."""
+    lines = []
+    for path in sorted(folder.glob("search-*.json")):
+        found = json.loads(path.read_text())
+        if "best" not in found:
+            continue
+        scores = [trial["scores"][MEASURE] for trial in found["trials"]]
+        values = ", ".join(f"{k} {v:.3g}" for k, v in found["best"].items())
+        lines.append([path.stem.removeprefix("search-"), str(len(scores)),
+                      f"{min(scores):.1f} to {max(scores):.1f}", values])  # fmt: skip
+    if lines:
+        yield from rows(["search", "trials", f"{MEASURE}, choose", "chosen"], lines)
+
+
+def text_of(folder: Path) -> str:
+    """Return all tables of a folder of results."""
+    runs = read(folder)
+    each = [run for found in runs.values() for run in found.values()]
+    if not each:
+        return "\n".join(["No run has ended yet.", "", *score_lines(runs)])
+    one = each[0]
+    height, width = one["study"]["size"]
+    frames = " / ".join(map(str, one["study"]["frames"]))
+    trials = [t for p in folder.glob("search-*.json") for t in json.loads(p.read_text())["trials"]]
+    hours = [sum(sum(run["seconds"].values()) for run in each) / 3600,
+             sum(trial["seconds"] for trial in trials) / 3600]  # fmt: skip
+    machines = ", ".join(sorted({f"{run['threads']} thread of {run['machine']}" for run in each}))
+    lines = [
+        f"Network `{one['study']['network']}`, frames of {width} x {height} pixels, {frames} to "
+        f"train, choose and report on. {hours[0]:.1f} hours of runs and {hours[1]:.1f} of searches "
+        f"({machines}, torch {one['torch']}). Intervals: 95 %, Student's, over seeds.",
+        "", *score_lines(runs), *claim_lines(runs),
+        "How far learning had come:", "", *convergence_lines(runs),
+        "The end-to-end models decoded in other ways:", "", *decision_lines(runs),
+        "Separate learning with equal numbers of sweeps:", "", *sweep_lines(runs),
+        "What was chosen:", "", *search_lines(folder),
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def table(folder: Path, readme: Path | None) -> None:
+    """Print all tables; write them into a file between its two marks, if one is given."""
+    text = text_of(folder)
+    print(text)
+    if readme is None:
+        return
+    page = readme.read_text()
+    if START not in page or END not in page:
+        raise SystemExit(f"{readme} lacks the marks {START.strip()} and {END.strip()}")
+    before, rest = page.split(START)
+    with replaced(readme) as part:
+        part.write_text(before + START + text + END + rest.split(END)[1])
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+
+def figures(study: Study, seed: int, folder: Path) -> None:
+    """Draw frames with the labels of each arm, as the paper's figure 1, and the learned tables."""
+    found = {}
+    for name in ("cnn", "disconnected", "crfrnn", "separate", "gibbs"):
+        path = study.work / f"labels-{name}-seed{seed}.pt"
+        if path.exists():
+            found[name] = torch.load(path, weights_only=True)
+    if "gibbs" not in found:
+        raise SystemExit(f"{study.work} holds no labels of seed {seed}; study.py run makes them")
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = {ARMS[name].title: one["labels"] for name, one in found.items()}
+    draw_parts(folder / "body_parts.png", study, labels)
+    tables, offsets = (found["gibbs"][key].numpy() for key in ("tables", "offsets"))
+    draw_tables(folder / "body_tables.png", tables, offsets.tolist(), study.names)
+
+
+def draw_parts(path: Path, study: Study, found: dict[str, torch.Tensor]) -> None:
+    """Plot depth, true labels and the labels of each arm for evenly spaced frames."""
+    frames = study.splits["report"]
+    columns = {"depth": frames.depth[:, 0], "truth": frames.labels, **found}
+    count = min(5, len(frames))
+    figure = Figure(figsize=(2.0 * len(columns), 1.6 * count), layout="constrained")
+    axes = figure.subplots(count, len(columns), squeeze=False)
+    colours = colormaps["tab20"].resampled(study.labels)
+    for row, number in enumerate(np.linspace(0, len(frames) - 1, count).astype(int)):
+        for axis, (name, images) in zip(axes[row], columns.items(), strict=True):
+            if name == "depth":
+                axis.imshow(images[number], cmap="gray_r")
+            else:
+                seen = np.ma.masked_equal(images[number], 0)  # leaves the background white
+                options = {"vmin": -0.5, "vmax": study.labels - 0.5, "interpolation": "nearest"}
+                axis.imshow(seen, cmap=colours, **options)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if row == 0:
+                axis.set_title(name.replace(", ", ",\n", 1), fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def draw_tables(
+    path: Path, tables: np.ndarray, offsets: list[list[int]], names: list[str]
+) -> None:
+    """Plot each offset's table: rows are a pixel's label, columns the label at the offset."""
+    columns = 4
+    figure = Figure(figsize=(3.4 * columns, 3.4 * -(-len(tables) // columns)), layout="constrained")
+    axes = figure.subplots(-(-len(tables) // columns), columns, squeeze=False)
+    most = float(np.abs(tables).max()) or 1.0
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, one, (down, right) in zip(axes.flat, tables, offsets):
+        axis.set_axis_on()
+        image = axis.imshow(one, cmap="RdBu_r", vmin=-most, vmax=most)
+        axis.set_title(f"{down} down, {right} right", fontsize=8)
+        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=4)
+        axis.set_yticks(range(len(names)), names, fontsize=4)
+    figure.colorbar(image, ax=axes, shrink=0.4, label="score: red attracts, blue repels")
+    figure.savefig(path, dpi=120)
