@@ -1,25 +1,19 @@
 """Make the coarse class scores that accompany the sample images of ``densecrf_rnn``.
 
-The script runs DeepLabv3 with a MobileNetV2 backbone (21 Pascal VOC classes, output stride 16)
-over photographs and writes, for each of them, the scores the network gives on its 33 x 33 grid.
-The files ``densecrf_rnn/samples/*.logits.npz`` were made with it.
-
-The network is ``deeplabv3_mnv2_pascal`` as published in https://github.com/google-coral/test_data
-under the Apache Licence 2.0.  ``--net`` takes its weights as an ``.npz`` file of float32
-convolutions into which batch normalisation has been folded: ``NAME.weight`` (output channel, input
-channel, row, column) and ``NAME.bias`` for every convolution, and a string ``layers`` with one
-line for each, ``name kind c_in c_out kernel stride dilation activation``.
+The script runs DeepLabv3 with a MobileNetV2 backbone (21 Pascal VOC classes, output stride 16;
+``densecrf_rnn.nn.sample_network``) over photographs and writes, for each of them, the scores the
+network gives on its 33 x 33 grid. The files ``densecrf_rnn/samples/*.logits.npz`` were made with
+it, by ``--net`` with the weights in float32.
 
 Each output file ``NAME.logits.npz`` holds ``q`` (uint8, class x row x column), ``scale`` and
-``zero_point`` (float32 scalars); the scores are ``(q - zero_point) * scale``.  They cover the
+``zero_point`` (float32 scalars); the scores are ``(q - zero_point) * scale``. They cover the
 whole 513 x 513 input of the network, in whose top left corner the image lies, so that bilinear
 interpolation to 513 x 513 with aligned corners, cut to the size of the image, gives the scores
 of every pixel.
 
 Usage::
 
-    python examples/make_sample_logits.py --net deeplabv3_mnv2_voc_float.npz \\
-        --images IMAGE_OR_FOLDER [...] --out FOLDER
+    python examples/make_sample_logits.py --images IMAGE_OR_FOLDER [...] --out FOLDER
 
 It needs PyTorch and scikit-image.
 """
@@ -31,53 +25,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from skimage import io
 
-INPUT_SIZE = 513
+from densecrf_rnn.nn.sample_network import INPUT_SIZE, WEIGHTS, SampleNetwork
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-
-
-class DeepLabV3MobileNetV2:
-    """The network in plain tensor operations, for inference only."""
-
-    def __init__(self, path: Path) -> None:
-        with np.load(path) as arrays:
-            lines = str(arrays["layers"]).splitlines()
-            self.layers = {line.split()[0]: line.split()[1:] for line in lines if line.strip()}
-            self.tensors = {
-                name: torch.from_numpy(arrays[name]) for name in arrays.files if name != "layers"
-            }
-
-    def convolve(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """Apply the convolution called ``name`` and its activation."""
-        kind, c_in, _, kernel, stride, dilation, activation = self.layers[name]
-        x = F.conv2d(
-            x,
-            self.tensors[f"{name}.weight"],
-            self.tensors[f"{name}.bias"],
-            stride=int(stride),
-            padding=int(dilation) * (int(kernel) // 2),
-            dilation=int(dilation),
-            groups=int(c_in) if kind == "dw" else 1,
-        )
-        if activation == "relu6":
-            return x.clamp(0, 6)
-        return x.relu() if activation == "relu" else x
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Map a batch of 513 x 513 inputs in [-1, 1] to scores [batch, 21, 33, 33]."""
-        x = self.convolve("stem", x)
-        for block in range(17):
-            y = x
-            for part in ("expand", "dw", "project"):
-                if f"b{block}.{part}" in self.layers:  # the first block has no expansion
-                    y = self.convolve(f"b{block}.{part}", y)
-            x = x + y if x.shape == y.shape else y
-
-        local = self.convolve("aspp0", x)
-        pooled = self.convolve("pool", x.mean(dim=(2, 3), keepdim=True)).expand_as(local)
-        return self.convolve("logits", self.convolve("proj", torch.cat((pooled, local), dim=1)))
 
 
 def network_input(image: np.ndarray) -> torch.Tensor:
@@ -126,17 +78,17 @@ def sample_name(path: Path) -> str:
 def main() -> None:
     """Read the command line and write one file of scores for each image."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--net", type=Path, required=True, help="weights of the network (.npz)")
+    parser.add_argument("--net", type=Path, default=WEIGHTS, help="weights of the network (.npz)")
     parser.add_argument(
         "--images", type=Path, required=True, nargs="+", help="images, or folders of images"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the scores")
     options = parser.parse_args()
 
-    net = DeepLabV3MobileNetV2(options.net)
+    net = SampleNetwork(options.net)
     options.out.mkdir(parents=True, exist_ok=True)
     for path in image_files(options.images):
-        logits = net(network_input(io.imread(path)))[0].numpy()
+        logits = net.grid(network_input(io.imread(path)))[0].numpy()
         target = options.out / f"{sample_name(path)}.logits.npz"
         np.savez_compressed(target, **quantise(logits))  # type: ignore[arg-type]
         print(f"{target}: {target.stat().st_size} bytes")

@@ -1,7 +1,7 @@
 """`densecrf-rnn demo`: show the effect of the CRF on the photographs that the package contains.
 
-Refines saved logits, scores and draws the result, then trains a CRF-RNN head for some seconds.
-`_panels` draws the images, `nn.tuning` trains.
+Refines saved logits, scores and draws the result, then trains a CRF-RNN head for some seconds; or
+refines photographs of the user's own. `_photos` reads those, `_panels` draws, `nn.tuning` trains.
 """
 
 import argparse
@@ -40,6 +40,9 @@ _LABELS = len(samples.CLASS_NAMES)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     add = parser.add_argument
+    add("photos", nargs="*", type=Path, metavar="PHOTO",
+        help="refine your own photographs, scored by the sample network (21 Pascal VOC classes, "
+        "such as person, cat or car; needs torch), in place of those of the package")
     add("--out", **_types.FOLDER, default=Path("densecrf-demo"),
         help="output folder for the images (default: %(default)s)")
     add("--no-train", action="store_true", help="do not train a CRF-RNN head")
@@ -51,19 +54,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Refine, draw and train; print the scores."""
     require("demo", "skimage", "matplotlib", "tqdm")
+    if args.photos:
+        require("demo of your own photographs", "torch", extra="torch")
     # By default, torch's idle OpenMP threads spin and compete with those of the native engine:
     # training takes three times as long on two cores. OpenMP reads this when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     backend = engines.resolve("auto")
     make_folder(args.out, "--out")
     threads = args.threads or engines.default_threads()
+    if args.photos:
+        from . import _photos
+
+        photos = _photos.read_photos(args.photos)
     print(
         f"Refining class scores of DeepLabv3-MobileNetV2: {ITERATIONS} mean-field iterations,\n"
         f"backend {backend}, {threads} thread{'s' if threads > 1 else ''}, {PARAMS}\n"
     )
-    pairs = _refine_all(args.out, args.threads)
-    if not args.no_train:
-        _train(pairs, args.steps, args.threads)
+    if args.photos:
+        _photos.refine_photos(photos, args.out, PARAMS, ITERATIONS, args.threads)
+    else:
+        pairs = _refine_all(args.out, args.threads)
+        if not args.no_train:
+            _train(pairs, args.steps, args.threads)
     print(
         f"Images: {args.out}{'/' if args.out.name else ''}*.png. "
         'To use your own network, see README, section "Use".'
