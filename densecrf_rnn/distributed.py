@@ -15,6 +15,8 @@ from .kernels import Window
 from .params import CRFParams
 from .unaries import Kind
 
+__all__ = ["refine_dask"]
+
 
 def refine_dask(
     logits: Any,

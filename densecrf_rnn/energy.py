@@ -10,6 +10,8 @@ from .inference.mean_field import check
 from .inference.running import Filter, as_rows, log_softmax
 from .params import CRFParams
 
+__all__ = ["free_energy"]
+
 
 def free_energy(
     refined: Array,

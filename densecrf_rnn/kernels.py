@@ -13,6 +13,8 @@ from ._typing import Array
 from . import checks
 from .params import CRFParams, FeatureOrder, SpatialFilter, Weight
 
+__all__ = ["Bilateral", "Custom", "Kernel", "Spatial"]
+
 
 # A pixel whose mass n = K 1 (its row sum of K) is at most this gets the scale 0 instead of a power
 # of 1 / n. With the self term n exceeds 0.1. Without it, n of an isolated pixel is the difference

@@ -8,6 +8,8 @@ from ._typing import Array
 from . import engines, checks
 from .params import QUALITIES, Quality
 
+__all__ = ["PermutohedralLattice"]
+
 
 class PermutohedralLattice:
     """A fast approximate Gaussian filter: built once for some points, applied any number of times.

@@ -13,6 +13,12 @@ import numpy as np
 
 from ._typing import Array
 
+__all__ = [
+    "bootstrap_interval", "border_distance", "class_accuracy", "class_dice", "class_iu",
+    "confusion_matrix", "frequency_weighted_iu", "mean_accuracy", "mean_iu", "pixel_accuracy",
+    "trimap", "trimap_confusions",
+]  # fmt: skip
+
 
 # --- counts --------------------------------------------------------------------------------------
 

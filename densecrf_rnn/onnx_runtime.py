@@ -18,6 +18,8 @@ from . import checks
 from .inference.mean_field import mean_field
 from .params import CRFParams
 
+__all__ = ["inference_session", "reference_evaluator"]
+
 
 DOMAIN = "ai.onnx.contrib"  # domain of Python operators in onnxruntime-extensions
 OPERATOR = "DenseCRFMeanField"

@@ -6,6 +6,8 @@ from typing import Any, Literal, get_args
 
 from . import checks
 
+__all__ = ["CRFParams"]
+
 Normalization = Literal["after", "before", "symmetric", "none"]
 FeatureOrder = Literal["xy", "yx"]
 SpatialFilter = Literal["grid", "lattice"]

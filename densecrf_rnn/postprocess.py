@@ -8,6 +8,8 @@ import numpy as np
 from ._typing import Array
 from . import checks
 
+__all__ = ["labels_of_regions", "most_probable", "region_masks", "remove_small"]
+
 
 def most_probable(scores: Array, threshold: float = 0.5) -> Array:
     """Return the argmax over the labels.

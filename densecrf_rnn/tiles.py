@@ -26,6 +26,8 @@ from .params import CRFParams, Quality
 from .postprocess import label_dtype
 from .unaries import Kind
 
+__all__ = ["reach", "refine_tiled"]
+
 Halo = int | Sequence[int] | Literal["exact"] | None
 
 # Default side of a tile, by number of axes: a tile has about as many pixels as a core refines in a

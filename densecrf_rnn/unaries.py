@@ -14,6 +14,11 @@ import numpy as np
 from ._typing import Array
 from . import checks
 
+__all__ = [
+    "from_queries", "logits_from_labels", "logits_from_probabilities", "scale_temperature",
+    "select_classes",
+]  # fmt: skip
+
 _CERTAIN = 1e30  # stands for +inf: no message of a CRF outweighs it
 Kind = Literal["logits", "probabilities"]  # what maps hold
 

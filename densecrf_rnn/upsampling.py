@@ -7,6 +7,8 @@ import numpy as np
 from ._typing import Array
 from . import checks
 
+__all__ = ["upsample"]
+
 
 # Number of fine pixels computed by one matrix product. The product uses the coarse pixels around
 # them, so longer runs multiply more zeros and shorter runs make more calls.

@@ -249,10 +249,11 @@ def free_energy(
     refined : Tensor, shape and dtype of `logits`, or a sequence of T of them
         Logits that `mean_field` returned, one tensor or the list of `return_all`. Q are their
         marginals: the softmax, or with update="relu" the positive logits divided by their sum.
-    logits, image, params, features, kernel_weights, compatibility, multilabel, kernels,
-    bandwidths, guides, mask, spacing, update, method, backend
-        As in `mean_field`, with one set of weights for all iterations (tied). Pixels outside the
-        mask are excluded. The energy of a multilabel problem is the sum over its maps.
+    logits, image, params, features, guides, mask, spacing, update, method, backend
+        As in `mean_field`. Pixels outside the mask are excluded.
+    kernel_weights, compatibility, multilabel, kernels, bandwidths
+        As in `mean_field`, with one set of weights for all iterations (tied). The energy of a
+        multilabel problem is the sum over its maps.
 
     Returns
     -------

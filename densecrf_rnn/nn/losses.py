@@ -16,6 +16,8 @@ from .filtering import filter_rows
 from .ops import dispatch
 from .subclasses import plain_inside
 
+__all__ = ["DenseCRFLoss", "robust_log_likelihood"]
+
 
 def robust_log_likelihood(
     logits: Tensor,

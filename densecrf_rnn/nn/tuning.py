@@ -21,6 +21,8 @@ from ..postprocess import most_probable
 from ..tuning import Example, Task, optional
 from .crfrnn import CRFRNN
 
+__all__ = ["Learned", "learn"]
+
 
 LEARNING_RATE = 0.05
 # Factors on the learning rate. Adam moves a parameter by about its learning rate in each step;
