@@ -23,7 +23,8 @@ MODULES = [
     "densecrf_rnn", "densecrf_rnn.compat", "densecrf_rnn.compat.monai",
     "densecrf_rnn.compat.pydensecrf", "densecrf_rnn.energy", "densecrf_rnn.files",
     "densecrf_rnn.gibbs", "densecrf_rnn.kernels", "densecrf_rnn.metrics", "densecrf_rnn.nn",
-    "densecrf_rnn.nn.functional", "densecrf_rnn.nn.losses", "densecrf_rnn.nn.tuning",
+    "densecrf_rnn.nn.functional", "densecrf_rnn.nn.losses", "densecrf_rnn.nn.sample_network",
+    "densecrf_rnn.nn.tuning",
     "densecrf_rnn.onnx_runtime", "densecrf_rnn.postprocess", "densecrf_rnn.samples",
     "densecrf_rnn.tiles", "densecrf_rnn.tuning", "densecrf_rnn.unaries", "densecrf_rnn.upsampling",
 ]  # fmt: skip
