@@ -245,9 +245,9 @@ def test_demo_refines_photographs_of_ones_own(photos, capsys, tmp_path):
 @needs_pictures
 def test_demo_reduces_a_large_photograph(photos, capsys, monkeypatch, tmp_path):
     pytest.importorskip("torch")
-    from densecrf_rnn.cli import _photos
+    from densecrf_rnn.explore import photos as of_photos
 
-    monkeypatch.setattr(_photos, "LONGEST", 80)
+    monkeypatch.setattr(of_photos, "LONGEST", 80)
     assert main(["demo", photos[0], "--out", str(tmp_path / "out")]) == 0
     assert "80x60" in capsys.readouterr().out
 

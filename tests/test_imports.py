@@ -35,6 +35,7 @@ LAYERS = (
     {"samples", "tuning", "distributed"},
     {"nn"},
     {"files"},
+    {"explore"},
     {"compat", "cli"},
     {"__main__"},
 )

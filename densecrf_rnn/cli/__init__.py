@@ -22,6 +22,7 @@ _COMMANDS = {
     "refine": "refine a folder of saved logits with their images",
     "evaluate": "score label maps or logits against the ground truth, several side by side",
     "tune": "search for the CRF parameters that score best on images with ground truth",
+    "explore": "show what each parameter does, with sliders, on a page of this machine alone",
     "info": "show versions and the engines that can run here",
 }
 

@@ -43,7 +43,7 @@ class Problem:
 
 
 def add_input_options(parser: argparse.ArgumentParser, regions: bool = True) -> None:
-    """Declare the options that name the input files and describe their content.
+    """Declare the arguments that name the input files, and the options of their content.
 
     `regions` says whether the command refines maps that overlap.
     """
@@ -57,6 +57,11 @@ def add_input_options(parser: argparse.ArgumentParser, regions: bool = True) -> 
         help="folder, quoted pattern or file of the images, one for each file of LOGITS, of the "
         f"same stem (name without extension): {' '.join(formats.extensions('image'))}",
     )  # fmt: skip
+    add_content_options(parser, regions)
+
+
+def add_content_options(parser: argparse.ArgumentParser, regions: bool = True) -> None:
+    """Declare the options that describe the content of the input files."""
     group = parser.add_argument_group("content of the input files")
     add = group.add_argument
     kinds = ("logits", "probabilities", "labels")

@@ -1,75 +1,40 @@
-"""Photographs of the user's own, for `demo` and `explore`: reading, scoring and refining them."""
+"""Photographs of the user's own in `demo`: read, scored by the sample network, and refined."""
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from .._typing import Array
-from .. import files, samples
+from .. import samples
+from ..explore.photos import for_size, read_photo
 from ..inference.refine import refine
-from ..kernels import leading
 from ..nn.sample_network import SampleNetwork
 from ..params import CRFParams
 from . import UserError
 
-LONGEST = 1500  # side of a photograph; longer ones are reduced, so that a try takes about a second
-_USUAL = 500  # longest side of the photographs that the demo's bandwidths were chosen on
 
-
-def read_photo(path: Path) -> Array:
-    """Read a photograph as RGB [H, W, 3] of uint8, reduced to at most LONGEST pixels a side.
+def read_photos(paths: Sequence[Path]) -> dict[str, Array]:
+    """Read photographs; the keys are their stems, of which equal ones get numbers.
 
     Raises
     ------
     UserError
-        The file cannot be read, or is no picture of 8 bits.
+        A file cannot be read, or is no photograph of 8 bits.
     """
-    try:
-        image = files.read_image(path)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, ImportError) as error:
-        said = str(error)
-        raise UserError(said if str(path) in said else f"{path}: {said}") from error
-    if image.ndim != 3 or image.dtype != np.uint8 or image.shape[-1] not in (1, 2, 3, 4):
-        raise UserError(
-            f"{path}: is {image.dtype} of shape {image.shape}; give a photograph of 8 bits a "
-            "channel, such as JPEG or PNG (for other data: densecrf-rnn refine)"
-        )
-    image = image[..., :3] if image.shape[-1] >= 3 else np.repeat(image[..., :1], 3, axis=-1)
-    return reduced(image)
-
-
-def reduced(image: Array) -> Array:
-    """Return an image [H, W, 3] of uint8 of at most LONGEST pixels a side."""
-    longest = max(image.shape[:2])
-    if longest <= LONGEST:
-        return np.ascontiguousarray(image)
-    from skimage import transform
-
-    size = [max(1, round(n * LONGEST / longest)) for n in image.shape[:2]]
-    small = transform.resize(image, size, order=1, anti_aliasing=True, preserve_range=True)
-    return small.round().clip(0, 255).astype(np.uint8)
-
-
-def for_size(params: CRFParams, image: Array) -> CRFParams:
-    """Return parameters whose bandwidths of position suit an image larger than _USUAL."""
-    by = max(1.0, max(image.shape[:2]) / _USUAL)
-    alpha, gamma = leading(params.theta_alpha), leading(params.theta_gamma)
-    return replace(params, theta_alpha=round(by * alpha, 1), theta_gamma=round(by * gamma, 1))
-
-
-def read_photos(paths: Sequence[Path]) -> dict[str, Array]:
-    """Read photographs; the keys are their stems, of which equal ones get numbers."""
     photos: dict[str, Array] = {}
     for path in paths:
         name, number = path.stem, 2
         while name in photos:
             name, number = f"{path.stem}_{number}", number + 1
-        photos[name] = read_photo(path)
+        try:
+            photos[name] = read_photo(path)
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror or error}") from error
+        except (ValueError, ImportError) as error:
+            said = str(error)
+            raise UserError(said if str(path) in said else f"{path}: {said}") from error
     return photos
 
 

@@ -1,0 +1,54 @@
+"""Photographs of the user's own: read, and made small enough to refine while one waits."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from .._typing import Array
+from .. import checks, files
+from ..kernels import leading
+from ..params import CRFParams
+
+LONGEST = 1500  # side of a photograph; longer ones are reduced, so that a try takes about a second
+_USUAL = 500  # longest side of the photographs that the demo's bandwidths were chosen on
+
+
+def read_photo(path: Path, longest: int | None = None) -> Array:
+    """Read a photograph as RGB [H, W, 3] of uint8 of at most `longest` pixels a side (LONGEST).
+
+    Raises
+    ------
+    OSError, ImportError, ValueError
+        The file cannot be read, or is no picture of 8 bits; the message names it.
+    """
+    image = files.read_image(path)
+    if image.ndim != 3 or image.dtype != np.uint8 or image.shape[-1] not in (1, 2, 3, 4):
+        raise ValueError(
+            f"{path}: is {image.dtype} of shape {image.shape}; give a photograph of 8 bits a "
+            "channel, such as JPEG or PNG (for other data: densecrf-rnn refine)"
+        )
+    return reduced(rgb(image), LONGEST if longest is None else longest)
+
+
+def rgb(image: Array) -> Array:
+    """Return an image [H, W, C] with three channels: the first three, or the first repeated."""
+    return image[..., :3] if image.shape[-1] >= 3 else np.repeat(image[..., :1], 3, axis=-1)
+
+
+def reduced(image: Array, longest: int) -> Array:
+    """Return an image [H, W, 3] of uint8 of at most `longest` pixels a side."""
+    side = max(image.shape[:2])
+    if side <= longest:
+        return np.ascontiguousarray(image)
+    transform = checks.package("skimage.transform", "reducing a picture", "'densecrf-rnn[cli]'")
+    size = [max(1, round(n * longest / side)) for n in image.shape[:2]]
+    small = transform.resize(image, size, order=1, anti_aliasing=True, preserve_range=True)
+    return small.round().clip(0, 255).astype(np.uint8)
+
+
+def for_size(params: CRFParams, image: Array) -> CRFParams:
+    """Return parameters whose bandwidths of position suit an image larger than _USUAL."""
+    by = max(1.0, max(image.shape[:2]) / _USUAL)
+    alpha, gamma = leading(params.theta_alpha), leading(params.theta_gamma)
+    return replace(params, theta_alpha=round(by * alpha, 1), theta_gamma=round(by * gamma, 1))

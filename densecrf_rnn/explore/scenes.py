@@ -1,0 +1,132 @@
+"""What is refined on the page: an image with its logits, and where both come from."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from .._typing import Array
+from .. import checks, samples
+
+__all__ = ["Scene", "Source", "of_samples", "saved"]
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """An image and the logits of its labels.
+
+    Attributes
+    ----------
+    name : str
+        Stem of the files that it is saved to.
+    image : ndarray [H, W, C]
+        As the CRF sees it.
+    logits : ndarray [L, H, W] of float16 or float32
+    truth : ndarray [H, W] of integers, or None
+        The true labels, where they are known; `samples.IGNORE` (255) marks pixels without one.
+    classes : tuple of str
+        Names of the labels.
+    shown : ndarray [H, W, 3] of uint8
+        The image as it is drawn.
+    python : tuple of str
+        Lines of Python that set `logits` and `image`; none if they are only in memory.
+    command : tuple of str
+        The words of `densecrf-rnn refine` that name the files and how they are read; none if
+        there are no files.
+    mask : ndarray [H, W] of bool, or None
+        The pixels to refine; None: all.
+    """
+
+    name: str
+    image: Array
+    logits: Array
+    truth: Array | None
+    classes: tuple[str, ...]
+    shown: Array
+    python: tuple[str, ...] = field(default=())
+    command: tuple[str, ...] = field(default=())
+    mask: Array | None = None
+
+
+# Loads a scene when it is chosen.
+Source = Callable[[], Scene]
+
+
+def of_samples() -> dict[str, Source]:
+    """Return the samples of the package, by name."""
+
+    def source(name: str) -> Source:
+        def load() -> Scene:
+            sample = samples.load(name)
+            lines = (
+                "from densecrf_rnn import CRFParams, refine, samples, unaries", "",
+                f"sample = samples.load({name!r})",
+                "logits, image = sample.logits, sample.image",
+            )  # fmt: skip
+            return Scene(
+                name, sample.image, sample.logits, sample.truth, samples.CLASS_NAMES,
+                sample.image, lines,
+            )  # fmt: skip
+
+        return load
+
+    return {name: source(name) for name in samples.names()}
+
+
+def saved(scene: Scene, folder: Path) -> Scene:
+    """Write the logits and the image of a scene; return it with the code that reads them.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {"logits": folder / f"{scene.name}.npy", "image": folder / f"{scene.name}.image.npy"}
+    arrays: Mapping[str, Array] = {"logits": scene.logits, "image": scene.image}
+    for what, path in paths.items():
+        with open(path, "wb") as file:
+            np.save(file, arrays[what])
+    lines = (
+        "import numpy as np", "", "from densecrf_rnn import CRFParams, refine, unaries", "",
+        f"logits = np.load({str(paths['logits'])!r})", f"image = np.load({str(paths['image'])!r})",
+    )  # fmt: skip
+    words = (str(paths["logits"]), str(paths["image"]), "--image-suffix", ".image")
+    return Scene(
+        scene.name, scene.image, scene.logits, scene.truth, scene.classes, scene.shown, lines,
+        words, scene.mask,
+    )  # fmt: skip
+
+
+def displayable(image: Array) -> Array:
+    """Return an image [H, W, C] as RGB of uint8: other dtypes are stretched to their range."""
+    three = image[..., :3] if image.shape[-1] >= 3 else np.repeat(image[..., :1], 3, axis=-1)
+    if three.dtype == np.uint8:
+        return np.ascontiguousarray(three)
+    low, high = np.nanpercentile(three, (0.5, 99.5))
+    scaled = (three.astype(np.float32) - low) / max(high - low, np.finfo(np.float32).tiny)
+    return np.nan_to_num(255 * scaled.clip(0, 1)).astype(np.uint8)
+
+
+def checked(scene: Scene) -> Scene:
+    """Return the scene.
+
+    Raises
+    ------
+    ValueError
+        It is a volume, or the truth has another size.
+    """
+    if scene.logits.ndim != 3:
+        raise ValueError(
+            f"{scene.name}: logits of shape {scene.logits.shape} are a volume, but the page shows "
+            "pictures; pass one slice of it, as logits [L, H, W]"
+        )
+    size = scene.logits.shape[1:]
+    if scene.truth is not None and scene.truth.shape != size:
+        raise ValueError(
+            f"{scene.name}: the true labels are {scene.truth.shape} but the logits {size}; give "
+            "those of the same image"
+        )
+    checks.logits(scene.logits.astype(np.float32, copy=False), batched=False)
+    return scene

@@ -1,0 +1,184 @@
+"""What the sliders set, what it gives, and the Python and the command that give the same."""
+
+import shlex
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from .._typing import Array
+from .. import metrics, samples, unaries
+from ..inference.refine import refine
+from ..params import CRFParams, Quality
+from .scenes import Scene
+
+__all__ = ["SLIDERS", "Settings", "Slider", "View", "python_of", "command_of", "view"]
+
+
+class Slider(NamedTuple):
+    """The range of a setting, in even steps of its logarithm or of itself."""
+
+    low: float
+    high: float
+    step: float
+    logarithmic: bool
+    label: str
+    meaning: str
+
+
+SLIDERS = {
+    "theta_alpha": Slider(1, 300, 0, True, "theta_alpha (pixels)",
+                          "how far apart two pixels of one colour still influence one another"),
+    "theta_beta": Slider(1, 100, 0, True, "theta_beta (intensity)",
+                         "how much colour may differ: low follows every edge, high ignores them"),
+    "theta_gamma": Slider(0.5, 30, 0, True, "theta_gamma (pixels)",
+                          "how far smoothing reaches whatever the colours are"),
+    "w_bilateral": Slider(0, 20, 0.1, False, "w_bilateral",
+                          "weight of the appearance kernel: 0 ignores the image"),
+    "w_spatial": Slider(0, 20, 0.1, False, "w_spatial",
+                        "weight of the smoothness kernel: high removes small regions"),
+    "iterations": Slider(0, 20, 1, False, "iterations", "mean-field updates; 5 to 10 suffice"),
+    "temperature": Slider(0.1, 10, 0, True, "temperature",
+                          "divides the logits: above 1 for an overconfident network"),
+}  # fmt: skip
+
+
+_NUMBERS = ("theta_alpha", "theta_beta", "theta_gamma", "w_bilateral", "w_spatial")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that the page sets: parameters of the CRF, iterations and temperature.
+
+    They begin as those of the demo.
+    """
+
+    theta_alpha: float = 30.0
+    theta_beta: float = 5.0
+    theta_gamma: float = 3.0
+    w_bilateral: float = 3.0
+    w_spatial: float = 3.0
+    iterations: int = 5
+    temperature: float = 1.0
+    quality: Quality = "standard"
+    others: CRFParams = CRFParams()  # for what has no slider, such as the normalisation
+
+    @classmethod
+    def of(cls, params: CRFParams, iterations: int) -> "Settings":
+        """Return the settings of parameters.
+
+        Raises
+        ------
+        ValueError
+            A field has several numbers, of which a slider sets one.
+        """
+        numbers = {}
+        for name in _NUMBERS:
+            value = getattr(params, name)
+            if np.ndim(value) > 0:
+                raise ValueError(
+                    f"{name} has {len(value)} numbers, but its slider sets one for all; give one"
+                )
+            numbers[name] = float(value)
+        return cls(**numbers, iterations=iterations, quality=params.quality, others=params)
+
+    def params(self) -> CRFParams:
+        """Return the parameters of the CRF."""
+        own = {name: getattr(self, name) for name in (*_NUMBERS, "quality")}
+        return replace(self.others, **own)
+
+    def with_value(self, name: str, value: float | str) -> "Settings":
+        """Return the settings with one value changed; numbers keep three digits."""
+        if name == "iterations":
+            return replace(self, iterations=int(value))
+        if name == "quality":
+            return replace(self, **{name: value})  # type: ignore[arg-type]
+        return replace(self, **{name: float(f"{float(value):.3g}")})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What one setting gives: labels before and after, entropy, scores and times."""
+
+    before: Array  # [H, W]
+    after: Array  # [H, W]
+    entropy: Array  # [H, W], in 0..1: of the marginals, over that of equal ones
+    scores: str
+    seconds: float
+    vertices: int
+
+
+def view(scene: Scene, settings: Settings, threads: int | None = None) -> View:
+    """Refine a scene and compare."""
+    logits = scene.logits
+    if settings.temperature != 1:
+        logits = unaries.scale_temperature(logits, settings.temperature)
+    q, info = refine(
+        logits, scene.image, settings.params(), iterations=settings.iterations, mask=scene.mask,
+        threads=threads, return_info=True,
+    )  # fmt: skip
+    if len(q) == 1:
+        q = np.concatenate([1 - q, q])
+    before = unaries_argmax(scene.logits)
+    after = q.argmax(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        entropy = -np.where(q > 0, q * np.log(q), 0).sum(0) / np.log(len(q))
+    return View(
+        before, after, entropy, scores(scene, before, after), sum(info.seconds.values()),
+        info.vertices[0] if info.vertices else 0,
+    )  # fmt: skip
+
+
+def unaries_argmax(logits: Array) -> Array:
+    """Return the most probable label of each pixel; of one logit, 1 where it is positive."""
+    return (logits[0] > 0).astype(np.int64) if len(logits) == 1 else logits.argmax(0)
+
+
+def scores(scene: Scene, before: Array, after: Array) -> str:
+    """Return a line of scores: against the truth, or how many pixels changed."""
+    changed = f"{100 * (before != after).mean():.1f} % of the pixels changed"
+    if scene.truth is None:
+        return changed
+    count = max(2, len(scene.logits))
+    both = [
+        metrics.confusion_matrix(scene.truth, labels, count, samples.IGNORE)
+        for labels in (before, after)
+    ]
+    said = [
+        f"{name} {100 * score(both[0]):.1f} → {100 * score(both[1]):.1f}"
+        for name, score in (("mean IU", metrics.mean_iu), ("accuracy", metrics.pixel_accuracy))
+    ]
+    return f"{'; '.join(said)} (percent); {changed}"
+
+
+def python_of(scene: Scene, settings: Settings) -> str:
+    """Return Python that computes the labels on the screen."""
+    lines = list(scene.python)
+    if settings.temperature != 1:
+        lines.append(f"logits = unaries.scale_temperature(logits, {settings.temperature!r})")
+    else:
+        lines = [line.replace(", unaries", "") for line in lines]
+    given = settings.params()
+    words = [
+        f"{f.name}={getattr(given, f.name)!r}"
+        for f in fields(given)
+        if getattr(given, f.name) != getattr(CRFParams(), f.name)
+    ]
+    lines.append(f"params = CRFParams({', '.join(words)})")
+    lines.append(
+        f"labels = refine(logits, image, params, iterations={settings.iterations}, labels=True)"
+    )
+    return "\n".join(lines)
+
+
+def command_of(scene: Scene, settings: Settings, out: str) -> str:
+    """Return the command that writes the labels on the screen into the folder `out`."""
+    params = settings.params()
+    options = {f.name: getattr(params, f.name) for f in fields(params)}
+    options |= {"iterations": settings.iterations, "temperature": settings.temperature}
+    words = ["densecrf-rnn", "refine", *scene.command, "-o", out, "--prune", "0"]
+    if not options.pop("self_term"):
+        words.append("--no-self-term")
+    for name, value in options.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(words)

@@ -1,0 +1,354 @@
+"""The page of `densecrf-rnn explore`: what it computes, the code it shows, and the page itself."""
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import densecrf_rnn
+from densecrf_rnn import CRFParams, files, samples
+from densecrf_rnn.cli import main
+from densecrf_rnn.explore import pictures, scenes, scribbles, settings
+from densecrf_rnn.explore.scenes import Scene
+
+needs_pictures = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("PIL", "skimage", "tqdm"))), reason="needs the extra cli"
+)
+SETTINGS = settings.Settings(
+    theta_alpha=41.7, theta_beta=7.3, theta_gamma=2.1, w_bilateral=4.2, w_spatial=1.3,
+    iterations=3, temperature=1.7, quality="symmetric",
+    others=CRFParams(normalization="symmetric", self_term=False, spatial="lattice"),
+)  # fmt: skip
+
+
+def small(name="made", truth=True, labels=3):
+    rng = np.random.default_rng(0)
+    image = np.kron(rng.integers(0, 255, (5, 6, 3)), np.ones((6, 6, 1))).astype(np.uint8)
+    logits = rng.normal(0, 2, (labels, 30, 36)).astype(np.float32)
+    found = rng.integers(0, labels, (30, 36)) if truth else None
+    return Scene(name, image, logits, found, ("a", "b", "c")[:labels], image)
+
+
+def labels_of(code):
+    """The labels that Python from the page computes."""
+    names = {}
+    exec(code, names)
+    return names["labels"]
+
+
+# --- the code that is copied ---------------------------------------------------------------------
+
+
+@needs_pictures
+@pytest.mark.parametrize("of", [SETTINGS, settings.Settings(), replace(SETTINGS, iterations=0)])
+def test_python_of_a_sample_gives_the_labels_on_the_screen(of):
+    scene = scenes.of_samples()["2007_000033"]()
+    np.testing.assert_array_equal(
+        labels_of(settings.python_of(scene, of)), settings.view(scene, of).after
+    )
+
+
+@needs_pictures
+@pytest.mark.parametrize("of", [SETTINGS, settings.Settings()])
+def test_python_and_command_of_saved_inputs_give_the_labels_on_the_screen(of, tmp_path):
+    scene = scenes.saved(small(), tmp_path / "it's a folder")
+    wanted = settings.view(scene, of).after
+    np.testing.assert_array_equal(labels_of(settings.python_of(scene, of)), wanted)
+    words = shlex.split(settings.command_of(scene, of, str(tmp_path / "out")))
+    assert words[0] == "densecrf-rnn" and main(words[1:]) == 0
+    np.testing.assert_array_equal(files.read_labels(tmp_path / "out" / "made.png"), wanted)
+
+
+@needs_pictures
+def test_command_of_files_keeps_the_options_of_the_input(tmp_path, monkeypatch):
+    from densecrf_rnn.cli import explore
+
+    scene = small()
+    np.save(tmp_path / "a.npy", np.moveaxis(scene.logits, 0, -1))
+    np.save(tmp_path / "a.img.npy", scene.image)
+    np.save(tmp_path / "b.npy", scene.truth.astype(np.uint8))
+    seen = {}
+    monkeypatch.setitem(sys.modules, "nicegui", importlib.util.module_from_spec(
+        importlib.util.spec_from_loader("nicegui", None)))  # fmt: skip
+    monkeypatch.setattr(explore, "require", lambda *args, **more: None)
+    pytest.importorskip("torch")
+    from densecrf_rnn.explore import page
+
+    monkeypatch.setattr(page, "serve", lambda sources, start, **more: seen.update(sources=sources))
+    given = [str(tmp_path / "a.npy"), str(tmp_path / "a.img.npy"), "--image-suffix", ".img",
+             "--labels-last", "--classes", "0,2", "--temperature", "2"]  # fmt: skip
+    assert main(["explore", *given]) == 0
+    (source,) = seen["sources"].values()
+    found = source()
+    assert found.logits.shape == (2, 30, 36) and found.truth is None
+    of = replace(SETTINGS, temperature=2.0)
+    words = shlex.split(settings.command_of(found, of, str(tmp_path / "out")))
+    assert main(words[1:]) == 0
+    wanted = np.array([0, 2])[settings.view(found, of).after]
+    np.testing.assert_array_equal(files.read_labels(tmp_path / "out" / "a.png"), wanted)
+
+
+def test_settings_of_parameters_and_back_are_the_same():
+    params = CRFParams(theta_alpha=12.5, w_spatial=2.0, quality="filled", normalization="before")
+    found = settings.Settings.of(params, 7)
+    assert found.params() == params and found.iterations == 7
+    with pytest.raises(ValueError, match="its slider sets one for all"):
+        settings.Settings.of(replace(params, theta_alpha=(12.5, 3)), 7)
+
+
+def test_every_slider_sets_a_setting_and_keeps_three_digits():
+    from densecrf_rnn.explore.page import position, value_at
+
+    for name, slider in settings.SLIDERS.items():
+        for value in (slider.low, 0.3 * slider.low + 0.7 * slider.high, slider.high):
+            found = SETTINGS.with_value(name, value_at(slider, position(slider, value)))
+            assert getattr(found, name) == pytest.approx(
+                int(value) if name == "iterations" else value, rel=5e-3
+            )
+
+
+# --- what is shown -------------------------------------------------------------------------------
+
+
+def test_scores_name_the_truth_or_the_changes():
+    scene = small()
+    found = settings.view(scene, SETTINGS)
+    assert re.fullmatch(
+        r"mean IU [\d.]+ → [\d.]+; accuracy [\d.]+ → [\d.]+ \(percent\); "
+        r"[\d.]+ % of the pixels changed", found.scores,
+    )  # fmt: skip
+    assert settings.view(small(truth=False), SETTINGS).scores.startswith(
+        f"{100 * (found.before != found.after).mean():.1f} % of"
+    )
+
+
+def test_entropy_is_0_where_certain_and_1_where_labels_are_equal():
+    scene = small(truth=False)
+    scene.logits[:] = 0
+    scene.logits[0, :, :18] = 500
+    found = settings.view(scene, settings.Settings(w_bilateral=0, w_spatial=0))
+    np.testing.assert_allclose(found.entropy[:, :18], 0, atol=1e-6)
+    np.testing.assert_allclose(found.entropy[:, 18:], 1, atol=1e-6)
+    drawn = pictures.entropy(found.entropy).sum(-1)
+    assert np.all(drawn[:, 18:] > drawn[:, :18])
+
+
+def test_the_difference_is_green_where_right_now_and_red_where_right_before():
+    image = np.zeros((1, 4, 3), np.uint8)
+    before, after = np.array([[0, 1, 2, 1]]), np.array([[1, 0, 1, 1]])
+    truth = np.array([[1, 1, samples.IGNORE, 1]])
+    drawn = pictures.difference(image, before, after, truth)[0].astype(int)
+    assert drawn[0].argmax() == 1 and drawn[1].argmax() == 0  # green, red
+    assert drawn[2, 2] < 60 < drawn[2, 0] and np.ptp(drawn[3]) == 0  # amber, grey
+
+
+def test_one_foreground_is_shown_as_two_labels():
+    scene = replace(small(truth=False), logits=small().logits[:1])
+    found = settings.view(scene, SETTINGS)
+    assert set(np.unique(found.after)) <= {0, 1}
+    np.testing.assert_array_equal(found.before, scene.logits[0] > 0)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_any_image_can_be_displayed(dtype, channels):
+    image = (np.arange(20 * channels).reshape(4, 5, channels) * 3).astype(dtype)
+    found = scenes.displayable(image)
+    assert found.shape == (4, 5, 3) and found.dtype == np.uint8 and np.ptp(found) > 0
+
+
+def test_a_volume_and_a_truth_of_another_size_are_refused():
+    scene = small()
+    with pytest.raises(ValueError, match="one slice"):
+        scenes.checked(replace(scene, logits=scene.logits[:, None]))
+    with pytest.raises(ValueError, match="the same image"):
+        scenes.checked(replace(scene, truth=scene.truth[1:]))
+
+
+# --- scribbles -----------------------------------------------------------------------------------
+
+
+@needs_pictures
+def test_strokes_in_two_regions_segment_both():
+    image = np.full((40, 60, 3), 50, np.uint8)
+    image[:, 30:] = 200
+    strokes = [scribbles.Stroke(0, 4, ((5.0, 5.0), (5.0, 30.0))),
+               scribbles.Stroke(1, 4, ((50.0, 5.0),))]  # fmt: skip
+    scene = scribbles.scene("s", image, strokes, 2)
+    of = settings.Settings(theta_alpha=60, theta_beta=10, w_bilateral=10, iterations=10)
+    truth = np.arange(60)[None] >= 30
+    assert np.mean(settings.view(scene, of).after == truth) > 0.99
+
+
+@needs_pictures
+def test_later_strokes_lie_above_and_the_rest_is_unknown():
+    strokes = [scribbles.Stroke(1, 6, ((0.0, 10.0), (19.0, 10.0))),
+               scribbles.Stroke(2, 2, ((10.0, 10.0),))]  # fmt: skip
+    found = scribbles.drawn(strokes, (20, 20))
+    assert found[10, 10] == 2 and found[10, 2] == 1 and found[0, 0] == scribbles.UNKNOWN
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def test_explore_without_its_extra_names_it(monkeypatch, capsys):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "nicegui" else found(name)
+    )
+    assert main(["explore"]) == 2
+    assert "pip install 'densecrf-rnn[explore]'" in capsys.readouterr().err
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A browser's page of a server with the samples; also the folder of saved inputs."""
+    for package in ("nicegui", "torch", "skimage"):
+        pytest.importorskip(package)
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("explore")
+    root = str(Path(densecrf_rnn.__file__).parents[1])
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
+           "TMPDIR": str(folder)}  # fmt: skip
+    env.pop("PYTEST_CURRENT_TEST", None)  # NiceGUI would believe that it is tested by its own means
+    server = subprocess.Popen(
+        [sys.executable, "-m", "densecrf_rnn", "explore", "--no-browser", "--port", str(port),
+         "--out", str(folder / "saved")],
+        cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        for _ in range(600):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert server.poll() is None, server.stderr.read()
+            time.sleep(0.1)
+        with playwright.sync_playwright() as started:
+            browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            opened = browser.new_page(viewport={"width": 1280, "height": 900})
+            opened.set_default_timeout(60_000)
+            opened.outside = []
+            opened.on("request", lambda r: opened.outside.append(r.url))
+            opened.goto(f"http://127.0.0.1:{port}")
+            opened.wait_for_selector('img[alt="labels after the CRF"][src^="data:"]')
+            yield opened, folder, port
+            browser.close()
+    finally:
+        server.send_signal(signal.SIGINT)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+    assert not list(folder.glob("densecrf-explore-*"))  # uploads are deleted at the end
+
+
+def after(opened):
+    return opened.get_attribute('img[alt="labels after the CRF"]', "src")
+
+
+def changed(opened, before):
+    """Wait until the picture differs from `before`."""
+    opened.wait_for_function(
+        """before => document.querySelector('img[alt="labels after the CRF"]').src !== before""",
+        arg=before,
+    )  # fmt: skip
+
+
+def test_a_slider_moves_the_picture_and_the_copied_command_gives_its_labels(page, tmp_path):
+    opened, folder, _ = page
+    before = after(opened)
+    knob = opened.locator('[data-slider="theta_beta"]')
+    box = knob.bounding_box()
+    opened.mouse.click(box["x"] + 0.8 * box["width"], box["y"] + box["height"] / 2)
+    changed(opened, before)
+    value = float(opened.locator('[data-value="theta_beta"]').inner_text())
+    assert 20 < value < 60
+    opened.get_by_role("tab", name="code").click()
+    python = opened.locator('[data-code="python"]').inner_text()
+    assert f"theta_beta={value}" in python
+    opened.get_by_role("button", name="save these inputs").click()
+    opened.wait_for_function(
+        """() => document.querySelector('[data-code="command"]').innerText.includes("refine")"""
+    )
+    words = shlex.split(opened.locator('[data-code="command"]').inner_text())
+    words[words.index("-o") + 1] = str(tmp_path / "out")
+    assert words[words.index("--theta-beta") + 1] == str(value)
+    assert main(words[1:]) == 0
+    (written,) = (tmp_path / "out").glob("*.png")
+    np.testing.assert_array_equal(files.read_labels(written), labels_of(python))
+    opened.get_by_role("tab", name="before, after").click()
+
+
+def test_the_page_asks_nothing_of_other_hosts(page):
+    opened, _, port = page
+    assert opened.outside
+    mine = (f"http://127.0.0.1:{port}/", f"ws://127.0.0.1:{port}/", "data:", "blob:")
+    assert [url for url in opened.outside if not url.startswith(mine)] == []
+
+
+def test_the_server_listens_to_this_machine_alone(page):
+    _, _, port = page
+    listening = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    at = [line.split()[1] for line in listening if line.split()[3] == "0A"]
+    assert [a.split(":")[0] for a in at if int(a.split(":")[1], 16) == port] == ["0100007F"]
+
+
+def test_a_photograph_of_ones_own_is_scored_and_strokes_segment_it(page, tmp_path):
+    opened, folder, _ = page
+    image_module = pytest.importorskip("PIL.Image")
+    image = samples.load("chelsea").image[::2, ::2]
+    image_module.fromarray(image).save(tmp_path / "cat.png")
+    before = after(opened)
+    opened.get_by_label("image", exact=True).click()
+    opened.get_by_role("option", name="your own photograph").click()
+    opened.set_input_files('input[type="file"]', str(tmp_path / "cat.png"))
+    changed(opened, before)
+    assert "of the pixels changed" in opened.locator("[data-said]").inner_text()
+    uploads = list(folder.glob("densecrf-explore-*"))
+    assert len(uploads) == 1 and not list(uploads[0].rglob("*.png"))  # read, and deleted
+
+    before = after(opened)
+    opened.get_by_label("image", exact=True).click()
+    opened.get_by_role("option", name="scribbles").click()
+    changed(opened, before)
+    before = after(opened)
+    canvas = opened.get_by_label("the image to draw strokes on")
+    box = canvas.bounding_box()
+    opened.mouse.move(box["x"] + 40, box["y"] + 40)
+    opened.mouse.down()
+    opened.mouse.move(box["x"] + 120, box["y"] + 60, steps=5)
+    opened.mouse.up()
+    changed(opened, before)
+
+
+def test_every_control_has_a_name_and_every_picture_an_alternative(page):
+    opened, _, _ = page
+    unnamed = opened.evaluate("""() =>
+        [...document.querySelectorAll('img')].filter(i => !i.alt && !i.closest('[aria-label]'))
+            .map(i => i.outerHTML.slice(0, 80)).concat(
+        [...document.querySelectorAll('input[type=range], [role=slider]')].filter(i =>
+            !i.getAttribute('aria-label') && !i.closest('[aria-label]'))
+            .map(i => i.outerHTML.slice(0, 120)))""")
+    assert unnamed == []
