@@ -94,8 +94,7 @@ def dense_params(seed: int, guided: bool) -> Iterator[dict[str, float]]:
 
 # Each search is a list of stages; a stage changes values of the best trial of all stages before.
 DENSE_STAGES: list[list[dict[str, Any]]] = [
-    [{"lr": rate, "network_lr": 1e-3} for rate in (3e-3, 1e-2, 3e-2)],
-    [{"network_lr": 3e-4}], [{"learned": True}],
+    [{"lr": rate, "network_lr": 1e-3} for rate in (3e-3, 1e-2, 3e-2)], [{"network_lr": 3e-4}],
 ]  # fmt: skip
 SEARCHES: dict[str, list[list[dict[str, Any]]]] = {
     "cnn": [[{"network_lr": rate} for rate in (3e-4, 1e-3, 3e-3)]],
@@ -103,11 +102,11 @@ SEARCHES: dict[str, list[list[dict[str, Any]]]] = {
     "unguided": DENSE_STAGES,
     "gibbs": [
         [{"table_lr": rate, "network_lr": 1e-3} for rate in (3e-3, 1e-2, 3e-2)],
-        [{"network_lr": 3e-4}], [{"restart": 0}],
+        [{"network_lr": 3e-4}],
     ],
     "ascent": [
         [{"table_lr": rate, "network_lr": 0.1} for rate in (1.0, 10.0, 100.0)],
-        [{"network_lr": 0.01}], [{"restart": 0}],
+        [{"network_lr": 0.01}],
     ],
 }  # fmt: skip
 
@@ -119,7 +118,7 @@ class Settings:
     network: str = "local"
     width: int = 16
     first_epochs: int = 40
-    epochs: int = 12
+    epochs: int = 10
     search_epochs: int = 12
     most: int = 0  # maximum frames per split; 0: all
 
@@ -252,14 +251,14 @@ def train(
         network = study.alone(seed, cnn_values, epochs)
         if arm.kind == "cnn":
             return Trained({"": lambda depth: network(depth).argmax(1)})
-        crf = learning.dense_crf(study.labels, values, arm.guided, learned=False).eval()
+        crf = learning.dense_crf(study.labels, values, arm.guided).eval()
         return Trained({"": lambda d: crf(network(d), learning.centimetres(d)).argmax(1)})
     network = learning.clone(study.first(seed))
     torch.manual_seed(seed)
     by_network = {"its network alone": lambda depth: network(depth).argmax(1)}
     if arm.kind == "crfrnn":
         params = dict(study.best("disconnected" if arm.guided else "disconnected-unguided"))
-        crf = learning.dense_crf(study.labels, params, arm.guided, values.get("learned", False))
+        crf = learning.dense_crf(study.labels, params, arm.guided)
         log = learning.train_crfrnn(
             network, crf, study.train, epochs, values["lr"], values["network_lr"]
         )

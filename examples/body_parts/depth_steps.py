@@ -101,7 +101,7 @@ def steps_of(depth: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 class DepthStepCRF(nn.Module):
     """Grid CRF whose tables [C, 2, L, L] depend on depth steps; learned and decoded as GibbsCRF."""
 
-    def __init__(self, labels: int, offsets: np.ndarray, sweeps: int = 100, burn_in: int = 100):
+    def __init__(self, labels: int, offsets: np.ndarray, sweeps: int = 50, burn_in: int = 50):
         super().__init__()
         self.offsets, self.sweeps, self.burn_in = offsets.astype(np.int64), sweeps, burn_in
         self.tables = nn.Parameter(torch.zeros(len(offsets), 2, labels, labels))

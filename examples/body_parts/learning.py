@@ -18,7 +18,7 @@ from densecrf_rnn.nn import Chains, ChainStore
 BATCH = 4
 FIRST_LR = 3e-3  # of a new network, falling along half a cosine
 AVERAGED = 1 / 3  # parameters are averaged over this last part of the second stage
-FRESH_SWEEPS = 100  # of the new chains that the persistent ones are compared with
+FRESH_SWEEPS = 50  # of the new chains that the persistent ones are compared with
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # of a batch's indices, depth and labels
 Log = list[dict[str, float]]
@@ -111,17 +111,12 @@ def centimetres(depth: Tensor) -> Tensor:
     return depth[:, :1] * (FAR * 100)
 
 
-def dense_crf(labels: int, params: dict[str, float], guided: bool, learned: bool) -> CRFRNN:
-    """Return a CRF-RNN whose appearance kernel uses depth, or one of the smoothness kernel alone.
-
-    `learned`: its bandwidths are trainable.
-    """
+def dense_crf(labels: int, params: dict[str, float], guided: bool) -> CRFRNN:
+    """Return a CRF-RNN whose appearance kernel uses depth, or the smoothness kernel alone."""
     given = CRFParams(**params)
     if guided:
-        return CRFRNN(labels, params=given, trainable_bandwidths=learned)
-    crf = CRFRNN(
-        labels, kernels=[kernels.Spatial(given.theta_gamma)], trainable_bandwidths=learned
-    )
+        return CRFRNN(labels, params=given)
+    crf = CRFRNN(labels, kernels=[kernels.Spatial(given.theta_gamma)])
     nn.init.constant_(crf.kernel_weights, given.w_spatial)
     return crf
 
@@ -205,10 +200,10 @@ def train_gibbs(
         The log has, after each epoch, the gap between the chains' label pairs and the truth's, the
         largest table entry, and the fraction of draws that changed a label.
     facts : dict
-        "fresh gap": the gap of new chains that start from the network alone, after 100 sweeps of
+        "fresh gap": the gap of new chains that start from the network alone, after 50 sweeps of
         the averaged model. Near the log's gap, the persistent chains represent the model.
     """
-    crf = GibbsCRF(labels, sparse_neighbourhood(options.radius), sweeps=100, burn_in=100)
+    crf = GibbsCRF(labels, sparse_neighbourhood(options.radius), sweeps=50, burn_in=50)
     restrict(crf, options.form)
     store, states, acceptance = ChainStore(1000 * seed), {}, []
     cached = logits_of(network, frames) if options.separate else None

@@ -175,39 +175,46 @@ def search_lines(folder: Path) -> Iterator[str]:
     lines = []
     for path in sorted(folder.glob("search-*.json")):
         found = json.loads(path.read_text())
-        if "best" not in found:
-            continue
         scores = [trial["scores"][MEASURE] for trial in found["trials"]]
-        values = ", ".join(f"{k} {v:.3g}" for k, v in found["best"].items())
+        best = found.get("best", {})
+        values = ", ".join(f"{k} {v:.3g}" for k, v in best.items()) or "not finished"
         lines.append([path.stem.removeprefix("search-"), str(len(scores)),
                       f"{min(scores):.1f} to {max(scores):.1f}", values])  # fmt: skip
     if lines:
         yield from rows(["search", "trials", f"{MEASURE}, choose", "chosen"], lines)
 
 
+def heading(folder: Path, runs: Runs) -> str:
+    """Return a paragraph about the data, hours and machine behind the results of a folder."""
+    each = [run for found in runs.values() for run in found.values()]
+    searches = [json.loads(path.read_text()) for path in folder.glob("search-*.json")]
+    if not each + searches:
+        return "No result yet."
+    one = (each + searches)[0]
+    height, width = one["study"]["size"]
+    frames = " / ".join(map(str, one["study"]["frames"]))
+    hours = [sum(sum(run["seconds"].values()) for run in each) / 3600,
+             sum(t["seconds"] for s in searches for t in s["trials"]) / 3600]  # fmt: skip
+    machines = sorted({f"{r['threads']} thread of {r['machine']}" for r in each + searches})
+    return (
+        f"Network `{one['study']['network']}`, frames of {width} x {height} pixels, {frames} to "
+        f"train, choose and report on. {hours[0]:.1f} hours of runs and {hours[1]:.1f} of searches "
+        f"({', '.join(machines)}, torch {one['torch']}). Intervals: 95 %, Student's, over seeds."
+    )
+
+
 def text_of(folder: Path) -> str:
     """Return all tables of a folder of results."""
     runs = read(folder)
-    each = [run for found in runs.values() for run in found.values()]
-    if not each:
-        return "\n".join(["No run has ended yet.", "", *score_lines(runs)])
-    one = each[0]
-    height, width = one["study"]["size"]
-    frames = " / ".join(map(str, one["study"]["frames"]))
-    trials = [t for p in folder.glob("search-*.json") for t in json.loads(p.read_text())["trials"]]
-    hours = [sum(sum(run["seconds"].values()) for run in each) / 3600,
-             sum(trial["seconds"] for trial in trials) / 3600]  # fmt: skip
-    machines = ", ".join(sorted({f"{run['threads']} thread of {run['machine']}" for run in each}))
-    lines = [
-        f"Network `{one['study']['network']}`, frames of {width} x {height} pixels, {frames} to "
-        f"train, choose and report on. {hours[0]:.1f} hours of runs and {hours[1]:.1f} of searches "
-        f"({machines}, torch {one['torch']}). Intervals: 95 %, Student's, over seeds.",
-        "", *score_lines(runs), *claim_lines(runs),
-        "How far learning had come:", "", *convergence_lines(runs),
-        "The end-to-end models decoded in other ways:", "", *decision_lines(runs),
-        "Separate learning with equal numbers of sweeps:", "", *sweep_lines(runs),
-        "What was chosen:", "", *search_lines(folder),
-    ]  # fmt: skip
+    lines = [heading(folder, runs), "", *score_lines(runs)]
+    if runs:
+        lines += [
+            *claim_lines(runs), "How far learning had come:", "", *convergence_lines(runs),
+            "The end-to-end models decoded in other ways:", "", *decision_lines(runs),
+        ]  # fmt: skip
+    lines += ["Separate learning with equal numbers of sweeps:", "", *sweep_lines(runs),
+              "What was chosen, with one seed that is not reported:", "",
+              *search_lines(folder)]  # fmt: skip
     return "\n".join(lines)
 
 
