@@ -21,7 +21,6 @@ from .photos import read_photo
 from .scenes import Scene, Source, checked, saved
 from .settings import SLIDERS, Settings, Slider, View, command_of, python_of, view
 
-__all__ = ["build", "serve"]
 
 MOST_BYTES = 200_000_000  # of an upload
 _STEPS = 200  # of a logarithmic slider

@@ -8,7 +8,6 @@ import numpy as np
 from .._typing import Array
 from .. import checks, samples
 
-__all__ = ["difference", "entropy", "labels", "uri"]
 
 _CHANGED, _FIXED, _BROKEN = (250, 194, 46), (26, 184, 77), (230, 41, 46)
 # Colours of an entropy of 0, 1/3, 2/3 and 1.

@@ -9,8 +9,6 @@ import numpy as np
 from .._typing import Array
 from .. import checks, samples
 
-__all__ = ["Scene", "Source", "of_samples", "saved"]
-
 
 @dataclass(frozen=True, eq=False)
 class Scene:

@@ -9,7 +9,6 @@ from .._typing import Array
 from .. import checks, unaries
 from .scenes import Scene, displayable
 
-__all__ = ["CONFIDENCE", "Stroke", "drawn", "scene"]
 
 UNKNOWN = 255  # pixels without a stroke
 CONFIDENCE = 0.95  # probability that the label of a stroke is right

@@ -12,8 +12,6 @@ from ..inference.refine import refine
 from ..params import CRFParams, Quality
 from .scenes import Scene
 
-__all__ = ["SLIDERS", "Settings", "Slider", "View", "python_of", "command_of", "view"]
-
 
 class Slider(NamedTuple):
     """The range of a setting, in even steps of its logarithm or of itself."""
