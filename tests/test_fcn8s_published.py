@@ -223,6 +223,14 @@ def test_published_disconnected_row_searches_on_training_images(files, voc, tmp_
         rows = command(files[:1], voc, tmp_path, "--iterations", "4")["rows"]
     assert asked == [("VOC 2012 (held out of train)", 48, 4)]
     assert rows[1]["settings"] == {**evaluation.START, "T": 4}
+    assert [row["published"] for row in rows] == ["61.3 / 68.3", ""]  # of T = 10
+
+
+def test_published_calls_a_coarser_net_by_its_name(voc, tmp_path):
+    (tmp_path / "16.caffemodel").write_bytes(caffe(caffe_layers(small(21, 64, stride=16))))
+    result = command([tmp_path / "16.caffemodel"], voc, tmp_path, "--no-search", "--limit", "1")
+    assert [(row["row"], row["published"]) for row in result["rows"]] == [
+        ("FCN-16s", ""), ("FCN-16s and CRF, disconnected", "")]
 
 
 @pytest.mark.parametrize("more, message", [

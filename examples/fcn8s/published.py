@@ -18,6 +18,7 @@ from .networks import FCNCRF, VGG16FCN
 from .training import machine, make_crf
 
 SIZE = 500  # rows and columns that the released CRF-RNN pads images to
+ITERATIONS = 10  # T of the published numbers
 PART = 16  # images whose confusion matrices are stored at a time
 # Published mean IU, Table 1: without and with COCO.
 PUBLISHED = {"plain": "61.3 / 68.3", "disconnected": "63.7 / 69.5", "end-to-end": "69.6 / 72.9"}
@@ -26,7 +27,7 @@ RELEASED = {"theta_alpha": 160.0, "theta_beta": 3.0, "theta_gamma": 3.0, "w_bila
             "w_spatial": 3.0}
 
 
-def build(path: str | Path, iterations: int = 10) -> tuple[FCNCRF, weights.Loaded]:
+def build(path: str | Path, iterations: int = ITERATIONS) -> tuple[FCNCRF, weights.Loaded]:
     """Return the network of a published file, with its CRF if it has one, in eval().
 
     Labels, stride and numbers of channels are those of the file. The head has full weight
@@ -90,7 +91,7 @@ class Scoring:
 
     data: str | Path
     out: str | Path
-    iterations: int = 10
+    iterations: int = ITERATIONS
     search: bool = True
     size: int | None = SIZE
     limit: int | None = None
@@ -127,24 +128,27 @@ class Scoring:
         made_of = [digests.of_file(path), digests.of_pictures(self.report), self.size]
         folder = self.out / Path(path).stem
         folder.mkdir(parents=True, exist_ok=True)
+        as_paper = self.iterations == ITERATIONS and model.fcn.stride == 8
         if model.crf is not None:
             counts = sorted({0, 5, self.iterations})
             found = self.confusions(model, folder / "crf-rnn", made_of, counts)
             return [
                 self.row(f"CRF-RNN, end to end, T = {count}" if count else
                          "the same network without its CRF",
-                         "end-to-end" if count == self.iterations else None, path, found[:, i],
-                         {"T": count}) for i, count in enumerate(counts)
+                         "end-to-end" if as_paper and count == ITERATIONS else None, path,
+                         found[:, i], {"T": count}) for i, count in enumerate(counts)
             ]
         found = self.confusions(model, folder / "plain", made_of, (None,))
-        rows = [self.row("FCN-8s", "plain", path, found[:, 0], {})]
+        name = f"FCN-{model.fcn.stride}s"
+        key = "plain" if model.fcn.stride == 8 else None
+        rows = [self.row(name, key, path, found[:, 0], {})]
         settings = self.crf_settings(model, path, folder)
         config = Config(backbone="vgg16", eval_iterations=self.iterations, **settings)
         model.crf = make_crf(config, labels).eval()
         found = self.confusions(model, folder / "disconnected",
                                 [*made_of, settings, self.iterations], (None,))
-        text = "FCN-8s and CRF, disconnected"
-        return [*rows, self.row(text, "disconnected", path, found[:, 0],
+        key = "disconnected" if as_paper else None
+        return [*rows, self.row(f"{name} and CRF, disconnected", key, path, found[:, 0],
                                 {**settings, "T": self.iterations})]
 
     def crf_settings(self, model, path: Path, folder: Path) -> dict:
@@ -152,6 +156,7 @@ class Scoring:
         if not self.search:
             return RELEASED
         select = self.parts["select"]
+        datasets.check_masks(select)
         config = Config(backbone="vgg16", eval_iterations=self.iterations)
         made_of = [digests.of_file(path), digests.of_pictures(select), self.size, self.iterations,
                    json.loads(json.dumps(evaluation.SEARCH))]

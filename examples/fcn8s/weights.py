@@ -231,13 +231,13 @@ def needs_full_weights(crf) -> bool:
 
 def fitting(config: Config, path: str | Path) -> Config:
     """Return a configuration whose head can hold the CRF in a file, if the file has one."""
+    if not config.crf:
+        return config
     try:
         crf = read_published(path)[1]
     except ValueError:  # another kind of file, which `load` knows or rejects
         return config
-    if not config.crf or not needs_full_weights(crf):
-        return config
-    return config.with_(kernel_weights="full")
+    return config.with_(kernel_weights="full") if needs_full_weights(crf) else config
 
 
 def _with_crf(report: Loaded, model: FCNCRF, crf, load) -> Loaded:
