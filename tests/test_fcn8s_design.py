@@ -1,6 +1,7 @@
 """Sections 6 and 7.1 of the paper in examples/fcn8s: gradients, convergence, loss and IU."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,6 +155,7 @@ def test_gradients_are_relative_to_five_iterations(data, out, capsys):
                   for s in "01"]
         assert rows[10][column].startswith(f"{np.mean(ratios):.2f} ± ")
     assert (out / "gradients.png").stat().st_size > 5000
+    assert "95 %, Student's, over 2 seeds." in (out / "gradients.md").read_text()
     made = (out / "gradients-seed1.json").stat().st_mtime_ns
     command("gradients", data, out)
     assert (out / "gradients-seed1.json").stat().st_mtime_ns == made
@@ -223,6 +225,7 @@ def test_loss_and_iu_share_runs_with_tables_and_repeat_finished_ones(data, out, 
     first = json.loads((tmp_path / "loss-iu.json").read_text())
     capsys.readouterr()
     command("gradients", data, tmp_path, seeds="0")
+    assert "Student's, over batches and not over seeds" in (tmp_path / "gradients.md").read_text()
     assert "0 runs left, 0 steps" in capsys.readouterr().out  # nothing is trained again
     command("gradients", data, out, seeds="0")
     command("loss-iu", data, out, seeds="0")  # its runs are finished: repeated elsewhere
@@ -273,3 +276,29 @@ def test_parting_measures_how_far_copies_differ(data, tmp_path, monkeypatch):
             steps = torch.linspace(-1, 1, 5).view(5, *[1] * (parameter.dim() - 1))
             parameter.add_(steps)
     assert experiments.parting(one, "untied", 0) == pytest.approx(0.5**0.5 / 2, rel=1e-5)
+
+
+# --- what was measured ----------------------------------------------------------------------------
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def cells_of(page):
+    """Rows of all tables of a page, as tuples of cells."""
+    return {tuple(cell.strip() for cell in line.strip("|").split("|"))
+            for line in page.splitlines() if line.startswith("|")}
+
+
+@pytest.mark.parametrize("name", ["gradients"])
+def test_the_page_has_the_tables_of_the_stored_results(name):
+    stored = json.loads((ROOT / f"benchmarks/results/fcn8s_{name}.json").read_text())
+    if name == "gradients":
+        rows, _ = design.gradient_rows(list(stored["seeds"].values()))
+    else:
+        header, rows = design.convergence_rows(stored["losses"], stored["mean IU"])
+        rows = [header, *rows]
+    page = (ROOT / "docs/reproduction.md").read_text()
+    assert not set(map(tuple, rows)) - cells_of(page)
+    command_line = " ".join(page.replace("\\\n", " ").split())
+    assert stored["command"].replace(".npz", ".pth") in command_line

@@ -22,6 +22,7 @@ from .training import LAST, is_first, load_trained, read_checkpoint, read_curve,
 COUNTS = tuple(range(11))  # mean-field iterations T; 0 is the network alone
 GRADIENT_BATCHES = 8  # batches of training images of which the gradient is taken
 PARTS = 5  # of a training, for which the mean loss is printed
+NO_INTERVAL = "none, for a single seed"
 CHECKPOINTS = 10  # of each training, evenly spaced
 # Rows of `convergence`: what training starts from.
 STARTS = {
@@ -45,14 +46,14 @@ def gradients(study: Study) -> Path:
     if is_first():
         figures.curves(study.out / "gradients.png", COUNTS[1:], series,
                        "mean-field iterations T", "gradient norm relative to T = 5")
-    unit = "seeds" if len(study.seeds) > 1 else "batches"
     note = (
         f"Norm of the gradient of the training loss with respect to the network's logits and to "
         f"its learned weights, relative to T = 5 on the same batch, without dropout: mean over "
-        f"{GRADIENT_BATCHES} batches of training images; intervals are over {unit}. At the start "
-        "the CRF is the one that training starts from. T = 0 is the network alone."
+        f"{GRADIENT_BATCHES} batches of training images. At the start the CRF "
+        "is the one that training starts from. T = 0 is the network alone."
     )
-    return write(study, "gradients", ("T", *series), rows, ("end-to-end",), note)
+    return write(study, "gradients", ("T", *series), rows, ("end-to-end",), note,
+                 alone="Student's, over batches and not over seeds")
 
 
 def gradient_rows(found: list[dict]) -> tuple[list, dict]:
@@ -152,7 +153,7 @@ def convergence(study: Study) -> Path:
                        "training loss, running mean", marker="")
     note = ("Mean training loss of each part of the training; rows below the first: its "
             "difference from the first row, on the same images in the same order.")
-    return write(study, "convergence", header, rows, names, note)
+    return write(study, "convergence", header, rows, names, note, alone=NO_INTERVAL)
 
 
 def convergence_rows(losses: dict, scores: dict) -> tuple[tuple, list]:
@@ -220,7 +221,8 @@ def loss_iu(study: Study) -> Path:
     count = len(found["end-to-end"][0])
     note = (f"Spearman's rank correlation of the mean softmax loss per pixel and the mean IU over "
             f"up to {count} checkpoints of a training; -1: the lower the loss, the higher the IU.")
-    return write(study, "loss-iu", ("training of", "rank correlation"), rows, ("end-to-end",), note)
+    return write(study, "loss-iu", ("training of", "rank correlation"), rows, ("end-to-end",), note,
+                 alone=NO_INTERVAL)
 
 
 def checkpoints(study: Study, config: Config, folder: Path, init) -> list[dict[str, float]]:

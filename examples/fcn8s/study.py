@@ -404,11 +404,10 @@ def student(values) -> tuple[float, float]:
     return float(values.mean()), float(error * t.ppf(0.975, len(values) - 1))
 
 
-def provenance(study: Study, names) -> str:
-    """Describe how the numbers of a table were obtained."""
+def provenance(study: Study, names, alone="bootstrap, over pictures alone and not over seeds"):
+    """Describe how the numbers of a table were obtained; `alone`: the intervals of one seed."""
     count = len(study.seeds)
-    interval = (f"Student's, over {count} seeds" if count > 1
-                else "bootstrap, over pictures alone and not over seeds")
+    interval = f"Student's, over {count} seeds" if count > 1 else alone
     classes = ""
     if study.score_classes is not None:
         names_of = ", ".join(study.report.classes[i] for i in study.score_classes)

@@ -33,11 +33,14 @@ def interval(value, half, sign=False, digits=2) -> str:
     return text if np.isnan(half) else f"{text} ± {half:.{digits}f}"
 
 
-def write(study: Study, name: str, header, rows, trained, note: str) -> Path:
-    """Write a Markdown file with a table, its figure and the origin of its numbers."""
+def write(study: Study, name: str, header, rows, trained, note: str, **intervals) -> Path:
+    """Write a Markdown file with a table, its figure and the origin of its numbers.
+
+    `intervals`: see `provenance`.
+    """
     path = study.out / f"{name}.md"
     if is_first():
-        lines = [f"# {name}", "", provenance(study, trained), "",
+        lines = [f"# {name}", "", provenance(study, trained, **intervals), "",
                  "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
         lines += ["| " + " | ".join(row) + " |" for row in rows]
         lines += ["", note] * bool(note) + ["", f"![]({name}.png)"]
