@@ -1,7 +1,7 @@
 """The code of the pages runs, says what it promises, and each page has some.
 
-A page's blocks share their names and a folder of their own. Python runs first, as it makes the files
-that commands read; then each line of a shell block that calls densecrf-rnn.
+A page's blocks share their names and a folder of their own. Python runs first, as it makes the
+files that commands read; then each line of a shell block that calls densecrf-rnn.
 """
 
 import contextlib
