@@ -198,6 +198,34 @@ def test_no_pixel_loses_more_than_prune_per_label_and_iteration(
     assert_lacks_at_most(delta, logits, image, params, 3, pruner, **options)
 
 
+@given(
+    labels=st.sampled_from((3, 4, 5)), size=st.sampled_from(((8, 64), (8, 70), (16, 130))),
+    block=st.sampled_from((8, 16, 32)), delta=st.sampled_from((0.05, 1e-2, 1e-3)),
+    normalization=st.sampled_from(("after", "symmetric")), seed=st.integers(0, 2**32 - 1),
+)  # fmt: skip
+@settings(max_examples=60)
+def test_tiles_of_one_label_keep_it_only_while_no_other_can_exceed_prune(
+    labels, size, block, delta, normalization, seed
+):
+    """Blocks are sure of a label, by as much as messages may turn; the mass of points varies."""
+    if engines.why_unavailable("cpu") is not None:
+        pytest.skip(engines.why_unavailable("cpu"))
+    rng = np.random.default_rng(seed)
+    height, width = size
+    truth = rng.integers(0, labels, (-(-height // block), -(-width // block)))
+    truth = np.kron(truth, np.ones((block, block), int))[:height, :width]
+    sure = rng.uniform(2, 12) * (truth == np.arange(labels)[:, None, None])
+    logits = sure + rng.uniform(0, 1) * rng.normal(size=(labels, *size))
+    flat = np.arange(width) % block < rng.integers(1, block) if seed % 2 else rng.random(size) < 0.5
+    noise = rng.integers(0, 255, (*size, 3))
+    image = np.where(np.broadcast_to(flat, size)[..., None], 100, noise).astype(np.float32)
+    params = CRFParams(
+        theta_alpha=rng.uniform(3, 40), theta_beta=rng.uniform(3, 40), theta_gamma=2,
+        w_bilateral=rng.uniform(0, 12), w_spatial=rng.uniform(0, 2), normalization=normalization,
+    )  # fmt: skip
+    assert_lacks_at_most(delta, logits.astype(np.float32), image, params, 3, "cpu")
+
+
 def test_each_label_by_itself_loses_no_more_than_prune(pruner):
     # With mu = -I and a kernel that is all but the identity a logit shows its own marginal.
     logits, image = confident(5, (25, 34), seed=3, peak=6)
