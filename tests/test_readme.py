@@ -8,10 +8,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+USAGE = (ROOT / "docs" / "usage.md").read_text()
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language, text=README):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def test_readme_has_exactly_two_commands_to_set_up_and_run():
@@ -23,8 +24,8 @@ def test_ci_calls_the_test_command_of_the_readme():
     assert blocks("sh")[1].strip() in (ROOT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("block", blocks("python"))
-def test_python_in_the_readme_runs_and_prints_what_it_says(block, capsys):
+@pytest.mark.parametrize("block", blocks("python") + blocks("python", USAGE))
+def test_python_in_the_readme_and_the_guide_runs_and_prints_what_it_says(block, capsys):
     if "import torch" in block:
         pytest.importorskip("torch")
     if "samples" in block:

@@ -11,7 +11,7 @@ from ..params import CRFParams, FeatureOrder, Normalization, Quality, SpatialFil
 from . import _types, user_errors
 from ._options import option
 
-# The defaults of the options, and the first setting that a search tries (README, "Choosing
+# The defaults of the options, and the first setting that a search tries (docs/usage.md, "Choosing
 # parameters"). The defaults of CRFParams are the paper's, meant for training with the network.
 START = Settings(tuning.START)
 # What `refine` prunes where it writes labels alone: on all pictures of docs/performance.md this

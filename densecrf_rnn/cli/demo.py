@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
             _train(pairs, args.steps, args.threads)
     print(
         f"Images: {args.out}{'/' if args.out.name else ''}*.png. "
-        'To use your own network, see README, section "Use".'
+        'To use your own network, see docs/usage.md.'
     )
     return 0
 
