@@ -24,6 +24,7 @@ extensions = [
     "sphinx_copybutton",
     "repository_pages",  # README and others become pages; links between files of the repository
     "docstrings",  # what docstrings write as in Markdown
+    "gallery",  # the examples, run
     "command_pages",  # the options of the command line
 ]
 exclude_patterns = ["_ext", "_static"]

@@ -19,8 +19,8 @@ from densecrf_rnn import CRFParams, metrics, refine, samples, unaries
 
 FOLDER = Path(__file__).resolve().parent
 NAME, LABEL = "2007_000332", samples.CLASS_NAMES.index("horse")
-CROP = slice(60, 290), slice(10, 330)
-WIDTH, COLOUR = 220, (255, 60, 190)
+CROP = slice(125, 285), slice(30, 280)
+WIDTH, COLOUR = 250, (255, 60, 190)
 BASE, ITERATIONS = CRFParams(theta_alpha=30, theta_beta=5, w_bilateral=3), 10
 Setting = dict[str, Any]  # arguments of `labels`
 

@@ -36,4 +36,5 @@ backbone = nn.Sequential(*layers, nn.Conv2d(8, 2, 3, padding=1))
 train(backbone)
 # Bandwidths are in pixels and in intensities 0..255: wrap scales images of 0..1 to that range.
 params = CRFParams(theta_alpha=8, theta_beta=60, theta_gamma=2, w_bilateral=1, w_spatial=1)
-train(CRFRNN.wrap(backbone, num_classes=2, params=params))
+model = CRFRNN.wrap(backbone, num_classes=2, params=params)
+train(model)
