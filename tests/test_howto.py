@@ -53,8 +53,8 @@ def test_the_code_of_a_page_runs_and_prints_what_it_says(page, tmp_path, monkeyp
 
 
 def commands(page):
-    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
-    return [line for line in lines if line.startswith("densecrf-rnn ")]
+    shell = "".join(blocks(page, "sh")).replace("\\\n", " ")
+    return [line for line in shell.splitlines() if line.startswith("densecrf-rnn ")]
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=lambda page: page.stem)

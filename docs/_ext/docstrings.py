@@ -1,9 +1,12 @@
 """Read docstrings as people write them: backticks are code, and * and | are characters."""
 
+import inspect
 import re
 from typing import Any
 
 from sphinx.application import Sphinx
+
+from densecrf_rnn import CRFParams
 
 # Code in backticks, which may span lines; an example up to the next empty line; what to escape.
 _PARTS = re.compile(r"(`[^`]*`|^ *>>> (?:.+\n?)+)|([*|])", re.MULTILINE)
@@ -19,7 +22,34 @@ def process(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: 
     lines[:] = escaped("\n".join(lines)).split("\n")
 
 
+def signature(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, args: str | None,
+    returned: str | None,
+) -> tuple[str | None, str | None] | None:  # fmt: skip
+    """Show the arguments of __init__ for a class whose base hides them behind *args."""
+    if what != "class" or args != "(*args, **kwargs)":
+        return None
+    found = list(inspect.signature(thing.__init__).parameters.values())[1:]
+    found = [
+        one.replace(annotation=one.empty, default=_Written(one.default))
+        if isinstance(one.default, CRFParams) else one.replace(annotation=one.empty)
+        for one in found
+    ]  # fmt: skip
+    return str(inspect.Signature(found)), returned
+
+
+class _Written:
+    """A default that is shown as it is written in the source: CRFParams(), not all its fields."""
+
+    def __init__(self, params: CRFParams) -> None:
+        self._params = params
+
+    def __repr__(self) -> str:
+        return str(self._params)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx, before napoleon."""
     app.connect("autodoc-process-docstring", process, priority=100)
+    app.connect("autodoc-process-signature", signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -157,6 +157,7 @@ def section(name: str) -> str:
     """Return the Markdown section of an example."""
     source = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8")
     title, _, rest = source.split('"""')[1].partition("\n")
+    first = source[: source.index('"""', 3)].count("\n") + 3  # the line after the docstring
     shows = "; ".join(PICTURES[name].shows)
     return f"""## {title.rstrip(".")}
 
@@ -172,6 +173,7 @@ def section(name: str) -> str:
 
 ```{{literalinclude}} ../../examples/{name}.py
 :language: python
+:lines: {first}-
 :caption: examples/{name}.py
 ```
 """
