@@ -137,11 +137,18 @@ def test_entropy_is_0_where_certain_and_1_where_labels_are_equal():
     scene = small(truth=False)
     scene.logits[:] = 0
     scene.logits[0, :, :18] = 500
-    found = settings.view(scene, settings.Settings(w_bilateral=0, w_spatial=0))
-    np.testing.assert_allclose(found.entropy[:, :18], 0, atol=1e-6)
-    np.testing.assert_allclose(found.entropy[:, 18:], 1, atol=1e-6)
-    drawn = pictures.entropy(found.entropy).sum(-1)
+    found = settings.entropy(scene, settings.Settings(w_bilateral=0, w_spatial=0))
+    np.testing.assert_allclose(found[:, :18], 0, atol=1e-6)
+    np.testing.assert_allclose(found[:, 18:], 1, atol=1e-6)
+    drawn = pictures.entropy(found).sum(-1)
     assert np.all(drawn[:, 18:] > drawn[:, :18])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64])
+def test_labels_of_any_integers_are_drawn(dtype):
+    image = np.full((3, 4, 3), 90, np.uint8)
+    found = np.arange(12).reshape(3, 4).astype(dtype) + (250 if dtype == np.int64 else 0)
+    assert pictures.labels(image, found.astype(dtype)).shape == image.shape
 
 
 def test_the_difference_is_green_where_right_now_and_red_where_right_before():

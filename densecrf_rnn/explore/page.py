@@ -1,6 +1,7 @@
 """The page, in NiceGUI: controls on the left, pictures on the right."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import tempfile
@@ -19,11 +20,12 @@ from ..samples import CLASS_NAMES
 from . import pictures, scribbles
 from .photos import read_photo
 from .scenes import Scene, Source, checked, saved
-from .settings import SLIDERS, Settings, Slider, View, command_of, python_of, view
+from .settings import SLIDERS, Settings, Slider, View, command_of, entropy, python_of, view
 
 
 MOST_BYTES = 200_000_000  # of an upload
 _STEPS = 200  # of a logarithmic slider
+_REST = 0.4  # seconds without a change before the difference and the entropy are drawn
 # Most pixels have no stroke, so messages have to reach far.
 _OF_SCRIBBLES = Settings(theta_alpha=80, theta_beta=13, w_bilateral=10, iterations=10)
 _OWN = "your own photograph"
@@ -93,6 +95,7 @@ class _Page:
         first = next(iter(sources))
         self.state = State(sources[first](), start)
         self.wanted = asyncio.Event()
+        self.drawn: Scene | None = None  # whose labels before are shown
         self.sliders: dict[str, Any] = {}
         self.code: dict[str, str] = {}
         self.texts: dict[str, Any] = {}
@@ -367,36 +370,49 @@ class _Page:
             self.wanted.clear()
             scene, settings = self.state.scene, self.state.settings
             try:
-                drawn = await self.run.io_bound(_computed, scene, settings, self.threads)
+                drawn = await self.run.io_bound(_labels, scene, settings, self.threads)
+                if drawn is None:  # the page was closed meanwhile
+                    return
+                found, after = drawn
+                _set(self.after, after)
+                if scene is not self.drawn:
+                    self.drawn = scene
+                    before = pictures.labels(scene.shown, found.before)
+                    _set(self.before, await self.run.io_bound(pictures.uri, before))
+                self.said.set_text(
+                    f"{found.scores}. {1000 * found.seconds:.0f} ms, {found.vertices:,} vertices."
+                )
+                self._show_code()
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self.wanted.wait(), _REST)
+                    continue  # a slider moves, which comes first
+                rest = await self.run.io_bound(_rest, scene, settings, found, self.threads)
+                if rest is None:
+                    return
+                _set(self.changed, rest[0])
+                _set(self.entropy, rest[1])
             except (TypeError, ValueError, MemoryError) as error:
                 self.said.set_text(str(error))
-                continue
-            if drawn is None:  # the page was closed meanwhile
-                return
-            found, sources = drawn
-            for image, source in zip(
-                (self.before, self.after, self.changed, self.entropy), sources, strict=True
-            ):
-                image.props["src"] = source
-                image.update()
-            self.said.set_text(
-                f"{found.scores}. {1000 * found.seconds:.0f} ms, {found.vertices:,} vertices."
-            )
-            self._show_code()
 
 
-def _computed(
-    scene: Scene, settings: Settings, threads: int | None
-) -> tuple[View, tuple[str, str, str, str]]:
-    """Refine a scene and draw it."""
+def _labels(scene: Scene, settings: Settings, threads: int | None) -> tuple[View, str]:
+    """Refine a scene and draw its labels."""
     found = view(scene, settings, threads)
-    drawn = (
-        pictures.labels(scene.shown, found.before), pictures.labels(scene.shown, found.after),
-        pictures.difference(scene.shown, found.before, found.after, scene.truth),
-        pictures.entropy(found.entropy),
-    )  # fmt: skip
-    before, after, changed, entropy = map(pictures.uri, drawn)
-    return found, (before, after, changed, entropy)
+    return found, pictures.uri(pictures.labels(scene.shown, found.after))
+
+
+def _rest(
+    scene: Scene, settings: Settings, found: View, threads: int | None
+) -> tuple[str, str]:
+    """Draw what changed, and the entropy."""
+    changed = pictures.difference(scene.shown, found.before, found.after, scene.truth)
+    certain = pictures.entropy(entropy(scene, settings, threads))
+    return pictures.uri(changed), pictures.uri(certain)
+
+
+def _set(image: Any, source: str) -> None:
+    image.props["src"] = source
+    image.update()
 
 
 def _image(ui: Any, alt: str, classes: str) -> Any:

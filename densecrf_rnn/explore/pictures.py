@@ -22,7 +22,7 @@ def _grey(image: Array) -> Array:
 def labels(image: Array, found: Array) -> Array:
     """Draw labels over an image [H, W, 3]: tinted objects with outlines, a pale background."""
     grey = _grey(image)
-    colours = samples.palette()[found % 256].astype(np.float32)
+    colours = samples.palette()[found.astype(np.intp) % 256].astype(np.float32)
     tinted = 0.15 * image + 0.25 * grey + 0.6 * colours
     out = np.where((found > 0)[..., None], tinted, 64 + 0.7 * grey)
     edge = np.zeros(found.shape, bool)

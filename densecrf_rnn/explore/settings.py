@@ -2,7 +2,7 @@
 
 import shlex
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from .._typing import Array
 from .. import metrics, samples, unaries
 from ..inference.refine import refine
 from ..params import CRFParams, Quality
+from ..postprocess import most_probable
 from .scenes import Scene
 
 
@@ -96,40 +97,43 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What one setting gives: labels before and after, entropy, scores and times."""
+    """What one setting gives: labels before and after, scores and times."""
 
     before: Array  # [H, W]
     after: Array  # [H, W]
-    entropy: Array  # [H, W], in 0..1: of the marginals, over that of equal ones
     scores: str
     seconds: float
     vertices: int
 
 
 def view(scene: Scene, settings: Settings, threads: int | None = None) -> View:
-    """Refine a scene and compare."""
-    logits = scene.logits
-    if settings.temperature != 1:
-        logits = unaries.scale_temperature(logits, settings.temperature)
-    q, info = refine(
-        logits, scene.image, settings.params(), iterations=settings.iterations, mask=scene.mask,
-        threads=threads, return_info=True,
-    )  # fmt: skip
-    if len(q) == 1:
-        q = np.concatenate([1 - q, q])
-    before = unaries_argmax(scene.logits)
-    after = q.argmax(0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        entropy = -np.where(q > 0, q * np.log(q), 0).sum(0) / np.log(len(q))
+    """Refine a scene to labels and compare them."""
+    after, info = _refined(scene, settings, threads, labels=True)
+    before = most_probable(scene.logits, 0)
     return View(
-        before, after, entropy, scores(scene, before, after), sum(info.seconds.values()),
+        before, after, scores(scene, before, after), sum(info.seconds.values()),
         info.vertices[0] if info.vertices else 0,
     )  # fmt: skip
 
 
-def unaries_argmax(logits: Array) -> Array:
-    """Return the most probable label of each pixel; of one logit, 1 where it is positive."""
-    return (logits[0] > 0).astype(np.int64) if len(logits) == 1 else logits.argmax(0)
+def entropy(scene: Scene, settings: Settings, threads: int | None = None) -> Array:
+    """Return the entropy [H, W] of the marginals over that of equal ones, 0..1."""
+    q, _ = _refined(scene, settings, threads, labels=False)
+    if len(q) == 1:
+        q = np.concatenate([1 - q, q])
+    q = q.clip(np.finfo(q.dtype).tiny, 1)
+    found: Array = -(q * np.log(q)).sum(0) / np.log(len(q))
+    return found
+
+
+def _refined(scene: Scene, settings: Settings, threads: int | None, labels: bool) -> Any:
+    logits = scene.logits
+    if settings.temperature != 1:
+        logits = unaries.scale_temperature(logits, settings.temperature)
+    return refine(
+        logits, scene.image, settings.params(), iterations=settings.iterations, mask=scene.mask,
+        labels=labels, threads=threads, return_info=True,
+    )  # fmt: skip
 
 
 def scores(scene: Scene, before: Array, after: Array) -> str:
