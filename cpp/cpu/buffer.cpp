@@ -2,17 +2,15 @@
 #include "buffer.hpp"
 
 #include <atomic>
-#include <cstdlib>
 #include <new>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
+#include "platform.hpp"
 
 namespace dcrf {
 namespace {
 
-constexpr std::size_t kLine = 64, kHugePage = std::size_t(1) << 21;  // bytes
+using platform::kHugePage;
+constexpr std::size_t kLine = 64;  // bytes
 // Minimum number of bytes of a cached buffer; malloc itself caches smaller ones.
 constexpr std::size_t kSmallest = std::size_t(1) << 16;
 // Maximum number of bytes cached: enough for an image of 500 x 500 pixels.
@@ -79,11 +77,8 @@ void* take_memory(std::size_t bytes, bool cached) {
     const std::size_t wanted = bytes + sizeof(Header);
     const std::size_t alignment = wanted >= kHugePage / 2 ? kHugePage : kLine;
     const std::size_t rounded = (wanted + alignment - 1) / alignment * alignment;
-    void* const block = std::aligned_alloc(alignment, rounded);
+    void* const block = platform::allocate(alignment, rounded);
     if (block == nullptr) throw std::bad_alloc();
-#ifdef __linux__
-    if (alignment == kHugePage) madvise(block, rounded, MADV_HUGEPAGE);  // failure is harmless
-#endif
     header = static_cast<Header*>(block);
     header->block = block;
     header->bytes = rounded - sizeof(Header);
@@ -94,7 +89,7 @@ void* take_memory(std::size_t bytes, bool cached) {
 
 void give_memory(void* memory) {
   Header* const header = static_cast<Header*>(memory) - 1;
-  if (!header->cached || !keep(header)) std::free(header->block);
+  if (!header->cached || !keep(header)) platform::release(header->block);
 }
 
 }  // namespace dcrf

@@ -8,6 +8,7 @@
 #include "loops.hpp"
 #include "loops/gibbs.hpp"
 #include "loops/lookup.hpp"
+#include "platform.hpp"
 
 namespace dcrf {
 
@@ -36,18 +37,10 @@ const char* const kNames[] = {"baseline", "avx2", "avx512"};
 int best() {
   int most = 0;
 #ifdef DCRF_WITH_AVX2
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("bmi2")) {
-    most = 1;
-  }
+  if (platform::supports_avx2()) most = 1;
 #endif
 #ifdef DCRF_WITH_AVX512
-  if (most == 1 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512cd")) {
-    most = 2;
-  }
+  if (platform::supports_avx512()) most = 2;
 #endif
   return most;
 }

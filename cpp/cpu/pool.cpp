@@ -1,4 +1,4 @@
-// Implements pool.hpp: the thread pool (std::thread), interrupt checks and floating-point modes.
+// Implements pool.hpp: the thread pool (std::thread) and interrupt checks.
 #include "pool.hpp"
 
 #include <algorithm>
@@ -10,27 +10,10 @@
 #include <thread>
 #include <utility>
 
-#ifdef __SSE__
-#include <xmmintrin.h>
-#endif
-#ifndef _WIN32
-#include <pthread.h>
-#endif
+#include "platform.hpp"
 
 namespace dcrf {
 namespace {
-
-// Number of fork() calls between the first process and this one. It identifies the process better
-// than the process id, which a child in another PID namespace may share with its parent.
-std::atomic<long> forks{0};
-
-long fork_count() {
-#ifndef _WIN32
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { ++forks; });
-  (void)registered;
-#endif
-  return forks.load();
-}
 
 constexpr std::int64_t kMaxWorkers = 255;
 
@@ -47,14 +30,6 @@ thread_local const std::atomic<bool>* stop = nullptr;
 // Thrown in threads that work for a loop that has failed; the pool keeps the original exception.
 struct Stopped {};
 
-#ifdef __SSE__
-unsigned floating_point_mode() { return _mm_getcsr(); }
-void set_floating_point_mode(unsigned mode) { _mm_setcsr(mode); }
-#else
-unsigned floating_point_mode() { return 0; }
-void set_floating_point_mode(unsigned) {}
-#endif
-
 // The worker threads of a process and the loop that they work on.
 class Pool {
  public:
@@ -64,7 +39,7 @@ class Pool {
   static Pool& get() {
     static std::atomic<Pool*> current{nullptr};
     Pool* pool = current.load();
-    while (pool == nullptr || pool->owner_ != fork_count()) {
+    while (pool == nullptr || pool->owner_ != platform::fork_count()) {
       Pool* fresh = new Pool;
       if (current.compare_exchange_strong(pool, fresh)) return *fresh;
       delete fresh;  // another thread was first; `pool` is now its pool
@@ -84,7 +59,7 @@ class Pool {
       chunks_ = chunks;
       next_.store(0, std::memory_order_relaxed);
       stop_.store(false, std::memory_order_relaxed);
-      mode_ = floating_point_mode();
+      mode_ = platform::float_mode();
       invited_ = running_ = std::min(wanted, workers_);
       ++round_;
     }
@@ -130,9 +105,9 @@ class Pool {
       wake_.wait(lock, [&] { return round_ != seen; });
       seen = round_;
       if (id >= invited_ || body_ == nullptr) continue;
-      const unsigned mode = mode_;
+      const platform::FloatMode mode = mode_;
       lock.unlock();
-      set_floating_point_mode(mode);
+      platform::set_float_mode(mode);
       stop = &stop_;
       work();
       lock.lock();
@@ -163,7 +138,7 @@ class Pool {
     stop_.store(true, std::memory_order_relaxed);
   }
 
-  const long owner_ = fork_count();
+  const long owner_ = platform::fork_count();
   std::atomic<bool> busy_{false};        // true while a parallel_for runs
   std::mutex mutex_;                     // guards everything below
   std::condition_variable wake_, done_;  // a loop starts; its last worker has finished
@@ -171,7 +146,7 @@ class Pool {
   std::int64_t chunks_ = 0;
   std::atomic<std::int64_t> next_{0};  // first chunk that has not started
   std::atomic<bool> stop_{false};      // set if the current loop has failed
-  unsigned mode_ = 0;                  // the caller's floating-point mode
+  platform::FloatMode mode_ = 0;       // the caller's
   // Number of workers: all; those of the current loop; those that are still working on it.
   int workers_ = 0, invited_ = 0, running_ = 0;
   std::uint64_t round_ = 0;   // number of loops started
@@ -204,11 +179,10 @@ void poll_interrupt() {
   interrupt_check();
 }
 
-FlushToZero::FlushToZero() : before_(floating_point_mode()) {
-  constexpr unsigned kFlushAndDenormalsAreZero = 0x8040;  // bits FTZ and DAZ of MXCSR
-  set_floating_point_mode(before_ | kFlushAndDenormalsAreZero);
+FlushToZero::FlushToZero() : before_(platform::float_mode()) {
+  platform::set_float_mode(before_ | platform::kFlush);
 }
 
-FlushToZero::~FlushToZero() { set_floating_point_mode(before_); }
+FlushToZero::~FlushToZero() { platform::set_float_mode(before_); }
 
 }  // namespace dcrf

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <functional>
 
+#include "platform.hpp"
+
 namespace dcrf {
 
 // Chunk sizes. They are fixed, since partial sums per chunk determine the rounding of results.
@@ -23,7 +25,7 @@ class FlushToZero {
   FlushToZero& operator=(const FlushToZero&) = delete;
 
  private:
-  unsigned before_;  // floating-point mode that the destructor restores
+  platform::FloatMode before_;  // mode that the destructor restores
 };
 
 // Call body(0) ... body(chunks - 1), once each, on at most `threads` threads, the caller's

@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "../cuda/engine.hpp"
+#include "child.hpp"
 #include "device_memory.hpp"
 #include "problems.hpp"
 
@@ -19,12 +20,12 @@ namespace gpu = dcrf::cuda;  // `cuda` is also a namespace of the CUDA headers
 // Set the number of groups of lanes. It has no effect on a GPU, where tests that loop over it
 // repeat the same run instead.
 inline void set_threads(int count) {
-  setenv("DENSECRF_RNN_SERIAL_THREADS", std::to_string(count).c_str(), 1);
+  set_variable("DENSECRF_RNN_SERIAL_THREADS", std::to_string(count));
 }
 
 // Set the number of threads that share one row, likewise.
 inline void set_lanes(int count) {
-  setenv("DENSECRF_RNN_SERIAL_LANES", std::to_string(count).c_str(), 1);
+  set_variable("DENSECRF_RNN_SERIAL_LANES", std::to_string(count));
 }
 
 // Return whether all elements agree within tolerance * max(1, max |wanted|). NaN never agrees.

@@ -15,7 +15,9 @@
 
 #include "../core/softmax.hpp"
 #include "../cpu/loops/pack.hpp"
+#include "../cpu/platform.hpp"
 #include "../cpu/pool.hpp"
+#include "child.hpp"
 #include "problems.hpp"
 
 using namespace tests;
@@ -121,6 +123,33 @@ TEST(marginals_without_iterations_are_the_softmax) {
   }
 }
 
+TEST(subnormal_numbers_are_zero_while_they_are_flushed) {
+  volatile float small = 1e-30f;
+  CHECK(small * 1e-10f != 0.0f);
+  {
+    const dcrf::FlushToZero flush;
+    CHECK((small * 1e-10f == 0.0f) == (dcrf::platform::kFlush != 0));
+    dcrf::parallel_for(2, 2, [&](std::int64_t) {  // workers use the caller's mode
+      CHECK((small * 1e-10f == 0.0f) == (dcrf::platform::kFlush != 0));
+    });
+  }
+  CHECK(small * 1e-10f != 0.0f);
+}
+
+// Clang for Windows has the builtin, but not the table that it reads.
+#if defined(__x86_64__) && !defined(_MSC_VER)
+TEST(instruction_sets_of_this_processor_are_those_that_the_compiler_finds) {
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512cd");
+  CHECK(dcrf::platform::supports_avx2() == avx2);
+  CHECK(dcrf::platform::supports_avx512() == (avx2 && avx512));
+}
+#endif
+
 // Print hashes of lattices ("exact": must be bit-identical) and the marginals of mean fields
 // ("near": may differ in rounding) for comparison between instruction sets.
 template <typename T>
@@ -160,10 +189,11 @@ TEST(every_instruction_set_finds_the_same_simplices_and_nearly_the_same_mean_fie
   std::vector<std::string> exact;  // output of the first instruction set
   std::vector<double> near;
   int compared = 0;
+  const std::string before = variable("DENSECRF_RNN_ISA");
   for (const char* const isa : {"baseline", "avx2", "avx512"}) {
-    const std::string command =
-        std::string("DENSECRF_RNN_ISA=") + isa + " '" + program + "' --numbers";
-    std::FILE* const child = popen(command.c_str(), "r");
+    set_variable("DENSECRF_RNN_ISA", isa);
+    std::FILE* const child = open_child(program, "--numbers");
+    set_variable("DENSECRF_RNN_ISA", before);
     CHECK(child != nullptr);
     char line[100];
     std::size_t exacts = 0, nears = 0;
@@ -182,7 +212,7 @@ TEST(every_instruction_set_finds_the_same_simplices_and_nearly_the_same_mean_fie
         CHECK(nears < near.size() && std::abs(near[nears++] - q) < 1e-5);
       }
     }
-    CHECK(pclose(child) == 0);
+    CHECK(close_child(child) == 0);
     CHECK(!same || (exacts == exact.size() && nears == near.size()));
   }
   CHECK(compared >= 1);

@@ -4,10 +4,7 @@
 #include <limits>
 #include <stdexcept>
 
-#ifdef __SSE__
-#include <xmmintrin.h>
-#endif
-
+#include "../cpu/platform.hpp"
 #include "../cpu/pool.hpp"
 #include "problems.hpp"
 
@@ -213,35 +210,33 @@ TEST(image_without_points_is_refined_to_nothing) {
   CHECK(scene.run(2));
 }
 
-#ifdef __SSE__
 TEST(callers_floating_point_mode_is_left_as_it_was) {
+  namespace platform = dcrf::platform;
   Scene<float> scene(6000, 3, 2, 1);
   scene.add({lattice<float>(6000, 2, 3.0, Quality::kStandard, 5), nullptr, {}, {}, {}});
   scene.keep();
-  constexpr unsigned kFlush = 0x8040,
-                     kStatus = 0x3f;  // bits FTZ and DAZ; the sticky exception flags
-  const unsigned kept = _mm_getcsr();
+  constexpr platform::FloatMode kStatus = 0x3f;  // on x86-64, the sticky exception flags
+  const platform::FloatMode kept = platform::float_mode();
   const auto d_refined = random_numbers<float>(18000, 1.0, 1);
   std::vector<float> d_logits(18000), d_coupling(9);
   const dcrf::ImageGradient<float> to{d_refined.data(), d_logits.data(), d_coupling.data(), {}};
-  for (const unsigned mode : {kept & ~kFlush, kept | kFlush}) {
+  for (const platform::FloatMode mode : {kept & ~platform::kFlush, kept | platform::kFlush}) {
     for (int threads : {1, 2}) {
-      _mm_setcsr(mode);
+      platform::set_float_mode(mode);
       const bool good = scene.run(threads);
-      const unsigned after = _mm_getcsr();
+      const platform::FloatMode after = platform::float_mode();
       dcrf::mean_field_backward(scene.model(), {scene.image()}, {to}, threads);
-      const unsigned last = _mm_getcsr();
-      _mm_setcsr(kept);
+      const platform::FloatMode last = platform::float_mode();
+      platform::set_float_mode(kept);
       CHECK(good && (after & ~kStatus) == (mode & ~kStatus) &&
             (last & ~kStatus) == (mode & ~kStatus));
     }
   }
   scene.logits[0] = std::numeric_limits<float>::quiet_NaN();
-  _mm_setcsr(kept & ~kFlush);
-  CHECK(!scene.run(1) && (_mm_getcsr() & kFlush) == 0);
-  _mm_setcsr(kept);
+  platform::set_float_mode(kept & ~platform::kFlush);
+  CHECK(!scene.run(1) && (platform::float_mode() & platform::kFlush) == 0);
+  platform::set_float_mode(kept);
 }
-#endif
 
 TEST(interrupted_mean_field_ends_and_the_next_one_works) {
   Scene<float> scene(3000, 3, 2, 1);

@@ -234,7 +234,8 @@ DCRF_INLINE Label draw_in_memory(const GibbsPass& pass, const Block& block, int 
 }
 
 // Return table[index[i]] in each lane i.
-DCRF_INLINE Pack<float, kWide> look_up(const float* table, const Pack<std::int32_t, kWide>& index) {
+[[maybe_unused]] DCRF_INLINE Pack<float, kWide> look_up(
+    const float* table, const Pack<std::int32_t, kWide>& index) {
 #ifdef __clang__
   Pack<float, kWide> out{};
   for (int i = 0; i < kWide; ++i) out[i] = table[index[i]];

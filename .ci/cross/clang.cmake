@@ -1,0 +1,2 @@
+# Debian and Ubuntu: apt-get install clang
+set(CMAKE_CXX_COMPILER clang++)
