@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from . import _platform
+
 _PREFIX = ".part-"  # a prefix, because writers choose the format by the extension
 _END = 32  # characters of a name that its temporary name ends in: names may be of full length
 _COUNT = itertools.count()
@@ -90,11 +92,7 @@ def sync(path: Path) -> None:
     """Let the disk store a file, or all files of a folder; raise OSError if it cannot."""
     for file in [path] if path.is_file() else path.rglob("*"):
         if file.is_file():
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            _platform.sync(file)
 
 
 def remove_leftovers(folder: Path | str) -> int:
@@ -121,18 +119,8 @@ def remove_leftovers_of(path: Path | str) -> None:
     path = Path(path)
     for partial in path.parent.glob(f"{_PREFIX}*-{glob.escape(path.name)}"):
         process = partial.name.removeprefix(_PREFIX).split("-")[0]
-        if process.isdecimal() and not _runs(int(process)):
+        if process.isdecimal() and not _platform.runs(int(process)):
             _remove(partial)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        pass
-    return True
 
 
 def _remove(path: Path) -> None:

@@ -24,7 +24,7 @@ NATIVE = {"densecrf_rnn._cpu", "densecrf_rnn._cuda"}
 # Lowest first: a module imports from rows above its own, and from its own folder. __init__.py of
 # the package itself gathers the public names, so it may import anything.
 LAYERS = (
-    {"_typing", "_limits"},
+    {"_typing", "_limits", "_platform"},
     {"_atomic", "checks", "metrics"},
     {"params", "unaries", "upsampling", "postprocess"},
     {"kernels"},

@@ -11,11 +11,12 @@ import io
 import importlib
 import importlib.util
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+from .. import _platform
 
 _COMMANDS = {
     "demo": "refine the sample photographs, draw the changed pixels, and train a CRF-RNN on them",
@@ -127,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader has ended, as in `densecrf-rnn info | head -1`
         _drop_stdout()
-        return 128 + signal.SIGPIPE  # as a shell reports it
+        return 128 + _platform.SIGPIPE  # as a shell reports it
     except OSError as error:  # such as a full disk
         _drop_stdout()
         print(f"densecrf-rnn {arguments[0]}: cannot print: {error.strerror}", file=sys.stderr)

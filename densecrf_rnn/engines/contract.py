@@ -4,17 +4,14 @@ Engines work on checked NumPy arrays. The native module reads these structs by f
 field that is renamed here must be renamed in cpp/bindings.
 """
 
-import contextlib
 import math
-import mmap
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from .. import _limits
+from .. import _limits, _platform
 from .._typing import Array
 
 
@@ -26,22 +23,10 @@ _LARGE = 2**28  # bytes; arrays of at least this size get a memory mapping of th
 
 
 def reserve(shape: tuple[int, ...], dtype: Any) -> Array:
-    """Return zeros whose memory is not resident until touched, for arrays of worst-case size.
-
-    Linux rejects an allocation larger than the machine's memory, unless it is a mapping with
-    MAP_NORESERVE.
-    """
+    """Return zeros whose memory is not resident until touched, for arrays of worst-case size."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    if sys.platform != "linux" or size < _LARGE:
-        return np.zeros(shape, dtype)
-    no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)  # mmap defines it from Python 3.13 on
-    try:
-        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
-    except OSError as error:
-        raise MemoryError(f"{size} bytes cannot be reserved: {error}") from error
-    with contextlib.suppress(OSError):  # a kernel without huge pages
-        memory.madvise(mmap.MADV_HUGEPAGE)  # as NumPy does
-    return np.frombuffer(memory, dtype).reshape(shape)
+    memory = _platform.address_space(size) if size >= _LARGE else None
+    return np.zeros(shape, dtype) if memory is None else np.frombuffer(memory, dtype).reshape(shape)
 
 
 class Plan(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from .. import _limits
+from .. import _limits, _platform
 from .contract import BackendUnavailableError, Engine, FusedEngine, PruningEngine
 from .numba import Numba
 
@@ -271,6 +271,4 @@ def default_threads() -> int:
         wanted = 0
     if wanted > 0:
         return min(wanted, 2**31 - 1)  # native code counts threads in an int
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
+    return _platform.processors()

@@ -6,6 +6,7 @@ A library may lose an error of the disk, as GDAL's GeoTIFF driver does when it c
 import contextlib
 import errno
 import os
+import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,8 +86,7 @@ def _number(path: Path, size: int, reason: str) -> int | None:
             return number
     probe = path.with_name(f"{path.name}.probe")
     try:
-        room = os.statvfs(path.parent)
-        if room.f_bavail * room.f_frsize < size:
+        if shutil.disk_usage(path.parent).free < size:
             return errno.ENOSPC
         probe.write_bytes(bytes(_PROBE))
     except OSError as error:

@@ -6,7 +6,6 @@ inputs and all options are unchanged.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import _platform
 from .._atomic import remove_leftovers, replaced
 from .hashing import checksum, naming
 from .json_text import parsed
@@ -57,9 +57,8 @@ class Record:
         self.options: dict[str, Any] = json.loads(json.dumps(options, default=_plain))
         self._digest = _digest(self.options)
         self._lock = threading.Lock()
-        self._held = os.open(folder, os.O_RDONLY)
+        self._held = _hold(folder)
         try:
-            _hold(self._held, folder)
             remove_leftovers(folder)
             self._all_options, self._files = self._earlier()
             self._journal = open(self._journal_path, "ab", buffering=0)
@@ -213,14 +212,12 @@ def _is_entry(entry: Any, required: Sequence[str]) -> bool:
     )
 
 
-def _hold(folder: int, name: Path) -> None:
-    """Lock the folder until the process ends or closes the descriptor `folder`."""
+def _hold(folder: Path) -> int:
+    """Lock the folder until the process ends or closes the descriptor that is returned."""
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _platform.lock_folder(folder)
     except BlockingIOError as error:
-        raise FolderInUseError(f"another run is writing into {name}; wait for it") from error
-    except OSError:  # the file system has no locks: nothing can be checked
-        pass
+        raise FolderInUseError(f"another run is writing into {folder}; wait for it") from error
 
 
 def _plain(path: Path) -> str:

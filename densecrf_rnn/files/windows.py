@@ -1,17 +1,16 @@
 """Arrays in files that are read and written in parts: zarr and .npy."""
 
 import contextlib
-import errno
 import io
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .. import _platform
 from .._typing import Array
 from ..tiles import Sliceable
 from . import containers, npy
@@ -221,7 +220,7 @@ def created_npy(
     )
     start, size = header.tell(), math.prod(shape) * dtype.itemsize
     with open(path, "xb+", buffering=0) as file:
-        _reserve(file.fileno(), start + size)
+        _platform.reserve_room(file.fileno(), start + size)
         _pwrite(file.fileno(), header.getbuffer(), 0)
 
         def write(where: Where, values: Array) -> None:
@@ -267,27 +266,16 @@ def _all_labels(shape: tuple[int, ...], where: Where) -> Where:
     return (*(slice(0, n) for n in shape[: len(shape) - len(where)]), *where)
 
 
-def _reserve(file: int, size: int) -> None:
-    """Reserve the room for a file, where the system can: a disk too small is noticed at once."""
-    try:
-        os.posix_fallocate(file, 0, size)
-    except AttributeError:
-        pass
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-            raise
-
-
 def _pwrite(file: int, data: memoryview, at: int) -> None:
     while data:
-        written = os.pwrite(file, data, at)
+        written = _platform.write_at(file, data, at)
         data, at = data[written:], at + written
 
 
 def _pread(file: int, count: int, at: int, dtype: Any) -> Array:
     data, got = bytearray(count * dtype.itemsize), 0
     while got < len(data):
-        block = os.pread(file, len(data) - got, at + got)
+        block = _platform.read_at(file, len(data) - got, at + got)
         if not block:
             raise EOFError("the file is too short")
         data[got : got + len(block)] = block

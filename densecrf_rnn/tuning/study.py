@@ -1,13 +1,13 @@
 """Optuna studies: kept in a file, resumed only with the same task, and read out."""
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from .. import _platform
 from ..kernels import leading, with_leading
 from ..params import CRFParams
 
@@ -166,7 +166,7 @@ def _locked(path: str) -> int | None:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _platform.lock(descriptor)
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 return descriptor
         except BlockingIOError:
@@ -174,7 +174,7 @@ def _locked(path: str) -> int | None:
             return None
         except FileNotFoundError:  # it was removed by the search that held it: try again
             pass
-        except OSError:  # the file system has no locks: nothing can be checked
+        except OSError:  # whether the file is still there cannot be checked
             return descriptor
         os.close(descriptor)
 
