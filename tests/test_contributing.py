@@ -12,7 +12,7 @@ DOCUMENT = ROOT / "CONTRIBUTING.md"
 @pytest.mark.skipif(not DOCUMENT.is_file(), reason="the documents are not installed")
 def test_files_that_contributing_names_exist():
     text = DOCUMENT.read_text(encoding="utf-8")
-    named = re.findall(r"\b[\w/]+\.(?:py|hpp|cpp|cu)\b", text)
+    named = re.findall(r"(?<![\w/.])\.?[\w/]+\.(?:py|hpp|cpp|cu)\b", text)
     folders = [ROOT, ROOT / "densecrf_rnn", ROOT / "tests", ROOT / "cpp", ROOT / "cpp" / "cuda"]
     assert len(named) > 30
     for name in named:
