@@ -175,19 +175,12 @@ def test_convergence_compares_losses_on_the_same_images(data, out):
     difference = losses["zero-compatibility"] - losses["end-to-end"]
     assert rows[1][1].startswith(f"{difference[:, 0].mean():+.4f} ± ")
     for name, about in (("zero-compatibility", {"initial_compatibility": "zero"}),
-                        ("random-compatibility", {"initial_compatibility": "random"}),
-                        ("no-search", {"theta_alpha": 160.0, "theta_beta": 3.0,
-                                       "w_bilateral": 5.0, "w_spatial": 3.0})):
+                        ("random-compatibility", {"initial_compatibility": "random"})):
         configs = [json.loads((out / f"{each}-seed0" / training.ABOUT).read_text())["config"]
                    for each in (name, "end-to-end")]
         differing = {k for k in configs[0] if configs[0][k] != configs[1][k]}
         assert differing <= about.keys() and {**configs[0], **about} == configs[0]
     assert (out / "convergence.png").stat().st_size > 5000
-
-
-def test_convergence_without_a_search_has_two_equal_rows(data, tmp_path):
-    with pytest.raises(SystemExit, match="rows 'end-to-end' and 'no-search' .* with --no-search"):
-        command("convergence", data, tmp_path, "--no-search")
 
 
 def test_running_means_are_of_the_last_values():
@@ -225,7 +218,8 @@ def test_loss_and_iu_share_runs_with_tables_and_repeat_finished_ones(data, out, 
     first = json.loads((tmp_path / "loss-iu.json").read_text())
     capsys.readouterr()
     command("gradients", data, tmp_path, seeds="0")
-    assert "Student's, over batches and not over seeds" in (tmp_path / "gradients.md").read_text()
+    text = (tmp_path / "gradients.md").read_text()
+    assert "intervals: 95 %, Student's, over batches, not over seeds." in text
     assert "0 runs left, 0 steps" in capsys.readouterr().out  # nothing is trained again
     command("gradients", data, out, seeds="0")
     command("loss-iu", data, out, seeds="0")  # its runs are finished: repeated elsewhere
@@ -290,7 +284,7 @@ def cells_of(page):
             for line in page.splitlines() if line.startswith("|")}
 
 
-@pytest.mark.parametrize("name", ["gradients"])
+@pytest.mark.parametrize("name", ["gradients", "convergence"])
 def test_the_page_has_the_tables_of_the_stored_results(name):
     stored = json.loads((ROOT / f"benchmarks/results/fcn8s_{name}.json").read_text())
     if name == "gradients":

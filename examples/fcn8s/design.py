@@ -22,14 +22,13 @@ from .training import LAST, is_first, load_trained, read_checkpoint, read_curve,
 COUNTS = tuple(range(11))  # mean-field iterations T; 0 is the network alone
 GRADIENT_BATCHES = 8  # batches of training images of which the gradient is taken
 PARTS = 5  # of a training, for which the mean loss is printed
-NO_INTERVAL = "none, for a single seed"
+NO_INTERVAL = "none, as there is one seed"
 CHECKPOINTS = 10  # of each training, evenly spaced
-# Rows of `convergence`: what training starts from.
+# Rows of `convergence`, and the compatibility that training starts from.
 STARTS = {
-    "end-to-end": "Potts, CRF found by a search",
+    "end-to-end": "Potts",
     "zero-compatibility": "compatibility 0",
     "random-compatibility": "random compatibility",
-    "no-search": "Potts, the released code's CRF (160 / 3 / 3, weights 5 and 3)",
 }
 
 
@@ -53,7 +52,7 @@ def gradients(study: Study) -> Path:
         "is the one that training starts from. T = 0 is the network alone."
     )
     return write(study, "gradients", ("T", *series), rows, ("end-to-end",), note,
-                 alone="Student's, over batches and not over seeds")
+                 alone="95 %, Student's, over batches, not over seeds")
 
 
 def gradient_rows(found: list[dict]) -> tuple[list, dict]:

@@ -42,9 +42,6 @@ ROWS = {
     "untied-fast": {"crf": True, "tied": False, "lr_head": 10.0},
     "zero-compatibility": {"crf": True, "initial_compatibility": "zero"},
     "random-compatibility": {"crf": True, "initial_compatibility": "random"},
-    # The released code's CRF instead of one found by a search.
-    "no-search": {"crf": True, "theta_alpha": 160.0, "theta_beta": 3.0, "w_bilateral": 5.0,
-                  "w_spatial": 3.0},
 }
 # Of a study, and not for --set: its seeds, and the rows that have a head.
 OWN = ("seed", "crf", "freeze_fcn")
@@ -219,7 +216,7 @@ class Study:
         base = self.base(seed)
         config = self.row_config(name, seed)
         if config.crf:
-            config = config.with_(**{**self.crf_settings(base), **ROWS[name]})
+            config = config.with_(**self.crf_settings(base))
         return self.train(config, self.out / f"{name}-seed{seed}", base)
 
     def untrained(self, checkpoint: Path) -> dict:
@@ -266,13 +263,10 @@ class Study:
         """
         same = {}
         for name in names:
-            # A row that names settings of the CRF differs from those for which they are searched.
-            own = self.search and not evaluation.START.keys().isdisjoint(ROWS[name])
-            other = same.setdefault((self.row_config(name, 0), own), name)
+            other = same.setdefault(self.row_config(name, 0), name)
             if other != name:
                 theirs = {*ROWS[name], *ROWS[other]}
                 given = [s for s in (*self.settings, *self.row_settings) if s in theirs]
-                given += ["--no-search"] * (not given)
                 raise ValueError(
                     f"the rows {other!r} and {name!r} of this table are the same with "
                     f"{', '.join(given)} as given; leave that away"
@@ -404,10 +398,10 @@ def student(values) -> tuple[float, float]:
     return float(values.mean()), float(error * t.ppf(0.975, len(values) - 1))
 
 
-def provenance(study: Study, names, alone="bootstrap, over pictures alone and not over seeds"):
+def provenance(study: Study, names, alone="95 %, bootstrap, over pictures alone, not over seeds"):
     """Describe how the numbers of a table were obtained; `alone`: the intervals of one seed."""
     count = len(study.seeds)
-    interval = f"Student's, over {count} seeds" if count > 1 else alone
+    interval = f"95 %, Student's, over {count} seeds" if count > 1 else alone
     classes = ""
     if study.score_classes is not None:
         names_of = ", ".join(study.report.classes[i] for i in study.score_classes)
@@ -415,6 +409,6 @@ def provenance(study: Study, names, alone="bootstrap, over pictures alone and no
     return (
         f"`{study.command}`\n\n"
         f"{study.report.name}, {len(study.report)} pictures; seeds "
-        f"{', '.join(map(str, study.seeds))}; intervals: 95 %, {interval}.{classes} "
+        f"{', '.join(map(str, study.seeds))}; intervals: {interval}.{classes} "
         f"{study.hours(names):.1f} hours of training on {'; '.join(study.machines(names))}."
     )
