@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,35 @@ def test_demo_refines_photographs_of_ones_own(photos, capsys, tmp_path):
     out = capsys.readouterr().out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"cat.png", "cat_2.png"}
     assert "160x120" in out and "of pixels changed" in out and "Training" not in out
+
+
+@needs_pictures
+def test_demo_never_replaces_a_photograph(photos, capsys, tmp_path):
+    pytest.importorskip("torch")
+    before = Path(photos[1]).read_bytes()
+    assert main(["demo", photos[1], "--out", str(tmp_path / "grey")]) == 2
+    assert "give another folder by --out" in one_sentence(capsys)
+    assert Path(photos[1]).read_bytes() == before
+
+
+@needs_pictures
+def test_demo_of_a_folder_asks_for_the_photographs_in_it(photos, capsys, tmp_path):
+    pytest.importorskip("torch")
+    assert main(["demo", str(tmp_path / "grey"), "--out", str(tmp_path / "out")]) == 2
+    assert "grey is a folder; name the photographs in it" in one_sentence(capsys)
+
+
+@needs_pictures
+def test_demo_turns_a_photograph_as_its_exif_says_without_a_note(photos, capsys, tmp_path):
+    pytest.importorskip("torch")
+    image_module = pytest.importorskip("PIL.Image")
+    exif = image_module.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    image_module.open(photos[0]).save(tmp_path / "turned.jpg", exif=exif)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert main(["demo", str(tmp_path / "turned.jpg"), "--out", str(tmp_path / "out")]) == 0
+    assert "120x160" in capsys.readouterr().out
 
 
 @needs_pictures

@@ -25,6 +25,8 @@ def read_photos(paths: Sequence[Path]) -> dict[str, Array]:
     """
     photos: dict[str, Array] = {}
     for path in paths:
+        if path.is_dir() and not path.suffix:
+            raise UserError(f"{path} is a folder; name the photographs in it, as {path}/*.jpg")
         name, number = path.stem, 2
         while name in photos:
             name, number = f"{path.stem}_{number}", number + 1
@@ -36,6 +38,16 @@ def read_photos(paths: Sequence[Path]) -> dict[str, Array]:
             said = str(error)
             raise UserError(said if str(path) in said else f"{path}: {said}") from error
     return photos
+
+
+def check_out(photos: Mapping[str, Array], paths: Sequence[Path], out: Path) -> None:
+    """Raise UserError if the image of one of `photos` would replace a photograph of `paths`."""
+    for written in (out / f"{name}.png" for name in photos):
+        if written.exists() and any(written.samefile(path) for path in paths):
+            raise UserError(
+                f"the image of the result would replace the photograph {written}; give another "
+                "folder by --out"
+            )
 
 
 def refine_photos(

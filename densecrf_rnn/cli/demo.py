@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         from . import _photos
 
         photos = _photos.read_photos(args.photos)
+        _photos.check_out(photos, args.photos, args.out)
     print(
         f"Refining class scores of DeepLabv3-MobileNetV2: {ITERATIONS} mean-field iterations,\n"
         f"backend {backend}, {threads} thread{'s' if threads > 1 else ''}, {PARAMS}\n"

@@ -22,7 +22,7 @@ def read_photo(path: Path, longest: int | None = None) -> Array:
     OSError, ImportError, ValueError
         The file cannot be read, or is no picture of 8 bits; the message names it.
     """
-    image = files.read_image(path)
+    image = files.read_image(path, exif="apply")  # as viewers do
     if image.ndim != 3 or image.dtype != np.uint8 or image.shape[-1] not in (1, 2, 3, 4):
         raise ValueError(
             f"{path}: is {image.dtype} of shape {image.shape}; give a photograph of 8 bits a "
