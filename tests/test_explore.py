@@ -99,6 +99,127 @@ def test_command_of_files_keeps_the_options_of_the_input(tmp_path, monkeypatch):
     np.testing.assert_array_equal(files.read_labels(tmp_path / "out" / "a.png"), wanted)
 
 
+@pytest.fixture
+def explored(tmp_path, monkeypatch, capsys):
+    """Runs `explore` on files, without a page; returns the scenes by stem, or the error."""
+    from densecrf_rnn.cli import explore
+
+    monkeypatch.setitem(sys.modules, "nicegui", importlib.util.module_from_spec(
+        importlib.util.spec_from_loader("nicegui", None)))  # fmt: skip
+    monkeypatch.setattr(explore, "require", lambda *args, **more: None)
+    pytest.importorskip("torch")
+    from densecrf_rnn.explore import page
+
+    def run(*more, truth=None, dtype=np.float32, mask=None):
+        seen = {}
+        monkeypatch.setattr(page, "serve", lambda s, start, **more: seen.update(of=s, start=start))
+        scene = small()
+        for name, array in (("a", scene.logits.astype(dtype)), ("a.img", scene.image),
+                            ("a.truth", truth), ("a.mask", mask)):  # fmt: skip
+            if array is not None:
+                np.save(tmp_path / f"{name}.npy", array)
+        words = [str(tmp_path / "a.npy"), str(tmp_path / "a.img.npy"), "--image-suffix", ".img"]
+        if mask is not None:
+            words += ["--mask", str(tmp_path / "a.mask.npy"), "--mask-suffix", ".mask"]
+        if truth is not None:
+            (tmp_path / "truth").mkdir(exist_ok=True)
+            np.save(tmp_path / "truth" / "a.npy", truth)
+            words.insert(2, str(tmp_path / "truth"))
+        status = main(["explore", *words, *more])
+        if status:
+            return capsys.readouterr().err
+        return {stem: source() for stem, source in seen["of"].items()}["a"], seen["start"]
+
+    return run
+
+
+def of_command(scene, of, out):
+    """The labels that the command from the page writes."""
+    words = shlex.split(settings.command_of(scene, of, str(out)))
+    assert main(words[1:]) == 0
+    return files.read_labels(next(out.rglob("*.png")))
+
+
+def mask_of(scene):
+    mask = np.zeros(scene.logits.shape[1:], np.uint8)
+    mask[4:20, 5:30] = 1
+    return mask
+
+
+@needs_pictures
+@pytest.mark.parametrize("more", ["--no-self-term", "--spacing=3,1", "--quality=filled"])
+def test_options_of_the_command_give_the_same_labels_on_the_page(explored, tmp_path, more):
+    scene, start = explored(more)
+    wanted = settings.view(scene, start).after
+    np.testing.assert_array_equal(of_command(scene, start, tmp_path / "out"), wanted)
+    kept = scenes.saved(scene, tmp_path / "saved")
+    np.testing.assert_array_equal(labels_of(settings.python_of(kept, start)), wanted)
+    np.testing.assert_array_equal(of_command(kept, start, tmp_path / "again"), wanted)
+
+
+@needs_pictures
+def test_a_mask_is_in_the_code_and_the_entropy_is_0_outside(explored, tmp_path):
+    mask = mask_of(small())
+    scene, start = explored(mask=mask)
+    scene.logits[:, mask == 0] = np.nan
+    wanted = settings.view(scene, start).after
+    certain = settings.entropy(scene, start)
+    assert np.all(certain[mask == 0] == 0) and np.all(certain[mask == 1] > 0)
+    assert pictures.entropy(certain).dtype == np.uint8
+    kept = scenes.saved(scene, tmp_path / "saved")
+    np.testing.assert_array_equal(labels_of(settings.python_of(kept, start)), wanted)
+    written = of_command(kept, start, tmp_path / "out")
+    np.testing.assert_array_equal(written[mask == 1], wanted[mask == 1])
+
+
+@needs_pictures
+def test_the_slider_of_the_temperature_acts_on_float16(explored):
+    scene, _ = explored(dtype=np.float16)
+    assert settings.view(scene, replace(SETTINGS, temperature=0.5)).after.shape == (30, 36)
+
+
+@needs_pictures
+def test_true_labels_are_those_of_the_logits_channels(explored):
+    truth = np.tile(np.arange(36) % 3, (30, 1)).astype(np.uint8)
+    truth[0] = samples.IGNORE
+    scene, _ = explored("--classes", "0,2", truth=truth)
+    wanted = np.select([truth == 0, truth == 2], [0, 1], samples.IGNORE)
+    np.testing.assert_array_equal(scene.truth, wanted)
+    scene, _ = explored("--label-values", "0,50,100", truth=np.where(truth < 3, 50 * truth, 255))
+    np.testing.assert_array_equal(scene.truth, truth)
+
+
+@needs_pictures
+def test_a_first_file_that_cannot_be_shown_ends_the_command(explored, tmp_path):
+    said = explored(truth=np.full((30, 36), 7, np.uint8))
+    assert "holds the label 7, but the logits' labels are 0..2" in said and said.count("\n") == 1
+    assert "the true labels are (2, 2) but the logits (30, 36)" in explored(
+        truth=np.zeros((2, 2), np.uint8)
+    )
+
+
+@needs_pictures
+def test_a_truth_of_no_stem_is_refused(explored, tmp_path, capsys):
+    scene, _ = explored()
+    np.save(tmp_path / "b.npy", np.zeros((30, 36), np.uint8))
+    words = [*scene.command[:2], str(tmp_path / "b.npy"), *scene.command[2:]]
+    assert main(["explore", *words]) == 2
+    assert "b.npy has the stem of a file of" in capsys.readouterr().err
+
+
+def test_a_port_that_cannot_be_used_is_refused():
+    pytest.importorskip("torch")
+    from densecrf_rnn.explore import page
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for number, said in ((port, f"--port {port}: .*; give another port"), (70000, "to 65535")):
+            with pytest.raises(ValueError, match=said):
+                page.serve({}, SETTINGS, port=number, browser=False, threads=1, folder=Path())
+
+
 def test_settings_of_parameters_and_back_are_the_same():
     params = CRFParams(theta_alpha=12.5, w_spatial=2.0, quality="filled", normalization="before")
     found = settings.Settings.of(params, 7)
@@ -348,6 +469,61 @@ def test_a_photograph_of_ones_own_is_scored_and_strokes_segment_it(page, tmp_pat
     opened.mouse.move(box["x"] + 120, box["y"] + 60, steps=5)
     opened.mouse.up()
     changed(opened, before)
+
+
+def test_a_file_that_is_no_photograph_or_has_an_odd_name_gets_a_sentence(page):
+    opened, folder, _ = page
+    opened.get_by_label("image", exact=True).click()
+    opened.get_by_role("option", name="your own photograph").click()
+    for name, said in (
+        ("none.png", "none.png: damaged"), ("..", ".."), ("a" * 250 + ".png", "aaa.png: damaged"),
+    ):  # fmt: skip
+        odd = {"name": name, "mimeType": "image/png", "buffer": b"no picture"}
+        opened.set_input_files('input[type="file"]', odd)
+        opened.locator(".q-notification").filter(has_text=said).last.wait_for()
+    (uploads,) = folder.glob("densecrf-explore-*")
+    opened.wait_for_timeout(500)
+    assert list(uploads.iterdir()) == []
+
+
+def test_strokes_are_drawn_on_the_image_that_is_shown(page):
+    opened, _, _ = page
+
+    def canvas_of(name):
+        for chosen in (name, "scribbles"):
+            before = after(opened)
+            opened.get_by_label("image", exact=True).click()
+            opened.get_by_role("option", name=chosen).click()
+            changed(opened, before)
+        return opened.get_by_label("the image to draw strokes on").locator("img").get_attribute(
+            "src"
+        )
+
+    assert canvas_of("2007_000033") != canvas_of("chelsea")
+
+
+@pytest.mark.parametrize("scheme, body", [("light", (255, 255, 255)), ("dark", (18, 18, 18))])
+def test_buttons_can_be_read_in_light_and_dark(page, scheme, body):
+    opened, _, _ = page
+    opened.emulate_media(color_scheme=scheme)
+    opened.wait_for_timeout(1000)
+    found = opened.evaluate("""() => [...document.querySelectorAll(
+        "button, .q-tab, .q-field__label, .q-uploader__header")].map(e => {
+            const style = getComputedStyle(e), numbers = c => c.match(/[\\d.]+/g).map(Number);
+            return [e.innerText, numbers(style.color), numbers(style.backgroundColor)]; })""")
+    opened.emulate_media(color_scheme="light")
+
+    def luminance(colour):
+        c = np.array(colour[:3]) / 255
+        linear = np.where(c <= 0.03928, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+        return linear @ (0.2126, 0.7152, 0.0722) + 0.05
+
+    assert len(found) > 10
+    for text, colour, behind in found:
+        of_text = luminance(colour)
+        of_ground = luminance(behind if len(behind) == 3 else body)
+        contrast = max(of_text, of_ground) / min(of_text, of_ground)
+        assert contrast >= 4.5, (text, colour, behind)
 
 
 def test_every_control_has_a_name_and_every_picture_an_alternative(page):

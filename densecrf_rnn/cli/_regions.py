@@ -45,7 +45,8 @@ def are_given(args: argparse.Namespace) -> bool:
         return False
     if args.command != "refine":
         raise UserError(
-            f"--kind {args.kind} goes with refine and evaluate; {ONE_BY_ONE}"
+            f"--kind {args.kind} goes with refine and evaluate; "
+            f"{ONE_BY_ONE.replace('tune', args.command, 1)}"
         )
     for name in _OF_LABELS:
         if getattr(args, name) is not None:

@@ -1,20 +1,26 @@
 """`densecrf-rnn explore`: sliders for the CRF's parameters, on a page of this machine alone."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from .._typing import Array
 from .. import files, samples
-from ..explore.scenes import Scene, Source, displayable, of_samples
+from ..explore.scenes import Scene, Source, checked, displayable, of_samples
 from ..explore.settings import Settings
 from ..files.sources import by_stem
 from . import UserError, _types, require, user_errors
 from ._crf_options import add_crf_options, settings
-from ._inputs import Inputs, add_content_options
+from ._inputs import Inputs, Problem, add_content_options, channels_of
+from ._label_options import Truths
 from ._options import given, option
+from ._remedies import in_options
 from .demo import ITERATIONS, PARAMS
 
 PORT = 8765
@@ -22,8 +28,8 @@ PORT = 8765
 _NOT_OF_INPUT = {
     "sources", "port", "no_browser", "out", "threads", "params", "iterations", "prune",
     "compatibility", "theta_alpha", "theta_beta", "theta_gamma", "w_bilateral", "w_spatial",
-    "normalization", "feature_order", "spatial", "quality", "temperature", "logits", "images",
-    "truth",
+    "normalization", "feature_order", "spatial", "quality", "self_term", "temperature", "logits",
+    "images", "truth",
 }  # fmt: skip
 
 
@@ -58,11 +64,13 @@ def run(args: argparse.Namespace) -> int:
 
     start = _start(args)
     sources = _sources_of(args) if args.sources else of_samples()
-    print(f"http://127.0.0.1:{args.port} (Ctrl-C ends it)", flush=True)
-    serve(
-        sources, start, port=args.port, browser=not args.no_browser, threads=args.threads,
-        folder=args.out,
-    )  # fmt: skip
+    with user_errors(OSError, ImportError, TypeError, ValueError):
+        checked(next(iter(sources.values()))())  # which the page shows first
+    with user_errors(ValueError):
+        serve(
+            sources, start, port=args.port, browser=not args.no_browser, threads=args.threads,
+            folder=args.out,
+        )  # fmt: skip
     return 0
 
 
@@ -91,28 +99,60 @@ def _sources_of(args: argparse.Namespace) -> dict[str, Source]:
     of_inputs = copy(args)
     of_inputs.temperature = 1.0  # the page's slider divides the logits
     of_inputs.logits, of_inputs.images = [args.sources[0]], [args.sources[1]]
+    of_inputs.ignore = of_inputs.truth_key = None  # of the true labels, by default
     truths: dict[str, Path] = {}
     with user_errors(OSError, ValueError):
         inputs = Inputs(of_inputs)
         if len(args.sources) == 3:
             truths = by_stem(args.sources[2], "", args.recursive)
+    for said in inputs.missing:
+        print(f"densecrf-rnn explore: {said}", file=sys.stderr)
+    if truths and not any(match.stem in truths for match in inputs.found):
+        raise UserError(
+            f"no file of {args.sources[2]} has the stem of a file of {args.sources[0]}, such as "
+            f"{inputs.found[0].stem}; name the true labels so"
+        )
     return {
-        match.stem: partial(_scene, inputs, match, truths.get(match.stem), words)
+        match.stem: partial(_scene, inputs, of_inputs, match, truths.get(match.stem), words)
         for match in inputs.found
     }
 
 
-def _scene(inputs: Inputs, match: files.Match, truth: Path | None, words: Sequence[str]) -> Scene:
-    problem = inputs.read(match)
+def _scene(
+    inputs: Inputs, args: argparse.Namespace, match: files.Match, path: Path | None,
+    words: Sequence[str],
+) -> Scene:  # fmt: skip
+    try:
+        problem = inputs.read(match)
+        truth = None if path is None else _truth(inputs, args, path, problem)
+    except (TypeError, ValueError) as error:
+        raise ValueError(in_options(str(error))) from error
     count = max(2, len(problem.logits))
+    several = len(inputs.images(match)) > 1  # which are found by their suffixes
+    image = args.images if several else match.paths[1]
     voc = samples.CLASS_NAMES if count == len(samples.CLASS_NAMES) else None
     names = voc or tuple(f"label {k}" for k in inputs.label_names(count))
     return Scene(
-        name=Path(match.stem).name, image=problem.image, logits=problem.logits,
-        truth=None if truth is None else files.read_labels(truth), classes=names,
-        shown=displayable(problem.image), mask=problem.mask,
-        command=(*map(str, match.paths[:2]), *words),
+        name=Path(match.stem).name, image=problem.image,
+        logits=problem.logits.astype(np.float32, copy=False), truth=truth, classes=names,
+        shown=displayable(problem.image), mask=problem.mask, spacing=problem.spacing,
+        command=(str(match.paths[0]), str(image), *words),
     )  # fmt: skip
+
+
+def _truth(inputs: Inputs, args: argparse.Namespace, path: Path, problem: Problem) -> Array:
+    """Read true labels as channels of the logits; those that are not scored become IGNORE."""
+    truths = Truths(args)
+    truth = truths.read(path, size=problem.logits.shape[1:])
+    names = inputs.label_names(max(2, len(problem.logits)))
+    channels, foreign = channels_of(truth, names, truth == truths.ignore)
+    if foreign is not None and args.classes is None:
+        raise ValueError(
+            f"{path}: holds the label {foreign}, but the logits' labels are 0..{len(names) - 1}; "
+            f"give true labels of these, or {samples.IGNORE} for pixels that are not scored"
+        )
+    unscored = (truth == truths.ignore) | ~np.isin(truth, names)
+    return np.where(unscored, samples.IGNORE, channels)
 
 
 def _words(args: argparse.Namespace) -> list[str]:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ _STYLE = """
 .swipe .line { position: absolute; top: 0; bottom: 0; left: var(--at, 50%); width: 2px;
   background: white; box-shadow: 0 0 3px black; pointer-events: none; }
 .swipe input { width: 100%; margin: 10px 0 4px 0; accent-color: #2f6fb3; }
+.q-field__label { color: #595959; }
+.body--dark .q-field__label { color: #bdbdbd; }
 .plain { max-width: 720px; width: 100%; }
 pre.code { white-space: pre-wrap; word-break: break-word; font-size: 0.8rem; padding: 0.6rem;
   border: 1px solid #8888; border-radius: 4px; margin: 0; }
@@ -100,6 +103,7 @@ class _Page:
         self.code: dict[str, str] = {}
         self.texts: dict[str, Any] = {}
         ui.dark_mode(None)
+        ui.colors(primary="#2f6fb3")  # white text on it has a contrast of 5.2
         ui.add_css(_STYLE)
         ui.label("What each parameter of the dense CRF does").classes("text-xl")
         with ui.row().classes("w-full items-start").style("gap: 2rem"):
@@ -132,7 +136,7 @@ class _Page:
             on_change=lambda e: self._set("quality", e.value),
         )  # fmt: skip
         self.quality.classes("w-full").tooltip("accuracy of the lattice: filled is slowest")
-        ui.button("back to the start", on_click=self._reset).props("flat")
+        ui.button("back to the start", color=None, on_click=self._reset).props("flat")
 
     def _slider(self, name: str, slider: Slider) -> None:
         ui = self.ui
@@ -165,8 +169,8 @@ class _Page:
             ui.label("width of the stroke, in pixels")
             self.width = ui.slider(min=1, max=40, value=8).props('aria-label="width of the stroke"')
             with ui.row():
-                ui.button("undo", on_click=self._undo).props("flat")
-                ui.button("clear", on_click=self._clear).props("flat")
+                ui.button("undo", color=None, on_click=self._undo).props("flat")
+                ui.button("clear", color=None, on_click=self._clear).props("flat")
         self.pens.set_visibility(False)
 
     def _set(self, name: str, value: float | str) -> None:
@@ -190,7 +194,7 @@ class _Page:
         self.pens.set_visibility(drawing)
         self.canvas.set_visibility(drawing)
         if drawing:
-            self.photo = self.state.scene.shown if self.photo is None else self.photo
+            self.photo = self.state.scene.shown
             self._set_sliders(_OF_SCRIBBLES)
             self._clear()
         elif name in self.sources:
@@ -210,10 +214,11 @@ class _Page:
 
     async def _uploaded(self, event: Any) -> None:
         name = Path(event.file.name).name
-        place = Path(tempfile.mkdtemp(dir=os.environ["DENSECRF_RNN_UPLOADS"])) / name
-        await event.file.save(place)
+        place = Path(tempfile.mkdtemp(dir=os.environ["DENSECRF_RNN_UPLOADS"]))
+        place /= f"photograph{Path(name).suffix[:20]}"  # any name may come
         self.upload.reset()
         try:
+            await event.file.save(place)
             image = await self.run.io_bound(read_photo, place, 1000)
         except (OSError, ImportError, ValueError) as error:
             said = str(error).replace(f"{place}", name)
@@ -230,7 +235,7 @@ class _Page:
             if self.network is None:
                 self.network = SampleNetwork()
             logits = self.network.scores(image)
-            return Scene(place.stem, image, logits, None, CLASS_NAMES, image)
+            return Scene(Path(name).stem, image, logits, None, CLASS_NAMES, image)
 
         await self._load(scored)
 
@@ -318,11 +323,13 @@ class _Page:
     def _code(self) -> None:
         ui = self.ui
         self.needs = ui.label()
-        self.save = ui.button("save these inputs", on_click=self._save).props("outline no-caps")
+        self.save = ui.button("save these inputs", color=None, on_click=self._save)
+        self.save.props("outline no-caps")
         for name in ("Python", "command"):
             with ui.column().classes("w-full") as shown:
                 copy = ui.button(
-                    f"copy as {name}", on_click=lambda n=name: ui.clipboard.write(self.code[n])
+                    f"copy as {name}", color=None,
+                    on_click=lambda n=name: ui.clipboard.write(self.code[n]),
                 )
                 copy.props("flat dense no-caps icon=content_copy")
                 text = ui.element("pre").classes("code w-full")
@@ -419,6 +426,18 @@ def _image(ui: Any, alt: str, classes: str) -> Any:
     return ui.element("img").props(f'alt="{alt}"').classes(classes)
 
 
+def _check_port(port: int) -> None:
+    """Raise ValueError if the page cannot be served at this port."""
+    if port > 65535:
+        raise ValueError(f"--port is {port}; give one of 1024 to 65535")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ValueError(f"--port {port}: {error.strerror}; give another port") from error
+
+
 def serve(
     sources: Mapping[str, Source], start: Settings, *, port: int, browser: bool,
     threads: int | None, folder: Path,
@@ -429,10 +448,14 @@ def serve(
     ------
     ImportError
         NiceGUI is not installed.
+    ValueError
+        The port cannot be used.
     """
+    _check_port(port)
     nicegui = checks.package("nicegui", "explore", "'densecrf-rnn[explore]'")
     with tempfile.TemporaryDirectory(prefix="densecrf-explore-") as uploads:
         os.environ["DENSECRF_RNN_UPLOADS"] = uploads
+        print(f"http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
         build(nicegui.ui, nicegui.run, sources, start, threads=threads, folder=folder)
         nicegui.ui.run(
             host="127.0.0.1", port=port, show=browser, reload=False, title="densecrf_rnn: explore",

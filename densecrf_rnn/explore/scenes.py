@@ -1,7 +1,7 @@
 """What is refined on the page: an image with its logits, and where both come from."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ class Scene:
         Stem of the files that it is saved to.
     image : ndarray [H, W, C]
         As the CRF sees it.
-    logits : ndarray [L, H, W] of float16 or float32
+    logits : ndarray [L, H, W] of float32
     truth : ndarray [H, W] of integers, or None
         The true labels, where they are known; `samples.IGNORE` (255) marks pixels without one.
     classes : tuple of str
@@ -34,6 +34,8 @@ class Scene:
         there are no files.
     mask : ndarray [H, W] of bool, or None
         The pixels to refine; None: all.
+    spacing : tuple of float, or None
+        Pixel size along each axis; None: 1.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Scene:
     python: tuple[str, ...] = field(default=())
     command: tuple[str, ...] = field(default=())
     mask: Array | None = None
+    spacing: tuple[float, ...] | None = None
 
 
 # Loads a scene when it is chosen.
@@ -73,7 +76,7 @@ def of_samples() -> dict[str, Source]:
 
 
 def saved(scene: Scene, folder: Path) -> Scene:
-    """Write the logits and the image of a scene; return it with the code that reads them.
+    """Write the logits, image and mask of a scene; return it with the code that reads them.
 
     Raises
     ------
@@ -82,19 +85,21 @@ def saved(scene: Scene, folder: Path) -> Scene:
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = {"logits": folder / f"{scene.name}.npy", "image": folder / f"{scene.name}.image.npy"}
-    arrays: Mapping[str, Array] = {"logits": scene.logits, "image": scene.image}
+    arrays: dict[str, Array] = {"logits": scene.logits, "image": scene.image}
+    words = [str(paths["logits"]), str(paths["image"]), "--image-suffix", ".image"]
+    if scene.mask is not None:
+        paths["mask"], arrays["mask"] = folder / f"{scene.name}.mask.npy", scene.mask
+        words += ["--mask", str(paths["mask"]), "--mask-suffix", ".mask"]
+    if scene.spacing is not None:
+        words += ["--spacing", ",".join(map(str, scene.spacing))]
     for what, path in paths.items():
         with open(path, "wb") as file:
             np.save(file, arrays[what])
     lines = (
         "import numpy as np", "", "from densecrf_rnn import CRFParams, refine, unaries", "",
-        f"logits = np.load({str(paths['logits'])!r})", f"image = np.load({str(paths['image'])!r})",
+        *(f"{what} = np.load({str(path)!r})" for what, path in paths.items()),
     )  # fmt: skip
-    words = (str(paths["logits"]), str(paths["image"]), "--image-suffix", ".image")
-    return Scene(
-        scene.name, scene.image, scene.logits, scene.truth, scene.classes, scene.shown, lines,
-        words, scene.mask,
-    )  # fmt: skip
+    return replace(scene, python=lines, command=tuple(words))
 
 
 def displayable(image: Array) -> Array:

@@ -117,13 +117,13 @@ def view(scene: Scene, settings: Settings, threads: int | None = None) -> View:
 
 
 def entropy(scene: Scene, settings: Settings, threads: int | None = None) -> Array:
-    """Return the entropy [H, W] of the marginals over that of equal ones, 0..1."""
+    """Return the entropy [H, W] of the marginals, 1 for equal ones; 0 outside a mask."""
     q, _ = _refined(scene, settings, threads, labels=False)
     if len(q) == 1:
         q = np.concatenate([1 - q, q])
     q = q.clip(np.finfo(q.dtype).tiny, 1)
     found: Array = -(q * np.log(q)).sum(0) / np.log(len(q))
-    return found
+    return found if scene.mask is None else np.where(scene.mask, found, 0)
 
 
 def _refined(scene: Scene, settings: Settings, threads: int | None, labels: bool) -> Any:
@@ -132,7 +132,7 @@ def _refined(scene: Scene, settings: Settings, threads: int | None, labels: bool
         logits = unaries.scale_temperature(logits, settings.temperature)
     return refine(
         logits, scene.image, settings.params(), iterations=settings.iterations, mask=scene.mask,
-        labels=labels, threads=threads, return_info=True,
+        spacing=scene.spacing, labels=labels, threads=threads, return_info=True,
     )  # fmt: skip
 
 
@@ -167,8 +167,11 @@ def python_of(scene: Scene, settings: Settings) -> str:
         if getattr(given, f.name) != getattr(CRFParams(), f.name)
     ]
     lines.append(f"params = CRFParams({', '.join(words)})")
+    more = "" if scene.mask is None else ", mask=mask"
+    more += "" if scene.spacing is None else f", spacing={scene.spacing}"
     lines.append(
-        f"labels = refine(logits, image, params, iterations={settings.iterations}, labels=True)"
+        f"labels = refine(logits, image, params, iterations={settings.iterations}{more}, "
+        "labels=True)"
     )
     return "\n".join(lines)
 
