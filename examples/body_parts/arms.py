@@ -296,10 +296,10 @@ def run_arm(study: Study, name: str, seed: int) -> dict[str, Any]:
     """Train and score an arm; return its result, and keep labels of some frames for the figure."""
     arm = ARMS[name]
     values = study.best(arm.search or name)
-    begin = time.monotonic()
+    begin = time.process_time()
     epochs = study.epochs_of(name)
     trained = train(study, arm, seed, values, epochs, decisions=name == "gibbs")
-    between = time.monotonic()
+    between = time.process_time()
     each = {}
     for decoder, label_of in trained.decoders.items():
         predicted = learning.predictions(study.splits["report"], label_of)
@@ -310,7 +310,7 @@ def run_arm(study: Study, name: str, seed: int) -> dict[str, Any]:
                 crf = trained.model
                 kept |= {"tables": crf.tables.detach(), "offsets": crf.offsets}
             torch.save(kept, study.work / f"labels-{name}-seed{seed}.pt")
-    end = time.monotonic()
+    end = time.process_time()
     return {
         "arm": name, "seed": seed, "values": values, "scores": each.pop(""),
         "other decisions": each, **trained.facts,
@@ -330,13 +330,13 @@ def run_search(study: Study, name: str) -> None:
     def score(values: dict[str, Any]) -> None:
         if any(t["values"] == values for t in trials):  # from an earlier call
             return
-        begin = time.monotonic()
+        begin = time.process_time()
         if name == "cnn":  # each trial trains a network of its own
             (study.work / f"cnn-seed{SEARCH_SEED}.pt").unlink(missing_ok=True)
         trained = train(study, arm, SEARCH_SEED, values, study.settings.search_epochs)
         predicted = learning.predictions(study.splits["choose"], trained.decoders[""])
         result = study.scores("choose", predicted)
-        seconds = time.monotonic() - begin
+        seconds = time.process_time() - begin
         trials.append({"values": values, "scores": result, "seconds": seconds, **trained.facts})
         study.write(f"search-{name}", {"trials": trials})
         print(f"search of {name}: {values}: {result[MEASURE]:.2f}", flush=True)

@@ -198,8 +198,9 @@ def heading(folder: Path, runs: Runs) -> str:
     machines = sorted({f"{r['threads']} thread of {r['machine']}" for r in each + searches})
     return (
         f"Network `{one['study']['network']}`, frames of {width} x {height} pixels, {frames} to "
-        f"train, choose and report on. {hours[0]:.1f} hours of runs and {hours[1]:.1f} of searches "
-        f"({', '.join(machines)}, torch {one['torch']}). Intervals: 95 %, Student's, over seeds."
+        f"train, choose and report on. At most {hours[0]:.1f} hours of processor time for runs and "
+        f"{hours[1]:.1f} for searches ({', '.join(machines)}, torch {one['torch']}). Intervals: "
+        "95 %, Student's, over seeds."
     )
 
 

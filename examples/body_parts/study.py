@@ -79,14 +79,14 @@ def seconds_of(study: Study, arm: Arm, epochs: int, scored: int) -> float:
         rehearsal.first = lambda seed: study.network().eval()
     times = []
     for count in (1, 2):
-        begin = time.monotonic()
+        begin = time.process_time()
         with contextlib.redirect_stdout(None):
             trained = train(rehearsal, arm, 0, values, count)
-        times.append(time.monotonic() - begin)
-    begin = time.monotonic()
+        times.append(time.process_time() - begin)
+    begin = time.process_time()
     with torch.no_grad():
         trained.decoders[""](rehearsal.train.depth)
-    decoding = (time.monotonic() - begin) / REHEARSED
+    decoding = (time.process_time() - begin) / REHEARSED
     epoch = max(times[1] - times[0], 0.0)
     training = (epochs * epoch + max(times[0] - epoch, 0.0)) / REHEARSED
     return training * len(study.train) + decoding * scored
