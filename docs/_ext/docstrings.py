@@ -1,4 +1,7 @@
-"""Read docstrings as people write them: backticks are code, and * and | are characters."""
+"""Read docstrings as people write them, in Markdown more than in reStructuredText.
+
+Backticks are code, * and | are characters, an indented block is code, and docs/NAME.md is a link.
+"""
 
 import inspect
 import re
@@ -8,13 +11,27 @@ from sphinx.application import Sphinx
 
 from densecrf_rnn import CRFParams
 
-# Code in backticks, which may span lines; an example up to the next empty line; what to escape.
-_PARTS = re.compile(r"(`[^`]*`|^ *>>> (?:.+\n?)+)|([*|])", re.MULTILINE)
+# Code: in backticks, which may span lines; an example up to the next empty line; a block that is
+# indented below a line that is not. Then a page of docs/, and what to escape.
+_PARTS = re.compile(
+    r"(?P<kept>`[^`]*`|^ *>>> (?:.+\n?)+)"
+    r"|(?<=^)(?P<above>[^\s-].*)\n\n(?P<block>(?: {4}.*(?:\n|\Z))+)"
+    r"|docs/(?P<page>\w+)\.md|(?P<special>[*|])",
+    re.MULTILINE,
+)
 
 
 def escaped(text: str) -> str:
-    """Escape * and | outside of code; reStructuredText would read them as markup."""
-    return _PARTS.sub(lambda found: found[1] or "\\" + found[2], text)
+    """Return a docstring's text as reStructuredText that means the same."""
+
+    def part(found: re.Match[str]) -> str:
+        if found["block"]:
+            return f"{escaped(found['above'])}\n\n::\n\n{found['block']}"
+        if found["page"]:
+            return f":doc:`docs/{found['page']}.md </{found['page']}>`"
+        return found["kept"] or "\\" + found["special"]
+
+    return _PARTS.sub(part, text)
 
 
 def process(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:

@@ -86,10 +86,10 @@ PICTURES = {
         ],
     ),
     "smooth_video": Picture(
-        ["scores alone, two frames", "each frame by itself", "truth"],
+        ["two frames, one below the other: labels of the scores", "refined by themselves", "truth"],
         lambda v: [
-            labelled(of[t]) for of in (v["scores"].argmax(0), v["frames"], v["truth"])
-            for t in (11, 12)
+            np.concatenate([labelled(of[t]) for t in (11, 12)])
+            for of in (v["scores"].argmax(0), v["frames"], v["truth"])
         ],
     ),
     "label_point_cloud": Picture(
