@@ -86,3 +86,20 @@ def test_tests_of_the_wheel_exist():
     named = re.findall(r'"(test_\w+\.py)"', source.split("TESTS = [")[1].split("]")[0])
     assert len(named) > 15
     assert [name for name in named if not (ROOT / "tests" / name).is_file()] == []
+
+
+TARGETS = sorted(path.stem for path in (ROOT / ".ci" / "cross").glob("*.txt"))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_log_of_a_cross_build_says_that_all_tests_passed(target):
+    log = text(".ci", "cross", f"{target}.txt")
+    assert "compiled without a warning of -Wall -Wextra -Wpedantic" in log
+    assert re.search(r"\b\d\d native tests passed$", log, re.MULTILINE)
+    assert "100% tests passed" in log
+
+
+def test_the_log_of_the_wheel_says_that_all_tests_passed():
+    log = text(".ci", "wheel.txt")
+    assert re.search(r"^repaired: densecrf_rnn-.*-manylinux_\d+_\d+_x86_64\.whl", log, re.MULTILINE)
+    assert re.search(r"^\d+ passed", log, re.MULTILINE) and "failed" not in log
