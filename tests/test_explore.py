@@ -199,6 +199,12 @@ def test_a_first_file_that_cannot_be_shown_ends_the_command(explored, tmp_path):
 
 
 @needs_pictures
+@pytest.mark.parametrize("more", ["--temperature=nan", "--temperature=0", "--iterations=-3"])
+def test_a_number_that_no_slider_can_show_is_refused(explored, more):
+    assert more.split("=")[0] in explored(more)
+
+
+@needs_pictures
 def test_a_truth_of_no_stem_is_refused(explored, tmp_path, capsys):
     scene, _ = explored()
     np.save(tmp_path / "b.npy", np.zeros((30, 36), np.uint8))
@@ -469,6 +475,15 @@ def test_a_photograph_of_ones_own_is_scored_and_strokes_segment_it(page, tmp_pat
     opened.mouse.move(box["x"] + 120, box["y"] + 60, steps=5)
     opened.mouse.up()
     changed(opened, before)
+    before = after(opened)
+    opened.get_by_role("button", name="region 2").click()
+    box = canvas.bounding_box()
+    opened.mouse.move(box["x"] + 40, box["y"] + 120)
+    opened.mouse.down()
+    opened.mouse.move(box["x"] + 5, box["y"] + 120, steps=5)
+    opened.mouse.move(box["x"] - 40, box["y"] + 120)  # a stroke ends where it leaves the image
+    changed(opened, before)
+    opened.mouse.up()
 
 
 def test_a_file_that_is_no_photograph_or_has_an_odd_name_gets_a_sentence(page):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .._typing import Array
-from .. import files, samples
+from .. import checks, files, samples
 from ..explore.scenes import Scene, Source, checked, displayable, of_samples
 from ..explore.settings import Settings
 from ..files.sources import by_stem
@@ -19,8 +19,8 @@ from . import UserError, _types, require, user_errors
 from ._crf_options import add_crf_options, settings
 from ._inputs import Inputs, Problem, add_content_options, channels_of
 from ._label_options import Truths
+from ._messages import reason_of
 from ._options import given, option
-from ._remedies import in_options
 from .demo import ITERATIONS, PARAMS
 
 PORT = 8765
@@ -85,6 +85,9 @@ def _start(args: argparse.Namespace) -> Settings:
         raise UserError("the page refines exactly; leave --prune out, or use refine")
     with user_errors(ValueError):
         start = Settings.of(chosen.params, chosen.iterations)
+    with user_errors(TypeError, ValueError):
+        checks.count("--iterations", start.iterations, 0)
+        checks.positive_number("--temperature", args.temperature)
     return start.with_value("temperature", args.temperature)
 
 
@@ -126,7 +129,7 @@ def _scene(
         problem = inputs.read(match)
         truth = None if path is None else _truth(inputs, args, path, problem)
     except (TypeError, ValueError) as error:
-        raise ValueError(in_options(str(error))) from error
+        raise ValueError(reason_of(match, error)) from error
     count = max(2, len(problem.logits))
     several = len(inputs.images(match)) > 1  # which are found by their suffixes
     image = args.images if several else match.paths[1]

@@ -257,7 +257,7 @@ class _Page:
             self.points = [at]
         elif event.type == "mousemove" and event.buttons == 1 and self.points:
             self.points.append(at)
-        elif event.type == "mouseup" and self.points:
+        elif event.type in ("mouseup", "mouseleave") and self.points:
             stroke = scribbles.Stroke(
                 int(self.pen.value), int(self.width.value), tuple([*self.points, at])
             )
@@ -281,7 +281,8 @@ class _Page:
     def _views(self) -> None:
         ui = self.ui
         self.canvas = ui.interactive_image(
-            on_mouse=self._mouse, events=["mousedown", "mousemove", "mouseup"], cross=False
+            on_mouse=self._mouse, events=["mousedown", "mousemove", "mouseup", "mouseleave"],
+            cross=False,
         )
         self.canvas.classes("plain").props('role="img" aria-label="the image to draw strokes on"')
         self.canvas.set_visibility(False)
