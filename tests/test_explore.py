@@ -245,6 +245,14 @@ def test_every_slider_sets_a_setting_and_keeps_three_digits():
             )
 
 
+def test_saving_never_replaces_a_file(tmp_path):
+    (tmp_path / "made.npy").write_bytes(b"somebody's")
+    for name in ("made_2", "made_3"):
+        scene = scenes.saved(small(), tmp_path)
+        assert scene.command[0] == str(tmp_path / f"{name}.npy")
+    assert (tmp_path / "made.npy").read_bytes() == b"somebody's"
+
+
 # --- what is shown -------------------------------------------------------------------------------
 
 

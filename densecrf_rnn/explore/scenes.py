@@ -78,22 +78,27 @@ def of_samples() -> dict[str, Source]:
 def saved(scene: Scene, folder: Path) -> Scene:
     """Write the logits, image and mask of a scene; return it with the code that reads them.
 
+    No file is replaced: where one of the names is taken, a number is added to the stem.
+
     Raises
     ------
     OSError
         The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {"logits": folder / f"{scene.name}.npy", "image": folder / f"{scene.name}.image.npy"}
+    name, number = scene.name, 2
+    while any((folder / f"{name}{end}.npy").exists() for end in ("", ".image", ".mask")):
+        name, number = f"{scene.name}_{number}", number + 1
+    paths = {"logits": folder / f"{name}.npy", "image": folder / f"{name}.image.npy"}
     arrays: dict[str, Array] = {"logits": scene.logits, "image": scene.image}
     words = [str(paths["logits"]), str(paths["image"]), "--image-suffix", ".image"]
     if scene.mask is not None:
-        paths["mask"], arrays["mask"] = folder / f"{scene.name}.mask.npy", scene.mask
+        paths["mask"], arrays["mask"] = folder / f"{name}.mask.npy", scene.mask
         words += ["--mask", str(paths["mask"]), "--mask-suffix", ".mask"]
     if scene.spacing is not None:
         words += ["--spacing", ",".join(map(str, scene.spacing))]
     for what, path in paths.items():
-        with open(path, "wb") as file:
+        with open(path, "xb") as file:
             np.save(file, arrays[what])
     lines = (
         "import numpy as np", "", "from densecrf_rnn import CRFParams, refine, unaries", "",
