@@ -88,7 +88,7 @@ def test_tests_of_the_wheel_exist():
     assert [name for name in named if not (ROOT / "tests" / name).is_file()] == []
 
 
-TARGETS = sorted(path.stem for path in (ROOT / ".ci" / "cross").glob("*.txt"))
+TARGETS = sorted(path.stem for path in (ROOT / ".ci" / "cross").glob("*.cmake"))
 
 
 @pytest.mark.parametrize("target", TARGETS)
