@@ -97,7 +97,7 @@ DENSE_STAGES: list[list[dict[str, Any]]] = [
     [{"lr": rate, "network_lr": 1e-3} for rate in (3e-3, 1e-2, 3e-2)], [{"network_lr": 3e-4}],
 ]  # fmt: skip
 SEARCHES: dict[str, list[list[dict[str, Any]]]] = {
-    "cnn": [[{"network_lr": rate} for rate in (3e-4, 1e-3, 3e-3)]],
+    "cnn": [[{"network_lr": rate} for rate in (3e-4, 1e-3)]],
     "crfrnn": DENSE_STAGES,
     "unguided": DENSE_STAGES,
     "gibbs": [
