@@ -485,7 +485,7 @@ PEAK = """
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_memory_does_not_grow_with_the_image():
-    """Sixteen times the pixels, and the same peak to within a fifth (its logits alone are more)."""
+    """Nine times the pixels, and nearly the same peak: with inputs in memory it would double."""
 
     def peak(rows, columns):
         package, here = Path(densecrf_rnn.__file__).parents[1], str(Path(__file__).parent)
@@ -497,12 +497,12 @@ def test_memory_does_not_grow_with_the_image():
         assert result.returncode == 0, result.stderr
         return int(result.stdout)
 
-    small = peak(600, 600)
+    small = peak(1200, 1200)
     # The allocator keeps freed tiles, now more and now fewer of them, so up to three tries; memory
     # that grew with the image would be too much in each.
     for _ in range(3):
-        large = peak(2400, 2400)
-        print(f"peak: {small} MB of 600 x 600, {large} MB of 2400 x 2400")
-        if large < 1.2 * small:
+        large = peak(3600, 3600)
+        print(f"peak: {small} MB of 1200 x 1200, {large} MB of 3600 x 3600")
+        if large < 1.4 * small:
             break
-    assert large < 1.2 * small
+    assert large < 1.4 * small
