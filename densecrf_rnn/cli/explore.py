@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from .. import checks, files, samples
 from ..explore.scenes import Scene, Source, checked, displayable, of_samples
 from ..explore.settings import Settings
 from ..files.sources import by_stem
+from ..params import CRFParams
 from . import UserError, _types, require, user_errors
 from ._crf_options import add_crf_options, settings
 from ._inputs import Inputs, Problem, add_content_options, channels_of
@@ -27,9 +29,8 @@ PORT = 8765
 # Options that a page has no use for, or that its sliders replace.
 _NOT_OF_INPUT = {
     "sources", "port", "no_browser", "out", "threads", "params", "iterations", "prune",
-    "compatibility", "theta_alpha", "theta_beta", "theta_gamma", "w_bilateral", "w_spatial",
-    "normalization", "feature_order", "spatial", "quality", "self_term", "temperature", "logits",
-    "images", "truth",
+    "compatibility", "temperature", "logits", "images", "truth",
+    *(field.name for field in fields(CRFParams)),
 }  # fmt: skip
 
 
@@ -64,8 +65,10 @@ def run(args: argparse.Namespace) -> int:
 
     start = _start(args)
     sources = _sources_of(args) if args.sources else of_samples()
+    name, source = next(iter(sources.items()))  # which the page shows first
     with user_errors(OSError, ImportError, TypeError, ValueError):
-        checked(next(iter(sources.values()))())  # which the page shows first
+        first = checked(source())
+    sources[name] = lambda: first
     with user_errors(ValueError):
         serve(
             sources, start, port=args.port, browser=not args.no_browser, threads=args.threads,
@@ -130,14 +133,11 @@ def _scene(
         truth = None if path is None else _truth(inputs, args, path, problem)
     except (TypeError, ValueError) as error:
         raise ValueError(reason_of(match, error)) from error
-    count = max(2, len(problem.logits))
     several = len(inputs.images(match)) > 1  # which are found by their suffixes
     image = args.images if several else match.paths[1]
-    voc = samples.CLASS_NAMES if count == len(samples.CLASS_NAMES) else None
-    names = voc or tuple(f"label {k}" for k in inputs.label_names(count))
     return Scene(
         name=Path(match.stem).name, image=problem.image,
-        logits=problem.logits.astype(np.float32, copy=False), truth=truth, classes=names,
+        logits=problem.logits.astype(np.float32, copy=False), truth=truth,
         shown=displayable(problem.image), mask=problem.mask, spacing=problem.spacing,
         command=(str(match.paths[0]), str(image), *words),
     )  # fmt: skip

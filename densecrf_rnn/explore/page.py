@@ -2,12 +2,10 @@
 
 import asyncio
 import contextlib
-import os
 import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +15,6 @@ from .._typing import Array
 from .. import checks
 from ..nn.sample_network import SampleNetwork
 from ..params import Quality
-from ..samples import CLASS_NAMES
 from . import pictures, scribbles
 from .photos import read_photo
 from .scenes import Scene, Source, checked, saved
@@ -62,22 +59,14 @@ def value_at(slider: Slider, at: float) -> float:
     return float(slider.low * (slider.high / slider.low) ** (at / _STEPS))
 
 
-@dataclass
-class State:
-    """What one open page shows."""
-
-    scene: Scene
-    settings: Settings
-
-
 def build(
     ui: Any, run: Any, sources: Mapping[str, Source], start: Settings, *, threads: int | None,
-    folder: Path,
+    folder: Path, uploads: Path,
 ) -> None:  # fmt: skip
-    """Add the page to NiceGUI (its modules `ui` and `run`)."""
+    """Add the page to NiceGUI (its modules `ui` and `run`); photographs pass through `uploads`."""
 
     def page() -> None:
-        _Page(ui, run, dict(sources), start, threads, folder)
+        _Page(ui, run, dict(sources), start, threads, folder, uploads)
 
     ui.page("/", title="densecrf_rnn: explore")(page)
 
@@ -87,16 +76,16 @@ class _Page:
 
     def __init__(
         self, ui: Any, run: Any, sources: dict[str, Source], start: Settings,
-        threads: int | None, folder: Path,
+        threads: int | None, folder: Path, uploads: Path,
     ) -> None:  # fmt: skip
         self.ui, self.run, self.sources = ui, run, sources
-        self.start, self.threads, self.folder = start, threads, folder
+        self.start, self.threads, self.folder, self.uploads = start, threads, folder, uploads
         self.network: SampleNetwork | None = None
         self.strokes: list[scribbles.Stroke] = []
         self.points: list[tuple[float, float]] = []
         self.photo: Array | None = None
         first = next(iter(sources))
-        self.state = State(sources[first](), start)
+        self.scene, self.settings = sources[first](), start
         self.wanted = asyncio.Event()
         self.drawn: Scene | None = None  # whose labels before are shown
         self.sliders: dict[str, Any] = {}
@@ -132,7 +121,7 @@ class _Page:
         for name, slider in SLIDERS.items():
             self._slider(name, slider)
         self.quality = ui.select(
-            list(get_args(Quality)), value=self.state.settings.quality, label="quality",
+            list(get_args(Quality)), value=self.settings.quality, label="quality",
             on_change=lambda e: self._set("quality", e.value),
         )  # fmt: skip
         self.quality.classes("w-full").tooltip("accuracy of the lattice: filled is slowest")
@@ -140,7 +129,7 @@ class _Page:
 
     def _slider(self, name: str, slider: Slider) -> None:
         ui = self.ui
-        value = float(getattr(self.state.settings, name))
+        value = float(getattr(self.settings, name))
         with ui.column().classes("w-full").style("gap: 0"):
             with ui.row().classes("w-full justify-between"):
                 ui.label(slider.label)
@@ -150,7 +139,7 @@ class _Page:
 
             def moved(event: Any) -> None:
                 self._set(name, value_at(slider, float(event.value)))
-                shown.set_text(f"{getattr(self.state.settings, name):g}")
+                shown.set_text(f"{getattr(self.settings, name):g}")
 
             knob = ui.slider(
                 min=low, max=high, step=step, value=position(slider, value), on_change=moved
@@ -174,7 +163,7 @@ class _Page:
         self.pens.set_visibility(False)
 
     def _set(self, name: str, value: float | str) -> None:
-        self.state.settings = self.state.settings.with_value(name, value)
+        self.settings = self.settings.with_value(name, value)
         self.refresh()
 
     def _reset(self) -> None:
@@ -194,7 +183,7 @@ class _Page:
         self.pens.set_visibility(drawing)
         self.canvas.set_visibility(drawing)
         if drawing:
-            self.photo = self.state.scene.shown
+            self.photo = self.scene.shown
             self._set_sliders(_OF_SCRIBBLES)
             self._clear()
         elif name in self.sources:
@@ -209,12 +198,12 @@ class _Page:
         self._show(scene)
 
     def _show(self, scene: Scene) -> None:
-        self.state.scene = scene
+        self.scene = scene
         self.refresh()
 
     async def _uploaded(self, event: Any) -> None:
         name = Path(event.file.name).name
-        place = Path(tempfile.mkdtemp(dir=os.environ["DENSECRF_RNN_UPLOADS"]))
+        place = Path(tempfile.mkdtemp(dir=self.uploads))
         place /= f"photograph{Path(name).suffix[:20]}"  # any name may come
         self.upload.reset()
         try:
@@ -235,7 +224,7 @@ class _Page:
             if self.network is None:
                 self.network = SampleNetwork()
             logits = self.network.scores(image)
-            return Scene(Path(name).stem, image, logits, None, CLASS_NAMES, image)
+            return Scene(Path(name).stem, image, logits, None, image)
 
         await self._load(scored)
 
@@ -340,14 +329,14 @@ class _Page:
 
     async def _save(self) -> None:
         try:
-            self.state.scene = await self.run.io_bound(saved, self.state.scene, self.folder)
+            self.scene = await self.run.io_bound(saved, self.scene, self.folder)
         except OSError as error:
             self.ui.notify(f"{error.filename}: {error.strerror}", type="negative")
             return
         self._show_code()
 
     def _show_code(self) -> None:
-        scene, settings = self.state.scene, self.state.settings
+        scene, settings = self.scene, self.settings
         missing = [
             name for name, lines in (("Python", scene.python), ("a command", scene.command))
             if not lines
@@ -376,7 +365,7 @@ class _Page:
         while not self.ui.context.client.is_deleted:
             await self.wanted.wait()
             self.wanted.clear()
-            scene, settings = self.state.scene, self.state.settings
+            scene, settings = self.scene, self.settings
             try:
                 drawn = await self.run.io_bound(_labels, scene, settings, self.threads)
                 if drawn is None:  # the page was closed meanwhile
@@ -385,7 +374,7 @@ class _Page:
                 _set(self.after, after)
                 if scene is not self.drawn:
                     self.drawn = scene
-                    before = pictures.labels(scene.shown, found.before)
+                    before = pictures.labels(scene.shown, scene.before)
                     _set(self.before, await self.run.io_bound(pictures.uri, before))
                 self.said.set_text(
                     f"{found.scores}. {1000 * found.seconds:.0f} ms, {found.vertices:,} vertices."
@@ -413,7 +402,7 @@ def _rest(
     scene: Scene, settings: Settings, found: View, threads: int | None
 ) -> tuple[str, str]:
     """Draw what changed, and the entropy."""
-    changed = pictures.difference(scene.shown, found.before, found.after, scene.truth)
+    changed = pictures.difference(scene.shown, scene.before, found.after, scene.truth)
     certain = pictures.entropy(entropy(scene, settings, threads))
     return pictures.uri(changed), pictures.uri(certain)
 
@@ -455,9 +444,11 @@ def serve(
     _check_port(port)
     nicegui = checks.package("nicegui", "explore", "'densecrf-rnn[explore]'")
     with tempfile.TemporaryDirectory(prefix="densecrf-explore-") as uploads:
-        os.environ["DENSECRF_RNN_UPLOADS"] = uploads
         print(f"http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
-        build(nicegui.ui, nicegui.run, sources, start, threads=threads, folder=folder)
+        build(
+            nicegui.ui, nicegui.run, sources, start, threads=threads, folder=folder,
+            uploads=Path(uploads),
+        )  # fmt: skip
         nicegui.ui.run(
             host="127.0.0.1", port=port, show=browser, reload=False, title="densecrf_rnn: explore",
             show_welcome_message=False, favicon="🪄",

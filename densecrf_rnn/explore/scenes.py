@@ -1,13 +1,17 @@
 """What is refined on the page: an image with its logits, and where both come from."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from .._typing import Array
 from .. import checks, samples
+from .._atomic import replaced
+from ..postprocess import most_probable
+from .photos import rgb
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +27,6 @@ class Scene:
     logits : ndarray [L, H, W] of float32
     truth : ndarray [H, W] of integers, or None
         The true labels, where they are known; `samples.IGNORE` (255) marks pixels without one.
-    classes : tuple of str
-        Names of the labels.
     shown : ndarray [H, W, 3] of uint8
         The image as it is drawn.
     python : tuple of str
@@ -42,12 +44,16 @@ class Scene:
     image: Array
     logits: Array
     truth: Array | None
-    classes: tuple[str, ...]
     shown: Array
-    python: tuple[str, ...] = field(default=())
-    command: tuple[str, ...] = field(default=())
+    python: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
     mask: Array | None = None
     spacing: tuple[float, ...] | None = None
+
+    @cached_property
+    def before(self) -> Array:
+        """The labels [H, W] without the CRF."""
+        return most_probable(self.logits, 0)
 
 
 # Loads a scene when it is chosen.
@@ -61,14 +67,10 @@ def of_samples() -> dict[str, Source]:
         def load() -> Scene:
             sample = samples.load(name)
             lines = (
-                "from densecrf_rnn import CRFParams, refine, samples, unaries", "",
-                f"sample = samples.load({name!r})",
+                "from densecrf_rnn import samples", "", f"sample = samples.load({name!r})",
                 "logits, image = sample.logits, sample.image",
             )  # fmt: skip
-            return Scene(
-                name, sample.image, sample.logits, sample.truth, samples.CLASS_NAMES,
-                sample.image, lines,
-            )  # fmt: skip
+            return Scene(name, sample.image, sample.logits, sample.truth, sample.image, lines)
 
         return load
 
@@ -98,10 +100,10 @@ def saved(scene: Scene, folder: Path) -> Scene:
     if scene.spacing is not None:
         words += ["--spacing", ",".join(map(str, scene.spacing))]
     for what, path in paths.items():
-        with open(path, "xb") as file:
-            np.save(file, arrays[what])
+        with replaced(path) as part:
+            np.save(part, arrays[what])
     lines = (
-        "import numpy as np", "", "from densecrf_rnn import CRFParams, refine, unaries", "",
+        "import numpy as np", "",
         *(f"{what} = np.load({str(path)!r})" for what, path in paths.items()),
     )  # fmt: skip
     return replace(scene, python=lines, command=tuple(words))
@@ -109,7 +111,7 @@ def saved(scene: Scene, folder: Path) -> Scene:
 
 def displayable(image: Array) -> Array:
     """Return an image [H, W, C] as RGB of uint8: other dtypes are stretched to their range."""
-    three = image[..., :3] if image.shape[-1] >= 3 else np.repeat(image[..., :1], 3, axis=-1)
+    three = rgb(image)
     if three.dtype == np.uint8:
         return np.ascontiguousarray(three)
     low, high = np.nanpercentile(three, (0.5, 99.5))

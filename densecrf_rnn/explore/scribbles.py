@@ -7,7 +7,7 @@ import numpy as np
 
 from .._typing import Array
 from .. import checks, unaries
-from .scenes import Scene, displayable
+from .scenes import Scene
 
 
 UNKNOWN = 255  # pixels without a stroke
@@ -49,5 +49,4 @@ def scene(name: str, image: Array, strokes: Sequence[Stroke], labels: int) -> Sc
     """
     of_strokes = drawn(strokes, image.shape[:2])
     logits = unaries.logits_from_labels(of_strokes, labels, CONFIDENCE, unsure=UNKNOWN)
-    names = tuple(f"region {k}" for k in range(labels))
-    return Scene(name, image, logits, None, names, displayable(image))
+    return Scene(name, image, logits, None, image)

@@ -10,7 +10,6 @@ from .._typing import Array
 from .. import metrics, samples, unaries
 from ..inference.refine import refine
 from ..params import CRFParams, Quality
-from ..postprocess import most_probable
 from .scenes import Scene
 
 
@@ -40,8 +39,6 @@ SLIDERS = {
     "temperature": Slider(0.1, 10, 0, True, "temperature",
                           "divides the logits: above 1 for an overconfident network"),
 }  # fmt: skip
-
-
 _NUMBERS = ("theta_alpha", "theta_beta", "theta_gamma", "w_bilateral", "w_spatial")
 
 
@@ -97,9 +94,8 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What one setting gives: labels before and after, scores and times."""
+    """What one setting gives: labels after the CRF, scores and times."""
 
-    before: Array  # [H, W]
     after: Array  # [H, W]
     scores: str
     seconds: float
@@ -109,9 +105,8 @@ class View:
 def view(scene: Scene, settings: Settings, threads: int | None = None) -> View:
     """Refine a scene to labels and compare them."""
     after, info = _refined(scene, settings, threads, labels=True)
-    before = most_probable(scene.logits, 0)
     return View(
-        before, after, scores(scene, before, after), sum(info.seconds.values()),
+        after, scores(scene, after), sum(info.seconds.values()),
         info.vertices[0] if info.vertices else 0,
     )  # fmt: skip
 
@@ -136,15 +131,15 @@ def _refined(scene: Scene, settings: Settings, threads: int | None, labels: bool
     )  # fmt: skip
 
 
-def scores(scene: Scene, before: Array, after: Array) -> str:
+def scores(scene: Scene, after: Array) -> str:
     """Return a line of scores: against the truth, or how many pixels changed."""
-    changed = f"{100 * (before != after).mean():.1f} % of the pixels changed"
+    changed = f"{100 * (scene.before != after).mean():.1f} % of the pixels changed"
     if scene.truth is None:
         return changed
     count = max(2, len(scene.logits))
     both = [
         metrics.confusion_matrix(scene.truth, labels, count, samples.IGNORE)
-        for labels in (before, after)
+        for labels in (scene.before, after)
     ]
     said = [
         f"{name} {100 * score(both[0]):.1f} → {100 * score(both[1]):.1f}"
@@ -155,11 +150,10 @@ def scores(scene: Scene, before: Array, after: Array) -> str:
 
 def python_of(scene: Scene, settings: Settings) -> str:
     """Return Python that computes the labels on the screen."""
-    lines = list(scene.python)
-    if settings.temperature != 1:
+    scaled = settings.temperature != 1
+    lines = [f"from densecrf_rnn import CRFParams, refine{', unaries' * scaled}", *scene.python]
+    if scaled:
         lines.append(f"logits = unaries.scale_temperature(logits, {settings.temperature!r})")
-    else:
-        lines = [line.replace(", unaries", "") for line in lines]
     given = settings.params()
     words = [
         f"{f.name}={getattr(given, f.name)!r}"
