@@ -116,11 +116,13 @@ def main():
     if options.out.exists():
         raise SystemExit(f"{options.out} already exists; remove it or choose another --out")
     rng = np.random.default_rng(options.seed)
-    for split in ("train", "choose", "report"):
+    # The same frames to report on for any number of frames to train and choose on.
+    apart = np.random.default_rng([options.seed, 1])
+    for split, drawn in (("train", rng), ("choose", rng), ("report", apart)):
         for kind in ("depth", "label"):
             (options.out / split / kind).mkdir(parents=True)
         for i in range(getattr(options, split)):
-            for kind, image in zip(("depth", "label"), frame(rng, *options.size), strict=True):
+            for kind, image in zip(("depth", "label"), frame(drawn, *options.size), strict=True):
                 path = options.out / split / kind / f"{i:04d}.png"
                 imsave(path, image, check_contrast=False)
     lines = [f"{i} {name}\n" for i, name in enumerate(PARTS)]
