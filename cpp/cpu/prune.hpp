@@ -8,10 +8,10 @@
 namespace dcrf {
 
 // Return whether labels can be left out of the mean field of this image: it has 2 to 512 labels,
-// its logits are not in half precision, nothing is saved, no diagonal (i = j) terms are removed, and
-// each coupling is Potts with a weight per label, or all are diagonal matrices. It is also false
-// where exact passes are faster: for two labels of one weight (binary.hpp), and for large images
-// most of whose points have many labels near their maximum.
+// nothing is saved, no diagonal (i = j) terms are removed, and each coupling is Potts with a weight
+// per label, or all are diagonal matrices. It is also false where exact passes are faster: for two
+// labels of one weight (binary.hpp), and for large images most of whose points have many labels near
+// their maximum.
 template <typename T>
 bool can_prune(const Model<T>& model, const Image<T>& image);
 
