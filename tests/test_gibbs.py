@@ -411,6 +411,26 @@ def test_long_run_marginals_are_the_true_ones_within_five_standard_errors(backen
     assert (np.abs(chains.mean(0) - exact) <= interval + 1e-6).all()
 
 
+def test_marginals_of_several_chains_are_their_mean(backend):
+    logits, tables = model(*SMALL["2 x 5, L = 2"])
+    options = {"sweeps": 7, "burn_in": 2, "seed": 5, "backend": backend}
+    each = [gibbs.marginals(logits, tables, OFFSETS, chain=4 + k, **options) for k in range(3)]
+    q = gibbs.marginals(logits, tables, OFFSETS, chain=4, chains=3, **options)
+    np.testing.assert_allclose(q, np.mean(each, 0), atol=1e-7)
+
+
+def test_several_chains_see_both_of_two_modes_where_one_sees_its_own(backend):
+    """Labels 0 and 1 are alike, and neighbours agree: each marginal is 1/2."""
+    tables = 3 * np.stack([np.eye(2, dtype=np.float32)] * len(OFFSETS))
+    logits = np.zeros((2, 6, 7), np.float32)
+    one = gibbs.marginals(logits, tables, OFFSETS, sweeps=320, burn_in=320, backend=backend)
+    many = gibbs.marginals(
+        logits, tables, OFFSETS, sweeps=5, burn_in=5, chains=64, backend=backend
+    )
+    assert np.abs(one - 0.5).mean() > 0.4
+    assert np.abs(many - 0.5).mean() < 0.15
+
+
 def test_labellings_come_as_often_as_they_are_likely():
     """Not marginals alone: the joint distribution, by the distance of its histogram."""
     truth = Enumerated(*SMALL["2 x 5, L = 2"])

@@ -179,16 +179,30 @@ def test_marginals_are_those_of_numpy_whatever_the_batch(backend):
     crf, logits, _ = small(images=2, backend=backend)
     with torch.no_grad():
         logits[1] += torch.randn(3, 3, 3)
-    q = crf.marginals(logits, sweeps=30, burn_in=4, seed=9)
-    for image in range(2):
-        wanted = gibbs.marginals(
-            logits[image].detach().numpy(), crf.tables.detach().numpy(), OFFSETS, sweeps=30,
-            burn_in=4, seed=9,
-        )  # fmt: skip
-        np.testing.assert_array_equal(q[image].numpy(), wanted)
-    assert not q.requires_grad
-    crf.sweeps, crf.burn_in = 30, 4
+    for chains in (1, 3):
+        q = crf.marginals(logits, sweeps=30, burn_in=4, chains=chains, seed=9)
+        for image in range(2):
+            wanted = gibbs.marginals(
+                logits[image].detach().numpy(), crf.tables.detach().numpy(), OFFSETS, sweeps=30,
+                burn_in=4, chains=chains, seed=9,
+            )  # fmt: skip
+            np.testing.assert_array_equal(q[image].numpy(), wanted)
+        assert not q.requires_grad
+        crf.sweeps, crf.burn_in = 30, 4
+        assert torch.equal(crf(logits, seed=9, chains=chains), q)
+        assert torch.equal(crf.decode(logits, seed=9, chains=chains), q.argmax(1))
+    crf.chains = 3
     assert torch.equal(crf(logits, seed=9), q)
+
+
+def test_chains_without_a_target_are_a_number():
+    crf, logits, _ = small()
+    with pytest.raises(TypeError, match="chains is"):
+        crf(logits, None, ChainStore().chains(range(len(logits)), logits))
+    with pytest.raises(ValueError, match="chains is 0"):
+        crf.decode(logits, chains=0)
+    with pytest.raises(ValueError, match="chains is 0"):
+        GibbsCRF(3, OFFSETS, chains=0)
 
 
 def test_samples_are_those_of_numpy(backend):

@@ -21,10 +21,10 @@ ICM_SWEEPS = 1000  # maximum; ICM nearly always stops much earlier
 GREEDY = np.full(1, np.inf, np.float32)  # inverse temperature of a sweep of ICM
 
 
-def run_average(chains: Sampler, burn_in: int, sweeps: int, sums: Any) -> None:
+def run_average(state: Sampler, burn_in: int, sweeps: int, sums: Any) -> None:
     """Sweep `burn_in` times, then `sweeps` times while adding the conditionals to `sums`."""
-    chains.draw(np.ones(burn_in, np.float32))
-    chains.draw(np.ones(sweeps, np.float32), sums)
+    state.draw(np.ones(burn_in, np.float32))
+    state.draw(np.ones(sweeps, np.float32), sums)
 
 
 def run_annealing(
@@ -52,13 +52,14 @@ def marginals(
     *,
     sweeps: int,
     burn_in: int,
+    chains: int = 1,
     seed: int = 0,
     chain: int = 0,
     mask: Array | None = None,
     backend: str = "auto",
     threads: int | None = None,
 ) -> Array:
-    """Estimate each pixel's marginal by averaging its conditionals over a chain.
+    """Estimate each pixel's marginal by averaging its conditionals over one or more chains.
 
     Parameters
     ----------
@@ -68,8 +69,14 @@ def marginals(
         Number of sweeps to average over; the error falls with its square root.
     burn_in : int, at least 0
         Number of sweeps before the averaged ones, for the chain to forget its start.
-    seed, chain, backend, threads
-        As for `sweep`; the chain begins with `start`.
+    chains : int, at least 1
+        Number of independent chains, each of `burn_in` and `sweeps` sweeps. One chain stays for
+        long in the mode it starts in (such as one side of a body for another), so if the model has
+        several, eight chains of 10 sweeps are better than one of 100.
+    seed, backend, threads
+        As for `sweep`; each chain begins with `start`.
+    chain : int
+        Number of the first chain; the others follow it.
 
     Returns
     -------
@@ -97,11 +104,15 @@ def marginals(
     """
     sweeps = checks.count("sweeps", sweeps, 1)
     burn_in = checks.count("burn_in", burn_in, 0)
+    chains = checks.count("chains", chains, 1)
     vectors = check_model(logits, tables, offsets, mask)
-    state = chain_of(logits, None, tables, vectors, mask, backend, threads, seed, chain)
     sums = np.zeros((1, *logits.shape[1:], len(logits)))
-    run_average(state, burn_in, sweeps, sums)
-    q = np.moveaxis(sums[0] / sweeps, -1, 0)
+    for number in range(chains):
+        state = chain_of(
+            logits, None, tables, vectors, mask, backend, threads, seed, chain + number
+        )
+        run_average(state, burn_in, sweeps, sums)
+    q = np.moveaxis(sums[0] / (sweeps * chains), -1, 0)
     if mask is not None:
         q[:, ~mask] = softmax(logits[:, ~mask], axis=0)
     return q.astype(np.float32)

@@ -35,8 +35,9 @@ class GibbsCRF(nn.Module):
     offsets : array or sequence [C, 2] of int, optional
         Translation vectors (rows, columns), one for each table: each nonzero and not the opposite
         of another. Default: the 12 of `dense_neighbourhood(2)`; see also `sparse_neighbourhood`.
-    sweeps, burn_in : int
-        Defaults in `marginals` and `decode`: sweeps to average over, after `burn_in` sweeps.
+    sweeps, burn_in, chains : int
+        Defaults in `marginals` and `decode`: sweeps to average over, after `burn_in` sweeps, in
+        each of that many independent chains.
     backend : str
         "auto", or a name from `available_backends()`. All backends draw the same labels.
 
@@ -76,6 +77,7 @@ class GibbsCRF(nn.Module):
     """
 
     offsets: Tensor
+    chains: int = 1  # of modules that were pickled before it was an argument
 
     def __init__(
         self,
@@ -84,6 +86,7 @@ class GibbsCRF(nn.Module):
         *,
         sweeps: int = 100,
         burn_in: int = 20,
+        chains: int = 1,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -91,6 +94,7 @@ class GibbsCRF(nn.Module):
         given = dense_neighbourhood(2) if offsets is None else check_offsets(offsets)
         self.sweeps = checks.count("sweeps", sweeps, 1)
         self.burn_in = checks.count("burn_in", burn_in, 0)
+        self.chains = checks.count("chains", chains, 1)
         if backend != "cuda":  # checked when a tensor shows the device
             engines.resolve(backend)
         self.backend = backend
@@ -101,7 +105,7 @@ class GibbsCRF(nn.Module):
         self,
         logits: Tensor,
         target: Tensor | None = None,
-        chains: Chains | None = None,
+        chains: Chains | int | None = None,
         **options: Any,
     ) -> Tensor:
         """Return `loss` if a target is given, else `marginals`.
@@ -111,7 +115,8 @@ class GibbsCRF(nn.Module):
         Parameters
         ----------
         logits : Tensor [B, L, H, W]
-        target, chains : as for `loss`; give both, or neither
+        target : as for `loss`, or None
+        chains : with a target as for `loss`, without one as for `marginals`
         **options
             Keyword arguments of `loss` or `marginals`.
 
@@ -120,12 +125,12 @@ class GibbsCRF(nn.Module):
         Tensor
         """
         if target is None:
-            return self.marginals(logits, **options)
+            return self.marginals(logits, chains=chains, **options)  # type: ignore[arg-type]
         if chains is None:
             raise ValueError(
                 "target is given without chains; pass ChainStore().chains(index, logits)"
             )
-        return self.loss(logits, target, chains, **options)
+        return self.loss(logits, target, chains, **options)  # type: ignore[arg-type]
 
     def loss(
         self,
@@ -231,15 +236,16 @@ class GibbsCRF(nn.Module):
         sweeps: int | None = None,
         burn_in: int | None = None,
         *,
+        chains: int | None = None,
         seed: int = 0,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """Estimate each pixel's marginal by averaging over a chain; without gradients.
+        """Estimate each pixel's marginal by averaging over chains; without gradients.
 
         Parameters
         ----------
         logits : Tensor [B, L, H, W]
-        sweeps, burn_in : int, optional
+        sweeps, burn_in, chains : int, optional
             As for `gibbs.marginals`; by default those of the constructor.
         seed : int, 0 to 2^64 - 1
             All images of a batch use the same random numbers, so that the result of an image does
@@ -254,11 +260,14 @@ class GibbsCRF(nn.Module):
         logits = self._checked(logits, mask)
         sweeps = checks.count("sweeps", self.sweeps if sweeps is None else sweeps, 1)
         burn_in = checks.count("burn_in", self.burn_in if burn_in is None else burn_in, 0)
+        chains = checks.count("chains", self.chains if chains is None else chains, 1)
         images, count, height, width = logits.shape
         sums = logits.new_zeros((images, height, width, count), dtype=torch.float64)
-        run_average(self._sampler(logits, None, mask, seed, [0] * images), burn_in, sweeps, sums)
+        for number in range(chains):
+            state = self._sampler(logits, None, mask, seed, [number] * images)
+            run_average(state, burn_in, sweeps, sums)
         # Divide by a tensor: CUDA would multiply by the rounded reciprocal of a Python number.
-        q = (sums / sums.new_full((), sweeps)).movedim(-1, 1).float()
+        q = (sums / sums.new_full((), sweeps * chains)).movedim(-1, 1).float()
         return q if mask is None else q.where(mask[:, None], logits.softmax(1))
 
     @torch.no_grad()
@@ -269,6 +278,7 @@ class GibbsCRF(nn.Module):
         method: Method = "marginals",
         sweeps: int | None = None,
         burn_in: int | None = None,
+        chains: int | None = None,
         seed: int = 0,
         mask: Tensor | None = None,
     ) -> Tensor:
@@ -281,7 +291,7 @@ class GibbsCRF(nn.Module):
             "marginals": argmax of the marginals, which minimises the expected number of wrong
             pixels. The others approximate the most probable labelling: "annealed" as
             `gibbs.annealed` in `sweeps` sweeps, "icm" as `gibbs.icm` from the argmax of the logits.
-        sweeps, burn_in, seed, mask
+        sweeps, burn_in, chains, seed, mask
             As for `marginals`.
 
         Returns
@@ -291,16 +301,17 @@ class GibbsCRF(nn.Module):
         """
         checks.option("method", method, get_args(Method))
         if method == "marginals":
-            return self.marginals(logits, sweeps, burn_in, seed=seed, mask=mask).argmax(1)
+            q = self.marginals(logits, sweeps, burn_in, chains=chains, seed=seed, mask=mask)
+            return q.argmax(1)
         logits = self._checked(logits, mask)
-        chains = [0] * len(logits)
+        numbers = [0] * len(logits)
         argmax = logits.argmax(1)
         if method == "annealed":
             sweeps = checks.count("sweeps", self.sweeps if sweeps is None else sweeps, 1)
-            sampler = self._sampler(logits, None, mask, seed, chains)
+            sampler = self._sampler(logits, None, mask, seed, numbers)
             run_annealing(sampler, sweeps)
         elif method == "icm":
-            sampler = self._sampler(logits, argmax, mask, seed, chains, chains)
+            sampler = self._sampler(logits, argmax, mask, seed, numbers, numbers)
             run_icm(sampler)
         else:
             raise ValueError(f"method is {method!r}, which decode does not implement")
@@ -359,7 +370,7 @@ class GibbsCRF(nn.Module):
         """Return the settings that are printed with the module."""
         return (
             f"num_classes={self.num_classes}, offsets={len(self.offsets)}, "
-            f"sweeps={self.sweeps}, burn_in={self.burn_in}"
+            f"sweeps={self.sweeps}, burn_in={self.burn_in}, chains={self.chains}"
         )
 
     # --- inside ---
