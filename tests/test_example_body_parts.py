@@ -83,7 +83,7 @@ def test_every_command_runs_and_goes_on_where_it_stopped(tmp_path, example):
     assert ran.stdout.index("depth steps, seed 0") < ran.stdout.index("CNN alone, seed 1")
     one = json.loads((tmp_path / "results" / "gibbs-seed0.json").read_text())
     assert len(one["log"]) == 2 and {"gap", "max table", "acceptance"} < set(one["log"][0])
-    assert set(one["other decisions"]) == {"its network alone", "annealed", "icm"}
+    assert set(one["other decisions"]) == {"its network alone", "one chain", "annealed", "icm"}
 
     (tmp_path / "results" / "cnn-seed1.json").unlink()
     again = script("study.py", tmp_path, *command, *arms.GROUPS)

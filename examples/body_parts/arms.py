@@ -27,6 +27,7 @@ from densecrf_rnn.files import replaced
 
 SEARCH_SEED = 100
 MEASURE = "pixels of parts"  # the paper's; settings are chosen by it
+DECISIONS = ("one chain", "annealed", "icm")  # of a GibbsCRF, besides its usual decoding
 INFERENCE_TRIALS = 40  # of bandwidths and weights of a dense CRF that is not trained
 RANGES = {
     "theta_alpha": (2, 32), "theta_beta": (2, 40), "theta_gamma": (0.7, 16),
@@ -97,7 +98,7 @@ DENSE_STAGES: list[list[dict[str, Any]]] = [
     [{"lr": rate, "network_lr": 1e-3} for rate in (3e-3, 1e-2, 3e-2)], [{"network_lr": 3e-4}],
 ]  # fmt: skip
 SEARCHES: dict[str, list[list[dict[str, Any]]]] = {
-    "cnn": [[{"network_lr": rate} for rate in (3e-4, 1e-3)]],
+    "cnn": [[{"network_lr": rate} for rate in (3e-4, 1e-3, 3e-3)]],
     "crfrnn": DENSE_STAGES,
     "unguided": DENSE_STAGES,
     "gibbs": [
@@ -274,8 +275,8 @@ def train(
         )
         decoders = {"": lambda depth: crf.decode(network(depth)), **by_network}
         if decisions:
-            for method in ("annealed", "icm"):
-                decoders[method] = partial(decode_by, network, crf, method)
+            for name in DECISIONS:
+                decoders[name] = partial(decode_by, network, crf, name)
         return Trained(decoders, log, {**facts, "flat": learning.flatness(log)}, crf)
     if arm.kind == "depth":
         crf, log, facts = learning.train_depth_steps(
@@ -286,10 +287,15 @@ def train(
     raise ValueError(f"{arm.kind!r} is the kind of no arm")
 
 
-def decode_by(network: nn.Module, crf: Any, method: str, depth: Tensor) -> Tensor:
-    """Decode by annealing or ICM; annealing gets as many sweeps as the marginals."""
-    sweeps = crf.sweeps + crf.burn_in if method == "annealed" else None
-    return crf.decode(network(depth), method=method, sweeps=sweeps)
+def decode_by(network: nn.Module, crf: Any, name: str, depth: Tensor) -> Tensor:
+    """Decode in another way, with as many sweeps in all as the marginals of several chains."""
+    half = crf.chains * crf.sweeps
+    options = {
+        "one chain": {"chains": 1, "sweeps": half, "burn_in": half},
+        "annealed": {"method": "annealed", "sweeps": crf.chains * (crf.sweeps + crf.burn_in)},
+        "icm": {"method": "icm"},
+    }  # fmt: skip
+    return crf.decode(network(depth), **options[name])
 
 
 def run_arm(study: Study, name: str, seed: int) -> dict[str, Any]:

@@ -101,9 +101,12 @@ def steps_of(depth: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 class DepthStepCRF(nn.Module):
     """Grid CRF whose tables [C, 2, L, L] depend on depth steps; learned and decoded as GibbsCRF."""
 
-    def __init__(self, labels: int, offsets: np.ndarray, sweeps: int = 50, burn_in: int = 50):
+    def __init__(
+        self, labels: int, offsets: np.ndarray, *, sweeps: int, burn_in: int, chains: int = 1
+    ) -> None:
         super().__init__()
-        self.offsets, self.sweeps, self.burn_in = offsets.astype(np.int64), sweeps, burn_in
+        self.offsets, self.chains_to_average = offsets.astype(np.int64), chains
+        self.sweeps, self.burn_in = sweeps, burn_in
         self.tables = nn.Parameter(torch.zeros(len(offsets), 2, labels, labels))
         self.chains: dict[int, np.ndarray] = {}  # a labelling of each training frame
         self.steps: dict[int, np.ndarray] = {}
@@ -166,9 +169,10 @@ class DepthStepCRF(nn.Module):
         for one, image in zip(logits, depth, strict=True):
             seed_draws(0)
             steps = steps_of(image.numpy(), self.offsets)
-            labels, _ = self.draw(one, steps, None, self.burn_in)
-            sums = np.zeros((*labels.shape, len(one)))
-            self.draw(one, steps, labels, self.sweeps, sums)
+            sums = np.zeros((*one.shape[1:], len(one)))
+            for _ in range(self.chains_to_average):
+                labels, _ = self.draw(one, steps, None, self.burn_in)
+                self.draw(one, steps, labels, self.sweeps, sums)
             found.append(torch.from_numpy(sums.argmax(-1)))
         return torch.stack(found)
 

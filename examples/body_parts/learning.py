@@ -16,8 +16,11 @@ from densecrf_rnn.gibbs import sparse_neighbourhood
 from densecrf_rnn.nn import Chains, ChainStore
 
 BATCH = 4
-FIRST_LR = 3e-3  # of a new network, falling along half a cosine
+FIRST_LR = 3e-3  # of a new network
 AVERAGED = 1 / 3  # parameters are averaged over this last part of the second stage
+# Labels are the argmax of the marginals of several short chains: one chain stays on the side of the
+# body on which it starts.
+DECODING = {"chains": 8, "burn_in": 10, "sweeps": 10}
 FRESH_SWEEPS = 50  # of the new chains that the persistent ones are compared with
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # of a batch's indices, depth and labels
@@ -48,17 +51,17 @@ class Average:
 
 def fit(
     groups: list[dict[str, Any]], frames: Frames, epochs: int, loss_of: Loss, *, name: str,
-    optimiser: str = "Adam", averaged: Iterable[nn.Module] = (), cosine: bool = False,
+    optimiser: str = "Adam", averaged: Iterable[nn.Module] = (),
     facts_of: Callable[[int], dict[str, float]] = lambda epoch: {},
 ) -> Log:  # fmt: skip
     """Train `groups` of parameters; return the mean loss and `facts_of` after each epoch.
 
-    The rate is constant unless `cosine`. The modules `averaged` end as the mean of their
+    The rates fall to 0 along half a cosine. The modules `averaged` end as the mean of their
     parameters over the steps of the last third of the epochs.
     """
     optimizer = getattr(torch.optim, optimiser)(groups)
     steps = epochs * math.ceil(len(frames) / BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if cosine else None
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     average, log = Average(averaged), []
     for epoch in range(epochs):
         losses = []
@@ -67,8 +70,7 @@ def fit(
             loss = loss_of(*batch)
             loss.backward()
             optimizer.step()
-            if schedule is not None:
-                schedule.step()
+            schedule.step()
             if epoch >= epochs - math.ceil(AVERAGED * epochs):
                 average.add()
             losses.append(loss.item())
@@ -89,7 +91,7 @@ def train_first(network: nn.Module, frames: Frames, epochs: int) -> Log:
         return nn.functional.cross_entropy(network(depth), target)
 
     groups = [{"params": network.parameters(), "lr": FIRST_LR}]
-    log = fit(groups, frames, epochs, loss_of, name="first stage", cosine=True)
+    log = fit(groups, frames, epochs, loss_of, name="first stage")
     network.eval()
     return log
 
@@ -203,7 +205,7 @@ def train_gibbs(
         "fresh gap": the gap of new chains that start from the network alone, after 50 sweeps of
         the averaged model. Near the log's gap, the persistent chains represent the model.
     """
-    crf = GibbsCRF(labels, sparse_neighbourhood(options.radius), sweeps=50, burn_in=50)
+    crf = GibbsCRF(labels, sparse_neighbourhood(options.radius), **DECODING)
     restrict(crf, options.form)
     store, states, acceptance = ChainStore(1000 * seed), {}, []
     cached = logits_of(network, frames) if options.separate else None
@@ -248,7 +250,7 @@ def train_depth_steps(
     """Train a grid CRF whose tables depend on steps in depth end to end, as `train_gibbs`."""
     import depth_steps  # needs Numba, as no other arm does
 
-    crf = depth_steps.DepthStepCRF(labels, sparse_neighbourhood(options.radius))
+    crf = depth_steps.DepthStepCRF(labels, sparse_neighbourhood(options.radius), **DECODING)
     depth_steps.seed_draws(seed)
     acceptance: list[float] = []
     groups = [

@@ -117,7 +117,7 @@ def main():
         raise SystemExit(f"{options.out} already exists; remove it or choose another --out")
     rng = np.random.default_rng(options.seed)
     # The same frames to report on for any number of frames to train and choose on.
-    apart = np.random.default_rng([options.seed, 1])
+    apart = np.random.default_rng([options.seed, 2])
     for split, drawn in (("train", rng), ("choose", rng), ("report", apart)):
         for kind in ("depth", "label"):
             (options.out / split / kind).mkdir(parents=True)
