@@ -182,20 +182,21 @@ def test_an_unknown_form_of_tables_is_refused(example):
         example["learning"].restrict(GibbsCRF(2), "potts ")
 
 
-def test_averaged_parameters_are_the_mean_over_the_last_third(example):
+def test_rates_fall_and_averaged_parameters_are_the_mean_over_the_last_third(example):
     learning = example["learning"]
     one = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(one.weight)
     data = example["frames"].Frames.__new__(example["frames"].Frames)
     data.depth, data.labels = torch.zeros(8, 2, 1, 1), torch.zeros(8, 1, 1)
 
-    def loss_of(index, depth, target):  # each step of SGD adds 1
+    def loss_of(index, depth, target):  # each step of SGD adds its rate
         return -one.weight.sum()
 
     groups = [{"params": one.parameters(), "lr": 1.0}]
     log = learning.fit(groups, data, 3, loss_of, name="", optimiser="SGD", averaged=[one])
     assert len(log) == 3
-    assert one.weight.item() == 5.5  # of 6 steps, the last two: (5 + 6) / 2
+    after = np.cumsum((1 + np.cos(np.pi * np.arange(6) / 6)) / 2)  # each of 6 steps
+    assert one.weight.item() == pytest.approx(after[-2:].mean())
 
 
 def test_depth_steps_are_where_depth_jumps(example):
