@@ -161,6 +161,13 @@ def test_rows_start_from_the_same_network_with_the_same_settings_and_steps(data,
         assert torch.equal(frozen[name], value)
 
 
+def test_ablations_of_some_rows_train_and_report_no_others(data, out):
+    command("ablations", data, out)
+    wanted = next(row for row in table(out / "ablations.md") if "robust loss" in row[0])
+    command("ablations", data, out, "--rows", "robust")
+    assert table(out / "ablations.md")[2:] == [wanted]
+
+
 def test_iterations_0_are_the_network_alone(data, out):
     command("iterations", data, out)
     array = np.load(out / "end-to-end-seed0" / "confusions-curve.npz")["confusions"]

@@ -13,7 +13,7 @@ from densecrf_rnn.metrics import mean_iu
 
 from . import datasets, download, evaluation, predict, published
 from .config import RECIPES, Config, Recipe, parse_setting
-from .experiments import EXPERIMENTS
+from .experiments import ABLATIONS, EXPERIMENTS
 from .study import Study
 from .training import load_trained, read_checkpoint, train
 
@@ -54,6 +54,10 @@ def parser() -> argparse.ArgumentParser:
                          help="start rows with the recipe's CRF (160 / 3 / 3, weights 5 and 3)")
         one.add_argument("--limit", type=int, metavar="N",
                          help="score only the first N images, for a trial")
+        if name == "ablations":
+            changed = list(dict.fromkeys(row for _, (row, _), *_ in ABLATIONS))
+            one.add_argument("--rows", nargs="+", choices=changed,
+                             help="only the changes that train these rows (default: all)")
     one = commands.add_parser("train", help="Train one network.")
     common(one)
     one.add_argument("--stop-at", type=int, metavar="STEP", help="stop here; run again to continue")
@@ -184,6 +188,8 @@ def run(args, command) -> None:
         tensorboard=args.tensorboard, command=command,
     )
     options = {"coco": True} if args.command == "table1" and args.recipe == "paper-coco" else {}
+    if args.command == "ablations":
+        options = {"rows": args.rows}
     EXPERIMENTS[args.command](study, **options)
 
 

@@ -1,5 +1,6 @@
 """Make the tables and figures of the paper, each by a function of a study."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -84,9 +85,13 @@ def comparison(study: Study, name: str, published: dict, where: str) -> Path:
     return write(study, name, header, rows, ("plain", "end-to-end"), note)
 
 
-def ablations(study: Study) -> Path:
-    """Section 7.1: one change at a time, from the same network and for the same steps."""
-    needed = {each for _, *pair, _ in ABLATIONS for each in pair}
+def ablations(study: Study, rows: Sequence[str] | None = None) -> Path:
+    """Section 7.1: one change at a time, from the same network and for the same steps.
+
+    With `rows`, only the changes that train one of them.
+    """
+    chosen = [one for one in ABLATIONS if rows is None or one[1][0] in rows]
+    needed = {each for _, *pair, _ in chosen for each in pair}
     trained = tuple(sorted({row for row, _ in needed} - {"initial"}))
     study.announce(trained)
     found = {}
@@ -100,23 +105,25 @@ def ablations(study: Study) -> Path:
             else:
                 array = study.after(row, seed, iterations)
             found.setdefault((row, iterations), []).append(array)
-    rows, dots = [], []
-    for text, changed, unchanged, paper in ABLATIONS:
+    lines, dots = [], []
+    for text, changed, unchanged, paper in chosen:
         value, half = gain(study, found[changed], found[unchanged])
-        rows.append((text, number(study_mean(study, found[unchanged])),
-                     number(study_mean(study, found[changed])), interval(value, half, sign=True),
-                     number(paper, sign=True)))
+        lines.append((text, number(study_mean(study, found[unchanged])),
+                      number(study_mean(study, found[changed])), interval(value, half, sign=True),
+                      number(paper, sign=True)))
         dots.append((text, value, half, paper))
     if is_first():
         figures.dots(study.out / "ablations.png", dots, "difference in mean IU, points", zero=True)
     header = ("change", "before", "after", "difference", "paper, VOC")
-    note = ("The initial CRF stands behind the network that all rows start from, so the two rows "
-            "that are compared with it have also trained for longer. ")
-    for row in ("untied", "untied-fast"):
+    note = ""
+    if ("initial", 10) in needed:
+        note = ("The initial CRF stands behind the network that all rows start from, so the two "
+                "rows that are compared with it have also trained for longer. ")
+    for row in sorted({"untied", "untied-fast"} & {row for row, _ in needed}):
         apart = [100 * parting(study, row, seed) for seed in study.seeds]
         note += (f"{row!r}: copies of the iterations' parameters differ from their mean by "
                  f"{interval(*student(apart))} % of what the mean has moved. ")
-    return write(study, "ablations", header, rows, trained, note)
+    return write(study, "ablations", header, lines, trained, note)
 
 
 def parting(study: Study, name: str, seed: int) -> float:
