@@ -46,29 +46,30 @@ def option(name: str, *values: Any) -> list[tuple[str, Setting]]:
 KNOBS = {
     "theta_alpha": Knob(
         "`theta_alpha`: how far appearance reaches",
-        "The bandwidth of the appearance kernel in pixels. Raise it to carry labels over long, thin"
-        " parts and to fill larger gaps. Too high: distant things of the same colour take each"
-        " other's label. Double it for an image of twice the size.",
+        "The bandwidth of the appearance kernel in pixels. Raise it to carry labels over long,"
+        " thin parts and to fill larger gaps. Too high: distant things of the same colour take"
+        " each other's label. For an image of twice the size, double it.",
         params("theta_alpha", 3, 10, 30, 90, 270),
     ),
     "theta_beta": Knob(
         "`theta_beta`: which colours count as the same",
         "The bandwidth of the appearance kernel in intensity, in the units of *your* image (here"
-        " 0..255). It should be larger than the noise within an object, and smaller than the step"
-        " at its border. Too low: no two pixels are alike, nothing changes. Too high: borders do"
-        " not stop the labels.",
+        " 0..255). It should be larger than the noise within an object, and smaller than the"
+        " difference at its border. Too low: no two pixels count as similar, and nothing changes."
+        " Too high: borders do not stop the labels.",
         params("theta_beta", 1, 2, 5, 15, 50),
     ),
     "w_bilateral": Knob(
         "`w_bilateral`: how much appearance counts against the logits",
-        "The weight of the appearance kernel. 0 switches it off. Too high: small or thin parts are"
-        " absorbed by what surrounds them, whatever the network said.",
+        "The weight of the appearance kernel. 0 switches it off. Too high: small or thin parts"
+        " take the label of their surroundings, whatever the network's logits are.",
         params("w_bilateral", 0, 1, 3, 10, 30),
     ),
     "theta_gamma": Knob(
         "`theta_gamma`: how far smoothing reaches",
-        "The bandwidth of the smoothness kernel in pixels, which does not see the image. 1 to 3"
-        " remove specks. Too high: corners become round and thin parts vanish.",
+        "The bandwidth of the smoothness kernel in pixels. This kernel does not depend on the"
+        " image. Values of 1 to 3 remove specks. Too high: corners become round and thin parts"
+        " vanish.",
         params("theta_gamma", 0.5, 1.5, 3, 8, 20),
     ),
     "w_spatial": Knob(
@@ -79,61 +80,64 @@ KNOBS = {
     ),
     "iterations": Knob(
         "`iterations`: how long it runs",
-        "Mean-field updates; the time is proportional to them. 5 are nearly converged, 10 are"
-        " converged for most images.",
+        "The number of mean-field updates; the time is proportional to it. After 5 iterations the"
+        " labels are nearly converged, after 10 they are converged for most images.",
         option("iterations", 0, 1, 2, 5, 20),
     ),
     "temperature": Knob(
         "`--temperature`, `scale_temperature`: how sure the network is",
-        "Logits are divided by it before refinement. Below 1 the network gets its way, above 1"
-        " the CRF does. Raise it for a network that is certain everywhere, even where it is wrong.",
+        "Logits are divided by the temperature before refinement. Below 1 the network's labels"
+        " count more, above 1 the CRF counts more. Raise it for a network that is certain"
+        " everywhere, even where it is wrong.",
         option("temperature", 0.25, 0.5, 1, 2, 4),
     ),
     "confidence": Knob(
         "`--confidence`, `logits_from_labels`: how sure a label map is",
         "For label maps, which have no logits: the probability that a label is right. The other"
-        " labels share the rest, so with many labels a lower number is needed: with these 21 the"
-        " map hardly changes from 0.5 on, with 2 labels start at 0.7.",
+        " labels share the rest. So with many labels a lower number is needed. With the 21 labels"
+        " here, the map hardly changes from 0.5 on; with 2 labels start at 0.7.",
         option("confidence", 0.1, 0.2, 0.3, 0.5, 0.9),
     ),
     "normalization": Knob(
         "`normalization`: how messages are divided",
-        "\"after\" makes each pixel's messages a mean, so pixels with few neighbours of their"
-        " colour count on them as much as others do. \"symmetric\", the choice of pydensecrf, gives"
-        " them weaker messages, \"before\" mixed ones, \"none\" sums: its weights must be much"
-        " smaller, here 0.1.",
+        "How the sum of the messages to a pixel is divided. \"after\" makes it a mean, so that a"
+        " pixel with few similar neighbours gets as strong messages as other pixels."
+        " \"symmetric\", the choice of pydensecrf, gives such a pixel weaker messages. \"before\""
+        " divides by the sum at the sending pixel, \"none\" does not divide. With \"none\" the"
+        " kernel weights must be much smaller: here they are 0.1.",
         params("normalization", "after", "symmetric", "before")
         + [("none", {"params": replace(BASE, normalization="none", w_bilateral=0.1,
                                        w_spatial=0.1)})],
     ),
     "self_term": Knob(
         "`self_term`: whether a pixel counts for itself",
-        "The papers leave the pixel itself out of the sum, released code includes it. Pixels whose"
-        " colour is rare then keep their label more easily.",
+        "Whether the message of a pixel to itself is included. The papers exclude it, released"
+        " code includes it. With it, pixels of a rare colour keep their label more easily.",
         params("self_term", True, False),
     ),
     "spatial": Knob(
         "`spatial`: how smoothness is filtered",
-        "On a regular grid, nearly exact, or on a lattice as pydensecrf does. Choose the lattice to"
-        " get another package's labels.",
+        "The smoothness kernel is filtered on a regular grid, which is nearly exact, or on a"
+        " lattice, as in pydensecrf. Choose the lattice to get another package's labels.",
         params("spatial", "grid", "lattice"),
     ),
     "feature_order": Knob(
         "`feature_order`: in which order the lattice has its axes",
-        "Columns or rows first. The exact CRF does not depend on it; with the lattice about one"
-        " label in a thousand changes. Choose the other one only to get another package's labels.",
+        "Columns first (\"xy\") or rows first (\"yx\"). The exact CRF does not depend on it; with"
+        " the lattice about one label in a thousand changes. Choose \"yx\" only to get another"
+        " package's labels.",
         params("feature_order", "xy", "yx"),
     ),
     "quality": Knob(
         "`quality`: how exact the lattice is",
-        "The two others come closer to the exact filter, and are slower"
+        "\"symmetric\" and \"filled\" are closer to the exact filter than \"standard\", and slower"
         " ([figures](accuracy.md)). Labels rarely change.",
         params("quality", "standard", "symmetric", "filled"),
     ),
     "compatibility": Knob(
         "`compatibility`: which labels do not mix",
-        "A penalty for each pair of labels; 1 for every pair is the default (Potts). Here the"
-        " penalty between horse and background is multiplied by the number.",
+        "A penalty for each pair of labels. The default is 1 for every pair (Potts). Here the"
+        " penalty between horse and background is multiplied by the number above each image.",
         option("mixing", 0, 0.3, 1, 3, 10),
     ),
 }  # fmt: skip
@@ -224,22 +228,25 @@ def page(images: Path) -> str:
 
 HEAD = f"""# Which knob, which way
 
-Each strip varies one parameter of `refine` from low to high and leaves the others at the base
-setting: `{BASE}` with {ITERATIONS} iterations. The
-photograph is the sample {NAME} with the scores of a real network. IU is that of the label horse, in
-percent: on one image, so it shows a direction, not a result.
+This page shows what each parameter of `refine` does. Each strip varies one parameter from low to
+high. The other parameters have the base setting: `{BASE}`
+and {ITERATIONS} iterations.
+
+The photograph is the sample {NAME} with the scores of a real network. IU is that of the label
+horse, in percent. It is measured on one image, so use it to see the direction, not the amount.
 `python docs/make_knobs.py` writes this page and its images."""
 
 TABLE = """| you see | turn |
 |---|---|
-| nothing changes | `theta_beta` up (is it in your image's units?), `w_bilateral` up |
+| nothing changes | `theta_beta` up (it must be in your image's units), `w_bilateral` up |
 | labels run over borders | `theta_beta` down, then `theta_alpha` down |
 | thin parts vanish | `w_spatial` and `theta_gamma` down, then `w_bilateral` down |
 | specks remain | `w_spatial` up, or `postprocess.remove_small` |
 | holes in an object of one colour | `theta_alpha` up |
-| a large label swallows a small one | `w_bilateral` down, temperature down, weights per label |
+| a large label replaces a small one | `w_bilateral` down, temperature down, weights per label |
 
-With truth for some images, `densecrf-rnn tune` [searches](refinement.md#tuning)."""
+If you have true labels for some images, `densecrf-rnn tune` [searches](refinement.md#tuning) for the
+parameters."""
 
 
 def main() -> None:
