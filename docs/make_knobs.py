@@ -245,8 +245,8 @@ TABLE = """| you see | turn |
 | holes in an object of one colour | `theta_alpha` up |
 | a large label replaces a small one | `w_bilateral` down, temperature down, weights per label |
 
-If you have true labels for some images, `densecrf-rnn tune` [searches](refinement.md#tuning) for the
-parameters."""
+If you have true labels for some images, `densecrf-rnn tune` [searches](refinement.md#tuning) for
+the parameters."""
 
 
 def main() -> None:
