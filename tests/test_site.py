@@ -75,10 +75,11 @@ def site():
     pytest.importorskip("myst_parser")
     if not (ROOT / "docs" / "conf.py").is_file():
         pytest.skip("the documents are not installed with the package")
-    folder = ROOT / "build" / "site"
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")  # they must not write one site
+    folder = ROOT / "build" / f"site{worker}"
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going"]
     done = subprocess.run(
-        [*command, "-d", str(ROOT / "build" / "doctrees"), str(ROOT / "docs"), str(folder)],
+        [*command, "-d", str(ROOT / "build" / f"doctrees{worker}"), str(ROOT / "docs"), str(folder)],
         env={**os.environ, "OMP_WAIT_POLICY": "passive"},
         capture_output=True,
         text=True,
