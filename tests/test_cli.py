@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +159,16 @@ def test_demo_without_an_extra_names_it(capsys, monkeypatch, tmp_path):
     assert "matplotlib" in message and "pip install 'densecrf-rnn[cli]'" in message
 
 
+def test_packages_that_are_not_installed_are_named_as_pip_names_them(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for command, said in {
+        "demo": "scikit-image, matplotlib and tqdm, which are not installed",
+        "explore": "nicegui and pillow, which are not installed",
+    }.items():
+        assert main([command]) == 2
+        assert f"{command} needs {said}; pip install" in one_sentence(capsys)
+
+
 @needs_pictures
 @pytest.mark.parametrize("below", ["", "folder"])
 def test_demo_with_unwritable_output_exits_with_2(below, capsys, tmp_path):
@@ -221,97 +230,6 @@ def test_demo_without_torch_leaves_the_training_out(few_samples, capsys, monkeyp
     )
     assert main(["demo", "--out", str(tmp_path)]) == 0
     assert "pip install 'densecrf-rnn[torch]'" in capsys.readouterr().out
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """A small photograph in colour, and the same in grey under the same name."""
-    image_module = pytest.importorskip("PIL.Image")
-    image = image_module.fromarray(samples.load("chelsea").image[:120, :160])
-    (tmp_path / "grey").mkdir()
-    image.save(tmp_path / "cat.jpg", quality=95)
-    image.convert("L").save(tmp_path / "grey" / "cat.png")
-    return [str(tmp_path / "cat.jpg"), str(tmp_path / "grey" / "cat.png")]
-
-
-@needs_pictures
-def test_demo_refines_photographs_of_ones_own(photos, capsys, tmp_path):
-    pytest.importorskip("torch")
-    assert main(["demo", *photos, "--out", str(tmp_path / "out")]) == 0
-    out = capsys.readouterr().out
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"cat.png", "cat_2.png"}
-    assert "160x120" in out and "of pixels changed" in out and "Training" not in out
-
-
-@needs_pictures
-def test_demo_never_replaces_a_photograph(photos, capsys, tmp_path):
-    pytest.importorskip("torch")
-    before = Path(photos[1]).read_bytes()
-    assert main(["demo", photos[1], "--out", str(tmp_path / "grey")]) == 2
-    assert "give another folder by --out" in one_sentence(capsys)
-    assert Path(photos[1]).read_bytes() == before
-
-
-@needs_pictures
-def test_demo_of_a_folder_asks_for_the_photographs_in_it(photos, capsys, tmp_path):
-    pytest.importorskip("torch")
-    assert main(["demo", str(tmp_path / "grey"), "--out", str(tmp_path / "out")]) == 2
-    assert "grey is a folder; name the photographs in it" in one_sentence(capsys)
-
-
-@needs_pictures
-def test_demo_turns_a_photograph_as_its_exif_says_without_a_note(photos, capsys, tmp_path):
-    pytest.importorskip("torch")
-    image_module = pytest.importorskip("PIL.Image")
-    exif = image_module.Exif()
-    exif[0x0112] = 6  # a quarter turn
-    image_module.open(photos[0]).save(tmp_path / "turned.jpg", exif=exif)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert main(["demo", str(tmp_path / "turned.jpg"), "--out", str(tmp_path / "out")]) == 0
-    assert "120x160" in capsys.readouterr().out
-
-
-@needs_pictures
-def test_demo_reduces_a_large_photograph(photos, capsys, monkeypatch, tmp_path):
-    pytest.importorskip("torch")
-    from densecrf_rnn.explore import photos as of_photos
-
-    monkeypatch.setattr(of_photos, "LONGEST", 80)
-    assert main(["demo", photos[0], "--out", str(tmp_path / "out")]) == 0
-    assert "80x60" in capsys.readouterr().out
-
-
-@needs_pictures
-@pytest.mark.parametrize("name, content, said", [
-    ("none.jpg", None, "no such file"), ("text.txt", b"hi", ".txt cannot be read as an image"),
-    ("broken.png", b"hi", "broken.png"),
-])  # fmt: skip
-def test_demo_names_the_photograph_it_cannot_read(capsys, tmp_path, name, content, said):
-    pytest.importorskip("torch")
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    assert main(["demo", str(tmp_path / name), "--out", str(tmp_path / "out")]) == 2
-    sentence = one_sentence(capsys)
-    assert sentence.startswith("densecrf-rnn demo: ") and said in sentence and name in sentence
-
-
-@needs_pictures
-def test_demo_refuses_a_photograph_of_16_bits(capsys, tmp_path):
-    pytest.importorskip("torch")
-    np.save(tmp_path / "deep.npy", np.zeros((8, 9, 3), np.uint16))
-    assert main(["demo", str(tmp_path / "deep.npy"), "--out", str(tmp_path / "out")]) == 2
-    assert "give a photograph of 8 bits a channel" in one_sentence(capsys)
-
-
-@needs_pictures
-def test_demo_of_photographs_without_torch_names_the_extra(photos, capsys, monkeypatch, tmp_path):
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "torch" else found(name)
-    )
-    assert main(["demo", *photos, "--out", str(tmp_path / "out")]) == 2
-    assert "pip install 'densecrf-rnn[torch]'" in one_sentence(capsys)
 
 
 COMMANDS = {

@@ -15,7 +15,7 @@ from .numbers import (
     bandwidth, count, flag, ignored, is_sequence, number, option, positive_number, spacing,
     threads, weight,
 )  # fmt: skip
-from .packages import package
+from .packages import name_for_pip, package
 from .parameters import (
     bandwidths, bandwidths_fit, compatibility, coupling, coupling_fits, kernel_weights, kernels,
     no_compatibility, one_label, params, prune, untied, weights_fit,
@@ -34,10 +34,10 @@ __all__ = [
     "coupling_fits", "exchange_error", "exchanged", "exchanged_values", "feature_rows", "features",
     "filtered", "flag", "float_dtype", "ignored", "image", "image_units", "image_values",
     "in_unit_range", "indexable", "is_sequence", "kernel_weights", "kernels",
-    "kernels_without_positions", "logits", "logits_values", "maps", "mask", "named_axes",
-    "no_compatibility", "number", "one_label", "option", "package", "parameter", "params", "pixels",
-    "points", "points_guide", "positive_number", "probabilities", "probability_dtype",
-    "probability_range", "probability_sums", "prune", "refined", "refuse_features", "same_device",
-    "spacing", "stored_logits", "summable", "sums_to_one", "threads", "unmasked", "untied",
-    "values", "warn", "weight", "weights_fit",
+    "kernels_without_positions", "logits", "logits_values", "maps", "mask", "name_for_pip",
+    "named_axes", "no_compatibility", "number", "one_label", "option", "package", "parameter",
+    "params", "pixels", "points", "points_guide", "positive_number", "probabilities",
+    "probability_dtype", "probability_range", "probability_sums", "prune", "refined",
+    "refuse_features", "same_device", "spacing", "stored_logits", "summable", "sums_to_one",
+    "threads", "unmasked", "untied", "values", "warn", "weight", "weights_fit",
 ]  # fmt: skip

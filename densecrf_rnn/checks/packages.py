@@ -3,6 +3,14 @@
 import importlib
 from typing import Any
 
+_NAMES = {"skimage": "scikit-image", "PIL": "pillow"}  # as pip has them, where modules differ
+
+
+def name_for_pip(module: str) -> str:
+    """Return the name by which pip knows the package of a module."""
+    package = module.partition(".")[0]
+    return _NAMES.get(package, package)
+
 
 def package(module: str, user: str, install: str, note: str = "") -> Any:
     """Import an optional dependency and return it.
@@ -26,8 +34,7 @@ def package(module: str, user: str, install: str, note: str = "") -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        name = str(error.name).partition(".")[0]
-        name = {"skimage": "scikit-image", "PIL": "pillow"}.get(name, name)
         raise ImportError(
-            f"{user} needs {name}, which is not installed; pip install {install}{note}"
+            f"{user} needs {name_for_pip(str(error.name))}, which is not installed; "
+            f"pip install {install}{note}"
         ) from error

@@ -49,10 +49,14 @@ def user_errors(*kinds: type[Exception]) -> Iterator[None]:
 
 def require(command: str, *modules: str, extra: str = "cli") -> None:
     """Raise a UserError that names the extra if one of `modules` is not installed."""
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    from ..checks import name_for_pip
+
+    missing = [name_for_pip(name) for name in modules if importlib.util.find_spec(name) is None]
     if missing:
+        *others, last = missing
+        named = f"{', '.join(others)} and {last}" if others else last
         raise UserError(
-            f"{command} needs {' and '.join(missing)}, which is not installed; "
+            f"{command} needs {named}, which {'are' if others else 'is'} not installed; "
             f"pip install 'densecrf-rnn[{extra}]'"
         )
 
