@@ -26,6 +26,7 @@ _HEADER = 74  # height of the title
 _TITLE = 42  # height of the titles above each row of panels
 _LEGEND = 84
 _ZOOM = 2  # magnification of the close-ups
+_TALLEST, _FLATTEST = 2.5, 0.2  # height by width of a panel; other images leave some of it white
 
 _FIXED = (0.10, 0.72, 0.30)
 _BROKEN = (0.90, 0.16, 0.18)
@@ -49,7 +50,8 @@ def draw(sample: Sample, before: Array, after: Array) -> Figure:
     columns = 1 + len(maps)
     height, width = before.shape
     panel_width = (WIDTH - 2 * _MARGIN - (columns - 1) * _GAP) / columns
-    panel_height = panel_width * height / width
+    shape = min(max(height / width, _FLATTEST), _TALLEST)
+    panel_height = panel_width * shape
     total = _HEADER + 2 * (_TITLE + panel_height) + _GAP + _LEGEND
     figure = Figure(figsize=(WIDTH / _DPI, total / _DPI), dpi=_DPI, facecolor="white")
 
@@ -83,6 +85,9 @@ def draw(sample: Sample, before: Array, after: Array) -> Figure:
     _frame(difference, window)
     _title(difference, "difference", f"{100 * changed.mean():.1f} % changed")
 
+    if shape != height / width:
+        for axes in figure.axes:
+            _widen(axes, shape)
     figure.text(
         _MARGIN / WIDTH, 1 - 20 / total, _headline(sample, before, after),
         fontsize=11, weight="bold", color=_INK, va="top",
@@ -168,6 +173,14 @@ def _frame(axes: Axes, window: tuple[int, int, int, int]) -> None:
     box.set_path_effects([Stroke(linewidth=1.5, foreground="black"), Normal()])
     box.set_clip_on(False)  # it may touch the edge of the panel
     axes.add_patch(box)
+
+
+def _widen(axes: Axes, shape: float) -> None:
+    """Extend the limits on both sides of the shorter axis, to height / width = `shape`."""
+    left, right, bottom, top = axes.axis()
+    wide, tall = right - left, bottom - top
+    more = max(tall / shape - wide, 0) / 2, max(wide * shape - tall, 0) / 2
+    axes.axis((left - more[0], right + more[0], bottom + more[1], top - more[1]))
 
 
 def _title(axes: Axes, name: str, note: str = "") -> None:

@@ -79,7 +79,8 @@ def run(args: argparse.Namespace) -> int:
             _train(pairs, args.steps, args.threads)
     print(
         f"Images: {args.out}{'/' if args.out.name else ''}*.png. "
-        'To use your own network, see docs/usage.md.'
+        "For the logits of your own network: densecrf-rnn refine --help.\nTo train the CRF as its "
+        "last layer: help(densecrf_rnn.CRFRNN) in Python. The guide is docs/usage.md."
     )
     return 0
 

@@ -17,6 +17,14 @@ _USUAL = 500  # longest side of the photographs that the demo's bandwidths were 
 def read_photo(path: Path, longest: int | None = None) -> Array:
     """Read a photograph as RGB [H, W, 3] of uint8 of at most `longest` pixels a side (LONGEST).
 
+    It fails as `read_whole` does.
+    """
+    return reduced(read_whole(path), longest)
+
+
+def read_whole(path: Path) -> Array:
+    """Read a photograph as RGB [H, W, 3] of uint8, of its own size.
+
     Raises
     ------
     OSError, ImportError, ValueError
@@ -28,7 +36,7 @@ def read_photo(path: Path, longest: int | None = None) -> Array:
             f"{path}: is {image.dtype} of shape {image.shape}; give a photograph of 8 bits a "
             "channel, such as JPEG or PNG (for other data: densecrf-rnn refine)"
         )
-    return reduced(rgb(image), LONGEST if longest is None else longest)
+    return rgb(image)
 
 
 def rgb(image: Array) -> Array:
@@ -36,9 +44,10 @@ def rgb(image: Array) -> Array:
     return image[..., :3] if image.shape[-1] >= 3 else np.repeat(image[..., :1], 3, axis=-1)
 
 
-def reduced(image: Array, longest: int) -> Array:
-    """Return an image [H, W, 3] of uint8 of at most `longest` pixels a side."""
+def reduced(image: Array, longest: int | None = None) -> Array:
+    """Return an image [H, W, 3] of uint8 of at most `longest` pixels a side (LONGEST)."""
     side = max(image.shape[:2])
+    longest = LONGEST if longest is None else longest
     if side <= longest:
         return np.ascontiguousarray(image)
     transform = checks.package("skimage.transform", "reducing a picture", "'densecrf-rnn[cli]'")
