@@ -76,10 +76,10 @@ def site():
     if not (ROOT / "docs" / "conf.py").is_file():
         pytest.skip("the documents are not installed with the package")
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")  # they must not write one site
-    folder = ROOT / "build" / f"site{worker}"
+    folder, trees = (ROOT / "build" / f"{name}{worker}" for name in ("site", "doctrees"))
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going"]
     done = subprocess.run(
-        [*command, "-d", str(ROOT / "build" / f"doctrees{worker}"), str(ROOT / "docs"), str(folder)],
+        [*command, "-d", str(trees), str(ROOT / "docs"), str(folder)],
         env={**os.environ, "OMP_WAIT_POLICY": "passive"},
         capture_output=True,
         text=True,
