@@ -221,7 +221,9 @@ def page(images: Path) -> str:
         ]),
     ]  # fmt: skip
     start.append(row(["", f"IU {score(sample, before)}", f"IU {score(sample, after)}"]))
-    return "\n\n".join([HEAD, "\n".join(start), TABLE] + [
+    code = CODE.format(name=NAME, base=BASE, iterations=ITERATIONS, label=LABEL,
+                       count=len(sample.logits), score=score(sample, after))  # fmt: skip
+    return "\n\n".join([HEAD, "\n".join(start), code, TABLE] + [
         section(name, knob, show) for name, knob in KNOBS.items()
     ]) + "\n"  # fmt: skip
 
@@ -235,6 +237,16 @@ and {ITERATIONS} iterations.
 The photograph is the sample {NAME} with the scores of a real network. IU is that of the label
 horse, in percent. It is measured on one image, so use it to see the direction, not the amount.
 `python docs/make_knobs.py` writes this page and its images."""
+
+CODE = """```python
+from densecrf_rnn import CRFParams, metrics, refine, samples
+
+sample = samples.load("{name}")
+params = {base}
+labels = refine(sample.logits, sample.image, params, iterations={iterations}, labels=True)
+counts = metrics.confusion_matrix(sample.truth, labels, {count})
+print(f"{{100 * metrics.class_iu(counts)[{label}]:.1f}}")  # {score}
+```"""
 
 TABLE = """| you see | turn |
 |---|---|

@@ -60,6 +60,16 @@ def test_python_of_a_sample_gives_the_labels_on_the_screen(of):
 
 
 @needs_pictures
+def test_the_page_of_the_documents_shows_the_python_of_the_first_sample():
+    page = Path(__file__).parents[1] / "docs" / "explore.md"
+    if not page.is_file():
+        pytest.skip("the documents are not installed with the package")
+    first, make = next(iter(scenes.of_samples().items()))
+    code = settings.python_of(make(), settings.Settings())
+    assert first in code and f"```python\n{code.strip()}\n```" in page.read_text(encoding="utf-8")
+
+
+@needs_pictures
 @pytest.mark.parametrize("of", [SETTINGS, settings.Settings()])
 def test_python_and_command_of_saved_inputs_give_the_labels_on_the_screen(of, tmp_path):
     scene = scenes.saved(small(), tmp_path / "it's a folder")

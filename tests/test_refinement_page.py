@@ -16,9 +16,16 @@ TEXT = PAGE.read_text(encoding="utf-8")
 PARAMS = CRFParams(theta_alpha=8, theta_beta=20, w_bilateral=3)
 
 
+BLOCKS = re.findall(r"```(python|sh)\n(.*?)```", TEXT, re.DOTALL)
+# What tells the blocks apart; each of them is run below.
+WORDS = ["in pair(", "aligned(", "refine_tiled(", "tcp://", "cli,files", "class-order", "evaluate",
+         "--tile"]  # fmt: skip
+
+
 def block(language, word):
     """Return the one block of the page in a language that contains a word."""
-    (found,) = (b for b in re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL) if word in b)
+    assert word in WORDS
+    (found,) = (text for kind, text in BLOCKS if kind == language and word in text)
     return found
 
 
@@ -48,6 +55,13 @@ def folders(maps, name="a"):
     np.save(f"probabilities/{name}.npy", 1 / (1 + np.exp(-logits)))
     Image.fromarray(image).save(f"images/{name}.png")
     return truth
+
+
+def test_every_block_of_the_page_is_run_here():
+    assert len(BLOCKS) == len(WORDS)
+    used = Path(__file__).read_text(encoding="utf-8")
+    for word in WORDS:
+        assert re.search(rf'block\("\w+", "{re.escape(word)}"\)', used), word
 
 
 def test_a_folder_is_refined_by_the_command_and_from_python(maps):

@@ -147,17 +147,6 @@ def test_tables_and_figures_of_the_page_are_those_that_were_measured(study):
     assert set(re.findall(r"(?<![\d.`])\d\d\.\d\b", prose)) <= numbers
 
 
-def test_python_on_the_page_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) > 2
-    names = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        for block in blocks:
-            exec(compile(block, "training.md", "exec"), names)
-
-
 def test_options_and_names_on_the_page_exist():
     takers = [CRFRNN, CRFRNN.wrap, CRFRNN.forward, CRFRNN.parameter_groups, CRFParams, nn.Segmenter,
               nn.Segmenter.forward, nn.Segmenter.load_state_dict, tuning.tune, tuning.Task,
