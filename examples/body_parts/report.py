@@ -142,10 +142,10 @@ def decision_lines(runs: Runs) -> Iterator[str]:
     found = runs.get("gibbs", {})
     if not found:
         return
-    ways = {"argmax of marginals": [run["scores"] for run in found.values()]}
+    ways = {"argmax of marginals, 8 chains": [run["scores"] for run in found.values()]}
     for name in next(iter(found.values()))["other decisions"]:
         ways[name] = [run["other decisions"][name] for run in found.values()]
-    first = ways["argmax of marginals"]
+    first = ways["argmax of marginals, 8 chains"]
     lines = []
     for name, each in ways.items():
         cells = [written([run[m] for run in each]) for m in MEASURES]
