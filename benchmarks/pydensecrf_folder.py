@@ -1,6 +1,6 @@
 """Refine a folder of logits with pydensecrf, as users do it; run by bench_refine.py.
 
-    python pydensecrf_folder.py LOGITS IMAGES OUT [--softmax] [--part I/N]
+    python benchmarks/pydensecrf_folder.py LOGITS IMAGES OUT [--softmax] [--part I/N]
 
 Inputs and outputs are those of `densecrf-rnn refine`; parameters problems.WIDE, 5 iterations.
 """

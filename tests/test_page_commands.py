@@ -6,6 +6,7 @@ missing.
 """
 
 import argparse
+import ast
 import configparser
 import contextlib
 import importlib.util
@@ -196,7 +197,7 @@ def check(words, complete=True):
 
 def split(line):
     """Return the words of each command of a line, without redirections and brackets."""
-    words = shlex.split(re.sub(r"\[([A-Z]+)\]", r"\1", line), comments=True)
+    words = shlex.split(re.sub(r"(?<=\s)\[([^]]+)\](?=\s|$)", r"\1", line), comments=True)
     words = [word for word in words if word != "..."]
     found = [[]]
     for word in words:
@@ -232,6 +233,8 @@ def inline(page):
     return [command for commands in found for command in commands]
 
 
+SCRIPTS = sorted(path for folder in ("benchmarks", "docs", "examples") for path in
+                 (ROOT / folder).rglob("*.py"))  # fmt: skip
 WITH_COMMANDS = [page for page in pages.PAGES if lines(page)]
 
 
@@ -262,6 +265,15 @@ def test_subcommands_and_options_that_a_page_names_exist(page):
         takers = [subparsers(one)[words[0]] for one in every if words[0] in subparsers(one)]
         known = [options_of(one) for one in takers or every] + [pytest_options()] * (not takers)
         assert any(named <= options for options in known), " ".join(words)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=pages.name)
+def test_commands_in_the_docstring_of_a_script_can_be_typed(path):
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    for line in re.findall(r"^ {4}(\S.*)", text.replace("\\\n", " "), re.MULTILINE):
+        for words in split(line):
+            if begins(words):
+                check(words)
 
 
 def test_expressions_of_pytest_select_benchmarks():
