@@ -103,3 +103,21 @@ def test_the_log_of_the_wheel_says_that_all_tests_passed():
     log = text(".ci", "wheel.txt")
     assert re.search(r"^repaired: densecrf_rnn-.*-manylinux_\d+_\d+_x86_64\.whl", log, re.MULTILINE)
     assert re.search(r"^\d+ passed", log, re.MULTILINE) and "failed" not in log
+
+
+SCRIPTS = [".ci/run", ".ci/wheel", ".ci/integration", ".ci/cross/run", "tests/fuzz/sanitized.sh"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_no_step_of_a_script_can_fail_unseen(script):
+    """`set -e` ignores what fails inside `a && b`, `<(a)` and, without pipefail, `a | b`."""
+    source = text(script)
+    assert re.search("^set -euo pipefail$|^set -eu$", source, re.MULTILINE)
+    lines = [line.split(" #")[0] for line in source.splitlines() if line.strip()[:1] != "#"]
+    joined = re.sub(r"(&&|\||\\|{)\s*\n\s*", r"\1 ", "\n".join(lines))
+    joined = re.sub(r"\n\}", "; }", joined)  # a list in braces and what follows it, in one line
+    joined = re.sub(r"\$\([^()]*\)", "", joined)
+    for line in map(str.strip, joined.splitlines()):
+        assert "<(" not in line, line
+        if "&&" in line and not re.match(r"(if|elif|while|\() ?", line):
+            assert "||" in line.rsplit("&&", 1)[1], line
