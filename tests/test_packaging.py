@@ -49,7 +49,7 @@ def test_the_first_command_of_the_readme_installs_all_and_the_second_dev():
 
 def test_every_extra_is_named_in_the_readme(setup):
     extras = set(setup["options.extras_require"]) - {"bench", "fuzz", "lint", "docs", "test"}
-    install = text("README.md").split("## Install")[1].split("## Use")[0]
+    install = text("README.md").split("## Install")[1].split("## More")[0]
     named = set(re.findall(r"`(\w+)`", install)) | set(re.findall(r"'\.\[(\w+)\]'", install))
     assert extras <= named
 
@@ -63,7 +63,7 @@ def test_wheels_are_built_for_the_pythons_that_the_classifiers_name(setup):
 
 def test_systems_that_the_classifiers_name_are_those_that_were_tried(setup):
     systems = re.findall(r"Operating System :: (.*)", setup["metadata"]["classifiers"])
-    assert systems == ["POSIX :: Linux"]  # README.md, "Limits", says what else was tried
+    assert systems == ["POSIX :: Linux"]  # README.md, "Install", says what else was tried
 
 
 def test_citation_has_the_version_of_the_package_and_papers_of_the_document(setup):
@@ -73,6 +73,16 @@ def test_citation_has_the_version_of_the_package_and_papers_of_the_document(setu
     document = re.sub(r"\s+", " ", text("docs", "math.md"))
     assert len(titles) == 4
     assert [title for title in titles if f"*{title}*" not in document] == []
+
+
+def test_metadata_names_the_licence_of_all_that_a_wheel_holds(setup):
+    files = setup["metadata"]["license_files"].split()
+    held = [path for path in ROOT.glob("densecrf_rnn/**/LICENSE*")]
+    assert held and {path.relative_to(ROOT).as_posix() for path in held} < set(files)
+    assert "densecrf_rnn/samples/README.md" in files  # the terms of the photographs
+    names = setup["metadata"]["license_expression"].split(" AND ")
+    assert names[:2] == ["MIT", "Apache-2.0"] and "MIT License" in text("LICENSE")
+    assert "Apache License" in text("densecrf_rnn", "samples", "LICENSE.deeplabv3_mnv2")
 
 
 def test_the_source_distribution_takes_what_the_documents_link_to():
