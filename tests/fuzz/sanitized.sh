@@ -14,7 +14,7 @@ case $python in
 esac
 build="build/fuzz-${sanitize%%,*}"
 site="$build/site"
-cmake -S . -B "$build" -DDENSECRF_RNN_CUDA=OFF -DDENSECRF_RNN_SANITIZE="$sanitize" \
+cmake -S . -B "$build" -DDENSECRF_RNN_NATIVE=ON -DDENSECRF_RNN_CUDA=OFF -DDENSECRF_RNN_SANITIZE="$sanitize" \
   -DPython_EXECUTABLE="$python" >/dev/null
 cmake --build "$build" -j2 >/dev/null
 mkdir -p "$site"
@@ -32,5 +32,14 @@ done
 # Python and Numba keep memory until the process ends, so leaks are found by resident memory.
 export ASAN_OPTIONS="detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=1000000000"
 export TSAN_OPTIONS="halt_on_error=1:report_bugs=1:ignore_noninstrumented_modules=1"
-export PYTHONPATH="$PWD/$site:$PWD" PYTHONMALLOC=malloc
-LD_PRELOAD="${preload# }" exec "$python" -m tests.fuzz --no-torch "$@"
+export PYTHONPATH="$PWD" PYTHONMALLOC=malloc
+export LD_PRELOAD="${preload# }"
+# Python finds modules in the current folder first: here the package with the sanitized module, at
+# the root of the repository that with the module of an editable install.
+cd "$site"
+"$python" -c '
+import os
+from densecrf_rnn import _cpu, engines
+assert _cpu.__file__.startswith(os.getcwd()), _cpu.__file__
+raise SystemExit(engines.why_unavailable("cpu"))'
+exec "$python" -m tests.fuzz --no-torch "$@"
