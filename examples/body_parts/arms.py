@@ -96,7 +96,8 @@ def dense_params(seed: int, guided: bool) -> Iterator[dict[str, float]]:
 RATES = (3e-3, 1e-2, 3e-2, 1e-1)  # of a CRF
 # Each search is a list of stages; a stage changes values of the best trial of all stages before.
 DENSE_STAGES: list[list[dict[str, Any]]] = [
-    [{"lr": rate, "network_lr": 1e-3} for rate in RATES], [{"network_lr": 3e-4}],
+    [{"lr": rate, "network_lr": 1e-3} for rate in (*RATES, 3e-1, 1.0)],
+    [{"network_lr": 3e-4}, {"lr": 3e-1, "network_lr": 3e-4}],
 ]  # fmt: skip
 SEARCHES: dict[str, list[list[dict[str, Any]]]] = {
     "cnn": [[{"network_lr": rate} for rate in (3e-4, 1e-3, 3e-3)]],
