@@ -19,6 +19,8 @@ pytest.importorskip("scipy")
 pytest.importorskip("torch")  # fcn8s is a package of networks
 
 from fcn8s import augment, datasets, download  # noqa: E402
+from fcn8s.pictures import read_mask  # noqa: E402
+from fcn8s.voc import hold_out, voc_lists  # noqa: E402
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
 NAMES = [f"2007_{i:06d}" for i in range(12)]
@@ -78,7 +80,7 @@ def add_sbd(root):
 @given(st.sets(st.integers(0, 40)), st.sets(st.integers(0, 40)), st.sets(st.integers(0, 40)))
 def test_reduced_validation_list_is_what_sbd_leaves_of_val(train, val, sbd):
     val -= train  # VOC's own lists have no picture in common
-    found_train, reduced = datasets.voc_lists(train, val, sbd)
+    found_train, reduced = voc_lists(train, val, sbd)
     assert not set(found_train) & set(reduced)
     assert set(found_train) | set(reduced) == train | val | sbd
     assert all(name in val and name not in sbd for name in reduced)
@@ -118,7 +120,7 @@ def test_voc_without_sbd_is_train_and_val(voc):
 
 @given(st.integers(0, 500), st.integers(0, 60))
 def test_held_out_pictures_are_spread_and_never_many(count, wanted):
-    kept, held = datasets.hold_out(list(range(count)), wanted)
+    kept, held = hold_out(list(range(count)), wanted)
     assert sorted(kept + held) == list(range(count))
     assert len(held) == min(wanted, max(count // 10, count > 1))
     if len(held) > 1:
@@ -158,7 +160,7 @@ def camvid(tmp_path):
 def test_camvid_chooses_on_val_and_reports_on_test(camvid):
     parts = datasets.load("camvid", camvid)
     assert [len(parts[p]) for p in ("train", "select", "report")] == [3, 2, 2]
-    raw = datasets.read_mask(parts["train"].items[0][1])
+    raw = read_mask(parts["train"].items[0][1])
     labels = parts["train"].labels(0)
     assert ((labels == 255) == (raw == 11)).all() and set(np.unique(labels)) <= {*range(11), 255}
 
@@ -238,7 +240,7 @@ def test_coco_pictures_with_200_pixels_of_vocs_classes_are_selected(coco, capsys
 
 
 def test_an_absent_dataset_is_named_with_what_was_looked_for(tmp_path):
-    for name, wanted in (("voc", "VOCdevkit/VOC2012"), ("camvid", "CamVid/train.txt"),
+    for name, wanted in (("voc", "VOCdevkit/VOC2012"), ("camvid", "CamVid/trainannot"),
                          ("context", "VOC2010")):
         with pytest.raises(FileNotFoundError, match=f"{wanted}.*README.md"):
             datasets.load(name, tmp_path)

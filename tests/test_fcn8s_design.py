@@ -240,7 +240,7 @@ def test_loss_and_iu_continue_after_an_interruption(data, tmp_path, monkeypatch)
         return loss_and_confusion(*args)
 
     monkeypatch.setattr(design.evaluation, "loss_and_confusion", fail)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
         command("loss-iu", data, tmp_path / "parts", seeds="0")
     command("loss-iu", data, tmp_path / "parts", seeds="0")
     assert len(calls) == 5  # of four checkpoints, one twice

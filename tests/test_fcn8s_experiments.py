@@ -365,7 +365,7 @@ def test_train_and_evaluate_by_their_commands(data, tmp_path, capsys):
     main(["evaluate", str(tmp_path / training.LAST), "--data", str(data), "--iterations", "0", "5"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("after")[1] for line in lines[-2:]] == [" 0 iterations", " 5 iterations"]
-    with pytest.raises(SystemExit, match="fcn8s: .* has none of camvid/train.txt"):
+    with pytest.raises(SystemExit, match="fcn8s: .* has none of camvid/trainannot"):
         main([*arguments[:2], str(tmp_path), *arguments[3:]])
 
 

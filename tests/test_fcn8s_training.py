@@ -303,9 +303,9 @@ def test_curves_go_to_tensorboard_too(pictures, tmp_path):
     ({"lr": "abc"}, "lr is 'abc'; it must be a finite number"),
     ({"lr": float("nan")}, "lr is nan; it must be a finite number"),
     ({"crf": 1}, "crf is 1; it must be true or false"),
-    ({"window": 5}, "window is 5; it must be two numbers, .A, B., or null"),
+    ({"window": 5}, "window is 5; it must be two positive integers, .A, B., or null"),
     ({"scales": None}, "scales is None; it must be two numbers, .A, B.$"),
-    ({"crop": [1, 2, 3]}, "crop is .1, 2, 3.; it must be two numbers"),
+    ({"crop": [1, 2, 3]}, "crop is .1, 2, 3.; it must be two positive"),
     ({"dataset": 3}, "dataset is 3; it must be a name"),
 ])
 def test_settings_that_cannot_be_are_refused(changes, message):

@@ -12,7 +12,7 @@ pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
 pytest.importorskip("scipy")
 
-from fcn8s import datasets, digests  # noqa: E402
+from fcn8s import datasets, digests, study  # noqa: E402
 from fcn8s.__main__ import main  # noqa: E402
 from fcn8s_files import VOC_NAMES, make_camvid, make_voc, save_mask  # noqa: E402
 
@@ -68,7 +68,7 @@ def test_a_recipe_for_another_dataset_is_rejected_and_those_that_fit_are_named(
 
 
 def test_an_empty_folder_is_named_with_what_was_looked_for(tmp_path):
-    with pytest.raises(SystemExit, match="has none of camvid/train.txt"):
+    with pytest.raises(SystemExit, match="holds no dataset that is known here, such as VOC"):
         main(["table1", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--init", "none"])
 
 
@@ -171,7 +171,7 @@ def colours(path):
 
 
 @pytest.mark.parametrize("damage, message", [
-    (lambda path: path.unlink(), "1 of the 5 masks of .* cannot be used; the first: .*000001.png "
+    (lambda path: path.unlink(), "1 of the 5 images of .* cannot be used; the first: .*000001.png "
                                  "does not exist"),
     (colours, "of mode RGB: its values are colours"),
     (lambda path: save_mask(path, np.full((30, 40), 77)), "hold 77, but VOC 2012 .* 0..20"),
@@ -194,7 +194,7 @@ def test_masks_that_were_checked_are_not_checked_again(voc, tmp_path, monkeypatc
                  *SETTINGS]
     main(arguments)
     checked = []
-    monkeypatch.setattr(datasets, "check_masks", lambda pictures: checked.append(pictures.name))
+    monkeypatch.setattr(study, "check_masks", lambda pictures: checked.append(pictures.name))
     main(arguments)
     assert not checked
     mask = voc / f"VOCdevkit/VOC2012/SegmentationClass/{VOC_NAMES[7]}.png"

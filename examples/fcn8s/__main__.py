@@ -11,9 +11,10 @@ import torch
 
 from densecrf_rnn.metrics import mean_iu
 
-from . import datasets, download, evaluation, predict, published
+from . import datasets, download, evaluation, predict, published, voc
 from .config import RECIPES, Config, Recipe, parse_setting
 from .experiments import ABLATIONS, EXPERIMENTS
+from .pictures import LAYOUT, check_masks
 from .study import Study
 from .training import load_trained, read_checkpoint, train
 
@@ -40,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     for name, function in EXPERIMENTS.items():
         one = commands.add_parser(name, help=function.__doc__.splitlines()[0])
         common(one)
-        one.add_argument("--seeds", type=int, nargs="+", metavar="N",
+        one.add_argument("--seeds", type=count, nargs="+", metavar="N",
                          help="random seeds (default: the recipe's number of seeds, from 0)")
         one.add_argument("--set-base", type=setting, nargs="+", action="extend", default=[],
                          metavar="NAME=VALUE",
@@ -60,7 +61,8 @@ def parser() -> argparse.ArgumentParser:
                              help="only the changes that train these rows (default: all)")
     one = commands.add_parser("train", help="Train one network.")
     common(one)
-    one.add_argument("--stop-at", type=int, metavar="STEP", help="stop here; run again to continue")
+    one.add_argument("--stop-at", type=count, metavar="STEP",
+                     help="stop here; run again to continue")
     one = commands.add_parser(
         "published", help="Score published weights: rows of Table 1 by inference alone.")
     one.add_argument("--init", type=Path, nargs="+", required=True, metavar="FILE",
@@ -74,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
                      help="disconnected row: the released CRF (160 / 3 / 3, weights 5 and 3)")
     one.add_argument("--limit", type=int, metavar="N", help="score only the first N images")
     one.add_argument("--device", default="cpu")
-    one.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    one.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
     one = commands.add_parser("predict", help="Label images with a trained or published network.")
     one.add_argument("checkpoint", type=Path,
                      help="last.pt, .caffemodel or a model of crfasrnn_pytorch")
@@ -90,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
                      metavar="YEAR", help="label the test list of VOC (default 2012) and pack "
                      "results.tgz for its evaluation server")
     one.add_argument("--device", default="cpu")
-    one.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    one.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
     one = commands.add_parser("evaluate", help="Compute the mean IU of a checkpoint.")
     one.add_argument("checkpoint", type=Path)
     one.add_argument("--data", type=Path, required=True)
@@ -113,12 +115,26 @@ def common(one: argparse.ArgumentParser) -> None:
     one.add_argument("--init", type=Path, metavar="FILE",
                      help="initial weights: .npz, .caffemodel or .pth; none: random ones")
     one.add_argument("--device", default="cpu", help="cpu or cuda")
-    one.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
-    one.add_argument("--workers", type=int, default=0, help="processes that read images")
+    one.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
+    one.add_argument("--workers", type=count, default=0, help="processes that read images")
     one.add_argument("--tensorboard", action="store_true", help="also write TensorBoard logs")
     one.add_argument("--set", type=setting, nargs="+", action="extend", default=[],
                      metavar="NAME=VALUE",
                      help="settings of config.Config that override the recipe's")
+
+
+def count(text: str) -> int:
+    """Convert an integer of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 0")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """Convert an integer of at least 1."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
+    return int(text)
 
 
 def setting(text):
@@ -132,7 +148,16 @@ def main(arguments=None) -> None:
     args = parser().parse_args(arguments)
     try:
         run(args, sys.argv[1:] if arguments is None else arguments)
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+    except KeyboardInterrupt:
+        print("\nfcn8s: interrupted; give the same command again to continue", file=sys.stderr)
+        raise SystemExit(130) from None
+    except torch.cuda.OutOfMemoryError as error:
+        raise SystemExit(f"fcn8s: the GPU's memory is too small: {error}") from error
+    except OSError as error:
+        about = error.filename is not None and error.strerror
+        text = f"{error.filename}: {error.strerror}" if about else error
+        raise SystemExit(f"fcn8s: {text}") from error
+    except (ValueError, ImportError, FloatingPointError) as error:
         raise SystemExit(f"fcn8s: {error}") from error
     finally:
         if torch.distributed.is_initialized():
@@ -161,6 +186,8 @@ def run(args, command) -> None:
         return
     recipe = choose_recipe(args)
     init = None if args.init is None or str(args.init) == "none" else args.init
+    if init is not None and not init.is_file():
+        raise FileNotFoundError(f"--init {init} is no file; give the initial weights, or none")
     if args.init is None:
         text = (f"this recipe expects {recipe.initial}; the README of the example has the line "
                 "that makes such a file")
@@ -172,7 +199,7 @@ def run(args, command) -> None:
         settings = {**recipe.common, **recipe.stages[-1], **dict(args.set)}
         config = Config().with_(**settings)
         pictures = datasets.load(config.dataset, args.data)["train"]
-        datasets.check_masks(pictures)
+        check_masks(pictures)
         train(config, pictures, args.out, init=init, device=device, workers=args.workers,
               stop_at=args.stop_at, tensorboard=args.tensorboard)
         return
@@ -206,7 +233,16 @@ def choose_recipe(args) -> Recipe:
     wanted = dict(args.set).get("dataset", recipe.common["dataset"])
     if args.command == "table3" and "dataset" not in dict(args.set):
         wanted = "context"
+    chosen = args.recipe is not None or args.command == "table3" or "dataset" in dict(args.set)
+    if not here and not chosen and args.data.is_dir():
+        raise FileNotFoundError(
+            f"{args.data} holds no dataset that is known here, such as VOCdevkit/VOC2012 or CamVid/"
+            f"{voc.advice(args.data)}; {LAYOUT}"
+        )
     if wanted in here or not here:  # `datasets.load` says what it looked for
+        if not chosen and "voc" in here:
+            print(f"{args.data} holds CamVid and VOC 2012: recipe small with CamVid; --set "
+                  "dataset=voc takes VOC", file=sys.stderr)
         return recipe
     others = [name for name, one in RECIPES.items() if one.common["dataset"] in here]
     if args.recipe is None and wanted == "camvid" and "voc" in here:
@@ -250,8 +286,17 @@ def evaluate(args) -> None:
 
 def local_device(device: str) -> str:
     """Return the device of this process; with torchrun, the GPU of its local rank."""
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    try:
+        kind, index = torch.device(device).type, torch.device(device).index or 0
+    except RuntimeError:
+        kind, index = "", 0
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"--device is {device}; give cpu, cuda or cuda:N")
+    if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device is {device}, but torch finds no GPU; use --device cpu")
+    if kind == "cuda" and index >= torch.cuda.device_count():
+        raise ValueError(f"--device is {device}, but there are {torch.cuda.device_count()} GPUs, "
+                         "counted from 0")
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)

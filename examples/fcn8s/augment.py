@@ -7,7 +7,7 @@ time; that is why a run that was interrupted continues with identical results.
 import numpy as np
 from PIL import Image
 
-from .datasets import IGNORE
+from .pictures import IGNORE
 
 GREY = 114  # value of pixels outside the image
 

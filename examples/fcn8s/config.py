@@ -14,8 +14,13 @@ PAIRS = ("scales", "crop", "window")  # settings of two numbers
 CHOICES = {
     "optimizer": ("sgd", "adamw"), "schedule": ("fixed", "poly"), "loss": ("softmax", "robust"),
     "reduction": ("sum", "mean"), "initial_compatibility": ("potts", "zero", "random"),
-    "spatial": ("grid", "lattice"),
+    "spatial": ("grid", "lattice"), "backbone": ("mobilenetv2", "vgg16"), "stride": (8, 16, 32),
+    "kernel_weights": ("diagonal", "scalar", "full"), "compatibility": ("learned", "potts"),
+    "update": ("softmax", "relu"),
 }
+POSITIVE = ("batch", "width")
+NOT_NEGATIVE = ("steps", "seed", "iterations", "eval_iterations", "lr", "momentum", "weight_decay",
+                "bias_lr", "lr_kernel_weights", "lr_compatibility", "lr_head")
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,16 @@ class Config:
         FCN-8s, FCN-16s or FCN-32s.
     at_once, width : see `networks.VGG16FCN`
     crf : bool
-        Whether the network has a head, which is trained. The next settings are those of `CRFRNN`.
+        Whether the network has a head, which is trained. The next settings are those of the head.
+    kernel_weights : {"diagonal", "scalar", "full"}
+    compatibility : {"learned", "potts"}
+    tied : bool
+    update : {"softmax", "relu"}
+        See `CRFRNN`.
+    iterations, eval_iterations : int
+        T in training and at test. Untied iterations have the same number at test.
+    theta_alpha, theta_beta, theta_gamma, w_bilateral, w_spatial : float
+        See `CRFParams`. Tables replace all but theta_gamma by what a search finds.
     initial_compatibility : {"potts", "zero", "random"}
         What a learned compatibility starts from; "random" draws entries of standard deviation
         1 / sqrt(labels), which have the size of the identity.
@@ -40,6 +54,9 @@ class Config:
         Train the head alone.
     loss : {"softmax", "robust"}
         Of a pixel: its cross-entropy, or the robust log-likelihood that section 6 tried.
+    optimizer : {"sgd", "adamw"}
+    lr, momentum, weight_decay : float
+        Learning rate of the network's weights; momentum (of "sgd"); weight decay of the weights.
     reduction : {"sum", "mean"}
         Sum of the pixels' losses per image, unnormalised as in the paper, or their mean.
     bias_lr : float
@@ -52,6 +69,8 @@ class Config:
         Whether weight decay applies to the head's parameters.
     schedule : {"fixed", "poly"}
         "poly" multiplies the learning rate by (1 - step / steps) ** 0.9.
+    batch, steps, seed : int
+        Images per step, number of steps, and the seed of everything random.
     flip, scales, crop : see `augment.augment`
     window : (rows, columns) or None
         Apply head and loss to a random window of this size, and the network to the whole image.
@@ -118,11 +137,19 @@ class Config:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}"
+                    f"{name} is {getattr(self, name)!r}; it must be one of "
+                    f"{', '.join(map(str, allowed))}"
                 )
-        for name in ("batch", "steps"):
-            if getattr(self, name) < (name == "batch"):
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        for names, least in ((POSITIVE, 1), (NOT_NEGATIVE, 0)):
+            for name in names:
+                if getattr(self, name) < least:
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if not 0 < self.scales[0] <= self.scales[1]:
+            raise ValueError(
+                f"scales is {self.scales}; it must be two positive factors, the smaller one first")
+        if self.width > 64:  # the first layers have 64 channels
+            raise ValueError(f"width is {self.width}; it must be at most 64")
         if self.initial_compatibility != "potts" and self.compatibility != "learned":
             raise ValueError(
                 f"initial_compatibility is {self.initial_compatibility!r}, but compatibility is "
@@ -140,9 +167,11 @@ class Config:
     def _check_kind(self, name: str, value: Any, default: Any) -> None:
         """Raise ValueError unless the value has the type of the default."""
         if name in PAIRS:
-            wanted = "two numbers, [A, B]" + (", or null" if default is None else "")
-            right = (value is None and default is None) or (
-                isinstance(value, tuple) and len(value) == 2 and all(map(is_number, value)))
+            pixels = default is None
+            wanted = "two positive integers, [A, B], or null" if pixels else "two numbers, [A, B]"
+            right = (value is None and pixels) or (
+                isinstance(value, tuple) and len(value) == 2 and all(map(is_number, value))
+                and (not pixels or all(isinstance(n, int) and n > 0 for n in value)))
         elif isinstance(default, bool):
             wanted, right = "true or false", isinstance(value, bool)
         elif isinstance(default, int):

@@ -12,7 +12,7 @@ import torch
 from densecrf_rnn.files import replaced
 from densecrf_rnn.metrics import mean_iu
 
-from . import evaluation, figures
+from . import digests, evaluation, figures
 from .config import Config
 from .stream import Stream, collate
 from .study import Study, student, wait
@@ -266,8 +266,7 @@ def point(study: Study, checkpoint: Path, step: int) -> dict[str, float]:
 
 def stored(path: Path, made_of, make: Callable[[], dict]) -> dict:
     """Return the result of `make`, from a file if it was made from the same inputs."""
-    known = json.loads(path.read_text()) if path.exists() else {}
-    if known.get("made_of") != made_of and is_first():
+    if digests.known(path).get("made_of") != made_of and is_first():
         result = make()
         with replaced(path) as part:
             part.write_text(json.dumps({"made_of": made_of, "result": result}, indent=1) + "\n")

@@ -1,9 +1,19 @@
 """Digests of files, stored with results to detect that their inputs have changed."""
 
 import hashlib
+import json
 from pathlib import Path
 
-from .datasets import Pictures
+from .pictures import Pictures
+
+
+def known(path: Path) -> dict:
+    """Return the stored results in a JSON file; {} if there is none or it is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def of_file(path: str | Path) -> str:

@@ -1,5 +1,6 @@
 """Evaluate trained models by confusion matrices, and search for the settings of a CRF."""
 
+import contextlib
 import itertools
 import json
 from collections.abc import Sequence
@@ -13,9 +14,10 @@ from tqdm import tqdm
 from densecrf_rnn.files import replaced
 from densecrf_rnn.metrics import confusion_matrix, mean_iu, trimap_confusions
 
+from . import weights
 from .config import Config
-from .datasets import IGNORE, Pictures
-from .networks import CAFFE_MEAN, FCNCRF
+from .networks import FCN, FCNCRF
+from .pictures import IGNORE, Pictures
 from .stream import to_tensor
 from .training import make_crf
 
@@ -45,11 +47,23 @@ def predict(model: FCNCRF, image, iterations: Sequence[int | None], device="cpu"
     -------
     list of uint8 [H, W]
     """
-    if model.crf is None and any(iterations):
-        raise ValueError("the model has no head, so it makes no iterations; give 0 or None")
-    batch = padded(image, size).to(device)
+    for count in iterations:
+        check_iterations(model, count)
+    batch = padded(image, model.fcn, size).to(device)
     logits = model.fcn(batch)
     return [labels_of(one, image.shape) for one in refined(model, logits, batch, iterations)]
+
+
+def check_iterations(model: FCNCRF, iterations: int | None) -> None:
+    """Raise ValueError if a model cannot make a number of iterations at test."""
+    if iterations is None or (iterations == 0 and (model.crf is None or model.crf.tied)):
+        return
+    if model.crf is None:
+        raise ValueError("the network has no CRF, so it makes no iterations; leave them out")
+    own = model.crf.iterations
+    if iterations < 0 or (not model.crf.tied and iterations != own):
+        wanted = "at least 0" if model.crf.tied else f"{own}, as its iterations are not tied"
+        raise ValueError(f"--iterations is {iterations}; it must be {wanted}")
 
 
 def refined(model: FCNCRF, logits, batch, iterations: Sequence[int | None]):
@@ -68,7 +82,7 @@ def refined(model: FCNCRF, logits, batch, iterations: Sequence[int | None]):
         crf.eval_iterations = before
 
 
-def padded(image: np.ndarray, size: int | None = None) -> torch.Tensor:
+def padded(image: np.ndarray, fcn: FCN, size: int | None = None) -> torch.Tensor:
     """Return an image [1, 3, H, W], padded below and on the right to `size` rows and columns.
 
     The released CRF-RNN pads to 500 x 500 by the mean that it subtracts, and runs network and CRF
@@ -78,7 +92,7 @@ def padded(image: np.ndarray, size: int | None = None) -> torch.Tensor:
     if size is None:
         return batch
     rows, columns = (max(size, n) for n in image.shape[:2])
-    whole = torch.tensor(CAFFE_MEAN[::-1]).view(1, 3, 1, 1).expand(1, 3, rows, columns).clone()
+    whole = fcn.padding.view(1, 3, 1, 1).expand(1, 3, rows, columns).clone()
     whole[:, :, : image.shape[0], : image.shape[1]] = batch
     return whole
 
@@ -130,7 +144,8 @@ def loss_and_confusion(model, pictures: Pictures, device="cpu") -> tuple[float, 
 def stored_confusions(path: Path, made_of: str, make) -> np.ndarray:
     """Return the result of `make`, from a file if it was made from the same inputs."""
     if path.exists():
-        with np.load(path) as stored:
+        # Files are written whole, but a disk may damage them; such a result is made again.
+        with contextlib.suppress(*weights.DAMAGED), np.load(path) as stored:
             if str(stored["made_of"]) == made_of:
                 return stored["confusions"]
     array = make()
@@ -171,7 +186,7 @@ def choose_crf(
     with torch.no_grad():
         known = []
         for i in tqdm(indices, "logits to choose on", leave=False, disable=None):
-            image = padded(pictures.image(i), size).to(device)
+            image = padded(pictures.image(i), fcn, size).to(device)
             known.append((fcn(image), image, pictures.labels(i)))
     scores = {}
 

@@ -110,6 +110,12 @@ class FCN(nn.Module):
         setattr(self, self.last_name, deconvolution(stride))
 
     @property
+    def padding(self) -> torch.Tensor:
+        """Return the RGB colour [3] that images are padded with: what is subtracted from them."""
+        mean = getattr(self, "mean", torch.tensor(CAFFE_MEAN))
+        return mean.detach().cpu().flatten().flip(0)
+
+    @property
     def last_name(self) -> str:
         """Name of the last deconvolution."""
         return "upscore" if self.stride == 32 else f"upscore{self.stride}"

@@ -2,23 +2,24 @@
 
 import json
 import tarfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
-from densecrf_rnn.files import replaced, write_labels
+from densecrf_rnn.files import Settings, replaced, write_labels, write_settings
 
 from . import digests, evaluation, figures, published, weights
-from .datasets import find, lines
 from .networks import FCNCRF
+from .pictures import LAYOUT, image_of, read_image, read_names
 from .training import load_trained
+from .voc import folder_of
 
 ABOUT = "predict.json"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+CRF = "crf.json"  # settings of the head, for densecrf-rnn refine --params
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 YEARS = (2010, 2011, 2012)  # VOC's test lists that the paper reports
 VOC_LABELS = 21
 # "comp6": training data beyond VOC's own, such as SBD's and ImageNet's.
@@ -34,23 +35,31 @@ def load(path: str | Path, iterations: int | None = None) -> FCNCRF:
     iterations : int, optional
         T of its head; default that of the checkpoint, or 10.
     """
-    state = {} if Path(path).suffix in (".caffemodel", ".npz") else weights.read_torch(path)
-    if {"config", "model"} <= state.keys():
-        labels = len(state["model"]["fcn.score_fr.bias"])
-        model, _ = load_trained(path, labels)
+    if weights.kind_of(path) == "torch" and {"config", "model"} <= weights.read_torch(path).keys():
+        model, _ = load_trained(path)
     else:
         model, report = published.build(path)
         print(report)
-    if iterations is None:
-        return model
-    if model.crf is None:
-        raise ValueError(f"{path} has no CRF, so it makes no iterations; leave --iterations out")
-    own = model.crf.iterations
-    if iterations < 0 or (not model.crf.tied and iterations != own):
-        wanted = "at least 0" if model.crf.tied else f"{own}, as its iterations are not tied"
-        raise ValueError(f"--iterations is {iterations}; it must be {wanted}")
-    model.crf.eval_iterations = iterations
+    evaluation.check_iterations(model, iterations)
+    if iterations is not None and model.crf is not None:
+        model.crf.eval_iterations = iterations
     return model
+
+
+def head_settings(model: FCNCRF) -> Settings | None:
+    """Return the head's settings as `densecrf-rnn refine --params` takes them, or None.
+
+    It takes neither full weight matrices nor untied iterations nor ReLU, and has no head to start
+    with if the network has none.
+    """
+    crf = model.crf
+    if crf is None or not crf.tied or crf.update != "softmax" or crf.kernel_weights.dim() > 2:
+        return None
+    bilateral, spatial = (
+        tuple(w.tolist()) if w.dim() else w.item() for w in crf.kernel_weights.detach().double())
+    params = replace(crf.params, w_bilateral=bilateral, w_spatial=spatial)
+    compatibility = crf.compatibility.detach().double().cpu().numpy()
+    return Settings(params, crf.eval_iterations, compatibility)
 
 
 @dataclass
@@ -64,7 +73,8 @@ class Predicting:
     out : str or Path
         Takes NAME.png for each image, and NAME.npy with `logits`.
     logits : bool
-        Also write the network's logits before the CRF, float32 [L, H, W].
+        Also write the network's logits before the CRF, float32 [L, H, W], and the settings of the
+        head in crf.json if `head_settings` has any.
     iterations : int, optional
         See `load`.
     size : int, optional
@@ -74,7 +84,8 @@ class Predicting:
     Raises
     ------
     ValueError
-        `out` holds predictions of another network or with other settings.
+        `out` holds predictions of another network or with other settings, or label images would
+        overwrite other files.
     """
 
     checkpoint: str | Path
@@ -84,6 +95,7 @@ class Predicting:
     size: int | None = None
     device: str = "cpu"
     done: dict = field(init=False)
+    own: bool = field(init=False)  # whether `out` was made by an earlier call
 
     def __post_init__(self):
         if self.size is not None and self.size < 0:
@@ -92,25 +104,32 @@ class Predicting:
         self.model = load(self.checkpoint, self.iterations).to(self.device)
         if self.size is None and self.model.as_published:
             self.size = published.SIZE
-        made_of = [digests.of_file(self.checkpoint), self.iterations, self.size]
-        about = self.out / ABOUT
-        known = json.loads(about.read_text()) if about.exists() else {"made_of": made_of}
-        if known["made_of"] != made_of:
+        iterations = None if self.model.crf is None else self.model.crf.eval_iterations
+        made_of = [digests.of_file(self.checkpoint), iterations, self.size or None]
+        known = digests.known(self.out / ABOUT)
+        if known.get("made_of", made_of) != made_of:
             raise ValueError(
                 f"{self.out} holds predictions of another network, or with another --iterations "
                 f"or --size; give another --out, or remove {self.out}"
             )
-        self.made_of, self.done = made_of, known.get("images", {})
+        self.made_of, self.done, self.own = made_of, known.get("images", {}), bool(known)
 
     @property
     def labels(self) -> int:
         """Number of labels."""
         return self.model.fcn.labels
 
-    def run(self, images: list[Path], folder: Path | None = None) -> list[Path]:
-        """Label images and return the files of their labels, in `folder` (default `out`)."""
+    def run(self, images: list[Path], folder: Path | None = None, upright=True) -> list[Path]:
+        """Label images and return the files of their labels, in `folder` (default `out`).
+
+        `upright` turns images as cameras noted it, as viewers do.
+        """
         folder = folder or self.out
+        self.check_targets(images, folder)
         folder.mkdir(parents=True, exist_ok=True)
+        self.remember()
+        if self.logits and (settings := head_settings(self.model)):
+            write_settings(self.out / CRF, settings)
         written = []
         for path in tqdm(images, "labels", leave=False, disable=None):
             target = folder / f"{path.stem}.png"
@@ -119,17 +138,30 @@ class Predicting:
             name = str(target.relative_to(self.out))
             there = target.exists() and (scores is None or scores.exists())
             if not there or self.done.get(name) != wanted:
-                self.label(path, target, scores)
+                self.label(read_image(path, upright), target, scores)
                 self.done[name] = wanted
                 self.remember()
             written.append(target)
         return written
 
+    def check_targets(self, images: list[Path], folder: Path) -> None:
+        """Raise ValueError if labels would lie among the images, or overwrite what is not ours."""
+        inside = next((p for p in images if p.resolve().parent == folder.resolve()), None)
+        if inside is not None:
+            raise ValueError(f"{folder} is the folder of {inside}; give another --out for labels")
+        ends = (".png", ".npy") if self.logits else (".png",)
+        targets = (folder / f"{path.stem}{end}" for path in images for end in ends)
+        there = None if self.own else next((path for path in targets if path.exists()), None)
+        if there is not None:
+            raise ValueError(
+                f"{there} exists, and {self.out} holds no {ABOUT} that says it is a result; give "
+                "another --out, or remove the file"
+            )
+
     @torch.no_grad()
-    def label(self, path: Path, target: Path, scores: Path | None) -> None:
+    def label(self, image: np.ndarray, target: Path, scores: Path | None) -> None:
         """Write the labels of an image, and the network's logits if asked for."""
-        image = read_image(path)
-        batch = evaluation.padded(image, self.size or None).to(self.device)
+        batch = evaluation.padded(image, self.model.fcn, self.size or None).to(self.device)
         logits = self.model.fcn(batch)
         result = next(iter(evaluation.refined(self.model, logits, batch, (None,))))
         labels = evaluation.labels_of(result, image.shape)
@@ -146,22 +178,16 @@ class Predicting:
             part.write_text(json.dumps({"made_of": self.made_of, "images": self.done}, indent=1))
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Return an RGB image, uint8 [H, W, 3]."""
-    try:
-        with Image.open(path) as file:
-            return np.asarray(file.convert("RGB"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}); remove it or replace it"
-                         ) from error
-
-
 def images_in(paths) -> list[Path]:
-    """Return image files: those given, and those in the folders given, in the order of names."""
+    """Return image files: those given, and those in the folders given, in the order of names.
+
+    Hidden files of a folder are left out: some systems keep notes in them, under images' names.
+    """
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            inside = sorted(p for p in path.iterdir()
+                            if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
             if not inside:
                 raise FileNotFoundError(f"{path} holds no image ({', '.join(SUFFIXES)})")
             found += inside
@@ -199,12 +225,16 @@ def voc_test(predicting: Predicting, root: Path, year: int = 2012) -> Path:
             f"{predicting.checkpoint} has {predicting.labels} labels, but VOC {VOC_LABELS}; give a "
             "network that was trained on VOC"
         )
-    names = [f"{before}VOC{year}" for before in ("VOCdevkit/", "")]
-    if root.name == f"VOC{year}":
-        root, names = root.parent, [root.name]
-    test = find(root, *(f"{name}/ImageSets/Segmentation/test.txt" for name in names))
-    pictures = test.parents[2] / "JPEGImages"
-    images = [pictures / f"{name}.jpg" for name in lines(test)]
+    folder = folder_of(root, year)
+    if folder is None:
+        raise FileNotFoundError(
+            f"{root} has none of VOCdevkit/VOC{year}/JPEGImages, VOC{year}/JPEGImages and is no "
+            f"such folder; {LAYOUT}"
+        )
+    test = folder / "ImageSets/Segmentation/test.txt"
+    images = [image_of(folder / "JPEGImages", name) for name in dict.fromkeys(read_names(test))]
+    if not images:
+        raise ValueError(f"{test} names no image; unpack VOC's test archive")
     absent = [path for path in images if not path.exists()]
     if absent:
         raise FileNotFoundError(
@@ -213,7 +243,7 @@ def voc_test(predicting: Predicting, root: Path, year: int = 2012) -> Path:
             "(host.robots.ox.ac.uk:8080) offers after a login"
         )
     inside = SERVER.format(year=year)
-    written = predicting.run(images, predicting.out / inside)
+    written = predicting.run(images, predicting.out / inside, upright=False)
     archive = predicting.out / "results.tgz"
     with replaced(archive) as part, tarfile.open(part, "w:gz") as tar:
         for path in written:

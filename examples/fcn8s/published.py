@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from densecrf_rnn import CRFParams, CRFRNN
 from densecrf_rnn.files import replaced
@@ -15,7 +16,9 @@ from . import datasets, digests, evaluation, weights
 from .config import Config
 from .design import stored
 from .networks import FCNCRF, VGG16FCN
+from .pictures import Pictures, check_masks
 from .training import machine, make_crf
+from .voc import PAPER_COUNTS
 
 SIZE = 500  # rows and columns that the released CRF-RNN pads images to
 ITERATIONS = 10  # T of the published numbers
@@ -25,6 +28,9 @@ PUBLISHED = {"plain": "61.3 / 68.3", "disconnected": "63.7 / 69.5", "end-to-end"
 # Settings of the released CRF-RNN, under which its weights were learned.
 RELEASED = {"theta_alpha": 160.0, "theta_beta": 3.0, "theta_gamma": 3.0, "w_bilateral": 5.0,
             "w_spatial": 3.0}
+# Mean, in the order BGR, that the demos of the CRF-RNN release and of crfasrnn_pytorch subtract;
+# the FCN release subtracts `CAFFE_MEAN`.
+CRFRNN_MEAN = (103.939, 116.779, 123.68)
 
 
 def build(path: str | Path, iterations: int = ITERATIONS) -> tuple[FCNCRF, weights.Loaded]:
@@ -46,7 +52,8 @@ def build(path: str | Path, iterations: int = ITERATIONS) -> tuple[FCNCRF, weigh
         It is another file, or VGG-16 without scores.
     """
     named, crf = weights.read_published(path)
-    missing = [n for n in ("conv1_1", "fc7", "score_fr") if f"{n}.weight" not in named]
+    missing = [n for n in ("conv1_1", "fc7", "score_fr")
+               if not {f"{n}.weight", f"{n}.bias"} <= named.keys()]
     if missing:
         raise ValueError(
             f"{path} has no layer {', '.join(missing)}, so it labels no pixels; give a published "
@@ -65,9 +72,16 @@ def build(path: str | Path, iterations: int = ITERATIONS) -> tuple[FCNCRF, weigh
     if crf:
         head = CRFRNN(labels, params=CRFParams(**RELEASED, spatial="lattice"),
                       kernel_weights="full", eval_iterations=iterations)
-    fcn = VGG16FCN(labels, stride, width=max(1, 4096 // fc))
+    fcn = VGG16FCN(labels, stride, width=min(max(1, 4096 // max(1, fc)), 64))
+    if crf:
+        fcn.mean.copy_(torch.tensor(CRFRNN_MEAN).view(3, 1, 1))
     model = FCNCRF(fcn, head, as_published=True)
-    return model.eval(), weights.load(model, path)
+    report = weights.load(model, path)
+    # Deconvolutions that a file leaves out interpolate bilinearly, as the published ones do.
+    if absent := [n for n in report.left if not n.removeprefix("fcn.").startswith("upscore")]:
+        raise ValueError(f"{path} lacks {', '.join(absent)}, or they have other shapes; give a "
+                         "complete FCN or CRF-RNN")
+    return model.eval(), report
 
 
 @dataclass
@@ -110,7 +124,10 @@ class Scoring:
         self.parts = datasets.load("voc", self.data)
         report = self.parts["report"]
         self.report = report.part(report.items[: self.limit], "the first") if self.limit else report
-        datasets.check_masks(self.report)
+        self.note = list_note(self.report)
+        if self.note:
+            print(self.note)
+        check_masks(self.report)
 
     def rows(self, path: Path) -> list[dict]:
         """Return the rows of Table 1 that a file gives: two of an FCN, three of a CRF-RNN."""
@@ -122,9 +139,6 @@ class Scoring:
                 f"{path} has {model.fcn.labels} labels, but {self.report.name} {labels}; "
                 "give a net that was trained on VOC"
             )
-        # Deconvolutions that a file leaves out interpolate bilinearly, as the published ones do.
-        if absent := [name for name in report.left if not name.startswith("upscore")]:
-            raise ValueError(f"{path} lacks {', '.join(absent)}; give a complete FCN or CRF-RNN")
         made_of = [digests.of_file(path), digests.of_pictures(self.report), self.size]
         folder = self.out / Path(path).stem
         folder.mkdir(parents=True, exist_ok=True)
@@ -143,10 +157,10 @@ class Scoring:
         key = "plain" if model.fcn.stride == 8 else None
         rows = [self.row(name, key, path, found[:, 0], {})]
         settings = self.crf_settings(model, path, folder)
-        config = Config(backbone="vgg16", eval_iterations=self.iterations, **settings)
+        config = self.head(**settings)
         model.crf = make_crf(config, labels).eval()
         found = self.confusions(model, folder / "disconnected",
-                                [*made_of, settings, self.iterations], (None,))
+                                [*made_of, settings, self.iterations, config.spatial], (None,))
         key = "disconnected" if as_paper else None
         return [*rows, self.row(f"{name} and CRF, disconnected", key, path, found[:, 0],
                                 {**settings, "T": self.iterations})]
@@ -156,12 +170,18 @@ class Scoring:
         if not self.search:
             return RELEASED
         select = self.parts["select"]
-        datasets.check_masks(select)
-        config = Config(backbone="vgg16", eval_iterations=self.iterations)
+        check_masks(select)
+        config = self.head()
         made_of = [digests.of_file(path), digests.of_pictures(select), self.size, self.iterations,
+                   config.spatial,
                    json.loads(json.dumps(evaluation.SEARCH))]
         return stored(folder / "crf.json", made_of, lambda: evaluation.choose_crf(
             model.fcn, config, select, self.device, size=self.size)[0])
+
+    def head(self, **settings) -> Config:
+        """Return the configuration of the disconnected CRF: filters as in the released code."""
+        return Config(backbone="vgg16", eval_iterations=self.iterations, spatial="lattice",
+                      **settings)
 
     def confusions(self, model, path: Path, made_of, iterations) -> np.ndarray:
         """Return confusion matrices [images, iterations, L, L], stored a few images at a time."""
@@ -187,11 +207,23 @@ class Scoring:
                 "settings": settings, "IU": {k: None if v != v else v for k, v in ious.items()}}
 
 
+def list_note(report: Pictures) -> str:
+    """Return how the images that are scored differ from the paper's list; empty if they do not."""
+    count = PAPER_COUNTS["reduced validation"]
+    if "reduced val" in report.name and len(report) == count:
+        return ""
+    return (f"These are not the {count} images of the paper's reduced list but {len(report)} of "
+            f"{report.name}. The published nets were trained on SBD, which has images of val, so "
+            "the numbers are not comparable with the published ones.")
+
+
 def published(paths, scoring: Scoring) -> Path:
     """Write published.md and published.json: rows of Table 1 by inference alone."""
+    for path in paths:
+        weights.kind_of(path)  # a path that is wrong is named before hours of scoring
     rows = [row for path in paths for row in scoring.rows(Path(path))]
     about = {"command": scoring.command, "images": len(scoring.report),
-             "list": scoring.report.name, "padded to": scoring.size,
+             "list": scoring.report.name, "note": scoring.note, "padded to": scoring.size,
              "machine": machine(scoring.device), "rows": rows}
     with replaced(scoring.out / "published.json") as part:
         part.write_text(json.dumps(about, indent=1) + "\n")
@@ -201,6 +233,8 @@ def published(paths, scoring: Scoring) -> Path:
              f"bootstrap over images. {about['machine']}.", "",
              "| | mean IU | interval | published, without / with COCO | file |",
              "| --- | --- | --- | --- | --- |"]
+    if scoring.note:
+        lines[5:5] = ["", scoring.note]
     for row in rows:
         low, high = row["interval"]
         between = "" if low is None else f"{low:.2f} to {high:.2f}"

@@ -16,7 +16,7 @@ from densecrf_rnn.files import replaced
 from . import digests
 from .augment import GREY, augment, mirror, window
 from .config import Config
-from .datasets import IGNORE, Pictures
+from .pictures import IGNORE, Pictures
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:

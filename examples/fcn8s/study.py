@@ -19,6 +19,7 @@ from densecrf_rnn.metrics import bootstrap_interval, mean_iu
 
 from . import datasets, digests, evaluation
 from .config import Config, Recipe
+from .pictures import Pictures, check_masks
 from .stream import Stream, collate
 from .training import (
     ABOUT, LAST, build, is_first, load_trained, make_optimizer, read_curve, start_processes,
@@ -153,7 +154,7 @@ class Study:
         return self.row_config("plain", 0).dataset
 
     @property
-    def report(self) -> datasets.Pictures:
+    def report(self) -> Pictures:
         """The pictures that the tables are about."""
         pictures = self.parts(self.dataset)["report"]
         return pictures.part(pictures.items[: self.limit], "the first") if self.limit else pictures
@@ -195,8 +196,7 @@ class Study:
         select = self.parts(self.dataset)["select"]
         made_of = self.made_of(
             checkpoint, select, [self.head(), self.score_classes, evaluation.SEARCH])
-        known = json.loads(path.read_text()) if path.exists() else {}
-        if known.get("made_of") != made_of and is_first():
+        if digests.known(path).get("made_of") != made_of and is_first():
             fcn = load_trained(checkpoint, self.labels)[0].fcn
             chosen, tried = evaluation.choose_crf(
                 fcn, config, select, self.device, self.score_classes)
@@ -206,7 +206,7 @@ class Study:
         wait()
         return json.loads(path.read_text())["chosen"]
 
-    def made_of(self, checkpoint: Path | None, pictures: datasets.Pictures, settings) -> str:
+    def made_of(self, checkpoint: Path | None, pictures: Pictures, settings) -> str:
         """Return a text that names everything a result depends on."""
         weights = None if checkpoint is None else digests.of_file(checkpoint)
         return json.dumps([weights, digests.of_pictures(pictures), settings])
@@ -299,15 +299,15 @@ class Study:
     def check_masks(self) -> None:
         """Check the masks of all images that the study uses, unless an earlier call has."""
         path = self.out / "masks.json"
-        known = json.loads(path.read_text()) if path.exists() else []
+        known = digests.known(path).get("checked", [])
         used = [self.parts(config.dataset)["train"] for config in self.stages(0) if config.steps]
         for pictures in (*used, *self.parts(self.dataset).values()):
             digest = digests.of_pictures(pictures)
             if digest not in known:
-                datasets.check_masks(pictures)
+                check_masks(pictures)
                 known.append(digest)
         with replaced(path) as part:
-            part.write_text(json.dumps(known) + "\n")
+            part.write_text(json.dumps({"checked": known}) + "\n")
 
     def seconds_per_step(self, config: Config) -> float:
         """Of a training step, measured on two."""

@@ -22,7 +22,7 @@ from densecrf_rnn.nn.losses import robust_log_likelihood
 
 from . import digests, weights
 from .config import Config
-from .datasets import IGNORE, Pictures
+from .pictures import IGNORE, Pictures
 from .networks import FCNCRF, cut, make_fcn
 from .stream import Features, Stream, batches
 
@@ -186,6 +186,13 @@ def train(
         report = weights.load(model, init)
         if rank == 0:
             tqdm.write(str(report))
+        missing = [n for n in report.left if "score_" in n]
+        if not config.steps and missing:
+            raise ValueError(
+                f"{init} has no {', '.join(missing)} for {len(pictures.classes)} labels, and this "
+                "recipe has no stage that learns them; give the weights of a whole FCN of the same "
+                "dataset, or another recipe"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     if config.freeze_fcn:
         model.fcn.requires_grad_(False)
@@ -219,7 +226,8 @@ def train(
 
     if rank == 0:
         about = {"config": asdict(config), "made_of": made_of, "machine": machine(device)}
-        (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+        with replaced(folder / ABOUT) as part:
+            part.write_text(json.dumps(about, indent=1) + "\n")
     if first == 0 and (last == 0 or config.steps == 0):
         save(0)
     with Curve(folder, first, tensorboard) if rank == 0 else contextlib.nullcontext() as curve:
@@ -281,8 +289,9 @@ def save_checkpoint(path: Path, config, made_of, model, optimizer, step) -> None
 
 def read_checkpoint(path: str | Path) -> dict:
     """Read a file that `save_checkpoint` wrote."""
-    state = weights.read_torch(path)
-    if not {"step", "config", "made_of", "model"} <= state.keys():
+    state = weights.read_torch(path) if weights.kind_of(path) == "torch" else {}
+    if (not {"step", "config", "made_of", "model"} <= state.keys()
+            or "fcn.score_fr.bias" not in weights.check_arrays(state["model"], path)):
         raise ValueError(f"{path} is no checkpoint of these experiments; give a last.pt of a run")
     return state
 
@@ -343,16 +352,39 @@ class Curve:
             self.board.close()
 
 
-def load_trained(checkpoint: str | Path, labels: int, **changes) -> tuple[FCNCRF, Config]:
-    """The model of a checkpoint of ours, with other settings of its head if any are given."""
+def load_trained(
+    checkpoint: str | Path, labels: int | None = None, **changes
+) -> tuple[FCNCRF, Config]:
+    """The model of a checkpoint of ours, with other settings of its head if any are given.
+
+    Raises
+    ------
+    ValueError
+        It is no checkpoint, or has not as many labels as the images.
+    """
     state = read_checkpoint(checkpoint)
-    config = Config(**state["config"]).with_(**changes)
+    found = len(state["model"]["fcn.score_fr.bias"])
+    labels = labels or found
+    if found != labels:
+        raise ValueError(
+            f"{checkpoint} has {found} labels, but the images have {labels}; give images of the "
+            "dataset that it was trained on"
+        )
+    try:
+        config = Config().with_(**state["config"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{checkpoint} has settings that are not known here: {error}") from error
+    config = config.with_(**changes)
     model = build(config, labels)
     own = model.state_dict()
     # A head that the checkpoint has none of stays as it was made, and so do settings of the head.
     loaded = {k: v for k, v in state["model"].items() if not k.endswith("_extra_state")}
-    model.load_state_dict({**own, **loaded} if config.crf else
-                          {k: v for k, v in loaded.items() if k in own})
+    try:
+        model.load_state_dict({**own, **loaded} if config.crf else
+                              {k: v for k, v in loaded.items() if k in own})
+    except RuntimeError as error:
+        raise ValueError(f"{checkpoint} has not the weights that its settings ask for; take it "
+                         "from its run once more") from error
     return model.eval(), config
 
 

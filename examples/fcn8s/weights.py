@@ -4,7 +4,8 @@
 because the labels are others, is left and reported.
 """
 
-import pickle
+import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from . import caffemodel
 from .config import Config
 from .networks import CAFFE_MEAN, VGG_BLOCKS, FCNCRF, MobileNetV2FCN, VGG16FCN
 
+VGG_LAYERS = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]  # torchvision's convolutions
+# What NumPy raises for damaged .npz files.
+DAMAGED = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 # The net of the CRF-RNN release and older FCNs -> the names of the FCN release, and ours.
 OLD_NAMES = {"score-fr": "score_fr", "score2": "upscore2", "score-pool4": "score_pool4",
              "score4": "upscore_pool4", "score-pool3": "score_pool3", "upsample": "upscore8"}
@@ -50,8 +54,8 @@ def load(model: FCNCRF, path: str | Path) -> Loaded:
     ----------
     model : FCNCRF
     path : str or Path
-        .npz: MobileNetV2 of ImageNet. .caffemodel: a published FCN or CRF-RNN, or VGG-16. Else a
-        file of torch: a checkpoint of ours, torchvision's VGG-16 or MobileNetV2, or
+        Arrays of NumPy (.npz): MobileNetV2 of ImageNet. A Caffe model: a published FCN or CRF-RNN,
+        or VGG-16. A file of torch: a checkpoint of ours, torchvision's VGG-16 or MobileNetV2, or
         crfasrnn_pytorch's model.
 
     Raises
@@ -59,19 +63,21 @@ def load(model: FCNCRF, path: str | Path) -> Loaded:
     ValueError
         Nothing in the file belongs to the model.
     """
-    suffix = Path(path).suffix
-    if suffix == ".npz":
+    kind = kind_of(path)
+    if kind == "numpy":
         return load_mobilenet(model, path)
-    if suffix == ".caffemodel":
+    if kind == "caffe":
         return load_caffe(model, caffemodel.read(path), f"the Caffe model {Path(path).name}")
     state = read_torch(path)
     if "model" in state:
-        return copy_by_name(model, state["model"], f"the checkpoint {Path(path).name}")
+        arrays = check_arrays(state["model"], path)
+        return copy_by_name(model, arrays, f"the checkpoint {Path(path).name}")
     if "features.0.0.weight" in state:
-        return load_torchvision_mobilenet(model, state)
+        return load_torchvision_mobilenet(model, check_arrays(state, path), path)
     if "features.0.weight" in state:
-        return load_torchvision_vgg16(model, state)
+        return load_torchvision_vgg16(model, check_arrays(state, path), path)
     if "conv1_1.weight" in state:
+        check_arrays(state, path)
         return load_crfasrnn(model, state)
     raise ValueError(
         f"nothing in {path} is known here (it holds {', '.join(map(str, list(state)[:3]))}, ...); "
@@ -79,19 +85,52 @@ def load(model: FCNCRF, path: str | Path) -> Loaded:
     )
 
 
+def kind_of(path: str | Path) -> str:
+    """Return "numpy", "caffe" or "torch", by the first bytes of a file, else by its extension."""
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; give a file of weights")
+    with open(path, "rb") as file:
+        start = file.read(2)
+    if start == b"PK":  # torch's files and NumPy's are zip archives
+        try:
+            with zipfile.ZipFile(path) as archive:
+                arrays = any(name.endswith(".npy") for name in archive.namelist())
+            return "numpy" if arrays else "torch"
+        except Exception:  # a damaged archive: its errors are of many types
+            pass
+    suffix = Path(path).suffix.lower()
+    if suffix == ".npz":
+        return "numpy"
+    # A Caffe model begins with the net's name: field 1, bytes.
+    return "caffe" if suffix == ".caffemodel" or start[:1] == b"\x0a" else "torch"
+
+
 def read_torch(path: str | Path) -> dict:
     """Read the dictionary in a torch file without running code."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    # The type of torch's error depends on what is wrong with the file.
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, IndexError, ValueError,
-            AttributeError, IsADirectoryError) as error:
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # the type of torch's error depends on what is wrong with the file
         raise ValueError(
             f"{path} cannot be read as weights ({type(error).__name__}); save a state_dict with "
             "torch.save, not a whole model"
         ) from error
     if not isinstance(state, dict) or not state:
         raise ValueError(f"{path} holds no state_dict; save one with torch.save")
+    return state
+
+
+def check_arrays(state, path) -> dict:
+    """Return a state_dict; raise ValueError if there is something else in it."""
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__} instead of a state_dict; save one")
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor) and not str(name).endswith("_extra_state"):
+            raise ValueError(
+                f"{path} holds a {type(value).__name__} called {name!r} among its weights; save a "
+                "state_dict with torch.save"
+            )
     return state
 
 
@@ -132,7 +171,7 @@ def _vgg(model) -> VGG16FCN:
     return model.fcn
 
 
-def load_torchvision_vgg16(model: FCNCRF, state) -> Loaded:
+def load_torchvision_vgg16(model: FCNCRF, state, path) -> Loaded:
     """Convert torchvision's VGG-16 to images as the published nets take them.
 
     Theirs are RGB, divided by 255 and normalised; ours BGR minus a mean. The first convolution
@@ -141,6 +180,11 @@ def load_torchvision_vgg16(model: FCNCRF, state) -> Loaded:
     """
     names = [f"{block}_{i + 1}" for block, count, _ in VGG_BLOCKS for i in range(count)]
     theirs = sorted({int(k.split(".")[1]) for k in state if k.startswith("features.")})
+    if theirs != VGG_LAYERS:
+        raise ValueError(
+            f"{path} has {len(theirs)} layers with weights before its classifier, and VGG-16 "
+            f"without batch norms {len(names)} at other places; give torchvision's vgg16"
+        )
     named = {}
     for ours, layer in zip(names, theirs, strict=True):
         for part in ("weight", "bias"):
@@ -205,16 +249,19 @@ def read_published(path: str | Path) -> tuple[dict, list | dict]:
     ValueError
         It is neither.
     """
-    if Path(path).suffix == ".caffemodel":
+    kind = kind_of(path)
+    if kind == "caffe":
         return split_caffe(caffemodel.read(path))
-    if Path(path).suffix == ".npz":
+    if kind == "numpy":
         raise ValueError(f"{path} is no published net; give a .caffemodel or crfasrnn_pytorch's")
-    named, crf = split_torch(read_torch(path))
+    state = read_torch(path)
+    named, crf = split_torch(state)
     if "conv1_1.weight" not in named:
         raise ValueError(
             f"{path} is no published net (it holds {', '.join(map(str, list(named)[:3]))}, ...); "
             "give a .caffemodel or a model of crfasrnn_pytorch"
         )
+    check_arrays(state, path)
     return named, crf
 
 
@@ -270,18 +317,26 @@ def load_mobilenet(model: FCNCRF, path) -> Loaded:
     NAME is stem, b0.dw, b0.project, bK.expand, bK.dw, bK.project (K = 1..16) and conv_last.
     """
     named = {}
-    with np.load(path, allow_pickle=False) as arrays:
-        for name in arrays.files:
-            layer, _, part = name.rpartition(".")
-            if part not in ("weight", "bias"):
-                continue
-            block, _, inner = layer.partition(".")
-            ours = f"blocks.{block[1:]}.{inner}" if inner else layer
-            named[f"{ours}.{part}"] = arrays[name]
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for name in arrays.files:
+                layer, _, part = name.rpartition(".")
+                if part not in ("weight", "bias"):
+                    continue
+                block, _, inner = layer.partition(".")
+                ours = f"blocks.{block[1:]}.{inner}" if inner else layer
+                named[f"{ours}.{part}"] = arrays[name]
+    except DAMAGED as error:
+        raise ValueError(
+            f"{path} cannot be read as arrays ({error}); make it once more") from error
+    if "blocks.6.expand.weight" not in named or "blocks.6.expand.bias" not in named:
+        raise ValueError(
+            f"{path} has no b6.expand.weight and .bias, so it is no MobileNetV2 in the layout that "
+            "examples/fcn8s/README.md describes")
     return _load_mobilenet(model, named, f"MobileNetV2 of {Path(path).name}")
 
 
-def load_torchvision_mobilenet(model: FCNCRF, state) -> Loaded:
+def load_torchvision_mobilenet(model: FCNCRF, state, path) -> Loaded:
     """ImageNet's MobileNetV2 in torchvision's layout: batch norms are folded into convolutions.
 
     As with VGG-16 the first convolution takes the difference of the images' scales on itself.
@@ -296,11 +351,14 @@ def load_torchvision_mobilenet(model: FCNCRF, state) -> Loaded:
     for ours, theirs in layers.items():
         before, _, number = theirs.rpartition(".")
         norm = f"features.{before}.{int(number) + 1}"
+        parts = [f"{norm}.{part}" for part in ("running_mean", "running_var", "weight", "bias")]
+        absent = [n for n in (f"features.{theirs}.weight", *parts) if n not in state]
+        if absent:
+            raise ValueError(
+                f"{path} has no {absent[0]}, so it is no MobileNetV2 of torchvision's; give "
+                "mobilenet_v2")
         weight = state[f"features.{theirs}.weight"].double()
-        mean, variance, gain, shift = (
-            state[f"{norm}.{part}"].double()
-            for part in ("running_mean", "running_var", "weight", "bias")
-        )
+        mean, variance, gain, shift = (state[part].double() for part in parts)
         gain = gain / (variance + 1e-5).sqrt()
         named[f"{ours}.weight"] = weight * gain[:, None, None, None]
         named[f"{ours}.bias"] = shift - mean * gain
