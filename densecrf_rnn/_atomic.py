@@ -104,6 +104,13 @@ def remove_leftovers(folder: Path | str) -> int:
     -------
     int
         Number of files and folders removed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     remove_leftovers(folder)
+    0
     """
     found = list(Path(folder).glob(f"{_PREFIX}*"))
     for partial in found:

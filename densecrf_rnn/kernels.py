@@ -169,17 +169,85 @@ def Bilateral(
     theta_beta: float | Sequence[float],
     guide: str = "image",
 ) -> Kernel:
-    """Make the appearance kernel k1 of [CRF-RNN], over positions and a guide's channels."""
+    """Make the appearance kernel k1 of [CRF-RNN], over positions and a guide's channels.
+
+    Parameters
+    ----------
+    theta_alpha : float or sequence of floats
+        Bandwidth in position, positive: `theta_position` of `Kernel`.
+    theta_beta : float or sequence of floats
+        Bandwidth in the guide's units, positive: `theta_guide` of `Kernel`.
+    guide : str
+        Name of the guide, as in `Kernel`.
+
+    Returns
+    -------
+    Kernel
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Kernel`.
+
+    Examples
+    --------
+    >>> Bilateral(30, 5).bandwidths
+    (30.0, 5.0)
+    >>> Bilateral((5, 30, 30), 0.1, guide="depth").guide
+    'depth'
+    """
     return Kernel(theta_alpha, theta_beta, guide)
 
 
 def Spatial(theta_gamma: float | Sequence[float]) -> Kernel:
-    """Make the smoothness kernel k2 of [CRF-RNN], over positions."""
+    """Make the smoothness kernel k2 of [CRF-RNN], over positions.
+
+    Parameters
+    ----------
+    theta_gamma : float or sequence of floats
+        Bandwidth in position, positive: `theta_position` of `Kernel`.
+
+    Returns
+    -------
+    Kernel
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Kernel`.
+
+    Examples
+    --------
+    >>> Spatial(3).theta_guide is None
+    True
+    """
     return Kernel(theta_gamma)
 
 
 def Custom(theta_guide: float | Sequence[float], guide: str) -> Kernel:
-    """Make a kernel over a guide alone, such as an embedding that includes the position."""
+    """Make a kernel over a guide alone, such as an embedding that includes the position.
+
+    Parameters
+    ----------
+    theta_guide : float or sequence of floats
+        Bandwidth in the guide's units, positive, as in `Kernel`.
+    guide : str
+        Name of the guide, as in `Kernel`.
+
+    Returns
+    -------
+    Kernel
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Kernel`.
+
+    Examples
+    --------
+    >>> Custom(1.0, "features").theta_position is None
+    True
+    """
     return Kernel(None, theta_guide, guide)
 
 

@@ -220,18 +220,57 @@ def _check_pixels(name: str, value: int) -> None:
 
 
 def class_iu(confusion: Array) -> Array:
-    """Compute the intersection over union of each label [L]; NaN for labels that do not occur."""
+    """Compute the intersection over union of each label [L]; NaN for labels that do not occur.
+
+    Parameters
+    ----------
+    confusion : ndarray [L, L] of integers
+        As `confusion_matrix` counts: rows are true labels, columns predictions.
+
+    Returns
+    -------
+    ndarray [L] of float64, 0..1
+
+    Examples
+    --------
+    >>> class_iu(np.array([[6, 2], [1, 1]])).round(3).tolist()  # 6 / 9 and 1 / 4
+    [0.667, 0.25]
+    """
     hit = np.diag(confusion).astype(float)
     return _ratio(hit, confusion.sum(0) + confusion.sum(1) - hit)
 
 
 def class_accuracy(confusion: Array) -> Array:
-    """Compute the fraction of each label's true pixels that are right [L]; NaN if it has none."""
+    """Compute the fraction of each label's true pixels that are right [L]; NaN if it has none.
+
+    Parameters
+    ----------
+    confusion : ndarray [L, L] of integers
+        As `confusion_matrix` counts: rows are true labels, columns predictions.
+
+    Returns
+    -------
+    ndarray [L] of float64, 0..1
+
+    Examples
+    --------
+    >>> class_accuracy(np.array([[6, 2], [1, 1]])).tolist()  # 6 / 8 and 1 / 2
+    [0.75, 0.5]
+    """
     return _ratio(np.diag(confusion), confusion.sum(1))
 
 
 def class_dice(confusion: Array) -> Array:
     """Compute the Dice coefficient (F1) of each label [L]; NaN for labels that do not occur.
+
+    Parameters
+    ----------
+    confusion : ndarray [L, L] of integers
+        As `confusion_matrix` counts: rows are true labels, columns predictions.
+
+    Returns
+    -------
+    ndarray [L] of float64, 0..1
 
     Examples
     --------
@@ -279,13 +318,37 @@ def mean_iu(confusion: Array, over: Sequence[int] | None = None) -> float:
 
 
 def mean_accuracy(confusion: Array) -> float:
-    """Average `class_accuracy` over the labels in the truth; NaN if there are none."""
+    """Average `class_accuracy` over the labels in the truth; NaN if there are none.
+
+    Parameters
+    ----------
+    confusion : ndarray [L, L] of integers
+        As `confusion_matrix` counts: rows are true labels, columns predictions.
+
+    Returns
+    -------
+    float, 0..1
+
+    Examples
+    --------
+    >>> mean_accuracy(np.array([[6, 2], [1, 1]]))
+    0.625
+    """
     present = confusion.sum(1) > 0
     return float(class_accuracy(confusion)[present].mean()) if present.any() else math.nan
 
 
 def frequency_weighted_iu(confusion: Array) -> float:
     """Average `class_iu`, weighted by the number of true pixels; NaN if no pixel is scored.
+
+    Parameters
+    ----------
+    confusion : ndarray [L, L] of integers
+        As `confusion_matrix` counts: rows are true labels, columns predictions.
+
+    Returns
+    -------
+    float, 0..1
 
     Examples
     --------
@@ -300,7 +363,22 @@ def frequency_weighted_iu(confusion: Array) -> float:
 
 
 def pixel_accuracy(confusion: Array) -> float:
-    """Compute the fraction of scored pixels that are right; NaN if no pixel is scored."""
+    """Compute the fraction of scored pixels that are right; NaN if no pixel is scored.
+
+    Parameters
+    ----------
+    confusion : ndarray [L, L] of integers
+        As `confusion_matrix` counts: rows are true labels, columns predictions.
+
+    Returns
+    -------
+    float, 0..1
+
+    Examples
+    --------
+    >>> pixel_accuracy(np.array([[6, 2], [1, 1]]))
+    0.7
+    """
     total = confusion.sum()
     return float(np.trace(confusion) / total) if total else math.nan
 

@@ -98,8 +98,18 @@ def inference_session(model: Any, **options: Any) -> Any:
 
     Examples
     --------
-    >>> session = inference_session("model.onnx")  # doctest: +SKIP
-    >>> (refined,) = session.run(None, {"image": image})  # doctest: +SKIP
+    >>> # needs torch, onnxscript, onnxruntime and onnxruntime-extensions
+    >>> import tempfile, torch
+    >>> from densecrf_rnn.nn import CRFRNN, export_onnx
+    >>> model = CRFRNN.wrap(torch.nn.Conv2d(3, 2, 1), 2).eval()
+    >>> image = torch.zeros(1, 3, 8, 9)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/a.onnx"
+    ...     program = export_onnx(model, (image,), path, input_names=["image"], verbose=False)
+    ...     session = inference_session(path)
+    >>> (refined,) = session.run(None, {"image": image.numpy()})
+    >>> refined.shape
+    (1, 2, 8, 9)
     """
     install = "onnxruntime onnxruntime-extensions"
     runtime = checks.package("onnxruntime", "inference_session", install)
@@ -144,7 +154,15 @@ def reference_evaluator(model: Any) -> Any:
 
     Examples
     --------
-    >>> (refined,) = reference_evaluator("model.onnx").run(None, {})  # doctest: +SKIP
+    >>> # needs torch and onnxscript
+    >>> import torch
+    >>> from densecrf_rnn.nn import CRFRNN, export_onnx
+    >>> model = CRFRNN.wrap(torch.nn.Conv2d(3, 2, 1), 2).eval()
+    >>> image = torch.zeros(1, 3, 8, 9)
+    >>> program = export_onnx(model, (image,), input_names=["image"], verbose=False)
+    >>> evaluator = reference_evaluator(program.model_proto)
+    >>> evaluator.run(None, {"image": image.numpy()})[0].shape
+    (1, 2, 8, 9)
     """
     evaluator = checks.package("onnx.reference", "reference_evaluator", "onnx")
     op_run = checks.package("onnx.reference.op_run", "reference_evaluator", "onnx")

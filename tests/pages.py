@@ -1,5 +1,7 @@
 """The Markdown pages of the repository, and the code that they show."""
 
+import ast
+import importlib
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -73,3 +75,28 @@ def lines(block: Block) -> list[str]:
     """Return the commands of a shell block; one that a backslash continues is one command."""
     joined = block.text.replace("\\\n", " ").splitlines()
     return [line for line in joined if line.strip() and not line.startswith("#")]
+
+
+def needs(code: str, comments: str | None = None) -> list[str]:
+    """Return what code says that it needs in a comment `# needs A and B`, and what it imports."""
+    said = re.findall(r"^# needs (.+)$", code if comments is None else comments, re.MULTILINE)
+    found = [need for line in said for need in re.split(r", | and ", line)]
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found += [alias.name.split(".")[0] for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append((node.module or "").split(".")[0])
+    return list(dict.fromkeys(found))
+
+
+def why_not(need: str) -> str | None:
+    """Return why code with this need cannot run here, or None if it can."""
+    if need == "a download":
+        return "tests download nothing"
+    try:
+        if need == "a GPU":
+            return None if importlib.import_module("torch").cuda.is_available() else "no GPU"
+        importlib.import_module(need.replace("-", "_"))
+    except Exception as error:  # also a package that is there but does not load
+        return f"could not import '{need}': {error}"
+    return None

@@ -1,12 +1,22 @@
-"""Every example in a docstring runs and prints what it says."""
+"""Every public name has an example, and every example runs and prints what it says.
 
+An example that needs a package which its module does without says so as the pages do, in a comment
+`# needs A and B`; one that imports a package needs no comment.
+"""
+
+import contextlib
 import doctest
+import enum
 import importlib
 import importlib.util
+import inspect
 import pkgutil
+import typing
 
 import numpy as np
+import pages
 import pytest
+from test_site import MODULES as PUBLIC, public_names
 
 import densecrf_rnn
 
@@ -22,6 +32,14 @@ MODULES = ["densecrf_rnn"] + sorted(
 NEEDS = {
     "torch", "numba", "skimage", "matplotlib", "tqdm", "dask", "rasterio", "zarr", "monai",
     "transformers",
+}  # fmt: skip
+# What the examples of a module need beside what it imports.
+EXAMPLES_NEED = {
+    "densecrf_rnn.files": "PIL", "densecrf_rnn.postprocess": "skimage",
+    "densecrf_rnn.samples": "skimage", "densecrf_rnn.distributed": "dask.array",
+    "densecrf_rnn.compat.weights": "torch", "densecrf_rnn.tuning.search": "optuna",
+    "densecrf_rnn.tuning.folds": "optuna", "densecrf_rnn.tuning.study": "optuna",
+    "densecrf_rnn.nn.tuning": "torch",
 }  # fmt: skip
 
 
@@ -41,27 +59,65 @@ def load(name):
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples_run(name):
     module = load(name)
+    for prefix, need in EXAMPLES_NEED.items():
+        if name.startswith(prefix):
+            pytest.importorskip(need)
     names = {"np": np}
-    if name.startswith("densecrf_rnn.files"):
-        pytest.importorskip("PIL")  # they write pictures
-    if name == "densecrf_rnn.postprocess":
-        pytest.importorskip("skimage")
-    if name == "densecrf_rnn.distributed":
-        pytest.importorskip("dask.array")
-    if name == "densecrf_rnn.compat.weights":
-        pytest.importorskip("torch")  # its examples make a layer
     if name.startswith(("densecrf_rnn.nn", "densecrf_rnn.compat.monai", "densecrf_rnn.compat.tr")):
         torch = importlib.import_module("torch")
         torch.manual_seed(0)
         names |= {"torch": torch, "nn": torch.nn}
-    failed, _ = doctest.testmod(module, extraglobs=names, optionflags=doctest.NORMALIZE_WHITESPACE)
-    assert failed == 0, "the failing examples are printed above"
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    reasons = set()
+    for test in doctest.DocTestFinder().find(module, name, extraglobs=names):
+        source = "".join(f"{example.source}\n" for example in test.examples)
+        comments = (line.split(">>> ")[-1].strip() for line in (test.docstring or "").splitlines())
+        needs = pages.needs(source, "\n".join(comments))
+        missing = [reason for need in needs if (reason := pages.why_not(need))]
+        reasons |= set(missing)
+        if not missing:
+            runner.run(test)
+    assert runner.failures == 0, "the failing examples are printed above"
+    if reasons:
+        pytest.skip("; ".join(sorted(reasons)))
 
 
-def test_public_functions_show_an_example():
-    """Each public name that needs no torch has an example, so the test above is not empty."""
-    for name in densecrf_rnn.__all__:
-        thing = getattr(densecrf_rnn, name) if name not in ("CRFRNN", "GibbsCRF") else None
-        if thing is None or (isinstance(thing, type) and issubclass(thing, Exception)):
+def names_of(module):
+    """Return the functions and classes that a module makes public, by their full names."""
+    found = {}
+    for full in public_names(module.__name__):
+        name = full.rpartition(".")[2]
+        with contextlib.suppress(ImportError):  # of torch, in densecrf_rnn
+            thing = getattr(module, name)
+            if callable(thing) and typing.get_origin(thing) is None:
+                found[full] = thing
+    return found
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_has_an_example_that_runs(name):
+    for full, thing in names_of(load(name)).items():
+        text = thing.__doc__ or ""
+        lines = [line for line in text.splitlines() if line.strip().startswith(">>>")]
+        assert lines, f"{full} has no example"
+        assert not [line for line in lines if "doctest: +SKIP" in line], f"{full} is not run"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_argument_of_a_public_name_is_in_its_docstring(name):
+    for full, thing in names_of(load(name)).items():
+        if getattr(thing, "_is_protocol", False) or isinstance(thing, enum.EnumMeta):
+            continue  # these are not called
+        if isinstance(thing, type) and issubclass(thing, Exception):
             continue
-        assert ">>>" in (thing.__doc__ or ""), f"{name} has no example"
+        text = inspect.getdoc(thing) or ""
+        missing = [one for one in inspect.signature(thing).parameters if one not in text]
+        assert missing == [], full
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_method_has_a_docstring(name):
+    for full, thing in names_of(load(name)).items():
+        for method, value in (vars(thing) if isinstance(thing, type) else {}).items():
+            if not method.startswith("_") and (callable(value) or isinstance(value, property)):
+                assert inspect.getdoc(getattr(thing, method)), f"{full}.{method}"

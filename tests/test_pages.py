@@ -45,36 +45,6 @@ def weights_of_crfasrnn_pytorch(path):
 FILES = {"crfasrnn_weights.pth": weights_of_crfasrnn_pytorch}
 
 
-def needs(block):
-    """Return what a block says that it needs, and the packages that it imports."""
-    said = [re.split(r", | and ", line) for line in re.findall(r"^# needs (.+)$", block.text, re.M)]
-    tree = ast.walk(ast.parse(block.text))
-    imported = {
-        name.split(".")[0]
-        for node in tree
-        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else
-                     [node.module] if isinstance(node, ast.ImportFrom) else [])
-    }  # fmt: skip
-    return [*sum(said, []), *sorted(imported)]
-
-
-def why_not(need, folder):
-    """Return why a block with this need cannot run, or None; make the file that it needs."""
-    if need == "a download":
-        return "tests download nothing"
-    if need == "a GPU":
-        torch = pytest.importorskip("torch")
-        return None if torch.cuda.is_available() else "there is no GPU"
-    if need in FILES:
-        FILES[need](folder / need)
-        return None
-    try:
-        importlib.import_module(need.replace("-", "_"))
-    except Exception as error:  # a package that is there but does not load, too
-        return f"could not import '{need}': {error}"
-    return None
-
-
 def run(page, folder):
     """Run the Python blocks of a page that can run; return the reasons why others cannot."""
     names, printed, reasons = {"__name__": "page"}, {}, {}
@@ -85,9 +55,14 @@ def run(page, folder):
 
     names["print"] = show
     for block in pages.blocks(page, "python"):
-        missing = [why_not(need, folder) for need in needs(block)]
-        if block.section in reasons or any(missing):
-            reasons.setdefault(block.section, next(filter(None, missing), None))
+        missing = []
+        for need in pages.needs(block.text):
+            if need in FILES:
+                FILES[need](folder / need)
+            elif reason := pages.why_not(need):
+                missing.append(reason)
+        if block.section in reasons or missing:
+            reasons.setdefault(block.section, next(iter(missing), None))
             check_imports(block, page)
             continue
         # The lines of a traceback, and those of `printed`, are the page's.
@@ -137,7 +112,8 @@ def test_every_page_has_an_example_that_runs(page):
         text = (pages.ROOT / "tests" / ELSEWHERE[name]).read_text(encoding="utf-8")
         assert page.name in text and page.parent.name in text
     elif name not in CONTENTS:
-        assert any("a download" not in needs(block) for block in pages.blocks(page, "python"))
+        code = [block.text for block in pages.blocks(page, "python")]
+        assert any("a download" not in pages.needs(text) for text in code)
 
 
 def test_pages_without_an_example_of_their_own_are_pages():

@@ -18,7 +18,7 @@ from ..files import LabelValues, formats, nnunet
 from ..files.alignment import first_placed
 from ..files.exif import check_upright, orientation
 from ..files.npy import is_of_regions, names_of_maps
-from ..files.reading import integers
+from ..files.label_maps import integers
 from ..files.sizes import expecting
 from ..postprocess import most_probable
 from ..samples import IGNORE

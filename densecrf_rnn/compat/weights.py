@@ -44,6 +44,14 @@ class Conversion:
         Name of an entry that was not used -> the reason.
     differences : tuple of str
         Settings of the CRFRNN that differ from those of the package, so that results differ.
+
+    Examples
+    --------
+    >>> ignored = {"bn.weight": "not of the CRF"}
+    >>> print(Conversion("a package", {"compatibility": "mu"}, ignored, ()))
+    from a package
+      compatibility <- mu
+      ignored bn.weight: not of the CRF
     """
 
     source: str

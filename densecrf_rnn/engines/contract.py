@@ -16,7 +16,17 @@ from .._typing import Array
 
 
 class BackendUnavailableError(RuntimeError):
-    """A backend cannot run here; the message says why and what to do."""
+    """A backend cannot run here; the message says why and what to do.
+
+    Examples
+    --------
+    >>> from densecrf_rnn import refine
+    >>> try:
+    ...     refine(np.zeros((2, 8, 9), np.float32), backend="cuda")
+    ... except BackendUnavailableError as error:
+    ...     print("no GPU for arrays")
+    no GPU for arrays
+    """
 
 
 _LARGE = 2**28  # bytes; arrays of at least this size get a memory mapping of their own

@@ -10,16 +10,14 @@ from .alignment import aligned, axes_of, read_geometry
 from .formats import PACKAGES
 from .geometry import Geometry
 from .intensities import NORMALIZE, normalized
+from .label_maps import read_labels, read_mask, read_palette
 from .label_values import LabelValues, read_label_colours
 from .modalities import read_modalities
 from .notes import FileNote
 from .pairs import Match, Pairs, pair
 from .paths import extension, stem
 from .rasters import is_geotiff, refine_raster, write_raster
-from .reading import (
-    read_array, read_image, read_labels, read_logits, read_maps, read_mask, read_palette,
-    read_spacing, read_valid,
-)  # fmt: skip
+from .reading import read_array, read_image, read_logits, read_maps, read_spacing, read_valid
 from .settings import Settings, read_settings, write_settings
 from .sizes import allowing
 from .writing import write_labels, write_marginals, write_saliency

@@ -24,6 +24,16 @@ def read_geometry(path: Path | str, *, key: str | None = None) -> Geometry | Non
     ------
     OSError, ImportError, ValueError
         As `read_logits`.
+
+    Examples
+    --------
+    >>> import nibabel, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     stored = np.zeros((9, 8, 4), np.uint8)  # x, y, z
+    ...     nibabel.save(nibabel.Nifti1Image(stored, np.diag([1, 1, 2.5, 1])), f"{folder}/a.nii")
+    ...     found = read_geometry(f"{folder}/a.nii")
+    >>> found.standard, found.size, found.spacing
+    ('NIfTI', (4, 8, 9), (2.5, 1.0, 1.0))
     """
     path = Path(path)
     return formats.read_geometry(path, key) if formats.can(path, "geometry") else None
@@ -32,7 +42,30 @@ def read_geometry(path: Path | str, *, key: str | None = None) -> Geometry | Non
 def axes_of(path: Path | str, *, key: str | None = None) -> int | None:
     """Return the number of spatial axes of a NIfTI or OME-Zarr image; None for other files.
 
-    `key` is as in `read_image`.
+    Parameters
+    ----------
+    path : path
+    key : str, optional
+        Name of the array in a file that holds several, as in `read_image`.
+
+    Returns
+    -------
+    {2, 3} or None
+
+    Raises
+    ------
+    OSError, ImportError, ValueError
+        As `read_logits`.
+
+    Examples
+    --------
+    >>> import nibabel, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     stored = np.zeros((9, 8, 4), np.uint8)  # x, y, z
+    ...     nibabel.save(nibabel.Nifti1Image(stored, np.diag([1, 1, 2.5, 1])), f"{folder}/a.nii")
+    ...     np.save(f"{folder}/b.npy", stored)
+    ...     axes_of(f"{folder}/a.nii"), axes_of(f"{folder}/b.npy")
+    (3, None)
     """
     geometry = read_geometry(path, key=key) if formats.kind(Path(path)) == "volume" else None
     return None if geometry is None else len(geometry.size)

@@ -46,6 +46,11 @@ class Geometry:
     rounded : ndarray [S + 1, S + 1] of float64, optional
         Another statement of `affine` in the same file, which differs by rounding. Programs that
         read this one write it into their files.
+
+    Examples
+    --------
+    >>> Geometry((40, 50), np.diag([0.5, 0.5, 1.0]), "GeoTIFF").spacing
+    (0.5, 0.5)
     """
 
     size: tuple[int, ...]

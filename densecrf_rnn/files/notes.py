@@ -2,4 +2,10 @@
 
 
 class FileNote(UserWarning):
-    """Says what was done with a file; nothing has to be changed."""
+    """Says what was done with a file; nothing has to be changed.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> warnings.simplefilter("ignore", FileNote)  # warnings that ask for a change are still shown
+    """

@@ -12,14 +12,41 @@ _MODALITY = r"_\d{4}"  # suffix of the files of one image, as nnU-Net numbers th
 
 
 class Match(NamedTuple):
-    """Files of one stem, one from each source."""
+    """Files of one stem, one from each source.
+
+    Attributes
+    ----------
+    stem : str
+        The name that the files share, without extension and suffixes.
+    paths : tuple of Path
+        In the order of the sources.
+
+    Examples
+    --------
+    >>> Match("a", (Path("logits/a.npy"), Path("images/a.png"))).stem
+    'a'
+    """
 
     stem: str
     paths: tuple[Path, ...]
 
 
 class Pairs(NamedTuple):
-    """Matching files, and a sentence for each file of the first source without a partner."""
+    """Matching files, and a sentence for each file of the first source without a partner.
+
+    Attributes
+    ----------
+    found : list of Match
+        In alphabetical order.
+    missing : list of str
+        A sentence for each file of the first source without a partner.
+
+    Examples
+    --------
+    >>> found, missing = Pairs([Match("a", (Path("a.npy"), Path("a.png")))], [])
+    >>> [match.stem for match in found], missing
+    (['a'], [])
+    """
 
     found: list[Match]
     missing: list[str]

@@ -21,6 +21,11 @@ _OF_DISK = (errno.EIO, errno.ESTALE)
 def extension(path: Path | str) -> str:
     """Return the extension in lower case: ".png", ".nii.gz"; "" if there is none.
 
+    Parameters
+    ----------
+    path : path
+        A name is enough; the file need not exist.
+
     Examples
     --------
     >>> extension("brain.NII.gz"), extension("2007.000033.png"), extension("README")
@@ -32,6 +37,12 @@ def extension(path: Path | str) -> str:
 
 def stem(path: Path | str, suffix: str = "") -> str:
     """Return the name without its extension, and without `suffix` before the extension.
+
+    Parameters
+    ----------
+    path : path
+        A name is enough; the file need not exist.
+    suffix : str
 
     Examples
     --------

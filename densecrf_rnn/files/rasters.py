@@ -15,9 +15,10 @@ from ..params import CRFParams
 from .._atomic import replaced
 from . import formats, geotiff, tiff, windows
 from .geometry import Turn, turn_onto
+from .label_maps import integers
 from .label_values import positions
 from .paths import is_of_disk
-from .reading import check_whole, integers
+from .reading import check_whole
 from .windows import Source, View, turned
 
 Kind = Literal["logits", "probabilities", "labels"]
@@ -214,6 +215,11 @@ def is_geotiff(path: Path | str) -> bool:
     """Return whether a file is a TIFF with a georeference, a nodata value or a mask.
 
     False for a file that is absent or damaged.
+
+    Parameters
+    ----------
+    path : path
+        The file, with what lies next to it: .tfw, .aux.xml, .msk.
 
     Raises
     ------

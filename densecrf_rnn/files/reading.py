@@ -1,4 +1,4 @@
-"""Read logits, images, label maps and masks from files of any known format."""
+"""Read logits and images, and which pixels have data, from files of any known format."""
 
 import warnings
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ from .. import checks, unaries
 from . import formats, halves, nnunet
 from .alignment import read_geometry
 from .exif import Exif, check_upright, upright
-from .label_values import LabelValues
 from .npy import names_of_maps
 from .paths import extension
 
@@ -22,6 +21,18 @@ Kind = unaries.Kind
 def read_array(path: Path | str, key: str | None = None) -> Array:
     """Read an array from an array file; if the file holds several, `key` names the array.
 
+    Parameters
+    ----------
+    path : path
+        .npy, .npz, .pt, .pth, .safetensors, .h5, .hdf5 or .zarr.
+    key : str, optional
+        Name of the array in a file that holds several.
+
+    Returns
+    -------
+    ndarray
+        In the shape and dtype in which it is stored.
+
     Raises
     ------
     FileNotFoundError, PermissionError
@@ -30,6 +41,14 @@ def read_array(path: Path | str, key: str | None = None) -> Array:
     ValueError
         The file is no array file, is damaged or holds pickled objects; it holds several arrays and
         `key` is None; or it has no array `key`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.savez(f"{folder}/a.npz", scores=np.zeros((3, 8, 9)), depth=np.ones((8, 9)))
+    ...     read_array(f"{folder}/a.npz", key="depth").shape
+    (8, 9)
     """
     path = Path(path)
     form = formats.FORMATS.get(extension(path))
@@ -146,7 +165,28 @@ def read_maps(
 ) -> Array:  # fmt: skip
     """Read maps of scores [L, H, W] or [L, D, H, W] as they are stored, in any dtype.
 
-    Parameters and errors are those of `read_logits`.
+    Parameters
+    ----------
+    path, key, labels_last, axes, strict
+        As in `read_logits`.
+
+    Returns
+    -------
+    ndarray [L, H, W] or [L, D, H, W]
+
+    Raises
+    ------
+    OSError, ImportError, ValueError
+        As `read_logits`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/a.npy", np.zeros((8, 9, 3), np.float16))
+    ...     maps = read_maps(f"{folder}/a.npy", labels_last=True)
+    >>> maps.shape, maps.dtype.name
+    ((3, 8, 9), 'float16')
     """
     path, names = Path(path), None
     use = "grey_maps" if formats.can(path, "grey_maps") else "scores"
@@ -274,8 +314,30 @@ def read_image(
 def read_spacing(path: Path | str, *, key: str | None = None) -> tuple[float, ...] | None:
     """Return the voxel size along depth, row and column of a NIfTI or OME-Zarr volume, else None.
 
-    The unit is the file's, usually millimetres or micrometres. `key` is as in `read_image`. A size
-    that cannot be a spacing is a ValueError that names the file.
+    Parameters
+    ----------
+    path : path
+    key : str, optional
+        As in `read_image`.
+
+    Returns
+    -------
+    tuple of 3 floats, or None
+        In the file's unit, usually millimetres or micrometres.
+
+    Raises
+    ------
+    OSError, ImportError, ValueError
+        As `read_image`; also for a size that cannot be a spacing.
+
+    Examples
+    --------
+    >>> import nibabel, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     stored = np.zeros((9, 8, 4), np.uint8)  # x, y, z
+    ...     nibabel.save(nibabel.Nifti1Image(stored, np.diag([1, 1, 2.5, 1])), f"{folder}/a.nii")
+    ...     read_spacing(f"{folder}/a.nii")
+    (2.5, 1.0, 1.0)
     """
     geometry = read_geometry(path, key=key)
     if geometry is None or len(geometry.size) != 3:
@@ -287,128 +349,6 @@ def read_spacing(path: Path | str, *, key: str | None = None) -> tuple[float, ..
             f"{path}: of the voxel size in the header, {error}; correct the header, or pass "
             "spacing=(depth, row, column)"
         ) from error
-
-
-def read_palette(path: Path | str) -> Array | None:
-    """Return the colours of a PNG with a palette, uint8 [256, 3]; None for any other file.
-
-    Colours that the file does not define are black.
-    """
-    path = Path(path)
-    return formats.read(path, "palette") if formats.can(path, "palette") else None
-
-
-def read_labels(
-    path: Path | str,
-    *,
-    key: str | None = None,
-    values: LabelValues | None = None,
-    exif: Exif = "auto",
-    size: Sequence[int] | None = None,
-    nodata: int | None = None,
-) -> Array:
-    """Read a label map: palette indices, grey values, or an array of integers.
-
-    Parameters
-    ----------
-    path : path
-        An image file, a NIfTI volume, or an array file. Colours whose channels are equal count as
-        grey.
-    key : str, optional
-        Name of the array in a file that holds several.
-    values : LabelValues, optional
-        Which values or colours stand for the labels; by default, values are the labels.
-    exif, size
-        Orientation of an image file, as in `read_image`.
-    nodata : int, optional
-        Label of the pixels without data of a GeoTIFF (see `read_valid`), whose values are then
-        ignored; by default they are read like all others.
-
-    Returns
-    -------
-    ndarray [H, W] or [D, H, W] of integers
-        Integers that are stored as floating point, as by some NIfTI writers, are converted.
-
-    Raises
-    ------
-    OSError, ImportError, ValueError
-        As `read_logits`; also for an image with colours but no palette and no `values`, for
-        fractional values, and for values or colours of no label.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     np.save(f"{folder}/a.npy", np.arange(6.0).reshape(2, 3))
-    ...     read_labels(f"{folder}/a.npy").tolist()
-    [[0, 1, 2], [3, 4, 5]]
-    """
-    path = Path(path)
-    labels = _stored_labels(path, key, values, nodata)
-    return upright(path, labels, exif, size) if formats.kind(path) == "picture" else labels
-
-
-def _stored_labels(
-    path: Path, key: str | None, values: LabelValues | None, nodata: int | None
-) -> Array:
-    valid = None if nodata is None else read_valid(path, "labels", exif="ignore")
-    inside = slice(None) if valid is None else valid
-    labels = pixels = None
-    if values is not None and values.colours is not None and formats.can(path, "colours"):
-        pixels = formats.read(path, "colours")
-        if pixels is not None:
-            labels = values.labels_of_colours(path, pixels[inside])
-    if labels is None:
-        stored: Array = formats.read(path, "labels", key)
-        _check_map(path, stored)
-        labels = integers(path, stored[inside])
-        labels = labels if values is None else values.labels(path, labels)
-    if valid is None or nodata is None:
-        return labels
-    whole = np.full(valid.shape, nodata, np.result_type(labels, np.min_scalar_type(nodata)))
-    whole[valid] = labels
-    return whole
-
-
-def _check_map(path: Path, labels: Array) -> None:
-    """Raise ValueError if an array has not the axes of a label map."""
-    if labels.ndim not in (2, 3):
-        raise ValueError(
-            f"{path}: of shape {labels.shape}; a label map is [H, W] or [D, H, W], without channels"
-        )
-    if labels.size == 0:
-        raise ValueError(f"{path}: of shape {labels.shape}; a label map holds at least one pixel")
-
-
-def integers(path: Path, labels: Array) -> Array:
-    """Return labels as integers; raise a ValueError that names the file if they are none."""
-    if labels.dtype == bool:
-        return labels.astype(np.uint8)
-    if labels.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):
-            integers = labels.astype(np.int32)
-        if not np.isfinite(labels).all():
-            raise ValueError(f"{path}: holds NaN or infinity; a label map holds integers")
-        if not np.array_equal(integers, labels):
-            raise ValueError(f"{path}: holds fractions; a label map holds integers")
-        return integers
-    if labels.dtype.kind not in "iu":
-        raise ValueError(f"{path}: of dtype {labels.dtype}; a label map holds integers")
-    return labels
-
-
-def read_mask(
-    path: Path | str,
-    *,
-    key: str | None = None,
-    exif: Exif = "auto",
-    size: Sequence[int] | None = None,
-) -> Array:
-    """Read a mask, bool [H, W] or [D, H, W]: True where a label map or an array is not 0.
-
-    The arguments are those of `read_labels`. Pixels without data of a GeoTIFF are False.
-    """
-    return read_labels(path, key=key, exif=exif, size=size, nodata=0) != 0
 
 
 def read_valid(

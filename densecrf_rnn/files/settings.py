@@ -96,6 +96,15 @@ class Settings:
 def read_settings(path: Path | str) -> Settings:
     """Read settings from a JSON file.
 
+    Parameters
+    ----------
+    path : path
+        A file as `write_settings` and ``densecrf-rnn tune`` write it.
+
+    Returns
+    -------
+    Settings
+
     Raises
     ------
     OSError
@@ -121,7 +130,27 @@ def read_settings(path: Path | str) -> Settings:
 
 
 def write_settings(path: Path | str, settings: Settings) -> None:
-    """Write settings as JSON; the inverse of `read_settings`."""
+    """Write settings as JSON; the inverse of `read_settings`.
+
+    Parameters
+    ----------
+    path : path
+        A file that exists is replaced, once the new one is complete.
+    settings : Settings
+
+    Raises
+    ------
+    OSError
+        The file cannot be written; an existing file is unchanged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_settings(f"{folder}/best.json", Settings(CRFParams(theta_beta=5), iterations=5))
+    ...     read_settings(f"{folder}/best.json").iterations
+    5
+    """
     remove_leftovers_of(path)
     with replaced(path) as partial:
         partial.write_text(json.dumps(settings.to_dict(), indent=1) + "\n", encoding="utf-8")

@@ -42,6 +42,16 @@ class Learned:
     compatibility : ndarray [L, L] of float32
     losses : list of float
         For each pass over the examples, the mean cross-entropy per pixel, in nats, of its steps.
+
+    Examples
+    --------
+    >>> from densecrf_rnn.samples import Sample
+    >>> truth = np.arange(24).reshape(4, 6) // 12
+    >>> logits = 2 * np.eye(2, dtype=np.float32)[:, truth]
+    >>> one = Sample("one", np.zeros((4, 6, 3), np.uint8), logits, truth)
+    >>> learned = learn([one], CRFParams(theta_alpha=3, theta_beta=5), passes=2)
+    >>> len(learned.params.w_bilateral), learned.compatibility.shape, len(learned.losses)
+    (2, (2, 2), 2)
     """
 
     params: CRFParams

@@ -46,6 +46,12 @@ class Sample:
         Class scores before the softmax.
     truth : ndarray [H, W] of uint8, or None
         Label of each pixel, where `IGNORE` marks unknown pixels; None if the truth is unknown.
+
+    Examples
+    --------
+    >>> one = Sample("one", np.zeros((4, 6, 3), np.uint8), np.zeros((2, 4, 6), np.float32), None)
+    >>> one.logits.shape
+    (2, 4, 6)
     """
 
     name: str
@@ -55,7 +61,13 @@ class Sample:
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of the samples, in alphabetical order."""
+    """Return the names of the samples, in alphabetical order.
+
+    Examples
+    --------
+    >>> names()[0], len(names())
+    ('2007_000033', 8)
+    """
     return tuple(sorted(path.name[: -len(".image.png")] for path in _FOLDER.glob("*.image.png")))
 
 
@@ -78,6 +90,12 @@ def load(name: str) -> Sample:
         There is no sample of that name.
     ImportError
         scikit-image is not installed.
+
+    Examples
+    --------
+    >>> sample = load("2007_000033")
+    >>> sample.image.shape, sample.logits.shape, sample.truth.shape
+    ((366, 500, 3), (21, 366, 500), (366, 500))
     """
     known = names()
     if name not in known:
@@ -107,6 +125,11 @@ def upsample(scores: Array, size: Sequence[int], crop: Sequence[int] | None = No
     -------
     ndarray [labels, height, width] of float32
         Scores on the fine grid.
+
+    Examples
+    --------
+    >>> upsample(np.array([[[0.0, 2.0]]], np.float32), (1, 3)).tolist()
+    [[[0.0, 1.0, 2.0]]]
     """
     return _upsample(scores, size, align_corners=True, crop=crop)
 
@@ -123,6 +146,11 @@ def palette() -> Array:
     -----
     The bits of a label are assigned in turn to red, green and blue; each channel is filled from
     its highest bit downwards.
+
+    Examples
+    --------
+    >>> palette()[[0, 1, 15]].tolist()
+    [[0, 0, 0], [128, 0, 0], [192, 128, 128]]
     """
     colours = np.zeros((256, 3), dtype=np.uint8)
     labels = np.arange(256)

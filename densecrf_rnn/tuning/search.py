@@ -41,6 +41,17 @@ class Outcome:
     pruned : bool
     best : bool
         Whether it is the best setting so far.
+
+    Examples
+    --------
+    >>> from densecrf_rnn.samples import Sample
+    >>> truth = np.arange(24).reshape(4, 6) // 12
+    >>> logits = 2 * np.eye(2, dtype=np.float32)[:, truth]
+    >>> one = Sample("one", np.zeros((4, 6, 3), np.uint8), logits, truth)
+    >>> seen = []
+    >>> found = tune([one], Task(iterations=2), trials=2, on_trial=seen.append)
+    >>> [(outcome.number, outcome.seen, outcome.pruned) for outcome in seen]
+    [(1, 1, False), (2, 1, False)]
     """
 
     number: int
@@ -67,6 +78,16 @@ class Tuned:
         All settings tried.
     compatibility : ndarray [L, L], optional
         Learned by `nn.tuning`; None is Potts.
+
+    Examples
+    --------
+    >>> from densecrf_rnn.samples import Sample
+    >>> truth = np.arange(24).reshape(4, 6) // 12
+    >>> logits = 2 * np.eye(2, dtype=np.float32)[:, truth]
+    >>> one = Sample("one", np.zeros((4, 6, 3), np.uint8), logits, truth)
+    >>> found = tune([one], Task(iterations=2), trials=2)
+    >>> found.score_alone, found.confusions.tolist()
+    (1.0, [[[12, 0], [0, 12]]])
     """
 
     params: CRFParams
@@ -134,10 +155,14 @@ def tune(
 
     Examples
     --------
-    >>> from densecrf_rnn import samples, tuning
-    >>> pair = [samples.load("2007_000033"), samples.load("2007_000346")]
-    >>> found = tuning.tune(pair, tuning.Task(iterations=2), trials=3)  # doctest: +SKIP
-    >>> found.params  # doctest: +SKIP
+    >>> from densecrf_rnn.samples import Sample
+    >>> rng = np.random.default_rng(0)
+    >>> truth = np.arange(240).reshape(12, 20) // 120
+    >>> image = np.repeat(np.uint8(200 * truth)[..., None], 3, -1)
+    >>> logits = np.eye(2)[:, truth] + rng.normal(size=(2, 12, 20))
+    >>> found = tune([Sample("one", image, logits, truth)], Task(iterations=2), trials=3)
+    >>> found.score > found.score_alone, len(found.study.trials)
+    (True, 3)
     """
     trials = checks.count("trials", trials, 1)
     seed = checks.count("seed", seed, 0)

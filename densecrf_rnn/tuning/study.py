@@ -54,7 +54,30 @@ def completed(study: "Study") -> list[Any]:
 
 
 def settings(study: "Study", base: CRFParams) -> list[tuple[CRFParams, float]]:
-    """Return each setting that was scored on all examples, with its score."""
+    """Return each setting that was scored on all examples, with its score.
+
+    Parameters
+    ----------
+    study : optuna.Study
+        As `Tuned.study`.
+    base : CRFParams
+        The values of all parameters that were not searched, as in `Task`.
+
+    Returns
+    -------
+    list of (CRFParams, float)
+
+    Examples
+    --------
+    >>> from densecrf_rnn.samples import Sample
+    >>> from densecrf_rnn.tuning import Task, tune
+    >>> truth = np.arange(24).reshape(4, 6) // 12
+    >>> logits = 2 * np.eye(2, dtype=np.float32)[:, truth]
+    >>> one = Sample("one", np.zeros((4, 6, 3), np.uint8), logits, truth)
+    >>> found = tune([one], Task(iterations=2), trials=2)
+    >>> [score for params, score in settings(found.study, CRFParams())]
+    [1.0, 1.0]
+    """
     return [(setting(base, t.params), float(t.value)) for t in completed(study)]
 
 
@@ -70,6 +93,16 @@ def importances(study: "Study") -> dict[str, float]:
     -----
     PED-ANOVA (Watanabe, Bansal and Hutter, 2023), as Optuna implements it, on the settings that
     were scored on all examples.
+
+    Examples
+    --------
+    >>> from densecrf_rnn.samples import Sample
+    >>> from densecrf_rnn.tuning import Task, tune
+    >>> truth = np.arange(24).reshape(4, 6) // 12
+    >>> logits = 2 * np.eye(2, dtype=np.float32)[:, truth]
+    >>> one = Sample("one", np.zeros((4, 6, 3), np.uint8), logits, truth)
+    >>> importances(tune([one], Task(iterations=2), trials=2).study)  # fewer than four scores
+    {}
     """
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
@@ -137,6 +170,12 @@ def held(file: str | None) -> Iterator[None]:
     ------
     ValueError
         Another process holds the study.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, held(f"{folder}/study.db"):
+    ...     pass  # what reads and writes the study
     """
     if file is None or os.path.realpath(file) in _HELD:
         yield

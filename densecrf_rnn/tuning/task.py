@@ -57,6 +57,13 @@ class Example(Protocol):
     """An image with logits and true labels, such as `samples.Sample`.
 
     May also have a `mask` and a `spacing`, as in `refine`.
+
+    Examples
+    --------
+    >>> from densecrf_rnn.samples import Sample
+    >>> truth = np.zeros((4, 6), np.uint8)
+    >>> image, logits = np.zeros((4, 6, 3), np.uint8), np.zeros((2, 4, 6), np.float32)
+    >>> example: Example = Sample("one", image, logits, truth)
     """
 
     @property
@@ -77,7 +84,22 @@ class Example(Protocol):
 
 
 def optional(example: Example) -> dict[str, Any]:
-    """Return `mask` and `spacing` as keyword arguments of `refine`; None where there is none."""
+    """Return `mask` and `spacing` as keyword arguments of `refine`; None where there is none.
+
+    Parameters
+    ----------
+    example : Example
+
+    Returns
+    -------
+    dict
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> optional(SimpleNamespace(name="a volume", spacing=(5, 1, 1)))
+    {'mask': None, 'spacing': (5, 1, 1)}
+    """
     return {name: getattr(example, name, None) for name in ("mask", "spacing")}
 
 

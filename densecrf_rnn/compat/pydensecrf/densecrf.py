@@ -18,7 +18,13 @@ _GROUP = 4
 
 
 class KernelType(IntEnum):
-    """Learnable parameters of a kernel in pydensecrf; without effect here."""
+    """Learnable parameters of a kernel in pydensecrf; without effect here.
+
+    Examples
+    --------
+    >>> crf = DenseCRF2D(4, 3, 2)
+    >>> crf.addPairwiseGaussian(sxy=3, compat=3, kernel=DIAG_KERNEL)
+    """
 
     CONST_KERNEL = 0
     DIAG_KERNEL = 1
@@ -29,6 +35,11 @@ class NormalizationType(IntEnum):
     """Normalisation of a kernel matrix K with row sums n = K 1.
 
     In the order of the members: K, K diag(1/n), diag(1/n) K, diag(n^-1/2) K diag(n^-1/2).
+
+    Examples
+    --------
+    >>> crf = DenseCRF2D(4, 3, 2)
+    >>> crf.addPairwiseGaussian(sxy=3, compat=3, normalization=NORMALIZE_AFTER)
     """
 
     NO_NORMALIZATION = 0
@@ -46,7 +57,17 @@ _NORMALIZATIONS: dict[IntEnum, str] = dict(
 
 
 class Unary:
-    """Base class of the unary energies that `DenseCRF.setUnary` takes."""
+    """Base class of the unary energies that `DenseCRF.setUnary` takes.
+
+    Parameters
+    ----------
+    energy : ndarray [L, N] float32
+
+    Examples
+    --------
+    >>> isinstance(ConstUnary(np.zeros((2, 4), np.float32)), Unary)
+    True
+    """
 
     def __init__(self, energy: Array) -> None:
         self._energy = energy

@@ -35,6 +35,12 @@ class Chains:
         Seed of the `ChainStore` that the chains come from.
     acceptance : float
         Fraction of the last sweep's draws that changed a label; NaN before the first sweep.
+
+    Examples
+    --------
+    >>> chains = ChainStore(seed=3).chains([7], torch.zeros(1, 4, 5, 6))
+    >>> tuple(chains.labels.shape), chains.index, chains.sweeps, chains.seed
+    ((1, 5, 6), [7], [1], 3)
     """
 
     labels: Tensor
