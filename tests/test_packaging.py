@@ -115,6 +115,16 @@ def test_the_log_of_the_wheel_says_that_all_tests_passed():
     assert re.search(r"^\d+ passed", log, re.MULTILINE) and "failed" not in log
 
 
+def test_the_log_of_the_integrations_has_every_file_that_the_script_runs():
+    log = text(".ci", "integration.txt")
+    named = re.findall(r"tests/\w+(?:\.py)?", text(".ci", "integration").split("tests=(")[1])
+    files = set(named) - {"tests/integration"}
+    files |= {f"tests/integration/{path.name}" for path in ROOT.glob("tests/integration/test_*.py")}
+    assert len(files) > 10
+    assert {name for name in files if f"\n{name}::" not in log} == set()
+    assert re.search(r"^=+ \d+ passed", log, re.MULTILINE) and "FAILED" not in log
+
+
 SCRIPTS = [".ci/run", ".ci/wheel", ".ci/integration", ".ci/cross/run", "tests/fuzz/sanitized.sh"]
 
 
