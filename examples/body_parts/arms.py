@@ -68,13 +68,13 @@ ARMS = {
     "persistent": Arm("GibbsCRF, chains never restarted", "gibbs", "gibbs", {"restart": 0}),
     "depth": Arm("GibbsCRF, tables for depth steps", "depth", "gibbs"),
     "sweeps-8x10": Arm(
-        "separate, 8 epochs of 10 sweeps", "gibbs", "gibbs", {**PERSISTENT, "sweeps": 10}, epochs=8
+        "separate, never restarted, 8 epochs of 10 sweeps", "gibbs", "gibbs", {**PERSISTENT, "sweeps": 10}, epochs=8
     ),
     "sweeps-80x1": Arm(
-        "separate, 80 epochs of 1 sweep", "gibbs", "gibbs", {**PERSISTENT, "sweeps": 1}, epochs=80
+        "separate, never restarted, 80 epochs of 1 sweep", "gibbs", "gibbs", {**PERSISTENT, "sweeps": 1}, epochs=80
     ),
     "sweeps-80x1-slow": Arm(
-        "separate, 80 epochs of 1 sweep, a tenth of the rate", "gibbs", "gibbs",
+        "separate, never restarted, 80 epochs of 1 sweep, a tenth of the rate", "gibbs", "gibbs",
         {**PERSISTENT, "sweeps": 1, "table_lr": 0.1}, epochs=80,
     ),  # fmt: skip
 }
