@@ -109,8 +109,12 @@ class Kernel:
 
     Examples
     --------
-    >>> Kernel(theta_position=30.0, theta_guide=0.5, guide="depth").guide
-    'depth'
+    >>> kernel = Kernel(theta_position=30.0, theta_guide=0.5, guide="depth")
+    >>> kernel.bandwidths, kernel.along_axes(2)
+    ((30.0, 0.5), (30.0, 30.0))
+    >>> rows = kernel.features(list(np.mgrid[:8, :9].astype(float)), np.zeros((8, 9, 1)))
+    >>> rows.shape  # 72 pixels, 2 positions and 1 channel
+    (72, 3)
     """
 
     theta_position: float | Sequence[float] | None = None

@@ -60,8 +60,8 @@ class PermutohedralLattice:
     >>> points = np.random.default_rng(0).normal(size=(50, 3))
     >>> lattice = PermutohedralLattice(points)
     >>> smoothed = lattice.filter(np.ones((50, 1)))
-    >>> smoothed.shape
-    (50, 1)
+    >>> smoothed.shape, lattice.self_response().shape, lattice.num_vertices <= 50 * 4
+    ((50, 1), (50,), True)
     """
 
     def __init__(

@@ -66,8 +66,9 @@ class CRFParams:
 
     Examples
     --------
-    >>> CRFParams(theta_alpha=80, theta_beta=13).theta_alpha
-    80.0
+    >>> params = CRFParams(theta_alpha=80, theta_beta=13)
+    >>> params.theta_alpha, CRFParams.from_dict(params.to_dict()) == params
+    (80.0, True)
 
     Channels of different units, such as intensity and metres:
 

@@ -11,6 +11,8 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
+import types
 import typing
 
 import numpy as np
@@ -116,8 +118,19 @@ def test_every_argument_of_a_public_name_is_in_its_docstring(name):
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_every_public_method_has_a_docstring(name):
+def test_every_public_method_has_a_docstring_and_is_in_an_example(name):
     for full, thing in names_of(load(name)).items():
-        for method, value in (vars(thing) if isinstance(thing, type) else {}).items():
-            if not method.startswith("_") and (callable(value) or isinstance(value, property)):
-                assert inspect.getdoc(getattr(thing, method)), f"{full}.{method}"
+        if not isinstance(thing, type) or getattr(thing, "_is_protocol", False):
+            continue
+        kinds = (types.FunctionType, classmethod, staticmethod, property)
+        for method, value in vars(thing).items():
+            field = method in getattr(thing, "__dataclass_fields__", {})
+            if method.startswith("_") or field or not isinstance(value, kinds):
+                continue
+            own = inspect.getdoc(getattr(thing, method)) or ""
+            assert own, f"{full}.{method} has no docstring"
+            examples = [line for line in f"{own}\n{inspect.getdoc(thing)}".splitlines()
+                        if line.startswith((">>>", "..."))]  # fmt: skip
+            called = method in ("forward", "extra_repr")  # by torch
+            shown = any(re.search(rf"\.{method}\b", line) for line in examples)
+            assert called or shown, f"no example of {full} has {method}"

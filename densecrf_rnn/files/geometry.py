@@ -49,8 +49,9 @@ class Geometry:
 
     Examples
     --------
-    >>> Geometry((40, 50), np.diag([0.5, 0.5, 1.0]), "GeoTIFF").spacing
-    (0.5, 0.5)
+    >>> one = Geometry((40, 50), np.diag([0.5, 0.5, 1.0]), "GeoTIFF")
+    >>> one.spacing, len(one.statements)
+    ((0.5, 0.5), 1)
     """
 
     size: tuple[int, ...]

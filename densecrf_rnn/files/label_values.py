@@ -48,6 +48,12 @@ class LabelValues:
     [[0, 1]]
     >>> stored.stored(np.array([[0, 1]])).tolist()
     [[0, 255]]
+    >>> stored.values_of_one_channel.tolist(), stored.void_label, stored.palette()
+    ([0, 255], None, None)
+    >>> coloured = LabelValues(colours=np.array([[0, 0, 0], [255, 0, 0]]))
+    >>> red = np.array([[[255, 0, 0]]], np.uint8)
+    >>> coloured.labels_of_colours(Path("a.png"), red).tolist()
+    [[1]]
     """
 
     values: tuple[int, ...] | None = None

@@ -36,8 +36,9 @@ class Settings:
 
     Examples
     --------
-    >>> Settings(CRFParams(theta_alpha=30), iterations=5).to_dict()["params"]["theta_alpha"]
-    30.0
+    >>> values = Settings(CRFParams(theta_alpha=30), iterations=5).to_dict()
+    >>> values["params"]["theta_alpha"], Settings.from_dict(values).iterations
+    (30.0, 5)
     """
 
     params: CRFParams = CRFParams()

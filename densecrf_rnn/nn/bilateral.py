@@ -72,6 +72,8 @@ class BilateralFilter(nn.Module):
     >>> smooth(torch.rand(2, 1, 8, 9), guide=image).mean().backward()
     >>> smooth.log_guide.grad.shape
     torch.Size([1])
+    >>> round(smooth.theta_position.item(), 4), round(smooth.theta_guide.item(), 4)
+    (4.0, 0.1)
     """
 
     initial_position: Tensor | None

@@ -104,6 +104,13 @@ class CRFRNN(Pretrained):
     >>> logits, image = torch.randn(2, 4, 8, 9), torch.rand(2, 3, 8, 9) * 255
     >>> crf(logits, image).shape
     torch.Size([2, 4, 8, 9])
+    >>> crf.bandwidths.tolist()  # theta_alpha and theta_beta, then theta_gamma
+    [[160.0, 3.0], [3.0, 1.0]]
+    >>> crf.freeze("compatibility").compatibility.requires_grad
+    False
+    >>> crf.settings()["iterations"]
+    5
+    >>> model = CRFRNN.wrap(nn.Conv2d(3, 4, 1), num_classes=4)  # a network with its head
     """
 
     kernel_weights: Tensor

@@ -34,7 +34,10 @@ class SampleNetwork:
     Examples
     --------
     >>> from densecrf_rnn.nn.sample_network import SampleNetwork
-    >>> scores = SampleNetwork().scores(np.zeros((40, 60, 3), np.uint8))
+    >>> network = SampleNetwork()
+    >>> scores = network.scores(np.zeros((40, 60, 3), np.uint8))
+    >>> network.grid(torch.zeros(1, 3, 513, 513)).shape
+    torch.Size([1, 21, 33, 33])
     >>> scores.shape, scores.dtype.name, int(scores.argmax(0).max())
     ((21, 40, 60), 'float32', 0)
     """

@@ -54,6 +54,8 @@ class Segmenter(Pretrained):
     >>> model = CRFRNN.wrap(nn.Conv2d(3, 2, 1), 2, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     >>> model(torch.randn(1, 3, 6, 7)).shape
     torch.Size([1, 2, 6, 7])
+    >>> sorted(model.settings())
+    ['mean', 'scale', 'std']
     """
 
     mean: Tensor

@@ -136,8 +136,9 @@ class Task:
 
     Examples
     --------
-    >>> Task(ranges={"theta_alpha": (10, 100)}).ranges
-    {'theta_alpha': (10.0, 100.0)}
+    >>> task = Task(ranges={"theta_alpha": (10, 100)})
+    >>> task.ranges, task.describe()["iterations"]
+    ({'theta_alpha': (10.0, 100.0)}, 5)
     """
 
     base: CRFParams = START

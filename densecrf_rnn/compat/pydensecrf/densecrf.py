@@ -150,11 +150,17 @@ class DenseCRF:
     >>> image = np.zeros((6, 8, 3), np.uint8)
     >>> labels = np.arange(48).reshape(6, 8) % 3  # 0 means unknown
     >>> crf = DenseCRF(48, 2)
-    >>> crf.setUnaryEnergy(utils.unary_from_labels(labels, 2, gt_prob=0.7))
+    >>> energies = utils.unary_from_labels(labels, 2, gt_prob=0.7)
+    >>> crf.setUnaryEnergy(energies)  # or crf.setUnary(ConstUnary(energies))
     >>> features = utils.create_pairwise_bilateral((80, 80), (13, 13, 13), image, chdim=2)
     >>> crf.addPairwiseEnergy(features, compat=10)
     >>> crf.inference(5).shape
     (2, 48)
+    >>> q, tmp1, tmp2 = crf.startInference()
+    >>> before = crf.klDivergence(q)
+    >>> crf.stepInference(q, tmp1, tmp2)
+    >>> crf.klDivergence(q) < before
+    True
     """
 
     def __init__(self, nvar: int, nlabels: int) -> None:

@@ -97,6 +97,12 @@ class ChainStore:
     >>> store.keep(chains)
     >>> len(store), 7 in store
     (2, True)
+    >>> store.synchronize()  # does nothing in a single process
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store.save(f"{folder}/chains.pt")
+    ...     len(ChainStore.load(f"{folder}/chains.pt"))
+    2
     """
 
     def __init__(self, seed: int = 0) -> None:

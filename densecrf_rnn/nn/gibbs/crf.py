@@ -72,8 +72,12 @@ class GibbsCRF(nn.Module):
     >>> chains = store.chains([0, 1], logits)  # the images' numbers in the data set
     >>> crf.loss(logits, torch.zeros(2, 8, 9).long(), chains).backward()
     >>> store.keep(chains)
-    >>> crf.decode(logits).shape
-    torch.Size([2, 8, 9])
+    >>> crf.decode(logits).shape, crf.sample(logits, sweeps=5).shape
+    (torch.Size([2, 8, 9]), torch.Size([2, 8, 9]))
+    >>> crf.marginals(logits, sweeps=5, burn_in=5).shape
+    torch.Size([2, 3, 8, 9])
+    >>> crf.statistics_gap(torch.zeros(2, 8, 9).long(), chains).shape  # of each offset
+    torch.Size([2])
     """
 
     offsets: Tensor
