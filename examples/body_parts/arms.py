@@ -68,14 +68,16 @@ ARMS = {
     "persistent": Arm("GibbsCRF, chains never restarted", "gibbs", "gibbs", {"restart": 0}),
     "depth": Arm("GibbsCRF, tables for depth steps", "depth", "gibbs"),
     "sweeps-8x10": Arm(
-        "separate, never restarted, 8 epochs of 10 sweeps", "gibbs", "gibbs", {**PERSISTENT, "sweeps": 10}, epochs=8
-    ),
+        "separate, never restarted, 8 epochs of 10 sweeps",
+        "gibbs", "gibbs", {**PERSISTENT, "sweeps": 10}, epochs=8,
+    ),  # fmt: skip
     "sweeps-80x1": Arm(
-        "separate, never restarted, 80 epochs of 1 sweep", "gibbs", "gibbs", {**PERSISTENT, "sweeps": 1}, epochs=80
-    ),
+        "separate, never restarted, 80 epochs of 1 sweep",
+        "gibbs", "gibbs", {**PERSISTENT, "sweeps": 1}, epochs=80,
+    ),  # fmt: skip
     "sweeps-80x1-slow": Arm(
-        "separate, never restarted, 80 epochs of 1 sweep, a tenth of the rate", "gibbs", "gibbs",
-        {**PERSISTENT, "sweeps": 1, "table_lr": 0.1}, epochs=80,
+        "separate, never restarted, 80 epochs of 1 sweep, a tenth of the rate",
+        "gibbs", "gibbs", {**PERSISTENT, "sweeps": 1, "table_lr": 0.1}, epochs=80,
     ),  # fmt: skip
 }
 GROUPS = {
@@ -108,7 +110,7 @@ SEARCHES: dict[str, list[list[dict[str, Any]]]] = {
         [{"network_lr": 3e-4}],
     ],
     "ascent": [
-        [{"table_lr": rate, "network_lr": 0.1} for rate in (1.0, 10.0, 100.0)],
+        [{"table_lr": rate, "network_lr": 0.1} for rate in (0.1, 1.0, 10.0, 100.0)],
         [{"network_lr": 0.01}],
     ],
 }  # fmt: skip

@@ -20,7 +20,8 @@ MEASURES = ("pixels of parts", "mean of parts", "kind", "side", "mean IU")
 CLAIMS = (
     ("disconnected", "cnn"), ("crfrnn", "cnn"), ("crfrnn", "disconnected"),
     ("crfrnn", "unguided"), ("gibbs", "cnn"), ("gibbs", "disconnected"), ("gibbs", "crfrnn"),
-    ("gibbs", "separate"), ("gibbs", "sweeps-8x10"), ("gibbs", "persistent"), ("gibbs", "potts"), ("gibbs", "symmetric"),
+    ("gibbs", "separate"), ("gibbs", "sweeps-8x10"),
+    ("gibbs", "persistent"), ("gibbs", "potts"), ("gibbs", "symmetric"),
     ("gibbs", "distance1"), ("gibbs", "ascent"), ("depth", "gibbs"), ("depth", "crfrnn"),
     ("sweeps-80x1", "sweeps-8x10"), ("sweeps-80x1-slow", "sweeps-8x10"),
 )  # fmt: skip
