@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("tqdm")
 
-from fcn8s import datasets, training  # noqa: E402
+from fcn8s import datasets, stream, training  # noqa: E402
 from fcn8s.config import RECIPES, Config, parse_setting  # noqa: E402
 from fcn8s.stream import Stream, batches, collate  # noqa: E402
 
@@ -263,7 +263,30 @@ def test_stored_features_are_shared_by_runs_with_the_same_frozen_layers(pictures
     for number, changes in enumerate(({}, {"freeze_fcn": True}, {"lr": 0.1}, {"seed": 1})):
         training.train(config.with_(**changes), pictures, tmp_path / str(number),
                        cache_folder=tmp_path)
-    assert len(list(tmp_path.glob("features-*.pt"))) == 2  # the last starts from other weights
+    assert len(list(tmp_path.glob("features-*"))) == 2  # the last starts from other weights
+
+
+def test_storing_features_continues_where_it_was_stopped(pictures, tmp_path, monkeypatch):
+    fcn = training.build(TINY, 11).fcn
+    whole = stream.Features(fcn, pictures, tmp_path / "whole", "cpu", True)
+    monkeypatch.setattr(stream, "FEATURES_PART", 2)
+    made, lower = [], stream.lower_features
+
+    def count(fcn, image):
+        made.append(image)
+        if len(made) == 5:
+            raise KeyboardInterrupt
+        return lower(fcn, image)
+
+    monkeypatch.setattr(stream, "lower_features", count)
+    with pytest.raises(KeyboardInterrupt):  # in the second part
+        stream.Features(fcn, pictures, tmp_path / "parts", "cpu", True)
+    parts = stream.Features(fcn, pictures, tmp_path / "parts", "cpu", True)
+    assert len(made) == 5 + 2 * len(pictures) - 4
+    for i in range(len(pictures)):
+        for mirrored in (False, True):
+            for a, b in zip(parts[i, mirrored], whole[i, mirrored], strict=True):
+                assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("changes", [

@@ -19,6 +19,9 @@ from .config import Config
 from .pictures import IGNORE, Pictures
 
 
+FEATURES_PART = 64  # images in a file of features
+
+
 def to_tensor(image: np.ndarray) -> torch.Tensor:
     """Return an image as a tensor [3, H, W], float32 in 0..255."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
@@ -105,8 +108,9 @@ def collate(samples):
 class Features:
     """Stored features of each image and its mirror image from MobileNetV2's frozen layers.
 
-    They are kept in a file of float16 that is named after the pictures and the layers, and are read
-    from where they lie; runs with the same pictures and layers share it.
+    They are kept in files of float16, of `FEATURES_PART` images each, in a folder that is named
+    after the pictures and the layers, and are read from where they lie; runs with the same pictures
+    and layers share it, and an interrupted call continues.
     """
 
     def __init__(self, fcn, pictures: Pictures, folder: Path, device, mirrored: bool):
@@ -114,19 +118,32 @@ class Features:
         for layer in fcn.lowest():
             for weight in layer.state_dict().values():
                 made_of.update(weight.cpu().numpy().tobytes())
-        path = folder / f"features-{made_of.hexdigest()[:12]}.pt"
-        if not path.exists():
-            levels = []
-            fcn = fcn.eval()
-            indices = range(len(pictures))
-            for i in tqdm(indices, f"features of {pictures.name}", leave=False, disable=None):
-                image = to_tensor(pictures.image(i))[None].to(device)
-                views = [image, image.flip(3)] if mirrored else [image]
-                levels.append([tuple(x[0].half().cpu() for x in fcn.lower(v)) for v in views])
-            with replaced(path) as part:
-                torch.save(levels, part)
-        self.levels = torch.load(path, mmap=True, weights_only=True)
+        inside = folder / f"features-{made_of.hexdigest()[:12]}"
+        inside.mkdir(parents=True, exist_ok=True)
+        fcn.eval()
+        self.parts, self.size = [], FEATURES_PART
+        with tqdm(total=len(pictures), desc=f"features of {pictures.name}", leave=False,
+                  disable=None) as bar:
+            for first in range(0, len(pictures), self.size):
+                indices = range(first, min(first + self.size, len(pictures)))
+                path = inside / f"{first:06d}.pt"
+                if not path.exists():
+                    levels = []
+                    for i in indices:
+                        image = to_tensor(pictures.image(i))[None].to(device)
+                        views = [image, image.flip(3)] if mirrored else [image]
+                        levels.append([lower_features(fcn, view) for view in views])
+                        bar.update()
+                    with replaced(path) as part:
+                        torch.save(levels, part)
+                self.parts.append(torch.load(path, mmap=True, weights_only=True))
 
     def __getitem__(self, key) -> tuple[torch.Tensor, torch.Tensor]:
         i, mirrored = key
-        return tuple(x.float() for x in self.levels[i][int(mirrored)])
+        part, place = divmod(i, self.size)
+        return tuple(x.float() for x in self.parts[part][place][int(mirrored)])
+
+
+def lower_features(fcn, image) -> tuple[torch.Tensor, ...]:
+    """Return the frozen layers' features of an image [1, 3, H, W] as they are stored."""
+    return tuple(x[0].half().cpu() for x in fcn.lower(image))

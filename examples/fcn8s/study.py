@@ -20,7 +20,7 @@ from densecrf_rnn.metrics import bootstrap_interval, mean_iu
 from . import datasets, digests, evaluation
 from .config import Config, Recipe
 from .pictures import Pictures, check_masks
-from .stream import Stream, collate
+from .stream import Stream, collate, lower_features, to_tensor
 from .training import (
     ABOUT, LAST, build, is_first, load_trained, make_optimizer, read_curve, start_processes,
     step_loss, train,
@@ -295,6 +295,23 @@ class Study:
             seconds += steps * known[kind]
         print(f"{len(todo)} runs left, {sum(n for _, n in todo)} steps: about "
               f"{seconds / 3600:.1f} hours, and the scoring", flush=True)
+        stored = next((config for config, _ in todo if config.cache), None)
+        if stored and not list(self.out.glob("features-*")):
+            print(self.feature_cost(stored), flush=True)
+
+    def feature_cost(self, config: Config) -> str:
+        """Describe time and disk that storing the frozen layers' features takes."""
+        pictures = self.parts(config.dataset)["train"]
+        fcn = build(config, len(pictures.classes)).fcn.to(self.device).eval()
+        image = to_tensor(pictures.image(0))[None].to(self.device)
+        for _ in range(2):
+            start = time.perf_counter()
+            found = lower_features(fcn, image)
+            seconds = time.perf_counter() - start
+        views = len(pictures) * (1 + config.flip)
+        size = sum(x.numel() * x.element_size() for x in found) * views
+        return (f"features of the frozen layers are stored first, of {len(pictures)} images: about "
+                f"{seconds * views / 3600:.1f} hours and {size / 1e9:.1f} GB")
 
     def check_masks(self) -> None:
         """Check the masks of all images that the study uses, unless an earlier call has."""
