@@ -270,7 +270,7 @@ def _refined(
     logits = unaries.as_logits(logits, kind, multilabel=options["multilabel"], mask=mask)
     found = infer(
         _computable(logits), image, mask=mask, kernel_weights=None, marginals=True, window=window,
-        **of_infer,
+        warn=False, **of_infer,
     )  # fmt: skip
     return found if options["labels"] else found.astype(np.float32, copy=False)
 

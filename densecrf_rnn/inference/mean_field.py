@@ -153,6 +153,7 @@ def infer(
     lattices: Lattices | None = None,
     window: kernels.Window | None = None,
     of_probabilities: bool = False,
+    warn: bool = True,
     return_info: bool = False,
 ) -> Any:
     """Compute `mean_field` or, with `marginals`, the softmax of its result.
@@ -169,13 +170,14 @@ def infer(
     marginals : bool
         Return marginals; for L = 1, and for each map of a multilabel problem, the foreground's.
     lattices : dict, optional
-        Cache of lattice kernels; missing ones are built and added. Suspicious values then cause no
-        warning, because a search tries bandwidths that do not suit an image.
+        Cache of lattice kernels; missing ones are built and added.
     window : Window, optional
-        The position of these arrays in a larger image, of which they are a tile. Suspicious values
-        then cause no warning either: in a dark tile they may be right.
+        The position of these arrays in a larger image, of which they are a tile.
     of_probabilities : bool
         The logits were computed from probabilities, so they may lie in 0..1 themselves.
+    warn : bool
+        Warn of suspicious values. Not of a tile, a dark one of which may be right, and not in a
+        search, which tries bandwidths that do not suit an image.
     """
     clock = Clock()
     iterations = checks.count("iterations", iterations, 0)
@@ -188,7 +190,7 @@ def infer(
     )  # fmt: skip
     logits = problem.logits
     idle = iterations == 0 or problem.unary.size == 0
-    if window is None and lattices is None:
+    if warn:
         problem.warn(of_probabilities)
     if idle or engines.fused(problem.engine) is None:  # a fused engine checks values itself
         problem.check_values()

@@ -268,7 +268,7 @@ class Scorer:
                     logits, self._image, params, kernel_weights=None,
                     compatibility=compatibility, iterations=task.iterations,
                     backend=task.backend, threads=task.threads, marginals=True,
-                    lattices=self._lattices, **optional(self._example),
+                    lattices=self._lattices, warn=False, **optional(self._example),
                 )  # fmt: skip
             prediction = most_probable(logits, 0.0 if params is None else 0.5)
             return metrics.confusion_matrix(
