@@ -13,7 +13,7 @@ import numpy as np
 
 from .._typing import Array
 from .. import checks, files, samples
-from ..explore.scenes import Scene, Source, checked, displayable, of_samples
+from ..explore.scenes import Scene, Source, displayable, load, of_samples
 from ..explore.settings import Settings
 from ..files.sources import by_stem
 from ..params import CRFParams
@@ -61,13 +61,13 @@ def run(args: argparse.Namespace) -> int:
     require("explore", "nicegui", "PIL", extra="explore")
     require("explore", "skimage", extra="cli")
     require("explore", "torch", extra="torch")
-    from ..explore.page import serve
+    from ..explore.serving import serve
 
     start = _start(args)
     sources = _sources_of(args) if args.sources else of_samples()
     name, source = next(iter(sources.items()))  # which the page shows first
     with user_errors(OSError, ImportError, TypeError, ValueError):
-        first = checked(source())
+        first = load(source)
     sources[name] = lambda: first
     with user_errors(ValueError):
         serve(

@@ -7,9 +7,13 @@ import numpy as np
 
 from .._typing import Array
 from .. import checks, files
+from ..files import formats
 from ..kernels import leading
 from ..params import CRFParams
 
+MOST_BYTES = 50_000_000  # of an uploaded file
+_MOST_PIXELS = 100_000_000  # of an uploaded photograph, which takes some 10 bytes for each
+_UPLOADS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 LONGEST = 1500  # side of a photograph; longer ones are reduced, so that a try takes about a second
 _USUAL = 500  # longest side of the photographs that the demo's bandwidths were chosen on
 
@@ -39,6 +43,25 @@ def read_whole(path: Path) -> Array:
     return rgb(image)
 
 
+def read_upload(path: Path, longest: int) -> Array:
+    """Read an uploaded photograph as `read_photo` does, of bounded size.
+
+    Raises
+    ------
+    OSError, ImportError, ValueError
+        As `read_photo`; also for a file of another kind, or of too many pixels, by its header.
+    """
+    if path.suffix.lower() not in _UPLOADS:
+        raise ValueError(f"{path}: is no photograph; give JPEG, PNG, WebP or BMP")
+    height, width = formats.read(path, "shape")
+    if height * width > _MOST_PIXELS:
+        raise ValueError(
+            f"{path}: has {width} x {height} pixels; the page takes at most "
+            f"{_MOST_PIXELS // 10**6} million, so reduce it first"
+        )
+    return read_photo(path, longest)
+
+
 def rgb(image: Array) -> Array:
     """Return an image [H, W, C] with three channels: the first three, or the first repeated."""
     return image[..., :3] if image.shape[-1] >= 3 else np.repeat(image[..., :1], 3, axis=-1)
@@ -50,10 +73,12 @@ def reduced(image: Array, longest: int | None = None) -> Array:
     longest = LONGEST if longest is None else longest
     if side <= longest:
         return np.ascontiguousarray(image)
-    transform = checks.package("skimage.transform", "reducing a picture", "'densecrf-rnn[cli]'")
-    size = [max(1, round(n * longest / side)) for n in image.shape[:2]]
-    small = transform.resize(image, size, order=1, anti_aliasing=True, preserve_range=True)
-    return small.round().clip(0, 255).astype(np.uint8)
+    pillow = checks.package("PIL.Image", "reducing a picture", "'densecrf-rnn[cli]'")
+    height, width = (max(1, round(n * longest / side)) for n in image.shape[:2])
+    small = pillow.fromarray(np.ascontiguousarray(image)).resize(  # in 8 bits: it may be large
+        (width, height), pillow.Resampling.BILINEAR, reducing_gap=3
+    )
+    return np.asarray(small)
 
 
 def for_size(params: CRFParams, image: Array) -> CRFParams:

@@ -1,17 +1,24 @@
 """What is refined on the page: an image with its logits, and where both come from."""
 
+import threading
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from .._typing import Array
 from .. import checks, samples
 from .._atomic import replaced
+from ..inference.build import Lattices
 from ..postprocess import most_probable
 from .photos import rgb
+
+_T = TypeVar("_T")
+_ONE_AT_A_TIME = threading.Lock()  # Python's list of recorded warnings is one for all threads
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +45,10 @@ class Scene:
         The pixels to refine; None: all.
     spacing : tuple of float, or None
         Pixel size along each axis; None: 1.
+    doubts : tuple of str
+        What reading the files warned of.
+    lattices : dict
+        Cache of `infer`, for this image, mask and spacing; `replace` makes a new one.
     """
 
     name: str
@@ -49,6 +60,8 @@ class Scene:
     command: tuple[str, ...] = ()
     mask: Array | None = None
     spacing: tuple[float, ...] | None = None
+    doubts: tuple[str, ...] = ()
+    lattices: Lattices = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def before(self) -> Array:
@@ -58,6 +71,26 @@ class Scene:
 
 # Loads a scene when it is chosen.
 Source = Callable[[], Scene]
+
+
+def noted(call: Callable[[], _T]) -> tuple[_T, tuple[str, ...]]:
+    """Return what a call returns, and the warnings that it gave, which the page shows."""
+    with _ONE_AT_A_TIME, warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        found = call()
+    return found, tuple(dict.fromkeys(str(one.message) for one in given))
+
+
+def load(source: Source) -> Scene:
+    """Load a scene, with the warnings of reading it.
+
+    Raises
+    ------
+    OSError, ImportError, TypeError, ValueError
+        A file cannot be read, or `checked` rejects the scene.
+    """
+    scene, doubts = noted(source)
+    return replace(checked(scene), doubts=(*scene.doubts, *doubts))
 
 
 def of_samples() -> dict[str, Source]:

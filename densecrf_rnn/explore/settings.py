@@ -7,14 +7,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._typing import Array
-from .. import metrics, samples, unaries
-from ..inference.refine import refine
+from .. import checks, metrics, samples, unaries
+from ..inference.mean_field import infer
 from ..params import CRFParams, Quality
-from .scenes import Scene
+from .scenes import Scene, noted
+
+MOST_ITERATIONS = 1000  # of the page, which cannot stop a run
+_KEPT = 2  # lattices of a scene that stay in memory: what one refinement needs at most
 
 
 class Slider(NamedTuple):
-    """The range of a setting, in even steps of its logarithm or of itself."""
+    """The range of a slider, in even steps of its logarithm or of itself.
+
+    The setting may lie beyond it: any valid number can be typed.
+    """
 
     low: float
     high: float
@@ -84,12 +90,54 @@ class Settings:
         return replace(self.others, **own)
 
     def with_value(self, name: str, value: float | str) -> "Settings":
-        """Return the settings with one value changed; numbers keep three digits."""
+        """Return the settings with one value changed.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `refine` would not take the value, or the page not run so many iterations.
+        """
         if name == "iterations":
-            return replace(self, iterations=int(value))
-        if name == "quality":
-            return replace(self, **{name: value})  # type: ignore[arg-type]
-        return replace(self, **{name: float(f"{float(value):.3g}")})  # type: ignore[arg-type]
+            if not float(value).is_integer():
+                raise ValueError(f"iterations is {value}; it must be an integer")
+            value = int(value)
+            if checks.count(name, value, 0) > MOST_ITERATIONS:
+                raise ValueError(
+                    f"iterations is {value}; the page runs at most {MOST_ITERATIONS}, of which 10 "
+                    "suffice mostly (the command runs any number)"
+                )
+        elif name == "temperature":
+            checks.positive_number(name, value)
+        changed = replace(self, **{name: value})  # type: ignore[arg-type]
+        changed.params()
+        return changed
+
+
+def number(name: str, text: str) -> float:
+    """Return the number that a text says.
+
+    Raises
+    ------
+    ValueError
+        It says none.
+    """
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} is {text.strip()[:40]!r}; give a number, such as 3 or 0.5"
+        ) from error
+
+
+def shown(value: float) -> str:
+    """Return a number with all of its digits.
+
+    Examples
+    --------
+    >>> shown(30.0), shown(0.1)
+    ('30', '0.1')
+    """
+    return repr(value).removesuffix(".0")
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,20 +148,21 @@ class View:
     scores: str
     seconds: float
     vertices: int
+    doubts: tuple[str, ...]  # what `refine` would warn of
 
 
 def view(scene: Scene, settings: Settings, threads: int | None = None) -> View:
     """Refine a scene to labels and compare them."""
-    after, info = _refined(scene, settings, threads, labels=True)
+    (after, info), doubts = noted(lambda: _refined(scene, settings, threads, labels=True))
     return View(
         after, scores(scene, after), sum(info.seconds.values()),
-        info.vertices[0] if info.vertices else 0,
+        info.vertices[0] if info.vertices else 0, doubts,
     )  # fmt: skip
 
 
 def entropy(scene: Scene, settings: Settings, threads: int | None = None) -> Array:
     """Return the entropy [H, W] of the marginals, 1 for equal ones; 0 outside a mask."""
-    q, _ = _refined(scene, settings, threads, labels=False)
+    (q, _), _ = noted(lambda: _refined(scene, settings, threads, labels=False))
     if len(q) == 1:
         q = np.concatenate([1 - q, q])
     q = q.clip(np.finfo(q.dtype).tiny, 1)
@@ -122,13 +171,18 @@ def entropy(scene: Scene, settings: Settings, threads: int | None = None) -> Arr
 
 
 def _refined(scene: Scene, settings: Settings, threads: int | None, labels: bool) -> Any:
+    """Do what `refine` does, with the lattices that an earlier call built for the scene."""
     logits = scene.logits
     if settings.temperature != 1:
         logits = unaries.scale_temperature(logits, settings.temperature)
-    return refine(
-        logits, scene.image, settings.params(), iterations=settings.iterations, mask=scene.mask,
-        spacing=scene.spacing, labels=labels, threads=threads, return_info=True,
+    found = infer(
+        logits, scene.image, settings.params(), kernel_weights=None, compatibility=None,
+        iterations=settings.iterations, mask=scene.mask, spacing=scene.spacing, backend="auto",
+        threads=threads, marginals=True, labels=labels, lattices=scene.lattices, return_info=True,
     )  # fmt: skip
+    for key in list(scene.lattices)[:-_KEPT]:
+        scene.lattices.pop(key, None)
+    return found
 
 
 def scores(scene: Scene, after: Array) -> str:
@@ -179,5 +233,7 @@ def command_of(scene: Scene, settings: Settings, out: str) -> str:
     if not options.pop("self_term"):
         words.append("--no-self-term")
     for name, value in options.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
+        option = f"--{name.replace('_', '-')}"
+        negative = str(value).startswith("-")  # argparse takes -1e-05 for an option
+        words += [f"{option}={value}"] if negative else [option, str(value)]
     return shlex.join(words)
