@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import fields
@@ -20,7 +21,7 @@ from ..params import CRFParams
 from . import UserError, _types, require, user_errors
 from ._crf_options import add_crf_options, settings
 from ._inputs import Inputs, Problem, add_content_options, channels_of
-from ._label_options import Truths
+from ._label_options import Truths, occurring
 from ._messages import reason_of
 from ._options import given, option
 from .demo import ITERATIONS, PARAMS
@@ -29,7 +30,7 @@ PORT = 8765
 # Options that a page has no use for, or that its sliders replace.
 _NOT_OF_INPUT = {
     "sources", "port", "no_browser", "out", "threads", "params", "iterations", "prune",
-    "compatibility", "temperature", "logits", "images", "truth",
+    "compatibility", "temperature", "logits", "images", "truth", "mask", "recursive",
     *(field.name for field in fields(CRFParams)),
 }  # fmt: skip
 
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", **_types.FOLDER, default=Path("densecrf-explore"),
         help="folder for inputs that the page saves (default: %(default)s)")
     add("--threads", **_types.COUNT, help="maximum number of threads (default: one per processor)")
-    add_content_options(parser)
+    add_content_options(parser, regions=False)
     add_crf_options(parser)
 
 
@@ -129,12 +130,16 @@ def _scene(
     words: Sequence[str],
 ) -> Scene:  # fmt: skip
     try:
-        problem = inputs.read(match)
-        truth = None if path is None else _truth(inputs, args, path, problem)
+        with files.allowing(args.max_bytes):  # a thread of the page has no context of the command
+            problem = inputs.read(match)
+            truth = None if path is None else _truth(inputs, args, path, problem)
     except (TypeError, ValueError) as error:
         raise ValueError(reason_of(match, error)) from error
-    several = len(inputs.images(match)) > 1  # which are found by their suffixes
-    image = args.images if several else match.paths[1]
+    image = match.paths[1]
+    if len(inputs.images(match)) > 1:  # which are found by their suffixes
+        image = image.parent if args.recursive else args.images
+    if args.mask is not None:  # the file, as those of logits and image
+        words = [*words, option("mask"), str(match.paths[-1])]
     return Scene(
         name=Path(match.stem).name, image=problem.image,
         logits=problem.logits.astype(np.float32, copy=False), truth=truth,
@@ -147,6 +152,13 @@ def _truth(inputs: Inputs, args: argparse.Namespace, path: Path, problem: Proble
     """Read true labels as channels of the logits; those that are not scored become IGNORE."""
     truths = Truths(args)
     truth = truths.read(path, size=problem.logits.shape[1:])
+    if truths.values is None and occurring(truth) == [0, samples.IGNORE]:
+        warnings.warn(
+            f"{path}: holds only 0 and {samples.IGNORE}, of which {samples.IGNORE} is taken for "
+            f"void, which is not scored; if it is the foreground, add --label-values "
+            f"0,{samples.IGNORE}",
+            stacklevel=2,
+        )
     names = inputs.label_names(max(2, len(problem.logits)))
     channels, foreign = channels_of(truth, names, truth == truths.ignore)
     if foreign is not None and args.classes is None:
