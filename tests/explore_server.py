@@ -1,6 +1,7 @@
-"""A server of `densecrf-rnn explore`, in a process of its own."""
+"""`densecrf-rnn explore`: a server in a process of its own, or what would be served."""
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -11,6 +12,9 @@ from pathlib import Path
 import pytest
 
 import densecrf_rnn
+from densecrf_rnn import files
+from densecrf_rnn.cli import main
+from densecrf_rnn.explore.settings import command_of, python_of
 
 
 def started(folder):
@@ -47,3 +51,36 @@ def ended(server, number=signal.SIGINT):
         server.kill()
         server.wait()
         raise
+
+
+def explored(monkeypatch, *words):
+    """What `explore` would serve, without a server: the sources by stem and the settings.
+
+    None if the command fails.
+    """
+    pytest.importorskip("torch")
+    from densecrf_rnn.cli import explore
+    from densecrf_rnn.explore import serving
+
+    seen = []
+    with monkeypatch.context() as patched:
+        patched.setattr(explore, "require", lambda *args, **more: None)
+        patched.setattr(serving, "serve", lambda sources, start, **more: seen.extend(
+            [sources, start]))  # fmt: skip
+        status = main(["explore", *map(str, words)])
+    return None if status else tuple(seen)
+
+
+def labels_of_command(scene, settings, out):
+    """The labels that the command of the page writes for a scene."""
+    words = shlex.split(command_of(scene, settings, str(out)))
+    assert words[0] == "densecrf-rnn" and main(words[1:]) == 0
+    (written,) = (path for path in Path(out).rglob("*") if path.suffix in (".png", ".tif"))
+    return files.read_labels(written)
+
+
+def labels_of_python(scene, settings):
+    """The labels that the Python of the page computes for a scene."""
+    names = {}
+    exec(python_of(scene, settings), names)
+    return names["labels"]

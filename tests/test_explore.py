@@ -1,20 +1,24 @@
 """The page of `densecrf-rnn explore`: what it computes, the code it shows, and the page itself."""
 
+import argparse
 import importlib.util
 import re
 import shlex
 import socket
-import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from explore_server import explored, labels_of_command, labels_of_python
 
-from densecrf_rnn import CRFParams, files, samples
-from densecrf_rnn.cli import main
-from densecrf_rnn.explore import pictures, scenes, scribbles, settings
+from densecrf_rnn import CRFParams, cli, samples
+from densecrf_rnn.cli import _inputs, explore, main
+from densecrf_rnn.explore import controls, pictures, scenes, scribbles, settings
 from densecrf_rnn.explore.scenes import Scene
+from densecrf_rnn.files import sizes
+from densecrf_rnn.inference import build
 
 needs_pictures = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("PIL", "skimage", "tqdm"))), reason="needs the extra cli"
@@ -34,13 +38,6 @@ def small(name="made", truth=True, labels=3):
     return Scene(name, image, logits, found, image)
 
 
-def labels_of(code):
-    """The labels that Python from the page computes."""
-    names = {}
-    exec(code, names)
-    return names["labels"]
-
-
 # --- the code that is copied ---------------------------------------------------------------------
 
 
@@ -48,9 +45,7 @@ def labels_of(code):
 @pytest.mark.parametrize("of", [SETTINGS, settings.Settings(), replace(SETTINGS, iterations=0)])
 def test_python_of_a_sample_gives_the_labels_on_the_screen(of):
     scene = scenes.of_samples()["2007_000033"]()
-    np.testing.assert_array_equal(
-        labels_of(settings.python_of(scene, of)), settings.view(scene, of).after
-    )
+    np.testing.assert_array_equal(labels_of_python(scene, of), settings.view(scene, of).after)
 
 
 @needs_pictures
@@ -68,80 +63,93 @@ def test_the_page_of_the_documents_shows_the_python_of_the_first_sample():
 def test_python_and_command_of_saved_inputs_give_the_labels_on_the_screen(of, tmp_path):
     scene = scenes.saved(small(), tmp_path / "it's a folder")
     wanted = settings.view(scene, of).after
-    np.testing.assert_array_equal(labels_of(settings.python_of(scene, of)), wanted)
-    words = shlex.split(settings.command_of(scene, of, str(tmp_path / "out")))
-    assert words[0] == "densecrf-rnn" and main(words[1:]) == 0
-    np.testing.assert_array_equal(files.read_labels(tmp_path / "out" / "made.png"), wanted)
+    np.testing.assert_array_equal(labels_of_python(scene, of), wanted)
+    np.testing.assert_array_equal(labels_of_command(scene, of, tmp_path / "out"), wanted)
 
 
 @needs_pictures
 def test_command_of_files_keeps_the_options_of_the_input(tmp_path, monkeypatch):
-    from densecrf_rnn.cli import explore
-
     scene = small()
     np.save(tmp_path / "a.npy", np.moveaxis(scene.logits, 0, -1))
     np.save(tmp_path / "a.img.npy", scene.image)
-    np.save(tmp_path / "b.npy", scene.truth.astype(np.uint8))
-    seen = {}
-    monkeypatch.setitem(sys.modules, "nicegui", importlib.util.module_from_spec(
-        importlib.util.spec_from_loader("nicegui", None)))  # fmt: skip
-    monkeypatch.setattr(explore, "require", lambda *args, **more: None)
-    pytest.importorskip("torch")
-    from densecrf_rnn.explore import page
-
-    monkeypatch.setattr(page, "serve", lambda sources, start, **more: seen.update(sources=sources))
-    given = [str(tmp_path / "a.npy"), str(tmp_path / "a.img.npy"), "--image-suffix", ".img",
-             "--labels-last", "--classes", "0,2", "--temperature", "2"]  # fmt: skip
-    assert main(["explore", *given]) == 0
-    (source,) = seen["sources"].values()
+    sources, _ = explored(
+        monkeypatch, tmp_path / "a.npy", tmp_path / "a.img.npy", "--image-suffix", ".img",
+        "--labels-last", "--classes", "0,2", "--temperature", "2",
+    )  # fmt: skip
+    (source,) = sources.values()
     found = source()
     assert found.logits.shape == (2, 30, 36) and found.truth is None
     of = replace(SETTINGS, temperature=2.0)
-    words = shlex.split(settings.command_of(found, of, str(tmp_path / "out")))
-    assert main(words[1:]) == 0
     wanted = np.array([0, 2])[settings.view(found, of).after]
-    np.testing.assert_array_equal(files.read_labels(tmp_path / "out" / "a.png"), wanted)
+    np.testing.assert_array_equal(labels_of_command(found, of, tmp_path / "out"), wanted)
+
+
+@pytest.mark.parametrize("of", [
+    replace(SETTINGS, w_spatial=-1e-05, theta_alpha=1234.5678901234567, w_bilateral=1 / 3),
+    replace(SETTINGS, iterations=23, temperature=1e-05, theta_beta=1e8),
+])  # fmt: skip
+def test_numbers_are_in_the_code_to_the_digit(of):
+    scene = replace(small(), command=("a.npy", "a.png"))
+    words = shlex.split(settings.command_of(scene, of, "out"))
+    args = cli._parser(words[1:]).parse_args(words[1:])
+    names = ("theta_alpha", "theta_beta", "theta_gamma", "w_bilateral", "w_spatial", "iterations",
+             "temperature")  # fmt: skip
+    assert all(getattr(args, name) == getattr(of, name) for name in names)
+
+
+# A value of each option that says how inputs are read.
+WORDS = {
+    "--kind": "labels", "--key": "a b", "--image-key": "it's", "--label-values": "0,8-10",
+    "--colours": "colours.txt", "--labels-last": None, "--axes": "xyz", "--upsample": "corners",
+    "--covers": "40,50", "--bands": "3,1", "--spacing": "0.1,2e-05", "--exif": "ignore",
+    "--logits-suffix": "_l", "--image-suffix": "_0000,_0001", "--mask-suffix": "_m",
+    "--strict": None, "--max-bytes": "5000000000", "--normalize": "zscore", "--clip": None,
+    "--classes": "0,2-4", "--num-labels": "7", "--confidence": "0.30000000000000004",
+    "--unsure": "-1",
+}  # fmt: skip
+# The page has a slider for it, or names the file of each scene.
+OTHERS = {"--temperature", "--mask", "--recursive"}
+
+
+def test_every_option_of_the_inputs_is_in_the_command_as_it_was_given():
+    parser = argparse.ArgumentParser(add_help=False)
+    _inputs.add_content_options(parser)
+    options = {action.option_strings[0] for action in parser._actions}
+    assert options == WORDS.keys() | OTHERS
+    for name, value in WORDS.items():
+        given = [f"{name}={value}"] if value else [name]
+        words = ["explore", "LOGITS", "IMAGES", *given]
+        args = cli._parser(words).parse_args(words)
+        words = ["refine", "LOGITS", "IMAGES", "-o", "out", *explore._words(args)]
+        again = cli._parser(words).parse_args(words)
+        dest = name[2:].replace("-", "_")
+        assert getattr(again, dest) == getattr(args, dest) != again.parser.get_default(dest)
 
 
 @pytest.fixture
-def explored(tmp_path, monkeypatch, capsys):
-    """Runs `explore` on files, without a page; returns the scenes by stem, or the error."""
-    from densecrf_rnn.cli import explore
-
-    monkeypatch.setitem(sys.modules, "nicegui", importlib.util.module_from_spec(
-        importlib.util.spec_from_loader("nicegui", None)))  # fmt: skip
-    monkeypatch.setattr(explore, "require", lambda *args, **more: None)
-    pytest.importorskip("torch")
-    from densecrf_rnn.explore import page
+def explored_here(tmp_path, monkeypatch, capsys):
+    """Runs `explore` on files, without a page; returns a scene and the settings, or the error."""
 
     def run(*more, truth=None, dtype=np.float32, mask=None):
-        seen = {}
-        monkeypatch.setattr(page, "serve", lambda s, start, **more: seen.update(of=s, start=start))
         scene = small()
         for name, array in (("a", scene.logits.astype(dtype)), ("a.img", scene.image),
                             ("a.truth", truth), ("a.mask", mask)):  # fmt: skip
             if array is not None:
                 np.save(tmp_path / f"{name}.npy", array)
-        words = [str(tmp_path / "a.npy"), str(tmp_path / "a.img.npy"), "--image-suffix", ".img"]
+        words = [tmp_path / "a.npy", tmp_path / "a.img.npy", "--image-suffix", ".img"]
         if mask is not None:
-            words += ["--mask", str(tmp_path / "a.mask.npy"), "--mask-suffix", ".mask"]
+            words += ["--mask", tmp_path / "a.mask.npy", "--mask-suffix", ".mask"]
         if truth is not None:
             (tmp_path / "truth").mkdir(exist_ok=True)
             np.save(tmp_path / "truth" / "a.npy", truth)
-            words.insert(2, str(tmp_path / "truth"))
-        status = main(["explore", *words, *more])
-        if status:
+            words.insert(2, tmp_path / "truth")
+        found = explored(monkeypatch, *words, *more)
+        if found is None:
             return capsys.readouterr().err
-        return {stem: source() for stem, source in seen["of"].items()}["a"], seen["start"]
+        sources, start = found
+        return sources["a"](), start
 
     return run
-
-
-def of_command(scene, of, out):
-    """The labels that the command from the page writes."""
-    words = shlex.split(settings.command_of(scene, of, str(out)))
-    assert main(words[1:]) == 0
-    return files.read_labels(next(out.rglob("*.png")))
 
 
 def mask_of(scene):
@@ -152,65 +160,100 @@ def mask_of(scene):
 
 @needs_pictures
 @pytest.mark.parametrize("more", ["--no-self-term", "--spacing=3,1", "--quality=filled"])
-def test_options_of_the_command_give_the_same_labels_on_the_page(explored, tmp_path, more):
-    scene, start = explored(more)
+def test_options_of_the_command_give_the_same_labels_on_the_page(explored_here, tmp_path, more):
+    scene, start = explored_here(more)
     wanted = settings.view(scene, start).after
-    np.testing.assert_array_equal(of_command(scene, start, tmp_path / "out"), wanted)
+    np.testing.assert_array_equal(labels_of_command(scene, start, tmp_path / "out"), wanted)
     kept = scenes.saved(scene, tmp_path / "saved")
-    np.testing.assert_array_equal(labels_of(settings.python_of(kept, start)), wanted)
-    np.testing.assert_array_equal(of_command(kept, start, tmp_path / "again"), wanted)
+    np.testing.assert_array_equal(labels_of_python(kept, start), wanted)
+    np.testing.assert_array_equal(labels_of_command(kept, start, tmp_path / "again"), wanted)
 
 
 @needs_pictures
-def test_a_mask_is_in_the_code_and_the_entropy_is_0_outside(explored, tmp_path):
+def test_a_mask_is_in_the_code_and_the_entropy_is_0_outside(explored_here, tmp_path):
     mask = mask_of(small())
-    scene, start = explored(mask=mask)
+    scene, start = explored_here(mask=mask)
     scene.logits[:, mask == 0] = np.nan
     wanted = settings.view(scene, start).after
     certain = settings.entropy(scene, start)
     assert np.all(certain[mask == 0] == 0) and np.all(certain[mask == 1] > 0)
     assert pictures.entropy(certain).dtype == np.uint8
     kept = scenes.saved(scene, tmp_path / "saved")
-    np.testing.assert_array_equal(labels_of(settings.python_of(kept, start)), wanted)
-    written = of_command(kept, start, tmp_path / "out")
+    np.testing.assert_array_equal(labels_of_python(kept, start), wanted)
+    written = labels_of_command(kept, start, tmp_path / "out")
     np.testing.assert_array_equal(written[mask == 1], wanted[mask == 1])
 
 
 @needs_pictures
-def test_the_slider_of_the_temperature_acts_on_float16(explored):
-    scene, _ = explored(dtype=np.float16)
+def test_the_slider_of_the_temperature_acts_on_float16(explored_here):
+    scene, _ = explored_here(dtype=np.float16)
     assert settings.view(scene, replace(SETTINGS, temperature=0.5)).after.shape == (30, 36)
 
 
 @needs_pictures
-def test_true_labels_are_those_of_the_logits_channels(explored):
+def test_true_labels_are_those_of_the_logits_channels(explored_here):
     truth = np.tile(np.arange(36) % 3, (30, 1)).astype(np.uint8)
     truth[0] = samples.IGNORE
-    scene, _ = explored("--classes", "0,2", truth=truth)
+    scene, _ = explored_here("--classes", "0,2", truth=truth)
     wanted = np.select([truth == 0, truth == 2], [0, 1], samples.IGNORE)
     np.testing.assert_array_equal(scene.truth, wanted)
-    scene, _ = explored("--label-values", "0,50,100", truth=np.where(truth < 3, 50 * truth, 255))
+    stretched = np.where(truth < 3, 50 * truth, 255)
+    scene, _ = explored_here("--label-values", "0,50,100", truth=stretched)
     np.testing.assert_array_equal(scene.truth, truth)
 
 
 @needs_pictures
-def test_a_first_file_that_cannot_be_shown_ends_the_command(explored, tmp_path):
-    said = explored(truth=np.full((30, 36), 7, np.uint8))
+def test_what_reading_and_refining_would_warn_of_is_kept_for_the_page(explored_here):
+    mask = np.where(np.arange(36) % 2, 255, 0) * np.ones((30, 1), np.uint8)
+    doubts = explored_here(truth=mask)[0].doubts
+    assert "holds only 0 and 255, of which 255 is taken for void" in doubts[0]
+    with_values = explored_here("--label-values=0,255,9", truth=mask)[0]
+    assert with_values.doubts == () and set(np.unique(with_values.truth)) == {0, 1}
+    faint = replace(small(), image=small().image / np.float32(255))
+    for _ in range(2):  # also with kept lattices
+        assert "the appearance kernel sees no edges" in settings.view(faint, SETTINGS).doubts[0]
+    assert settings.view(small(), SETTINGS).doubts == ()
+
+
+@needs_pictures
+def test_a_limit_on_what_files_unpack_to_holds_in_the_threads_of_the_page(
+    tmp_path, monkeypatch
+):  # fmt: skip
+    seen = []
+    monkeypatch.setattr(
+        _inputs.files, "read_image", lambda *args, **more: seen.append(sizes._ALLOWED.get()) or (
+            small().image))  # fmt: skip
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", small().logits)
+        np.save(tmp_path / f"{name}.img.npy", small().image)
+    sources, _ = explored(
+        monkeypatch, tmp_path / "[ab].npy", tmp_path / "*.img.npy", "--image-suffix", ".img",
+        "--max-bytes", "123456789",
+    )  # fmt: skip
+    thread = threading.Thread(target=sources["b"])
+    thread.start()
+    thread.join()
+    assert seen == [123456789] * 2
+
+
+@needs_pictures
+def test_a_first_file_that_cannot_be_shown_ends_the_command(explored_here, tmp_path):
+    said = explored_here(truth=np.full((30, 36), 7, np.uint8))
     assert "holds the label 7, but the logits' labels are 0..2" in said and said.count("\n") == 1
-    assert "the true labels are (2, 2) but the logits (30, 36)" in explored(
+    assert "the true labels are (2, 2) but the logits (30, 36)" in explored_here(
         truth=np.zeros((2, 2), np.uint8)
     )
 
 
 @needs_pictures
 @pytest.mark.parametrize("more", ["--temperature=nan", "--temperature=0", "--iterations=-3"])
-def test_a_number_that_no_slider_can_show_is_refused(explored, more):
-    assert more.split("=")[0] in explored(more)
+def test_a_number_that_no_slider_can_show_is_refused(explored_here, more):
+    assert more.split("=")[0] in explored_here(more)
 
 
 @needs_pictures
-def test_a_truth_of_no_stem_is_refused(explored, tmp_path, capsys):
-    scene, _ = explored()
+def test_a_truth_of_no_stem_is_refused(explored_here, tmp_path, capsys):
+    scene, _ = explored_here()
     np.save(tmp_path / "b.npy", np.zeros((30, 36), np.uint8))
     words = [*scene.command[:2], str(tmp_path / "b.npy"), *scene.command[2:]]
     assert main(["explore", *words]) == 2
@@ -219,7 +262,7 @@ def test_a_truth_of_no_stem_is_refused(explored, tmp_path, capsys):
 
 def test_a_port_that_cannot_be_used_is_refused():
     pytest.importorskip("torch")
-    from densecrf_rnn.explore import page
+    from densecrf_rnn.explore import serving
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -227,7 +270,7 @@ def test_a_port_that_cannot_be_used_is_refused():
         port = taken.getsockname()[1]
         for number, said in ((port, f"--port {port}: .*; give another port"), (70000, "to 65535")):
             with pytest.raises(ValueError, match=said):
-                page.serve({}, SETTINGS, port=number, browser=False, threads=1, folder=Path())
+                serving.serve({}, SETTINGS, port=number, browser=False, threads=1, folder=Path())
 
 
 def test_settings_of_parameters_and_back_are_the_same():
@@ -238,15 +281,74 @@ def test_settings_of_parameters_and_back_are_the_same():
         settings.Settings.of(replace(params, theta_alpha=(12.5, 3)), 7)
 
 
-def test_every_slider_sets_a_setting_and_keeps_three_digits():
-    from densecrf_rnn.explore.page import position, value_at
+@pytest.mark.parametrize("name", settings.SLIDERS)
+def test_a_slider_stands_at_its_ends_for_values_beyond(name):
+    slider = settings.SLIDERS[name]
+    low, high = (0, controls._STEPS) if slider.logarithmic else (slider.low, slider.high)
+    for value, at in ((slider.low / 10 - 1, low), (slider.low, low), (slider.high, high),
+                      (10 * slider.high, high)):  # fmt: skip
+        assert controls.position(slider, value) == pytest.approx(at)
+    assert low < controls.position(slider, 0.5 * (slider.low + slider.high)) < high
 
-    for name, slider in settings.SLIDERS.items():
-        for value in (slider.low, 0.3 * slider.low + 0.7 * slider.high, slider.high):
-            found = SETTINGS.with_value(name, value_at(slider, position(slider, value)))
-            assert getattr(found, name) == pytest.approx(
-                int(value) if name == "iterations" else value, rel=5e-3
-            )
+
+@pytest.mark.parametrize("name, text, said", [
+    ("theta_alpha", "three", "theta_alpha is 'three'; give a number"),
+    ("theta_alpha", "", "theta_alpha is ''; give a number"),
+    ("theta_beta", "0", "theta_beta is 0; a bandwidth must be positive"),
+    ("theta_gamma", "1e10", "theta_gamma is 1e[+]10; it must lie in"),
+    ("w_bilateral", "nan", "w_bilateral is nan; it must be finite"),
+    ("w_spatial", "-inf", "w_spatial is -inf; it must be finite"),
+    ("iterations", "-1", "iterations is -1; it must be at least 0"),
+    ("iterations", "2.5", "iterations is 2.5; it must be an integer"),
+    ("iterations", "inf", "iterations is inf; it must be an integer"),
+    ("iterations", "1001", "the page runs at most 1000"),
+    ("temperature", "-1", "temperature is -1; it must be positive"),
+])  # fmt: skip
+def test_a_number_that_refine_would_not_take_is_refused_in_one_sentence(name, text, said):
+    with pytest.raises((TypeError, ValueError), match=said) as raised:
+        SETTINGS.with_value(name, settings.number(name, text))
+    assert "\n" not in str(raised.value)
+
+
+# --- lattices that are kept ----------------------------------------------------------------------
+
+
+def test_labels_and_entropy_with_kept_lattices_are_bit_identical():
+    changes = [{}, {"w_spatial": 0.1}, {"w_bilateral": 7.0}, {"iterations": 9},
+               {"temperature": 0.4}, {"theta_gamma": 1.1}, {"theta_alpha": 12.0}, {},
+               {"theta_beta": 3.0}, {"quality": "filled"}, {"theta_beta": 4.0}, {}]  # fmt: skip
+    for spatial in ("lattice", "grid"):
+        start = replace(SETTINGS, others=replace(SETTINGS.others, spatial=spatial))
+        kept = replace(small(), mask=mask_of(small()) > 0, spacing=(2.0, 1.0))
+        for change in changes:
+            of = replace(start, **change)
+            for compute in (settings.entropy, lambda *given: settings.view(*given).after):
+                new = replace(kept)
+                np.testing.assert_array_equal(compute(kept, of), compute(new, of))
+            assert 0 < len(kept.lattices) <= settings._KEPT
+
+
+def test_lattices_are_built_once_while_bandwidths_stay(monkeypatch):
+    scene = small()
+    settings.view(scene, SETTINGS)
+    monkeypatch.setattr(build, "_plans", lambda *args: pytest.fail("a lattice was built"))
+    for change in ({"w_spatial": 9.0}, {"iterations": 1}, {"temperature": 3.0}):
+        settings.view(scene, replace(SETTINGS, **change))
+        settings.entropy(scene, replace(SETTINGS, **change))
+
+
+def test_another_image_has_lattices_of_its_own():
+    scene = small()
+    settings.view(scene, SETTINGS)
+    other = replace(scene, image=255 - np.roll(scene.image, 7, axis=1))
+    assert other.lattices == {}
+    fresh = Scene("b", other.image, scene.logits, None, other.image)
+    np.testing.assert_array_equal(
+        settings.view(other, SETTINGS).after, settings.view(fresh, SETTINGS).after
+    )
+
+
+# --- files that are written ----------------------------------------------------------------------
 
 
 def test_saving_never_replaces_a_file(tmp_path):

@@ -104,7 +104,7 @@ def code(opened, part="", which="python"):
 # --- sliders and boxes ---------------------------------------------------------------------------
 
 
-def test_a_slider_moves_the_picture_and_the_copied_command_gives_its_labels(opened, tmp_path, served):
+def test_a_slider_moves_the_picture_and_the_command_gives_its_labels(opened, tmp_path):
     before = after(opened)
     at = knob(opened, "theta_beta").bounding_box()
     opened.mouse.click(at["x"] + 0.8 * at["width"], at["y"] + at["height"] / 2)
@@ -398,3 +398,6 @@ def test_every_control_has_a_name_and_every_picture_an_alternative(opened):
             !i.getAttribute('aria-label') && !i.closest('[aria-label]'))
             .map(i => i.outerHTML.slice(0, 120)))""")
     assert unnamed == []
+    unsaid = opened.evaluate("""() => [...document.querySelectorAll('input[type=range]')]
+        .filter(i => !i.getAttribute('aria-valuetext')).map(i => i.outerHTML.slice(0, 120))""")
+    assert unsaid == []

@@ -18,7 +18,7 @@ from ..postprocess import most_probable
 from .photos import rgb
 
 _T = TypeVar("_T")
-_ONE_AT_A_TIME = threading.Lock()  # Python's list of recorded warnings is one for all threads
+_ONE_AT_A_TIME = threading.RLock()  # Python's list of recorded warnings is one for all threads
 
 
 @dataclass(frozen=True, eq=False)
