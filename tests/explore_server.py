@@ -33,12 +33,13 @@ def started(folder):
          "--out", str(folder / "saved")],
         cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    for _ in range(600):
+    for _ in range(1800):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return server, port
         assert server.poll() is None, server.stderr.read()
         time.sleep(0.1)
+    server.kill()
     raise AssertionError("the server does not answer")
 
 

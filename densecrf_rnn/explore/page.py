@@ -92,7 +92,7 @@ class _Page:
         first = next(iter(sources))
         self.scene, self.settings = sources[first](), start
         self.before_strokes: Settings | None = None  # set while strokes are drawn
-        self.wanted = asyncio.Event()
+        self.wanted, self.closed = asyncio.Event(), False
         self.drawn: _Drawn | None = None
         self.pictures: dict[str, Any] = {}
         self.rest: dict[str, _Drawn] = {}  # what `pictures` were drawn of
@@ -113,7 +113,7 @@ class _Page:
                 with ui.column():
                     self._views()
         self._show_drawing(False)
-        ui.context.client.on_delete(self.refresh)  # lets the worker end
+        ui.context.client.on_delete(self._close)
         ui.timer(0, self._worker, once=True)
         self.refresh()
 
@@ -330,12 +330,16 @@ class _Page:
         """Draw what is set and looked at now, as soon as the last refinement has ended."""
         self.wanted.set()
 
+    def _close(self) -> None:
+        """Let the worker of a page that is gone end."""
+        self.closed = True
+        self.refresh()
+
     async def _worker(self) -> None:
-        client = self.ui.context.client
         while True:
             await self.wanted.wait()
             self.wanted.clear()
-            if client.is_deleted:
+            if self.closed:
                 return
             scene, settings = self.scene, self.settings
             try:
