@@ -32,6 +32,7 @@ def started(folder):
         [sys.executable, "-m", "densecrf_rnn", "explore", "--no-browser", "--port", str(port),
          "--out", str(folder / "saved")],
         cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell may ignore it
     )  # fmt: skip
     for _ in range(1800):
         with socket.socket() as probe:

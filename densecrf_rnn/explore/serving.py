@@ -1,6 +1,5 @@
 """Serve the page to this machine alone: who may ask for what, and what is deleted at the end."""
 
-import signal
 import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from .. import checks
+from .. import _platform, checks
 from .page import build
 from .photos import MOST_BYTES
 from .scenes import Source
@@ -137,9 +136,7 @@ def serve(
     _check_port(port)
     nicegui = checks.package("nicegui", "explore", "'densecrf-rnn[explore]'")
     # The server ends at SIGTERM and then raises it again, which would end Python before clean-up.
-    signal.signal(signal.SIGTERM, _end)
-    if hasattr(signal, "SIGHUP"):  # the terminal was closed
-        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+    _platform.on_end(_end)
     with _uploads() as uploads:
         print(f"http://{_HOST}:{port} (Ctrl-C ends it)", flush=True)
         build(
