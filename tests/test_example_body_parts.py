@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,21 @@ def test_the_page_has_the_table_of_the_committed_results(example):
     page = README.read_text()
     between = page.split(report.START)[1].split(report.END)[0]
     assert between == report.text_of(FOLDER / "results" / "local")
+
+
+def test_figures_in_the_sentences_of_the_pages_are_those_of_the_results(example):
+    report = example["report"]
+    before, results = README.read_text(encoding="utf-8").split(report.START)
+    sentences = before.split("## What it means")[1].split("\n## ")[0]
+    for page in ("gibbs.md", "reproduction.md"):
+        text = (FOLDER.parents[1] / "docs" / page).read_text(encoding="utf-8")
+        parts = re.split(r"\n\n|\n- |\n(?=\|)", text)  # paragraphs, and rows of lists and tables
+        sentences += " ".join(part for part in parts if re.search("body.parts", part))
+    known = set(re.findall(r"\d+\.\d+", results))
+    runs = [json.loads(path.read_text()) for path in FOLDER.glob("results/local/gibbs-seed*.json")]
+    gaps = np.mean([[epoch["gap"] for epoch in run["log"]] for run in runs], 0)
+    known.add(f"{100 * gaps.min():.2f}")  # the gap of the training chains where it is smallest
+    assert set(re.findall(r"(?<![\d.])\d+\.\d+", sentences)) - known == set()
 
 
 # --- its parts -----------------------------------------------------------------------------------

@@ -32,3 +32,23 @@ def test_rows_that_are_missing_are_named(tmp_path):
     done = plot(tmp_path / "rows.json", tmp_path / "plot.png")
     assert done.returncode == 1 and "lacks rows of labels" in done.stderr
     assert not (tmp_path / "plot.png").exists()
+
+
+def test_the_page_says_what_was_measured():
+    page = BENCHMARKS.parent / "docs" / "gibbs.md"
+    if not page.is_file():
+        pytest.skip("the documents are not installed with the package")
+    found = json.loads(RESULTS.read_text())
+    # Nanoseconds per pixel and sweep by axis and value.
+    ns = {tuple(row["case"].split()[-2:][::-1]): float(row["note"].split()[0])
+          for row in found["rows"]}  # fmt: skip
+    first, most = ns["offsets", "4"], ns["offsets", "220"]
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    for sentence in (
+        f"{first:.0f} ns for the 4 offsets of distance 1, then {(most - first) / 216:.1f} ns for",
+        f"from 32 to 64 labels the time grows {ns['labels', '64'] / ns['labels', '32']:.0f} times",
+        f"two-core {found['machine']['processor'].split(',')[0]} virtual machine",
+    ):
+        assert sentence in text
+    each_label = [ns["labels", value] / int(value) for value in ("64", "128")]
+    assert each_label[0] == pytest.approx(each_label[1], rel=0.1)  # "in proportion again"
