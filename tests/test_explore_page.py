@@ -367,6 +367,38 @@ def test_the_browser_loads_nothing_from_other_hosts_even_if_it_is_told_to(opened
     assert refused == "img-src"
 
 
+def test_nothing_is_wider_than_the_window(opened):
+    def beyond():
+        return opened.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+
+    for drawn in (False, True):
+        if drawn:
+            drawing(opened)
+        for width in (320, 390, 768, 1024, 1920):
+            opened.set_viewport_size({"width": width, "height": 800})
+            for tab in ("code", "entropy", "before, after"):
+                opened.get_by_role("tab", name=tab).click()
+                assert beyond() <= 0, (width, tab, drawn)
+
+
+@pytest.mark.parametrize("key", ["Tab", "Shift+Tab"])
+def test_what_has_the_focus_by_keys_can_be_seen(opened, key):
+    seen = set()
+    for _ in range(25):
+        opened.keyboard.press(key)
+        at, found = opened.evaluate("""() => {
+            const at = document.activeElement, style = getComputedStyle(at);
+            const ring = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2;
+            const shadow = style.boxShadow.includes("inset");
+            const field = at.closest(".q-field--focused") !== null;  // has a line of its own
+            return [at.tagName, ring || shadow || field]; }""")
+        seen.add(at)
+        assert found or at == "BODY", at
+    assert {"INPUT", "BUTTON", "DIV"} <= seen  # sliders and boxes, the way back, tabs
+
+
 @pytest.mark.parametrize("scheme, body", [("light", (255, 255, 255)), ("dark", (18, 18, 18))])
 def test_buttons_can_be_read_in_light_and_dark(opened, scheme, body):
     opened.emulate_media(color_scheme=scheme)

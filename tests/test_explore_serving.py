@@ -60,6 +60,14 @@ def test_only_the_page_itself_is_answered(port, path, more, passed):
         assert asked(port, path, Host=host, **of_origin, **more) == 403, (host, origin)
 
 
+def test_images_and_frames_of_other_sites_get_nothing_but_their_links_lead_here(port):
+    for site, kind, status in (
+        ("none", "document", 200), ("same-origin", "script", 200), ("cross-site", "document", 200),
+        ("cross-site", "image", 403), ("same-site", "iframe", 403), ("cross-site", "empty", 403),
+    ):  # fmt: skip
+        assert asked(port, Sec_Fetch_Site=site, Sec_Fetch_Dest=kind) == status
+
+
 def test_a_request_that_is_too_large_is_refused_whatever_it_says_of_its_size():
     pytest.importorskip("torch")
     from densecrf_rnn.explore import serving

@@ -26,7 +26,7 @@ _OWN = "your own photograph"
 _SCRIBBLES = "scribbles, without a network"
 _DIFFERENCE, _ENTROPY = "difference", "entropy"
 _STYLE = """
-.views { flex: 1 1 300px; max-width: 1500px; }
+.views { flex: 1 1 300px; min-width: 0; max-width: 1500px; }
 .views > * { flex: 1 1 400px; max-width: 760px; min-width: 0; }
 @media (max-width: 700px) {  /* the picture stays in sight while the sliders above it scroll */
   .views.results { position: sticky; bottom: 0; max-height: 60vh; overflow: auto; z-index: 1;
@@ -51,6 +51,9 @@ input[type=range] { width: 100%; height: 24px; margin: 0; accent-color: #2f6fb3;
 .body--dark .doubts { color: #ffb74d; }
 :focus-visible { outline: 3px solid #2f6fb3 !important; outline-offset: 2px; }
 .body--dark :focus-visible { outline-color: #90caf9 !important; }
+/* Quasar takes the outline from these. */
+.q-btn:focus-visible, .q-tab:focus-visible { box-shadow: inset 0 0 0 3px #2f6fb3 !important; }
+.body--dark :is(.q-btn, .q-tab):focus-visible { box-shadow: inset 0 0 0 3px #90caf9 !important; }
 .q-field__label { color: #595959; }
 .body--dark .q-field__label { color: #bdbdbd; }
 .plain { max-width: 720px; width: 100%; }

@@ -82,6 +82,10 @@ def refusal(headers: Mapping[bytes, bytes]) -> int:
             return 403
         if origin is not None and origin.decode("latin-1") != f"http://{host}":
             return 403
+        # A link of another site may lead here; its images and frames, without an origin, may not.
+        other = headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site")
+        if other and headers.get(b"sec-fetch-dest") != b"document":
+            return 403
         return 413 if int(headers.get(b"content-length", 0)) > MOST_BYTES + _ROOM else 0
     except ValueError:
         return 400
