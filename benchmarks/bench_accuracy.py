@@ -1,6 +1,8 @@
 """Measure the error of lattice and grid against the exact Gaussian on crops of photographs.
 
-docs/accuracy.md shows the results.
+docs/accuracy.md shows the results, and a test compares it with the file of
+
+    pytest benchmarks/bench_accuracy.py --results benchmarks/results/accuracy.json
 """
 
 import functools

@@ -1,4 +1,9 @@
-"""Measure the exact method's time, and the lattice's error against it, on a photograph."""
+"""Measure the exact method's time, and the lattice's error against it, on a photograph.
+
+docs/accuracy.md shows the errors, and a test compares it with the file of
+
+    pytest benchmarks/bench_exact.py -k photograph --results benchmarks/results/accuracy_exact.json
+"""
 
 import functools
 import time
