@@ -48,6 +48,7 @@ def on_end(action: Callable[[int, Any], Any]) -> None:
     """Call `action` when the process is told to end, or its terminal was closed."""
     signal.signal(signal.SIGTERM, action)
     if hasattr(signal, "SIGHUP"):  # not on Windows
+        # Raised as SIGTERM, which reaches a server that has set a handler of its own since.
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
 
 

@@ -195,6 +195,13 @@ def test_marginals_are_those_of_numpy_whatever_the_batch(backend):
     assert torch.equal(crf(logits, seed=9), q)
 
 
+def test_a_module_pickled_before_it_had_chains_uses_one():
+    crf, logits, _ = small()
+    wanted = crf.marginals(logits)
+    del crf.__dict__["chains"]
+    assert torch.equal(crf.marginals(logits), wanted) and "chains=1" in repr(crf)
+
+
 def test_chains_without_a_target_are_a_number():
     crf, logits, _ = small()
     with pytest.raises(TypeError, match="chains is"):

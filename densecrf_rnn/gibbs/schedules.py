@@ -70,9 +70,9 @@ def marginals(
     burn_in : int, at least 0
         Number of sweeps before the averaged ones, for the chain to forget its start.
     chains : int, at least 1
-        Number of independent chains, each of `burn_in` and `sweeps` sweeps. One chain stays for
-        long in the mode it starts in (such as one side of a body for another), so if the model has
-        several, eight chains of 10 sweeps are better than one of 100.
+        Number of independent chains, each of `burn_in` and `sweeps` sweeps. If the model has
+        several modes (very different labellings that are all probable), one chain stays for long
+        in the mode in which it starts, and several short chains are better than a long one.
     seed, backend, threads
         As for `sweep`; each chain begins with `start`.
     chain : int
