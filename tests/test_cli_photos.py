@@ -76,9 +76,9 @@ def test_demo_turns_a_photograph_as_its_exif_says_without_a_note(photos, capsys,
 @needs_pictures
 def test_demo_reduces_a_large_photograph(photos, capsys, monkeypatch, tmp_path):
     pytest.importorskip("torch")
-    from densecrf_rnn.explore import photos as of_photos
+    from densecrf_rnn.cli import _photos
 
-    monkeypatch.setattr(of_photos, "LONGEST", 80)
+    monkeypatch.setattr(_photos, "_LONGEST", 80)
     assert main(["demo", photos[0], "--out", str(tmp_path / "out")]) == 0
     assert "80x60" in (out := capsys.readouterr().out)
     assert "; reduced from 160x120" in out and "theta_alpha 30" not in out

@@ -14,6 +14,8 @@ from ..inference.refine import refine
 from ..params import CRFParams
 from . import UserError
 
+_LONGEST = 1500  # side of a photograph; longer ones are reduced, so that a try takes about a second
+
 
 class Photo(NamedTuple):
     """A photograph [H, W, 3] as it is refined, and (height, width) of the file."""
@@ -39,7 +41,7 @@ def read_photos(paths: Sequence[Path]) -> dict[str, Photo]:
             name, number = f"{path.stem}_{number}", number + 1
         try:
             whole = read_whole(path)
-            photos[name] = Photo(reduced(whole), whole.shape[:2])
+            photos[name] = Photo(reduced(whole, _LONGEST), whole.shape[:2])
         except OSError as error:
             raise UserError(f"{path}: {error.strerror or error}") from error
         except (ValueError, ImportError) as error:

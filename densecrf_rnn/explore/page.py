@@ -210,7 +210,7 @@ class _Page:
         self.upload.reset()
         try:
             await event.file.save(place)
-            image = await self.run.io_bound(read_upload, place, 1000)
+            image = await self.run.io_bound(read_upload, place)
         except (OSError, ImportError, ValueError, MemoryError) as error:
             self._complain(str(error).replace(f"{place}", name))
             return

@@ -14,16 +14,8 @@ from ..params import CRFParams
 MOST_BYTES = 50_000_000  # of an uploaded file
 _MOST_PIXELS = 100_000_000  # of an uploaded photograph, which takes some 10 bytes for each
 _UPLOADS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-LONGEST = 1500  # side of a photograph; longer ones are reduced, so that a try takes about a second
+_LONGEST = 1000  # side of an uploaded photograph; longer ones are reduced
 _USUAL = 500  # longest side of the photographs that the demo's bandwidths were chosen on
-
-
-def read_photo(path: Path, longest: int | None = None) -> Array:
-    """Read a photograph as RGB [H, W, 3] of uint8 of at most `longest` pixels a side (LONGEST).
-
-    It fails as `read_whole` does.
-    """
-    return reduced(read_whole(path), longest)
 
 
 def read_whole(path: Path) -> Array:
@@ -43,13 +35,13 @@ def read_whole(path: Path) -> Array:
     return rgb(image)
 
 
-def read_upload(path: Path, longest: int) -> Array:
-    """Read an uploaded photograph as `read_photo` does, of bounded size.
+def read_upload(path: Path) -> Array:
+    """Read an uploaded photograph of bounded size as RGB [H, W, 3] of uint8, reduced if large.
 
     Raises
     ------
     OSError, ImportError, ValueError
-        As `read_photo`; also for a file of another kind, or of too many pixels, by its header.
+        As `read_whole`; also for a file of another kind, or of too many pixels, by its header.
     """
     if path.suffix.lower() not in _UPLOADS:
         raise ValueError(f"{path}: is no photograph; give JPEG, PNG, WebP or BMP")
@@ -59,7 +51,7 @@ def read_upload(path: Path, longest: int) -> Array:
             f"{path}: has {width} x {height} pixels; the page takes at most "
             f"{_MOST_PIXELS // 10**6} million, so reduce it first"
         )
-    return read_photo(path, longest)
+    return reduced(read_whole(path), _LONGEST)
 
 
 def rgb(image: Array) -> Array:
@@ -67,10 +59,9 @@ def rgb(image: Array) -> Array:
     return image[..., :3] if image.shape[-1] >= 3 else np.repeat(image[..., :1], 3, axis=-1)
 
 
-def reduced(image: Array, longest: int | None = None) -> Array:
-    """Return an image [H, W, 3] of uint8 of at most `longest` pixels a side (LONGEST)."""
+def reduced(image: Array, longest: int) -> Array:
+    """Return an image [H, W, 3] of uint8 of at most `longest` pixels a side."""
     side = max(image.shape[:2])
-    longest = LONGEST if longest is None else longest
     if side <= longest:
         return np.ascontiguousarray(image)
     pillow = checks.package("PIL.Image", "reducing a picture", "'densecrf-rnn[cli]'")
