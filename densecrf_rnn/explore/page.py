@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+from .._typing import Array
 from ..nn.sample_network import SampleNetwork
 from ..params import Quality
 from . import drawing, pictures
@@ -17,7 +18,6 @@ from .controls import Control, ranged
 from .photos import MOST_BYTES, read_upload
 from .scenes import Scene, Source, load, saved
 from .settings import SLIDERS, Settings, View, command_of, entropy, python_of, view
-
 
 _REST = 0.4  # seconds without a change before the difference and the entropy are drawn
 # Most pixels have no stroke, so messages have to reach far.
@@ -363,8 +363,7 @@ class _Page:
         after, picture = found
         _set(self.after, picture)
         if self.drawn is None or self.drawn.scene is not scene:
-            before = pictures.labels(scene.shown, scene.before)
-            _set(self.before, await self.run.io_bound(pictures.uri, before))
+            _set(self.before, await self.run.io_bound(_picture, scene, scene.before))
         self.drawn = _Drawn(scene, settings, after)
         self.said.set_text(
             f"{after.scores}. {1000 * after.seconds:.0f} ms, {after.vertices:,} vertices."
@@ -386,7 +385,12 @@ class _Page:
 def _labels(scene: Scene, settings: Settings, threads: int | None) -> tuple[View, str]:
     """Refine a scene and draw its labels."""
     found = view(scene, settings, threads)
-    return found, pictures.uri(pictures.labels(scene.shown, found.after))
+    return found, _picture(scene, found.after)
+
+
+def _picture(scene: Scene, labels: Array) -> str:
+    """Draw labels of a scene over its image."""
+    return pictures.uri(pictures.labels(scene.shown, labels))
 
 
 def _difference(drawn: _Drawn, threads: int | None) -> str:
