@@ -27,11 +27,12 @@ from ._options import given, option
 from .demo import ITERATIONS, PARAMS
 
 PORT = 8765
-# Options that a page has no use for, or that its sliders replace.
+_OF_PAGE = {"sources", "port", "no_browser", "out", "threads"}
+# Options that say nothing of how a file is read: those of the page, those that its sliders replace,
+# and those that choose the files, each of which the copied command names.
 _NOT_OF_INPUT = {
-    "sources", "port", "no_browser", "out", "threads", "params", "iterations", "prune",
-    "compatibility", "temperature", "logits", "images", "truth", "mask", "recursive",
-    *(field.name for field in fields(CRFParams)),
+    *_OF_PAGE, "params", "iterations", "prune", "compatibility", "temperature", "logits", "images",
+    "truth", "mask", "recursive", *(field.name for field in fields(CRFParams)),
 }  # fmt: skip
 
 
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _start(args: argparse.Namespace) -> Settings:
     """Return what the sliders show first: the demo's, or what the options say."""
-    if not given(args) - {"sources", "port", "no_browser", "out", "threads"}:
+    if not given(args) - _OF_PAGE:
         return Settings.of(PARAMS, ITERATIONS)
     chosen = settings(args)
     if chosen.compatibility is not None:
