@@ -83,6 +83,11 @@ def labels_of_command(scene, settings, out):
 
 def labels_of_python(scene, settings):
     """The labels that the Python of the page computes for a scene."""
+    return labels_of(python_of(scene, settings))
+
+
+def labels_of(code):
+    """The labels that Python from the page computes."""
     names = {}
-    exec(python_of(scene, settings), names)
+    exec(code, names)
     return names["labels"]

@@ -7,20 +7,13 @@ import zlib
 
 import numpy as np
 import pytest
-from explore_server import ended, started
+from explore_server import ended, labels_of, started
 
 from densecrf_rnn import files, samples
 from densecrf_rnn.cli import main
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 AFTER = 'img[alt="labels after the CRF"]'
-
-
-def labels_of(code):
-    """The labels that Python from the page computes."""
-    names = {}
-    exec(code, names)
-    return names["labels"]
 
 
 @pytest.fixture(scope="module")
