@@ -1,6 +1,5 @@
 """`densecrf-rnn explore`: a server in a process of its own, or what would be served."""
 
-import os
 import shlex
 import signal
 import socket
@@ -10,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import environment
 
-import densecrf_rnn
 from densecrf_rnn import files
 from densecrf_rnn.cli import main
 from densecrf_rnn.explore.settings import command_of, python_of
@@ -24,9 +23,7 @@ def started(folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    root = str(Path(densecrf_rnn.__file__).parents[1])
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
-           "TMPDIR": str(folder)}  # fmt: skip
+    env = {**environment(), "TMPDIR": str(folder)}
     env.pop("PYTEST_CURRENT_TEST", None)  # NiceGUI would believe that it is tested by its own means
     server = subprocess.Popen(
         [sys.executable, "-m", "densecrf_rnn", "explore", "--no-browser", "--port", str(port),

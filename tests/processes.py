@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch")
-
 JOIN = """
 import os
 import sys
@@ -48,6 +46,7 @@ def results_of_two(worker, folder):
 
     The code finds its `rank`, `dist`, `DistributedDataParallel` and the path `result`.
     """
+    torch = pytest.importorskip("torch")
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         pytest.skip("this torch is built without gloo")
     code = f"{JOIN}\n{worker}\n{LEAVE}"

@@ -6,14 +6,13 @@ can be imported, so one environment with all of them tests each extra alone.
 
 import configparser
 import importlib.metadata
-import importlib.util
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import environment
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(
@@ -180,10 +179,8 @@ def test_an_extra_alone_is_enough_for_what_it_is_for(extra, extras, tmp_path):
     (tmp_path / "use.py").write_text(
         f"import sys\nsys.modules.update(dict.fromkeys({blocked!r}))\n{ARRAYS}{USES[extra]}"
     )
-    package = Path(importlib.util.find_spec("densecrf_rnn").origin).parents[1]
-    path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [sys.executable, "use.py"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
-        capture_output=True, text=True, timeout=300,
+        [sys.executable, "use.py"], cwd=tmp_path, env=environment(), capture_output=True,
+        text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
