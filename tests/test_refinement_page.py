@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import numpy as np
+import pages
 import pytest
 
 from densecrf_rnn import CRFParams, cli
@@ -12,11 +13,8 @@ from densecrf_rnn import CRFParams, cli
 PAGE = Path(__file__).parents[1] / "docs" / "refinement.md"
 if not PAGE.is_file():
     pytest.skip("the documents are not installed with the package", allow_module_level=True)
-TEXT = PAGE.read_text(encoding="utf-8")
 PARAMS = CRFParams(theta_alpha=8, theta_beta=20, w_bilateral=3)
-
-
-BLOCKS = re.findall(r"```(python|sh)\n(.*?)```", TEXT, re.DOTALL)
+BLOCKS = pages.blocks(PAGE, "python", "sh")
 # What tells the blocks apart; each of them is run below.
 WORDS = ["in pair(", "aligned(", "refine_tiled(", "tcp://", "cli,files", "class-order", "evaluate",
          "--tile"]  # fmt: skip
@@ -25,7 +23,7 @@ WORDS = ["in pair(", "aligned(", "refine_tiled(", "tcp://", "cli,files", "class-
 def block(language, word):
     """Return the one block of the page in a language that contains a word."""
     assert word in WORDS
-    (found,) = (text for kind, text in BLOCKS if kind == language and word in text)
+    (found,) = (one.text for one in BLOCKS if one.language == language and word in one.text)
     return found
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pages
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -141,8 +142,8 @@ def test_tables_and_figures_of_the_page_are_those_that_were_measured(study):
     measured, shown = rows(lines), rows(TEXT.splitlines())
     scored = [row for row in shown if re.search(r"\d\.\d", row)]
     assert len(scored) > 30 and [row for row in scored if row not in measured] == []
-    prose = re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL)
-    prose = "\n".join(line for line in prose.splitlines() if not line.startswith("|"))
+    lines = pages.prose(PAGE).splitlines()
+    prose = "\n".join(line for line in lines if not line.startswith("|"))
     numbers = {cell.strip() for row in measured for cell in re.split(r"[|,]", row)}
     assert set(re.findall(r"(?<![\d.`])\d\d\.\d\b", prose)) <= numbers
 
@@ -153,7 +154,7 @@ def test_options_and_names_on_the_page_exist():
               torch.nn.functional.cross_entropy]  # fmt: skip
     options = {name for taker in takers for name in inspect.signature(taker).parameters}
     options |= {"kernel_weights", "compatibility", "bandwidths", "settings"}  # **multipliers, state
-    spans = " ".join(re.findall(r"(?<!`)`([^`\n]+)`(?!`)", TEXT))
+    spans = " ".join(pages.spans(PAGE))
     named = set(re.findall(r"\b(\w+)=", spans))
     assert named and named - options == set()
     dotted = set(re.findall(r"\b(nn|metrics|tuning)\.(\w+)", spans))
