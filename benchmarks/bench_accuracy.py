@@ -1,6 +1,6 @@
 """Measure the error of lattice and grid against the exact Gaussian on crops of photographs.
 
-docs/accuracy.md shows the results, and a test compares it with the file of
+docs/accuracy.md shows the results; a test compares it with the file that this command writes:
 
     pytest benchmarks/bench_accuracy.py --results benchmarks/results/accuracy.json
 """

@@ -25,14 +25,14 @@ def rows(file):
 
 
 def cells(head):
-    """Return the cells of the rows of the table whose row begins so, by the row's first cell."""
+    """Return the table with a row that begins with `head`: other cells by the first of each row."""
     table = next(part for part in TEXT.split("\n\n") if f"\n| {head}" in part and "|---" in part)
     lines = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
     return {name.strip(): each for name, *each in lines}
 
 
 def agree(shown, *measured):
-    """Check that the numbers of a cell are the measured ones, as rounded; both are rounded."""
+    """Check the numbers of a cell against measured ones; both were rounded."""
     found = re.findall(r"\d+\.\d+", shown)
     assert len(found) == len(measured), shown
     for text, value in zip(found, measured, strict=True):

@@ -26,7 +26,7 @@ _HEADER = 74  # height of the title
 _TITLE = 42  # height of the titles above each row of panels
 _LEGEND = 84
 _ZOOM = 2  # magnification of the close-ups
-_TALLEST, _FLATTEST = 2.5, 0.2  # height by width of a panel; other images leave some of it white
+_TALLEST, _FLATTEST = 2.5, 0.2  # limits of a panel's height / width; other images leave part white
 
 _FIXED = (0.10, 0.72, 0.30)
 _BROKEN = (0.90, 0.16, 0.18)

@@ -12,7 +12,7 @@ _STEPS = 200  # of a logarithmic slider
 
 
 def position(slider: Slider, value: float) -> float:
-    """Return where a value stands on its slider: itself, or a step of the logarithm."""
+    """Return where a value stands on its slider: the value, or its step on a logarithmic scale."""
     if not slider.logarithmic:
         return float(np.clip(value, slider.low, slider.high))
     share = np.log(max(value, slider.low) / slider.low) / np.log(slider.high / slider.low)

@@ -17,7 +17,7 @@ _HELP = (
     "Draw with mouse, pen or finger; or by keys: arrows move the cross (with Shift by single "
     "pixels), Space lowers and lifts the pen, Escape drops a stroke."
 )
-STYLE = """
+_STYLE = """
 .strokes { position: relative; line-height: 0; touch-action: none; cursor: crosshair; }
 .strokes img { width: 100%; height: auto; -webkit-user-drag: none; user-select: none; }
 .strokes svg { position: absolute; inset: 0; width: 100%; height: 100%; pointer-events: none; }
@@ -36,7 +36,7 @@ class Drawing:
         self._image: Array | None = None
         self._label, self._width = 1, 8
         ui.add_body_html(f"<script>{Path(__file__).with_name('strokes.js').read_text()}</script>")
-        ui.add_css(STYLE)
+        ui.add_css(_STYLE)
         ui.on("stroke", self._stroke)
 
     def build(self) -> None:

@@ -20,7 +20,7 @@ from .scenes import Scene, Source, load, saved
 from .settings import SLIDERS, Settings, View, command_of, entropy, python_of, view
 
 _REST = 0.4  # seconds without a change before the difference and the entropy are drawn
-# Most pixels have no stroke, so messages have to reach far.
+# Most pixels have no stroke, so labels have to spread far.
 _OF_SCRIBBLES = Settings(theta_alpha=80, theta_beta=13, w_bilateral=10, iterations=10)
 _OWN = "your own photograph"
 _SCRIBBLES = "scribbles, without a network"

@@ -153,12 +153,12 @@ def displayable(image: Array) -> Array:
 
 
 def checked(scene: Scene) -> Scene:
-    """Return the scene.
+    """Return the scene, if the page can show it.
 
     Raises
     ------
-    ValueError
-        It is a volume, or the truth has another size.
+    TypeError, ValueError
+        It is a volume, the truth has another size, or `refine` would reject the logits.
     """
     if scene.logits.ndim != 3:
         raise ValueError(

@@ -18,8 +18,8 @@ _HOST = "127.0.0.1"
 _NAMES = (_HOST, "localhost")  # a page of another name was brought here by DNS rebinding
 _ROOM = 100_000  # bytes of a request around the file in it
 _HEADERS = {
-    # Nothing is loaded from other hosts, and no other page holds this one in a frame. NiceGUI
-    # evaluates code that the server sends.
+    # Nothing is loaded from other hosts, and no other page holds this one in a frame. NiceGUI needs
+    # 'unsafe-eval': it evaluates code that the server sends.
     b"content-security-policy": b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
     b"frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     b"cross-origin-resource-policy": b"same-origin",
@@ -32,7 +32,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class Guard:
-    """ASGI middleware: requests come from the page itself and are small."""
+    """ASGI middleware that rejects requests that are large or that other sites sent."""
 
     def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]]) -> None:
         self._app = app

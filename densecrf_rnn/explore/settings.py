@@ -52,7 +52,7 @@ _NUMBERS = ("theta_alpha", "theta_beta", "theta_gamma", "w_bilateral", "w_spatia
 class Settings:
     """All that the page sets: parameters of the CRF, iterations and temperature.
 
-    They begin as those of the demo.
+    The defaults are those of the demo.
     """
 
     theta_alpha: float = 30.0
@@ -114,12 +114,12 @@ class Settings:
 
 
 def number(name: str, text: str) -> float:
-    """Return the number that a text says.
+    """Convert the text of a setting's box to a number.
 
     Raises
     ------
     ValueError
-        It says none.
+        The text is no number; the message names the setting.
     """
     try:
         return float(text)
