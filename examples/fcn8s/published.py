@@ -76,7 +76,7 @@ def build(path: str | Path, iterations: int = ITERATIONS) -> tuple[FCNCRF, weigh
     if crf:
         fcn.mean.copy_(torch.tensor(CRFRNN_MEAN).view(3, 1, 1))
     model = FCNCRF(fcn, head, as_published=True)
-    report = weights.load(model, path)
+    report = weights.load_published(model, named, crf, path)
     # Deconvolutions that a file leaves out interpolate bilinearly, as the published ones do.
     if absent := [n for n in report.left if not n.removeprefix("fcn.").startswith("upscore")]:
         raise ValueError(f"{path} lacks {', '.join(absent)}, or they have other shapes; give a "

@@ -67,7 +67,7 @@ def load(model: FCNCRF, path: str | Path) -> Loaded:
     if kind == "numpy":
         return load_mobilenet(model, path)
     if kind == "caffe":
-        return load_caffe(model, caffemodel.read(path), f"the Caffe model {Path(path).name}")
+        return load_published(model, *split_caffe(caffemodel.read(path)), path)
     state = read_torch(path)
     if "model" in state:
         arrays = check_arrays(state["model"], path)
@@ -77,8 +77,7 @@ def load(model: FCNCRF, path: str | Path) -> Loaded:
     if "features.0.weight" in state:
         return load_torchvision_vgg16(model, check_arrays(state, path), path)
     if "conv1_1.weight" in state:
-        check_arrays(state, path)
-        return load_crfasrnn(model, state)
+        return load_published(model, *split_torch(check_arrays(state, path)), path)
     raise ValueError(
         f"nothing in {path} is known here (it holds {', '.join(map(str, list(state)[:3]))}, ...); "
         "give torchvision's VGG-16 or MobileNetV2, a model of crfasrnn_pytorch or a last.pt of ours"
@@ -202,17 +201,16 @@ def load_torchvision_vgg16(model: FCNCRF, state, path) -> Loaded:
     return copy_by_name(_vgg(model), named, "torchvision's VGG-16")
 
 
-def load_caffe(model: FCNCRF, layers, source) -> Loaded:
-    """Load a published net by its layer names, and its CRF if net and model have one."""
-    named, crf = split_caffe(layers)
-    return _with_crf(_load_fcn(model, named, source), model, crf, load_crfasrnn_caffe)
+def load_published(model: FCNCRF, named: dict, crf: list | dict, path: str | Path) -> Loaded:
+    """Load what `read_published` returned: a net by its layer names, and its CRF if both have one.
 
-
-def load_crfasrnn(model: FCNCRF, state) -> Loaded:
-    """Load a model of crfasrnn_pytorch, or a torch FCN with the published names."""
-    named, crf = split_torch(state)
-    report = _load_fcn(model, named, "crfasrnn_pytorch" if crf else "a state_dict")
-    return _with_crf(report, model, crf, load_crfasrnn_pytorch)
+    A CRF is a list in Caffe models and a dictionary in torch files.
+    """
+    if isinstance(crf, list):
+        source, load_crf = f"the Caffe model {Path(path).name}", load_crfasrnn_caffe
+    else:
+        source, load_crf = "crfasrnn_pytorch" if crf else "a state_dict", load_crfasrnn_pytorch
+    return _with_crf(_load_fcn(model, named, source), model, crf, load_crf)
 
 
 def split_caffe(layers) -> tuple[dict, list]:
