@@ -136,8 +136,10 @@ def test_a_folder_of_another_year_is_not_taken_for_2012(tmp_path):
     for data in (tmp_path, tmp_path / "VOCdevkit", folder, link):
         assert datasets.present(data) == []
     for data in (tmp_path, tmp_path / "VOCdevkit", folder):
-        with pytest.raises(FileNotFoundError, match="holds VOC2007, and the recipes take VOC2012"):
+        with pytest.raises(FileNotFoundError, match="holds VOC2007, not VOC2012;"):
             datasets.load("voc", data)
+        with pytest.raises(FileNotFoundError, match="holds VOC2007, not VOC2011;"):
+            datasets.load("voc2011", data)
     assert datasets.present(make_voc(tmp_path / "eleven", 2011)) == ["voc2011"]
 
 

@@ -13,9 +13,9 @@ from densecrf_rnn.files import Settings, replaced, write_labels, write_settings
 
 from . import digests, evaluation, figures, published, weights
 from .networks import FCNCRF
-from .pictures import LAYOUT, image_of, read_image, read_names
+from .pictures import image_of, read_image, read_names
 from .training import load_trained
-from .voc import folder_of
+from .voc import required_folder
 
 ABOUT = "predict.json"
 CRF = "crf.json"  # settings of the head, for densecrf-rnn refine --params
@@ -225,12 +225,7 @@ def voc_test(predicting: Predicting, root: Path, year: int = 2012) -> Path:
             f"{predicting.checkpoint} has {predicting.labels} labels, but VOC {VOC_LABELS}; give a "
             "network that was trained on VOC"
         )
-    folder = folder_of(root, year)
-    if folder is None:
-        raise FileNotFoundError(
-            f"{root} has none of VOCdevkit/VOC{year}/JPEGImages, VOC{year}/JPEGImages and is no "
-            f"such folder; {LAYOUT}"
-        )
+    folder = required_folder(root, year)
     test = folder / "ImageSets/Segmentation/test.txt"
     images = [image_of(folder / "JPEGImages", name) for name in dict.fromkeys(read_names(test))]
     if not images:

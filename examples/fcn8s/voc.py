@@ -27,7 +27,10 @@ def places(year: int) -> tuple[str, ...]:
 
 
 def folder_of(root: Path, year: int) -> Path | None:
-    """Return VOC's folder of a year, or None; a folder that is named after another is none."""
+    """Return VOC's folder of a year, or None.
+
+    A folder named after another year does not count; one with any other name counts as 2012.
+    """
     for place in places(year):
         folder = root / place
         if (folder / "JPEGImages").exists():
@@ -38,16 +41,27 @@ def folder_of(root: Path, year: int) -> Path | None:
     return None
 
 
-def advice(root: Path) -> str:
-    """Return which VOC there is in a folder without VOC 2012, for an error; or nothing."""
+def required_folder(root: Path, year: int) -> Path:
+    """Return VOC's folder of a year; raise FileNotFoundError if there is none."""
+    folder = folder_of(root, year)
+    if folder is None:
+        raise FileNotFoundError(
+            f"{root} has none of {', '.join(f'{p}/JPEGImages' for p in places(year)[:-1])} and is "
+            f"no such folder{advice(root, year)}; {LAYOUT}"
+        )
+    return folder
+
+
+def advice(root: Path, year: int = 2012) -> str:
+    """Return which VOC there is in a folder without that of a year, for an error; or nothing."""
     deeper = [path.parent for depth in ("*", "*/*")
-              for path in sorted(root.glob(f"{depth}/VOC2012/JPEGImages"))]
+              for path in sorted(root.glob(f"{depth}/VOC{year}/JPEGImages"))]
     if deeper:
-        return f"; VOC 2012 is in {deeper[0]}, so give --data {deeper[0]}"
+        return f"; VOC {year} is in {deeper[0]}, so give --data {deeper[0]}"
     years = sorted({path.parent.name for depth in ("", "*/", "*/*/")
                     for path in root.glob(f"{depth}VOC2*/JPEGImages")}
                    | set(re.findall(r"^VOC\d{4}$", Path(os.path.abspath(root)).name)))
-    return f"; it holds {', '.join(years)}, and the recipes take VOC2012" if years else ""
+    return f"; it holds {', '.join(years)}, not VOC{year}" if years else ""
 
 
 def voc_lists(voc_train, voc_val, sbd) -> tuple[list[str], list[str]]:
@@ -77,12 +91,7 @@ def voc(root: Path, year: int = 2012) -> dict[str, Pictures]:
     to VOCdevkit; as SegmentationClassAug next to VOC's masks; or as masks among VOC's, named by
     ImageSets/train_sbd.txt.
     """
-    folder = folder_of(root, year)
-    if folder is None:
-        raise FileNotFoundError(
-            f"{root} has none of {', '.join(f'{p}/JPEGImages' for p in places(year)[:-1])} and is "
-            f"no such folder{advice(root)}; {LAYOUT}"
-        )
+    folder = required_folder(root, year)
     lists = find(folder, "ImageSets/Segmentation", "ImageSets")
     train, val = read_names(lists / "train.txt"), read_names(lists / "val.txt")
     sbd, masks = sbd_of(root, folder, lists, set(train), set(val))
