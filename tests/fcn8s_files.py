@@ -130,3 +130,17 @@ def make_voc(root, year=2012, shape=(30, 40)):
     for split, names in (("train", VOC_NAMES[:6]), ("val", VOC_NAMES[6:])):
         (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
     return folder
+
+
+def make_sbd(folder, labels, shape=(30, 40), masks=True):
+    """Write SBD as unpacked: images by name, each with one label, in turn train and val."""
+    folder.mkdir(parents=True)
+    for split, names in (("train", [*labels][::2]), ("val", [*labels][1::2])):
+        (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+    if masks:
+        from scipy.io import savemat
+
+        (folder / "cls").mkdir()
+        for name, label in labels.items():
+            found = {"GTcls": {"Segmentation": np.full(shape, label, np.uint8)}}
+            savemat(folder / f"cls/{name}.mat", found, do_compression=True)

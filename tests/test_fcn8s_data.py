@@ -21,6 +21,7 @@ pytest.importorskip("torch")  # fcn8s is a package of networks
 from fcn8s import augment, datasets, download  # noqa: E402
 from fcn8s.pictures import read_mask  # noqa: E402
 from fcn8s.voc import hold_out, voc_lists  # noqa: E402
+from fcn8s_files import make_sbd  # noqa: E402
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
 NAMES = [f"2007_{i:06d}" for i in range(12)]
@@ -63,15 +64,8 @@ def voc(tmp_path):
 
 
 def add_sbd(root):
-    from scipy.io import savemat
-
-    folder = root / "benchmark_RELEASE/dataset"
-    (folder / "cls").mkdir(parents=True)
-    for i in (2, 3, 4, 5, 9, 10, 11):
-        labels = np.full((20, 30), 20 - i, np.uint8)
-        savemat(folder / f"cls/{NAMES[i]}.mat", {"GTcls": {"Segmentation": labels}})
-    save_list(folder / "train.txt", [NAMES[i] for i in (2, 4, 9, 10)])
-    save_list(folder / "val.txt", [NAMES[i] for i in (3, 5, 11)])
+    labels = {NAMES[i]: 20 - i for i in (2, 3, 4, 5, 9, 11, 10)}
+    make_sbd(root / "benchmark_RELEASE/dataset", labels, shape=(20, 30))
 
 
 # --- VOC -----------------------------------------------------------------------------------------

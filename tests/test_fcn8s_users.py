@@ -12,13 +12,17 @@ torch = pytest.importorskip("torch")
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
-savemat = pytest.importorskip("scipy.io").savemat
+pytest.importorskip("scipy")
 
 from fcn8s import __main__, datasets, networks, pictures, predict, training, weights  # noqa: E402
 from fcn8s.__main__ import main  # noqa: E402
 from fcn8s.config import Config, parse_setting  # noqa: E402
 from fcn8s.voc import read_any, read_sbd  # noqa: E402
-from fcn8s_files import VOC_NAMES, caffe, caffe_layers, make_camvid, make_voc, small  # noqa: E402
+from fcn8s_files import (  # noqa: E402
+    VOC_NAMES, caffe, caffe_layers, make_camvid, make_sbd, make_voc, small,
+)
+
+SBD = dict.fromkeys(VOC_NAMES[2:8], 20)
 
 
 def names_of(parts, *which):
@@ -29,15 +33,6 @@ def names_of(parts, *which):
 def voc(tmp_path):
     """The folder VOC2012, in VOCdevkit below tmp_path."""
     return make_voc(tmp_path)
-
-
-def add_sbd(folder, names):
-    (folder / "cls").mkdir(parents=True)
-    for split, part in (("train", names[::2]), ("val", names[1::2])):
-        (folder / f"{split}.txt").write_text("".join(f"{n}\n" for n in part))
-    for name in names:
-        labels = {"GTcls": {"Segmentation": np.full((30, 40), 20, np.uint8)}}
-        savemat(folder / f"cls/{name}.mat", labels, do_compression=True)
 
 
 # --- lists and images -----------------------------------------------------------------------------
@@ -99,7 +94,7 @@ def test_images_that_camvid_lacks_are_counted(tmp_path, capsys):
     ("VOCdevkit/VOC2012/JPEGImages", ".."), ("links", "VOCdevkit"), ("links", "VOC2012"),
 ])
 def test_sbd_is_found_from_relative_paths_and_links(voc, tmp_path, monkeypatch, start, data):
-    add_sbd(tmp_path / "benchmark_RELEASE/dataset", VOC_NAMES[2:8])
+    make_sbd(tmp_path / "benchmark_RELEASE/dataset", SBD)
     (tmp_path / "links").mkdir()
     (tmp_path / "links/VOCdevkit").symlink_to(tmp_path / "VOCdevkit")
     (tmp_path / "links/VOC2012").symlink_to(voc)
@@ -110,7 +105,7 @@ def test_sbd_is_found_from_relative_paths_and_links(voc, tmp_path, monkeypatch, 
 @pytest.mark.parametrize("place", ["benchmark_RELEASE/dataset", "SBD", "VOCdevkit/sbd",
                                    "VOCdevkit/VOC2012/benchmark_RELEASE/dataset"])
 def test_sbd_is_found_as_others_unpack_it(voc, tmp_path, place):
-    add_sbd(tmp_path / place, VOC_NAMES[2:8])
+    make_sbd(tmp_path / place, SBD)
     assert names_of(datasets.load("voc", tmp_path), "report") == VOC_NAMES[8:]
 
 
@@ -125,7 +120,7 @@ def test_a_report_is_called_reduced_only_if_it_is(voc, tmp_path, capsys):
     parts = datasets.load("voc", tmp_path)
     assert "extra" in names_of(parts, "train", "select")
     assert parts["report"].name == "VOC 2012 (val)"
-    add_sbd(tmp_path / "SBD", VOC_NAMES[2:8])
+    make_sbd(tmp_path / "SBD", SBD)
     assert datasets.load("voc", tmp_path)["report"].name == "VOC 2012 (reduced val)"
 
 
@@ -175,7 +170,7 @@ def files_of_users(folder):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).save(folder / "image.jpg")
     Image.fromarray(rng.integers(0, 20, (30, 40), np.uint8)).save(folder / "mask.png")
-    add_sbd(folder / "sbd", ["a"])
+    make_sbd(folder / "sbd", {"a": 20})
     (folder / "net.caffemodel").write_bytes(caffe({"conv1_1": [np.ones((4, 3, 3, 3)), np.ones(4)]}))
     np.savez(folder / "net.npz", **{f"{n}.{p}": np.ones(2, np.float32)
                                     for n in ("stem", "b6.expand") for p in ("weight", "bias")})

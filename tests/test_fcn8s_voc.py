@@ -14,8 +14,9 @@ pytest.importorskip("scipy")
 
 from fcn8s import datasets, digests, study  # noqa: E402
 from fcn8s.__main__ import main  # noqa: E402
-from fcn8s_files import VOC_NAMES, make_camvid, make_voc, save_mask  # noqa: E402
+from fcn8s_files import VOC_NAMES, make_camvid, make_sbd, make_voc, save_mask  # noqa: E402
 
+SBD = dict.fromkeys(VOC_NAMES[2:8], 20)
 SETTINGS = ["--seeds", "0", "--no-search", "--set", "steps=1", "batch=1", "window=[16,24]"]
 
 
@@ -89,23 +90,9 @@ def test_the_readme_has_the_lines_that_make_init_files():
 # --- layouts --------------------------------------------------------------------------------------
 
 
-def add_sbd(folder, names, labels=20, masks=True):
-    from scipy.io import savemat
-
-    (folder / "cls").mkdir(parents=True)
-    for split, part in (("train", names[::2]), ("val", names[1::2])):
-        (folder / f"{split}.txt").write_text("".join(f"{n}\n" for n in part))
-    for name in names:
-        if masks:
-            segmentation = np.full((30, 40), labels, np.uint8)
-            savemat(folder / f"cls/{name}.mat", {"GTcls": {"Segmentation": segmentation}})
-    if not masks:
-        (folder / "cls").rmdir()
-
-
 @pytest.mark.parametrize("below", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
 def test_sbd_is_found_where_it_was_unpacked_beside_vocdevkit(voc, below):
-    add_sbd(voc / "benchmark_RELEASE/dataset", VOC_NAMES[2:8])
+    make_sbd(voc / "benchmark_RELEASE/dataset", SBD)
     parts = datasets.load("voc", voc / below)
     assert names_of(parts["report"]) == VOC_NAMES[8:]
     assert both(parts) == VOC_NAMES[:8]
@@ -144,7 +131,7 @@ def test_segmentation_class_aug_with_sbds_lists_gives_the_papers_lists(voc):
     folder = voc / "VOCdevkit/VOC2012"
     for name in VOC_NAMES:
         save_mask(folder / f"SegmentationClassAug/{name}.png", np.full((30, 40), 20))
-    add_sbd(voc / "benchmark_RELEASE/dataset", VOC_NAMES[2:8], masks=False)
+    make_sbd(voc / "benchmark_RELEASE/dataset", SBD, masks=False)
     parts = datasets.load("voc", voc)
     assert names_of(parts["report"]) == VOC_NAMES[8:] and both(parts) == VOC_NAMES[:8]
     masks = {p.stem: m.parent.name for p, m in parts["train"].items}
