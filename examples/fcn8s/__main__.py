@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -123,18 +124,14 @@ def common(one: argparse.ArgumentParser) -> None:
                      help="settings of config.Config that override the recipe's")
 
 
-def count(text: str) -> int:
-    """Convert an integer of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 0")
+def count(text: str, least: int = 0) -> int:
+    """Convert an integer of at least `least`."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
     return int(text)
 
 
-def positive(text: str) -> int:
-    """Convert an integer of at least 1."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
-    return int(text)
+positive = partial(count, least=1)
 
 
 def setting(text):
