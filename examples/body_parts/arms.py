@@ -27,7 +27,6 @@ from densecrf_rnn.files import replaced
 
 SEARCH_SEED = 100
 MEASURE = "pixels of parts"  # the paper's; settings are chosen by it
-DECISIONS = ("one chain", "annealed", "icm")  # of a GibbsCRF, besides its usual decoding
 INFERENCE_TRIALS = 40  # of bandwidths and weights of a dense CRF that is not trained
 RANGES = {
     "theta_alpha": (2, 32), "theta_beta": (2, 40), "theta_gamma": (0.7, 16),
@@ -279,8 +278,8 @@ def train(
         )
         decoders = {"": lambda depth: crf.decode(network(depth)), **by_network}
         if decisions:
-            for name in DECISIONS:
-                decoders[name] = partial(decode_by, network, crf, name)
+            for name, other in other_decisions(crf).items():
+                decoders[name] = partial(decode_by, network, crf, other)
         return Trained(decoders, log, {**facts, "flat": learning.flatness(log)}, crf)
     if arm.kind == "depth":
         crf, log, facts = learning.train_depth_steps(
@@ -291,15 +290,22 @@ def train(
     raise ValueError(f"{arm.kind!r} is the kind of no arm")
 
 
-def decode_by(network: nn.Module, crf: Any, name: str, depth: Tensor) -> Tensor:
-    """Decode in another way, with as many sweeps in all as the marginals of several chains."""
+def other_decisions(crf: Any) -> dict[str, dict[str, Any]]:
+    """Return options of `crf.decode`, by the name of a decision.
+
+    One chain and annealing make as many sweeps in all as the usual chains together.
+    """
     half = crf.chains * crf.sweeps
-    options = {
+    return {
         "one chain": {"chains": 1, "sweeps": half, "burn_in": half},
         "annealed": {"method": "annealed", "sweeps": crf.chains * (crf.sweeps + crf.burn_in)},
         "icm": {"method": "icm"},
     }  # fmt: skip
-    return crf.decode(network(depth), **options[name])
+
+
+def decode_by(network: nn.Module, crf: Any, options: dict[str, Any], depth: Tensor) -> Tensor:
+    """Decode with other options than those of `crf`."""
+    return crf.decode(network(depth), **options)
 
 
 def run_arm(study: Study, name: str, seed: int) -> dict[str, Any]:

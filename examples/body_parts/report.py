@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from arms import ARMS, GROUPS, MEASURE, Study
+from learning import DECODING
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from scipy import stats
@@ -143,10 +144,10 @@ def decision_lines(runs: Runs) -> Iterator[str]:
     found = runs.get("gibbs", {})
     if not found:
         return
-    ways = {"argmax of marginals, 8 chains": [run["scores"] for run in found.values()]}
+    first = [run["scores"] for run in found.values()]
+    ways = {f"argmax of marginals, {DECODING['chains']} chains": first}
     for name in next(iter(found.values()))["other decisions"]:
         ways[name] = [run["other decisions"][name] for run in found.values()]
-    first = ways["argmax of marginals, 8 chains"]
     lines = []
     for name, each in ways.items():
         cells = [written([run[m] for run in each]) for m in MEASURES]
