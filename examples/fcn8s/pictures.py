@@ -69,7 +69,7 @@ def check_masks(pictures: Pictures) -> None:
     Raises
     ------
     ValueError
-        Some are not so; the message shows the first and counts them.
+        Some images or masks fail; the message counts them and shows the first.
     """
     faults = []
     for i in tqdm(range(len(pictures)), f"masks of {pictures.name}", leave=False, disable=None):

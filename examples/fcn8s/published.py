@@ -210,11 +210,12 @@ class Scoring:
 def list_note(report: Pictures) -> str:
     """Return how the images that are scored differ from the paper's list; empty if they do not."""
     count = PAPER_COUNTS["reduced validation"]
-    if "reduced val" in report.name and len(report) == count:
+    reduced = "reduced val" in report.name
+    if reduced and len(report) == count:
         return ""
+    why = "" if reduced else "The published nets were trained on SBD, which has images of val. "
     return (f"These are not the {count} images of the paper's reduced list but {len(report)} of "
-            f"{report.name}. The published nets were trained on SBD, which has images of val, so "
-            "the numbers are not comparable with the published ones.")
+            f"{report.name}. {why}The numbers are not comparable with the published ones.")
 
 
 def published(paths, scoring: Scoring) -> Path:

@@ -360,7 +360,7 @@ def load_trained(
     Raises
     ------
     ValueError
-        It is no checkpoint, or has not as many labels as the images.
+        It is no checkpoint, or has another number of labels than the images.
     """
     state = read_checkpoint(checkpoint)
     found = len(state["model"]["fcn.score_fr.bias"])
@@ -383,8 +383,8 @@ def load_trained(
         model.load_state_dict({**own, **loaded} if config.crf else
                               {k: v for k, v in loaded.items() if k in own})
     except RuntimeError as error:
-        raise ValueError(f"{checkpoint} has not the weights that its settings ask for; take it "
-                         "from its run once more") from error
+        raise ValueError(f"the weights in {checkpoint} do not fit its settings; copy it once more "
+                         "from its run") from error
     return model.eval(), config
 
 

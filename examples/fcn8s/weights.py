@@ -181,8 +181,8 @@ def load_torchvision_vgg16(model: FCNCRF, state, path) -> Loaded:
     theirs = sorted({int(k.split(".")[1]) for k in state if k.startswith("features.")})
     if theirs != VGG_LAYERS:
         raise ValueError(
-            f"{path} has {len(theirs)} layers with weights before its classifier, and VGG-16 "
-            f"without batch norms {len(names)} at other places; give torchvision's vgg16"
+            f"{path} has {len(theirs)} layers with weights before its classifier, but not the "
+            f"{len(names)} of VGG-16 without batch norms; give torchvision's vgg16"
         )
     named = {}
     for ours, layer in zip(names, theirs, strict=True):
