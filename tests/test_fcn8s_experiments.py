@@ -75,10 +75,12 @@ def test_a_command_writes_a_table_and_a_figure(data, out, name, rows, capsys):
     assert "runs left" in capsys.readouterr().out
 
 
-def test_figure_3_shows_pictures_truth_and_three_predictions(data, out):
-    command("figure3", data, out)
-    assert (out / "figure3.png").stat().st_size > 5000
-    assert "figure3.png" in (out / "figure3.md").read_text()
+def test_figure_3_shows_pictures_truth_and_three_predictions_of_the_first_seed(data, tmp_path):
+    command("figure3", data, tmp_path)
+    assert (tmp_path / "figure3.png").stat().st_size > 5000
+    text = (tmp_path / "figure3.md").read_text()
+    assert "figure3.png" in text and "; seeds 0;" in text
+    assert not list(tmp_path.glob("*-seed1"))
 
 
 def test_a_table_that_was_made_is_made_again_from_what_is_stored(data, out, capsys):
