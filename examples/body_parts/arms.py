@@ -295,10 +295,10 @@ def other_decisions(crf: Any) -> dict[str, dict[str, Any]]:
 
     One chain and annealing make as many sweeps in all as the usual chains together.
     """
-    half = crf.chains * crf.sweeps
+    sweeps, burn_in = crf.chains * crf.sweeps, crf.chains * crf.burn_in
     return {
-        "one chain": {"chains": 1, "sweeps": half, "burn_in": half},
-        "annealed": {"method": "annealed", "sweeps": crf.chains * (crf.sweeps + crf.burn_in)},
+        "one chain": {"chains": 1, "sweeps": sweeps, "burn_in": burn_in},
+        "annealed": {"method": "annealed", "sweeps": sweeps + burn_in},
         "icm": {"method": "icm"},
     }  # fmt: skip
 
