@@ -252,11 +252,11 @@ def test_a_number_that_no_slider_can_show_is_refused(explored_here, more):
 
 
 @needs_pictures
-def test_a_truth_of_no_stem_is_refused(explored_here, tmp_path, capsys):
+def test_a_truth_of_no_stem_is_refused(explored_here, tmp_path, monkeypatch, capsys):
     scene, _ = explored_here()
     np.save(tmp_path / "b.npy", np.zeros((30, 36), np.uint8))
-    words = [*scene.command[:2], str(tmp_path / "b.npy"), *scene.command[2:]]
-    assert main(["explore", *words]) == 2
+    words = [*scene.command[:2], tmp_path / "b.npy", *scene.command[2:]]
+    assert explored(monkeypatch, *words) is None
     assert "b.npy has the stem of a file of" in capsys.readouterr().err
 
 
