@@ -101,6 +101,30 @@ def test_every_command_runs_and_goes_on_where_it_stopped(tmp_path, example):
         assert (tmp_path / "images" / f"{picture}.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("name", ["cnn", "crfrnn", "gibbs", "ascent"])
+def test_a_search_goes_on_after_a_trial_that_diverged(tmp_path, example, monkeypatch, name):
+    arms, learning = example["arms"], example["learning"]
+    assert make_frames(tmp_path, "--out", "frames").returncode == 0
+    settings = arms.Settings(width=4, first_epochs=1, search_epochs=2)
+    study = arms.Study(tmp_path / "frames", tmp_path / "out", tmp_path / "work", settings)
+    crf = "lr" if name == "crfrnn" else "table_lr"
+    rates = [(0.01, 1e30), (float("inf"), 1e-3), (0.01, 1e-3)]
+    trials = [{"network_lr": b} if name == "cnn" else {crf: a, "network_lr": b} for a, b in rates]
+    monkeypatch.setitem(arms.SEARCHES, name, [trials if name != "cnn" else trials[::2]])
+    if name == "crfrnn":
+        monkeypatch.setattr(arms.Study, "best", lambda self, search: {"theta_alpha": 8.0})
+    arms.run_search(study, name)
+    found = json.loads((tmp_path / "out" / f"search-{name}.json").read_text())
+    *thrown, last = found["trials"]
+    assert not any(trial["scores"] for trial in thrown) and last["values"] == found["best"]
+    line = " ".join(example["report"].search_lines(tmp_path / "out"))
+    assert f"({len(thrown)} diverged)" in line
+    with pytest.raises(learning.Diverged, match="lower the rates"):
+        arms.train(study, arms.ARMS[name], arms.SEARCH_SEED, thrown[0]["values"], 2)
+    with pytest.raises(SystemExit, match="all trials of this search diverged"):
+        arms.best_of(thrown)
+
+
 def test_example_says_what_is_missing(tmp_path):
     missing = script("study.py", tmp_path, "search", *SMALL)
     assert "classes.txt does not exist" in missing.stderr

@@ -109,8 +109,8 @@ SEARCHES: dict[str, list[list[dict[str, Any]]]] = {
         [{"network_lr": 3e-4}],
     ],
     "ascent": [
-        [{"table_lr": rate, "network_lr": 0.1} for rate in (0.1, 1.0, 10.0, 100.0)],
-        [{"network_lr": 0.01}],
+        [{"table_lr": rate, "network_lr": 0.01} for rate in (0.1, 1.0, 10.0, 100.0)],
+        [{"network_lr": 0.03}, {"network_lr": 0.003}],
     ],
 }  # fmt: skip
 
@@ -151,7 +151,8 @@ class Study:
 
     def network(self) -> nn.Module:
         """Return a new network."""
-        return NETWORKS[self.settings.network](self.labels, self.settings.width)
+        made = NETWORKS[self.settings.network](self.labels, self.settings.width)
+        return learning.watched(made)
 
     def first(self, seed: int) -> nn.Module:
         """Return the network of a seed after its first stage, trained here or earlier."""
@@ -349,13 +350,17 @@ def run_search(study: Study, name: str) -> None:
         begin = time.process_time()
         if name == "cnn":  # each trial trains a network of its own
             (study.work / f"cnn-seed{SEARCH_SEED}.pt").unlink(missing_ok=True)
-        trained = train(study, arm, SEARCH_SEED, values, study.settings.search_epochs)
-        predicted = learning.predictions(study.splits["choose"], trained.decoders[""])
-        result = study.scores("choose", predicted)
-        seconds = time.process_time() - begin
-        trials.append({"values": values, "scores": result, "seconds": seconds, **trained.facts})
+        trial: dict[str, Any] = {"values": values}
+        try:
+            trained = train(study, arm, SEARCH_SEED, values, study.settings.search_epochs)
+            predicted = learning.predictions(study.splits["choose"], trained.decoders[""])
+            trial |= {"scores": study.scores("choose", predicted), **trained.facts}
+            said = f"{trial['scores'][MEASURE]:.2f}"
+        except learning.Diverged as error:
+            trial["scores"], said = None, str(error)
+        trials.append({**trial, "seconds": time.process_time() - begin})
         study.write(f"search-{name}", {"trials": trials})
-        print(f"search of {name}: {values}: {result[MEASURE]:.2f}", flush=True)
+        print(f"search of {name}: {values}: {said}", flush=True)
 
     listed = [list(dense_params(SEARCH_SEED, arm.guided))] if dense else SEARCHES[name]
     tried = 0
@@ -371,7 +376,10 @@ def run_search(study: Study, name: str) -> None:
 
 def best_of(trials: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the values of the trial with the highest score on the frames to choose on."""
-    return max(trials, key=lambda t: t["scores"][MEASURE])["values"]
+    ended = [t for t in trials if t["scores"]]
+    if not ended:
+        raise SystemExit("all trials of this search diverged; lower the rates of arms.SEARCHES")
+    return max(ended, key=lambda t: t["scores"][MEASURE])["values"]
 
 
 def describe(study: Study) -> str:

@@ -27,6 +27,20 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # of a batch's indices, depth
 Log = list[dict[str, float]]
 
 
+class Diverged(ArithmeticError):
+    """Parameters or a network's output became infinite or NaN: the rate is too high."""
+
+
+def watched(network: nn.Module) -> nn.Module:
+    """Return the network, which raises `Diverged` from now on if its output is not finite."""
+    def check(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if not output.isfinite().all():
+            raise Diverged("the network's output is no longer finite; lower the rates")
+
+    network.register_forward_hook(check)
+    return network
+
+
 class Average:
     """Mean of a module's parameters over steps; `put` gives it to the module."""
 
@@ -57,7 +71,7 @@ def fit(
     """Train `groups` of parameters; return the mean loss and `facts_of` after each epoch.
 
     The rates fall to 0 along half a cosine. The modules `averaged` end as the mean of their
-    parameters over the steps of the last third of the epochs.
+    parameters over the steps of the last third of the epochs. Raises `Diverged`.
     """
     optimizer = getattr(torch.optim, optimiser)(groups)
     steps = epochs * math.ceil(len(frames) / BATCH)
@@ -70,6 +84,8 @@ def fit(
             loss = loss_of(*batch)
             loss.backward()
             optimizer.step()
+            if not all(p.isfinite().all() for g in optimizer.param_groups for p in g["params"]):
+                raise Diverged(f"{name} diverged in epoch {epoch + 1}; lower the rates")
             schedule.step()
             if epoch >= epochs - math.ceil(AVERAGED * epochs):
                 average.add()

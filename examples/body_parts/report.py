@@ -177,11 +177,13 @@ def search_lines(folder: Path) -> Iterator[str]:
     lines = []
     for path in sorted(folder.glob("search-*.json")):
         found = json.loads(path.read_text())
-        scores = [trial["scores"][MEASURE] for trial in found["trials"]]
+        scores = [t["scores"][MEASURE] for t in found["trials"] if t["scores"]]
         best = found.get("best", {})
         values = ", ".join(f"{k} {v:.3g}" for k, v in best.items()) or "not finished"
-        lines.append([path.stem.removeprefix("search-"), str(len(scores)),
-                      f"{min(scores):.1f} to {max(scores):.1f}", values])  # fmt: skip
+        span = f"{min(scores):.1f} to {max(scores):.1f}" if scores else ""
+        diverged = len(found["trials"]) - len(scores)
+        span += f" ({diverged} diverged)" if diverged else ""
+        lines.append([path.stem.removeprefix("search-"), str(len(found["trials"])), span, values])
     if lines:
         yield from rows(["search", "trials", f"{MEASURE}, choose", "chosen"], lines)
 
