@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from .training import load_trained
 from .voc import required_folder
 
 ABOUT = "predict.json"
+REMEMBERED = 5.0  # seconds between two writings of ABOUT, which lists all results
 CRF = "crf.json"  # settings of the head, for densecrf-rnn refine --params
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 YEARS = (2010, 2011, 2012)  # VOC's test lists that the paper reports
@@ -130,18 +132,23 @@ class Predicting:
         self.remember()
         if self.logits and (settings := head_settings(self.model)):
             write_settings(self.out / CRF, settings)
-        written = []
-        for path in tqdm(images, "labels", leave=False, disable=None):
-            target = folder / f"{path.stem}.png"
-            scores = folder / f"{path.stem}.npy" if self.logits else None
-            wanted = [digests.of_file(path), self.logits]
-            name = str(target.relative_to(self.out))
-            there = target.exists() and (scores is None or scores.exists())
-            if not there or self.done.get(name) != wanted:
-                self.label(read_image(path, upright), target, scores)
-                self.done[name] = wanted
-                self.remember()
-            written.append(target)
+        written, noted = [], time.monotonic()
+        try:
+            for path in tqdm(images, "labels", leave=False, disable=None):
+                target = folder / f"{path.stem}.png"
+                scores = folder / f"{path.stem}.npy" if self.logits else None
+                wanted = [digests.of_file(path), self.logits]
+                name = str(target.relative_to(self.out))
+                there = target.exists() and (scores is None or scores.exists())
+                if not there or self.done.get(name) != wanted:
+                    self.label(read_image(path, upright), target, scores)
+                    self.done[name] = wanted
+                    if time.monotonic() - noted > REMEMBERED:
+                        self.remember()
+                        noted = time.monotonic()
+                written.append(target)
+        finally:
+            self.remember()
         return written
 
     def check_targets(self, images: list[Path], folder: Path) -> None:
