@@ -34,7 +34,10 @@ os._exit(0)
 
 
 def environment():
-    """Return the environment of a process that finds the package and these tests."""
+    """Return the environment of a process that finds these tests, and the package as this one does.
+
+    Passive: idle OpenMP threads must not spin while other tests run beside it.
+    """
     package = Path(importlib.util.find_spec("densecrf_rnn").origin).parents[1]
     folders = [str(Path(__file__).parent), str(package), os.environ.get("PYTHONPATH", "")]
     path = os.pathsep.join(filter(None, folders))

@@ -6,10 +6,10 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import environment
 
 import densecrf_rnn
 from densecrf_rnn import engines, samples
@@ -23,12 +23,9 @@ needs_pictures = pytest.mark.skipif(
 
 def run_module(*arguments, **options):
     """`python -m densecrf_rnn`, importing the package that this process has imported."""
-    package = str(Path(densecrf_rnn.__file__).parents[1])
-    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    env = {**os.environ, "PYTHONPATH": path}
     return subprocess.run(
         [sys.executable, *options.get("python", []), "-m", "densecrf_rnn", *arguments],
-        env=env, capture_output=True, text=True, timeout=120,
+        env=environment(), capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 
 
@@ -296,12 +293,11 @@ def test_exit_statuses_are_those_of_the_help(command, folders, few_samples, caps
 @pytest.mark.parametrize("arguments", [["info"], ["refine", "--help"], ["evaluate", "t", "t"]])
 def test_a_reader_that_has_ended_ends_the_command_quietly(arguments, folders):
     (folders / "truth").rename("t")
-    package = str(Path(densecrf_rnn.__file__).parents[1])
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
         [sys.executable, "-m", "densecrf_rnn", *arguments], stdout=writer, stderr=subprocess.PIPE,
-        text=True, timeout=60, env={**os.environ, "PYTHONPATH": package},
+        text=True, timeout=60, env=environment(),
     )  # fmt: skip
     os.close(writer)
     statuses = (0, 141) if "--help" in arguments else (141,)  # argparse ignores it
@@ -309,11 +305,10 @@ def test_a_reader_that_has_ended_ends_the_command_quietly(arguments, folders):
 
 
 def test_a_full_disk_behind_stdout_is_said_in_one_sentence():
-    package = str(Path(densecrf_rnn.__file__).parents[1])
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "densecrf_rnn", "info"], stdout=full, stderr=subprocess.PIPE,
-            text=True, timeout=60, env={**os.environ, "PYTHONPATH": package},
+            text=True, timeout=60, env=environment(),
         )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.startswith("densecrf-rnn info: ") and done.stderr.count("\n") == 1

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import environment
 
 import densecrf_rnn
 from densecrf_rnn import CRFParams, files, refine
@@ -454,12 +455,6 @@ def test_the_record_says_what_was_made_of_what_and_how(folder):
 
 
 COMMAND = [sys.executable, "-m", "densecrf_rnn", "refine", "logits", "images", "-o", "out"]
-
-
-def environment():
-    package = str(Path(densecrf_rnn.__file__).parents[1])
-    paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": paths}
 
 
 def start(command, folder):

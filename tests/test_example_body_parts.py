@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import environment
 
 FOLDER = Path(__file__).parents[1] / "examples" / "body_parts"
 README = FOLDER / "README.md"
@@ -30,9 +30,7 @@ SMALL = ["--data", "frames", "--out", "results", "--work", "work", "--width", "4
 
 
 def script(name, folder, *arguments):
-    package = Path(importlib.util.find_spec("densecrf_rnn").origin).parents[1]
-    path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
-    env = {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
+    env = {**environment(), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(FOLDER / name), *arguments]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
 

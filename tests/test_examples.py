@@ -1,13 +1,13 @@
 """The examples run as scripts, from any folder, and say something."""
 
 import importlib.util
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import environment
 
 FOLDER = Path(__file__).parents[1] / "examples"
 NEEDS = {
@@ -35,15 +35,10 @@ def run(name, folder):
     for module in NEEDS[name]:
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{module} is not installed")
-    # The folder that this process imports the package from, be it a checkout or site-packages.
-    package = Path(importlib.util.find_spec("densecrf_rnn").origin).parents[1]
-    path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
-    # Passive: idle OpenMP threads must not spin while other tests run beside this one.
-    env = {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "passive"}
     done = subprocess.run(
         [sys.executable, str(FOLDER / f"{name}.py"), *ARGUMENTS.get(name, [])],
         cwd=folder,
-        env=env,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=300,

@@ -1,14 +1,12 @@
 """The instruction sets that the native loops are compiled for: the same answer from each."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import environment
 
-import densecrf_rnn
 from densecrf_rnn import engines
 
 NAMES = ("baseline", "avx2", "avx512")
@@ -54,9 +52,7 @@ def needs_native_module():
 
 def run(code, isa, *arguments):
     """`code` in a process of its own, told to use this instruction set."""
-    package = str(Path(densecrf_rnn.__file__).parents[1])
-    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    env = {**os.environ, "PYTHONPATH": path, "DENSECRF_RNN_ISA": isa}
+    env = {**environment(), "DENSECRF_RNN_ISA": isa}
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
 

@@ -1,10 +1,8 @@
 """Tests of the exact method: that it is the definition, with exact gradients, in O(N) memory."""
 
-import os
 import subprocess
 import sys
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 import nn_problems as make  # noqa: E402
 import oracles  # noqa: E402
-import densecrf_rnn  # noqa: E402
+from processes import environment  # noqa: E402
 from densecrf_rnn import CRFParams, CRFRNN, engines  # noqa: E402
 from densecrf_rnn.nn import functional  # noqa: E402
 from densecrf_rnn.nn.ops import exact_filter as exact  # noqa: E402
@@ -417,10 +415,8 @@ print(step(100, 120) - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
 @pytest.mark.slow
 def test_twelve_thousand_pixels_take_hardly_more_memory_than_two_thousand():
-    root = str(Path(densecrf_rnn.__file__).parents[1])
-    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     result = subprocess.run(
-        [sys.executable, "-c", PEAK], env={**os.environ, "PYTHONPATH": path},
+        [sys.executable, "-c", PEAK], env=environment(),
         capture_output=True, text=True, timeout=300,
     )
     assert result.returncode == 0, result.stderr

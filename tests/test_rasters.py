@@ -1,17 +1,15 @@
 """Rasters from file to file in tiles: the same result as in memory, where it was on the ground, and
 whole or not at all."""
 
-import os
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
 from oracles import noisy_logits, picture
+from processes import environment
 
-import densecrf_rnn
 from densecrf_rnn import CRFParams, refine, tiles
 from densecrf_rnn.files import refine_raster
 
@@ -266,11 +264,9 @@ def test_a_full_disk_leaves_nothing_behind(kind, tmp_path):
     rng = np.random.default_rng(0)
     a = stored(tmp_path / "a.npy", rng.normal(size=(2, 300, 300)).astype(np.float32))
     b = stored(tmp_path / "b.npy", rng.integers(0, 255, (300, 300, 3), np.uint8))
-    package = str(Path(densecrf_rnn.__file__).parents[1])
-    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(DISK), a, b, tmp_path / f"out{kind}"],
-        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120,
+        env=environment(), capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert result.returncode == 0 and "refused:" in result.stdout, result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", "b.npy"]

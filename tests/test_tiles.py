@@ -2,7 +2,6 @@
 a narrower one a seam that is measured and bounded, and memory that does not grow with the image."""
 
 import math
-import os
 import subprocess
 import sys
 import textwrap
@@ -15,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import Made, noisy_logits, picture, random_problem
+from processes import environment
 
-import densecrf_rnn
 from densecrf_rnn import BackendUnavailableError, CRFParams, refine, refine_tiled, tiles
 from densecrf_rnn.inference import grid
 from densecrf_rnn.kernels import Window
@@ -488,11 +487,10 @@ def test_memory_does_not_grow_with_the_image():
     """Nine times the pixels, and nearly the same peak: with inputs in memory it would double."""
 
     def peak(rows, columns):
-        package, here = Path(densecrf_rnn.__file__).parents[1], str(Path(__file__).parent)
-        path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH", "")]))
+        here = str(Path(__file__).parent)
         result = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(PEAK), here, str(rows), str(columns)],
-            env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300,
+            env=environment(), capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert result.returncode == 0, result.stderr
         return int(result.stdout)
