@@ -109,8 +109,8 @@ SEARCHES: dict[str, list[list[dict[str, Any]]]] = {
         [{"network_lr": 3e-4}],
     ],
     "ascent": [
-        [{"table_lr": rate, "network_lr": 1e-3} for rate in (1.0, 10.0, 100.0, 1000.0)],
-        [{"network_lr": 3e-3}, {"network_lr": 3e-4}],
+        [{"table_lr": rate, "network_lr": 1e-3} for rate in (0.1, 0.3, 1.0, 3.0, 10.0)],
+        [{"network_lr": 3e-3}, {"network_lr": 3e-4}, {"network_lr": 1e-4}],
     ],
 }  # fmt: skip
 
