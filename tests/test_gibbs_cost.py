@@ -52,3 +52,24 @@ def test_the_page_says_what_was_measured():
         assert sentence in text
     each_label = [ns["labels", value] / int(value) for value in ("64", "128")]
     assert each_label[0] == pytest.approx(each_label[1], rel=0.1)  # "in proportion again"
+
+
+def test_the_table_of_sweeps_is_what_was_measured():
+    page = BENCHMARKS.parent / "docs" / "gibbs.md"
+    if not page.is_file():
+        pytest.skip("the documents are not installed with the package")
+    found = json.loads((BENCHMARKS / "results" / "gibbs_sweeps.json").read_text())
+    speed, text = {}, page.read_text(encoding="utf-8")
+    for row in found["rows"]:
+        name = row["case"].removeprefix("50 Gibbs sweeps ").replace("x", " x ", 1)
+        speed[name, row["who"], row["threads"]] = float(row["note"].split()[0])
+    plain, ours = "a plain Numba sweep", "ours"
+    for name in sorted({key[0] for key in speed if "Gibbs sweep" not in key[0]}):
+        peer, one, two = (speed[name, *key] for key in ((plain, 1), (ours, 1), (ours, 2)))
+        cells = f"{peer:.1f} | {one:.1f} ({one / peer:.1f} x) | {two:.1f} ({two / one:.1f} x"
+        assert f"| {name} | {cells}" in text
+        assert one / peer >= 5 and two / one >= 1.8  # the targets that performance.md names
+    alone = "a Gibbs sweep 60 x 80, 20 labels, 12 classes"
+    ratio = speed[alone, ours, 1] / speed[alone, "NumPy reference", 1]
+    assert f"{ratio:.0f} times as fast as\nby the NumPy" in text
+    assert speed[alone, ours, 1] / speed[alone, plain, 1] == pytest.approx(2, rel=0.1)
