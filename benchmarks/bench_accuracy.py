@@ -72,8 +72,25 @@ def test_filter_error(name, quality):
     assert np.max(errors) < 0.2
 
 
-@pytest.mark.parametrize("theta", [1.5, 3.0, 6.0])
-def test_grid_error(theta):
+@pytest.mark.parametrize("quality", QUALITIES[::2])
+@pytest.mark.parametrize("name", list(KERNELS)[:2])
+def test_vertices_of_a_photograph(name, quality):
+    image = pytest.importorskip("skimage.data").astronaut()[:500, :500]
+    positions = kernels.positions((500, 500), "xy", (1.0, 1.0), np.float32)
+    features = np.ascontiguousarray(KERNELS[name].features(positions, image), np.float32)
+    vertices = PermutohedralLattice(features, quality=quality).num_vertices
+    ROWS.append(Row(f"astronaut 500x500, float32, {name}", quality, vertices=vertices))
+    assert 0 < vertices <= 6 * 250_000
+
+
+@pytest.mark.parametrize(
+    "theta, spacing", [(1.5, None), (3.0, None), (6.0, None), (3.0, 1.0)]
+)
+def test_grid_error(theta, spacing, monkeypatch):
+    who = "grid"
+    if spacing is not None:
+        monkeypatch.setattr(grid, "_SPACING", spacing)  # bandwidths per cell
+        who = f"grid, cells of {spacing:g} bandwidths"
     q = dense.softmax(logits().reshape(LABELS, -1).T)
     axes = [grid.axis(n, theta) for n in SIZE]
     kernel = grid.normalized(axes, "none", True, np.float64)
@@ -82,7 +99,7 @@ def test_grid_error(theta):
     error, mass = relative_error(q, lambda v: grid.filtered(kernel, v), exact)
     note = f"relative rms error, normalised {error:.4f}, raw mass {mass:.4f} of exact"
     cells = axes[0].cells * axes[1].cells
-    ROWS.append(Row(f"filter error, spatial {theta:g}", "grid", vertices=cells, note=note))
+    ROWS.append(Row(f"filter error, spatial {theta:g}", who, vertices=cells, note=note))
     assert error < 0.01
 
 

@@ -1,8 +1,8 @@
 """Measure the exact method's time, and the lattice's error against it, on a photograph.
 
-docs/accuracy.md shows the errors; a test compares it with the file that this command writes:
+docs/accuracy.md shows both; a test compares it with the file that this command writes:
 
-    pytest benchmarks/bench_exact.py -k photograph --results benchmarks/results/accuracy_exact.json
+    pytest benchmarks/bench_exact.py --results benchmarks/results/accuracy_exact.json
 """
 
 import functools

@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ QUALITIES = ("standard", "symmetric", "filled")
 def rows(file):
     """Return the vertices and the numbers of the note of each row, by its case and program."""
     return {
-        (row["case"], row["who"]): (row["vertices"], re.findall(r"\d+\.\d+", row["note"]))
+        (row["case"], row["who"]): (row["vertices"], re.findall(r"\d+\.\d+", row["note"] or ""))
         for row in json.loads((RESULTS / file).read_text())["rows"]
     }
 
@@ -64,11 +65,35 @@ def test_errors_of_the_grid_are_those_that_were_measured():
         assert count.replace(",", "").startswith(str(vertices))
 
 
-def test_vertices_of_a_crop_are_those_that_were_measured():
+def test_vertices_are_those_that_were_measured():
     found = rows("accuracy.json")
-    (row,) = [each for name, each in cells("a crop").items() if name.startswith("a crop")]
-    counts = [found["filter error, bilateral 160/3", quality][0] for quality in QUALITIES[::2]]
-    assert [int(cell.strip().replace(",", "")) for cell in row] == counts
+    table = cells("a crop")
+    assert len(table) == 3
+    for name, row in table.items():
+        kernel = f"bilateral {name.rsplit(', ', 1)[1]}"
+        crop = name.startswith("a crop")
+        case = f"filter error, {kernel}" if crop else f"astronaut 500x500, float32, {kernel}"
+        counts = [found[case, quality][0] for quality in QUALITIES[::2]]
+        assert [int(cell.strip().replace(",", "")) for cell in row] == counts
+
+
+def test_error_of_larger_cells_is_what_was_measured():
+    found = rows("accuracy.json")
+    (fewer, (error, _)), (cells_now, _) = (
+        found["filter error, spatial 3", who] for who in ("grid, cells of 1 bandwidths", "grid"))
+    assert f"grid's error (to {error} for theta 3) and need a third fewer cells" in " ".join(
+        TEXT.split())  # fmt: skip
+    assert fewer / cells_now == pytest.approx(2 / 3, rel=0.1)
+
+
+def test_times_of_the_exact_method_are_those_that_were_measured():
+    results = json.loads((RESULTS / "accuracy_exact.json").read_text())
+    seconds = [f"{statistics.median(row['milliseconds']) / 1e3:.1f} s" for row in results["rows"]
+               if row["case"] == "exact mean field 94x125, 160/3, L=21 T=5"]  # fmt: skip
+    text = " ".join(TEXT.split())
+    assert f"a forward pass took {seconds[0]}" in text
+    assert f"with respect to the image, another {seconds[1]}" in text
+    assert results["machine"]["processor"].split(",")[0] in text
 
 
 def test_errors_of_mean_fields_are_those_that_were_measured():
@@ -100,15 +125,18 @@ def test_results_are_what_the_benchmark_measures_now(monkeypatch):
     measure = sys.modules["measure"]
     found = rows("accuracy.json")
     before = len(measure.ROWS)
-    bench.test_grid_error(3.0)
+    with pytest.MonkeyPatch.context() as cells_of_one_bandwidth:
+        bench.test_grid_error(3.0, 1.0, cells_of_one_bandwidth)
+    bench.test_grid_error(3.0, None, None)
+    bench.test_vertices_of_a_photograph("bilateral 80/13", "standard")
     bench.test_filter_error("bilateral 20/13", "standard")
     measured = measure.ROWS[before:]
     del measure.ROWS[before:]
-    assert len(measured) == 2
+    assert len(measured) == 4
     for row in measured:
         vertices, note = found[row.case, row.who]
         assert row.vertices == vertices
-        numbers = map(float, re.findall(r"\d+\.\d+", row.note))
+        numbers = map(float, re.findall(r"\d+\.\d+", row.note or ""))
         assert list(numbers) == pytest.approx(list(map(float, note)), rel=0.01)
 
 
