@@ -163,6 +163,20 @@ def test_rows_start_from_the_same_network_with_the_same_settings_and_steps(data,
         assert torch.equal(frozen[name], value)
 
 
+def test_the_file_of_ablations_has_the_scores_of_each_seed_behind_the_table(data, out):
+    command("ablations", data, out)
+    found = json.loads((out / "ablations.json").read_text())
+    lines = {line[0]: line[1:] for line in table(out / "ablations.md")[2:]}
+    for text, *rows, _ in experiments.ABLATIONS:
+        after, before = (
+            found["mean IU"][f"{row}, T = {count or 'its own'}"] for row, count in rows)
+        assert len(after) == len(before) == len(found["seeds"])
+        differences = np.subtract(after, before)
+        shown = [f"{np.mean(before):.1f}", f"{np.mean(after):.1f}", f"{differences.mean():+.2f}"]
+        assert [cell.split(" ±")[0] for cell in lines[text][:3]] == shown
+    assert set(found["parting"]) == {"untied", "untied-fast"}
+
+
 def test_ablations_of_some_rows_train_and_report_no_others(data, out):
     command("ablations", data, out)
     wanted = next(row for row in table(out / "ablations.md") if "robust loss" in row[0])

@@ -16,7 +16,7 @@ from . import digests, evaluation, figures
 from .config import Config
 from .stream import Stream, collate
 from .study import Study, student, wait
-from .tables import interval, write
+from .tables import interval, save, write
 from .training import LAST, is_first, load_trained, read_checkpoint, read_curve, step_loss
 
 COUNTS = tuple(range(11))  # mean-field iterations T; 0 is the network alone
@@ -39,8 +39,7 @@ def gradients(study: Study) -> Path:
     """Section 7.1: norm of the gradient that reaches the network, for T = 0 to 10 iterations."""
     study.announce(("end-to-end",))
     found = [seed_gradients(study, seed) for seed in study.seeds]
-    if is_first():
-        save(study, "gradients", {"T": COUNTS, "seeds": dict(zip(study.seeds, found, strict=True))})
+    save(study, "gradients", {"T": COUNTS, "seeds": dict(zip(study.seeds, found, strict=True))})
     rows, series = gradient_rows(found)
     if is_first():
         figures.curves(study.out / "gradients.png", COUNTS[1:], series,
@@ -139,8 +138,7 @@ def convergence(study: Study) -> Path:
             scores[name].append(study.score(array.sum(0, dtype=np.int64)))
             curve = read_curve(study.out / f"{name}-seed{seed}")
             losses[name].append([float(row["loss"]) for row in curve])
-    if is_first():
-        save(study, "convergence", {"seeds": study.seeds, "losses": losses, "mean IU": scores})
+    save(study, "convergence", {"seeds": study.seeds, "losses": losses, "mean IU": scores})
     header, rows = convergence_rows(losses, scores)
     if is_first():
         series, steps = {}, len(losses["end-to-end"][0])
@@ -205,8 +203,7 @@ def loss_iu(study: Study) -> Path:
         config = study.row_config("end-to-end", seed).with_(**study.crf_settings(start))
         found["end-to-end"].append(
             checkpoints(study, config, study.out / f"end-to-end-seed{seed}", start))
-    if is_first():
-        save(study, "loss-iu", {"seeds": study.seeds, **found})
+    save(study, "loss-iu", {"seeds": study.seeds, **found})
     rows, points = [], {}
     for kind, title in titles.items():
         if not found[kind]:
@@ -272,11 +269,3 @@ def stored(path: Path, made_of, make: Callable[[], dict]) -> dict:
             part.write_text(json.dumps({"made_of": made_of, "result": result}, indent=1) + "\n")
     wait()
     return json.loads(path.read_text())["result"]
-
-
-def save(study: Study, name: str, result: dict) -> None:
-    """Write the numbers behind a table to NAME.json, with the command that made them."""
-    machines = study.machines(("end-to-end",))
-    text = json.dumps({"command": study.command, "machines": machines, **result})
-    with replaced(study.out / f"{name}.json") as part:
-        part.write_text(text + "\n")

@@ -8,7 +8,7 @@ import numpy as np
 from . import evaluation, figures
 from .design import convergence, gradients, loss_iu
 from .study import Study, provenance, student, summary
-from .tables import gain, interval, number, study_mean, write
+from .tables import gain, interval, number, save, seed_scores, write
 from .training import is_first, load_trained, make_crf
 
 # Mean IU in percent. Reduced VOC 2012 validation list, without and with COCO; Context's val list.
@@ -75,7 +75,7 @@ def comparison(study: Study, name: str, published: dict, where: str) -> Path:
         rows.append((text, interval(value, half), *gains[:2], number(paper), gains[2]))
         dots.append((text, value, half, paper))
         above = row
-    scores = [[study.score(array.sum(0, dtype=np.int64)) for array in found[row]] for row in NAMES]
+    scores = [seed_scores(study, found[row]) for row in NAMES]
     holds = sum(a < b < c for a, b, c in zip(*scores, strict=True))
     note = f"End to end > disconnected > plain with {holds} of {len(study.seeds)} seeds."
     header = ("", "mean IU", "over FCN-8s", "over the row above", f"paper, {where}",
@@ -105,11 +105,16 @@ def ablations(study: Study, rows: Sequence[str] | None = None) -> Path:
             else:
                 array = study.after(row, seed, iterations)
             found.setdefault((row, iterations), []).append(array)
+    parted = {row: [parting(study, row, seed) for seed in study.seeds]
+              for row in ("untied", "untied-fast") if row in trained}
+    scores = {row: seed_scores(study, arrays) for row, arrays in found.items()}
+    named = {f"{row}, T = {count or 'its own'}": each for (row, count), each in scores.items()}
+    save(study, "ablations", {"seeds": study.seeds, "mean IU": named, "parting": parted}, trained)
     lines, dots = [], []
     for text, changed, unchanged, paper in chosen:
         value, half = gain(study, found[changed], found[unchanged])
-        lines.append((text, number(study_mean(study, found[unchanged])),
-                      number(study_mean(study, found[changed])), interval(value, half, sign=True),
+        before, after = (number(np.mean(scores[row])) for row in (unchanged, changed))
+        lines.append((text, before, after, interval(value, half, sign=True),
                       number(paper, sign=True)))
         dots.append((text, value, half, paper))
     if is_first():
@@ -119,10 +124,9 @@ def ablations(study: Study, rows: Sequence[str] | None = None) -> Path:
     if ("initial", 10) in needed:
         note = ("The initial CRF stands behind the network that all rows start from, so the two "
                 "rows that are compared with it have also trained for longer. ")
-    for row in sorted({"untied", "untied-fast"} & {row for row, _ in needed}):
-        apart = [100 * parting(study, row, seed) for seed in study.seeds]
+    for row, apart in parted.items():
         note += (f"{row!r}: copies of the iterations' parameters differ from their mean by "
-                 f"{interval(*student(apart))} % of what the mean has moved. ")
+                 f"{interval(*student(100 * np.array(apart)))} % of what the mean has moved. ")
     return write(study, "ablations", header, lines, trained, note)
 
 

@@ -1,8 +1,12 @@
-"""Write tables in Markdown: numbers with their intervals, and where they come from."""
+"""Write tables: numbers with their intervals and where they come from, as Markdown and as JSON."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+from densecrf_rnn.files import replaced
 
 from .study import Study, provenance, summary
 from .training import is_first
@@ -17,9 +21,9 @@ def gain(study, after, before) -> tuple[float, float]:
     return summary(pairs, lambda c: study.score(c[0]) - study.score(c[1]))
 
 
-def study_mean(study, per_seed) -> float:
-    """Return the mean score over seeds."""
-    return float(np.mean([study.score(array.sum(0, dtype=np.int64)) for array in per_seed]))
+def seed_scores(study, per_seed) -> list[float]:
+    """Return the score of each seed."""
+    return [float(study.score(array.sum(0, dtype=np.int64))) for array in per_seed]
 
 
 def number(value, sign=False) -> str:
@@ -31,6 +35,17 @@ def interval(value, half, sign=False, digits=2) -> str:
     """Format a number and, if known, half the width of its interval."""
     text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
     return text if np.isnan(half) else f"{text} ± {half:.{digits}f}"
+
+
+def save(study: Study, name: str, result: dict, trained: Sequence[str] = ("end-to-end",)) -> None:
+    """Write the numbers behind a table to NAME.json, with the command that made them.
+
+    `trained`: the rows whose machines are named.
+    """
+    if is_first():
+        text = json.dumps({"command": study.command, "machines": study.machines(trained), **result})
+        with replaced(study.out / f"{name}.json") as part:
+            part.write_text(text + "\n")
 
 
 def write(study: Study, name: str, header, rows, trained, note: str, **intervals) -> Path:
