@@ -284,11 +284,14 @@ def cells_of(page):
             for line in page.splitlines() if line.startswith("|")}
 
 
-@pytest.mark.parametrize("name", ["gradients", "convergence"])
+@pytest.mark.parametrize("name", ["gradients", "convergence", "loss_iu"])
 def test_the_page_has_the_tables_of_the_stored_results(name):
     stored = json.loads((ROOT / f"benchmarks/results/fcn8s_{name}.json").read_text())
     if name == "gradients":
         rows, _ = design.gradient_rows(list(stored["seeds"].values()))
+    elif name == "loss_iu":
+        pytest.importorskip("scipy")
+        rows, _ = design.loss_iu_rows(stored)
     else:
         header, rows = design.convergence_rows(stored["losses"], stored["mean IU"])
         rows = [header, *rows]

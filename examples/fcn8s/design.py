@@ -24,6 +24,8 @@ GRADIENT_BATCHES = 8  # batches of training images of which the gradient is take
 PARTS = 5  # of a training, for which the mean loss is printed
 NO_INTERVAL = "none, as there is one seed"
 CHECKPOINTS = 10  # of each training, evenly spaced
+# Trainings of `loss_iu`, and their titles.
+TRAININGS = {"network": "network without CRF", "end-to-end": "network and CRF, end to end"}
 # Rows of `convergence`, and the compatibility that training starts from.
 STARTS = {
     "end-to-end": "Potts",
@@ -188,11 +190,8 @@ def running_mean(values, width: int) -> np.ndarray:
 
 def loss_iu(study: Study) -> Path:
     """Section 6: mean softmax loss against mean IU on the reported images, over checkpoints."""
-    from scipy.stats import spearmanr
-
     study.announce(("end-to-end",))
-    titles = {"network": "network without CRF", "end-to-end": "network and CRF, end to end"}
-    found = {kind: [] for kind in titles}
+    found = {kind: [] for kind in TRAININGS}
     for seed in study.seeds:
         stages = study.stages(seed)
         base = study.out / f"base-{len(stages)}-seed{seed}"
@@ -204,14 +203,7 @@ def loss_iu(study: Study) -> Path:
         found["end-to-end"].append(
             checkpoints(study, config, study.out / f"end-to-end-seed{seed}", start))
     save(study, "loss-iu", {"seeds": study.seeds, **found})
-    rows, points = [], {}
-    for kind, title in titles.items():
-        if not found[kind]:
-            continue
-        ranks = [spearmanr([p["loss"] for p in one], [p["mean IU"] for p in one]).statistic
-                 for one in found[kind]]
-        rows.append((title, interval(*student(ranks), sign=True)))
-        points[title] = [(p["loss"], p["mean IU"]) for one in found[kind] for p in one]
+    rows, points = loss_iu_rows(found)
     if is_first():
         figures.scatter(study.out / "loss-iu.png", points, "mean softmax loss", "mean IU, %")
     count = len(found["end-to-end"][0])
@@ -219,6 +211,21 @@ def loss_iu(study: Study) -> Path:
             f"up to {count} checkpoints of a training; -1: the lower the loss, the higher the IU.")
     return write(study, "loss-iu", ("training of", "rank correlation"), rows, ("end-to-end",), note,
                  alone=NO_INTERVAL)
+
+
+def loss_iu_rows(found: dict) -> tuple[list, dict]:
+    """Return the table's rows and the figure's points for the checkpoints of each training."""
+    from scipy.stats import spearmanr
+
+    rows, points = [], {}
+    for kind, title in TRAININGS.items():
+        if not found[kind]:
+            continue
+        ranks = [spearmanr([p["loss"] for p in one], [p["mean IU"] for p in one]).statistic
+                 for one in found[kind]]
+        rows.append((title, interval(*student(ranks), sign=True)))
+        points[title] = [(p["loss"], p["mean IU"]) for one in found[kind] for p in one]
+    return rows, points
 
 
 def checkpoints(study: Study, config: Config, folder: Path, init) -> list[dict[str, float]]:
