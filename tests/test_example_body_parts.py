@@ -92,7 +92,7 @@ def test_every_command_runs_and_goes_on_where_it_stopped(tmp_path, example):
 
     printed = script("study.py", tmp_path, "table", "--out", "results")
     assert printed.returncode == 0, printed.stderr
-    assert printed.stdout.count("±") > 100 and "not run" not in printed.stdout
+    assert printed.stdout.count("±") > 100 and "Not run" not in printed.stdout
     drawn = script("study.py", tmp_path, "figure", *SMALL, "--images", "images")
     assert drawn.returncode == 0, drawn.stderr
     for picture in ("body_parts", "body_tables"):
@@ -153,22 +153,32 @@ def test_frames_are_drawn_with_their_labels(tmp_path):
     assert depth[read & (labels > 0)].mean() < depth[read & (labels == 0)].mean()  # in front
 
 
-def test_the_page_has_the_table_of_the_committed_results(example):
-    report = example["report"]
-    page = README.read_text()
-    between = page.split(report.START)[1].split(report.END)[0]
-    assert between == report.text_of(FOLDER / "results" / "local")
+def pages(report):
+    """Sentences and tables of each page of results, by its folder."""
+    found = {}
+    for folder in sorted(path for path in (FOLDER / "results").iterdir() if path.is_dir()):
+        page = README if folder.name == "local" else folder / "README.md"
+        before, rest = page.read_text(encoding="utf-8").split(report.START)
+        found[folder] = before, rest.split(report.END)[0]
+    return found
+
+
+def test_pages_have_the_tables_of_the_committed_results(example):
+    found = pages(example["report"])
+    assert FOLDER / "results" / "local" in found
+    for folder, (_, tables) in found.items():
+        assert tables == example["report"].text_of(folder), folder
 
 
 def test_figures_in_the_sentences_of_the_pages_are_those_of_the_results(example):
-    report = example["report"]
-    before, results = README.read_text(encoding="utf-8").split(report.START)
+    found = pages(example["report"])
+    before, _ = found[FOLDER / "results" / "local"]
     sentences = before.split("## What it means")[1].split("\n## ")[0]
     for page in ("gibbs.md", "reproduction.md"):
         text = (FOLDER.parents[1] / "docs" / page).read_text(encoding="utf-8")
         parts = re.split(r"\n\n|\n- |\n(?=\|)", text)  # paragraphs, and rows of lists and tables
         sentences += " ".join(part for part in parts if re.search("body.parts", part))
-    known = set(re.findall(r"\d+\.\d+", results))
+    known = set(re.findall(r"\d+\.\d+", " ".join(tables for _, tables in found.values())))
     runs = [json.loads(path.read_text()) for path in FOLDER.glob("results/local/gibbs-seed*.json")]
     gaps = np.mean([[epoch["gap"] for epoch in run["log"]] for run in runs], 0)
     known.add(f"{100 * gaps.min():.2f}")  # the gap of the training chains where it is smallest

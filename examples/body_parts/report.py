@@ -71,15 +71,15 @@ def scores_of(runs: Runs, name: str, measure: str) -> dict[int, float]:
 
 
 def score_lines(runs: Runs) -> Iterator[str]:
-    """Yield the table of scores of all arms; arms without results say how to run them."""
+    """Yield the table of scores of all arms, and the names of those that were not run."""
     lines = []
-    for name in [*GROUPS["main"], *GROUPS["more"]]:
-        if name not in runs:
-            lines.append([ARMS[name].title, "", f"not run (`--arms {name}`)", "", "", "", ""])
-            continue
+    names = [*GROUPS["main"], *GROUPS["more"]]
+    for name in filter(runs.__contains__, names):
         cells = [written(list(scores_of(runs, name, m).values())) for m in MEASURES]
         lines.append([ARMS[name].title, str(len(runs[name])), *cells])
     yield from rows(["percent", "seeds", *MEASURES], lines)
+    if missing := [name for name in names if name not in runs]:
+        yield from (f"Not run: `--arms {' '.join(missing)}`.", "")
 
 
 def verdict(differences: list[float]) -> str:
@@ -97,10 +97,9 @@ def claim_lines(runs: Runs) -> Iterator[str]:
     lines = []
     for better, worse in CLAIMS:
         seeds = sorted(set(runs.get(better, ())) & set(runs.get(worse, ())))
-        title = f"{ARMS[better].title} − {ARMS[worse].title}"
         if not seeds:
-            lines.append([title, "", "not run", *[""] * (len(MEASURES) - 1), ""])
             continue
+        title = f"{ARMS[better].title} − {ARMS[worse].title}"
         cells, found = [], ""
         for measure in MEASURES:
             first, second = (scores_of(runs, name, measure) for name in (better, worse))
@@ -133,6 +132,7 @@ def convergence_lines(runs: Runs) -> Iterator[str]:
             mean(lambda r: 100 * r["log"][-1]["acceptance"], ".2f"),
         ])  # fmt: skip
     if lines:
+        yield from ("How far learning had come:", "")
         yield from rows(
             ["percent", "epochs", "gap after epoch 1", "gap at the end",
              "last quarter / quarter before", "gap of new chains", "max \\|table\\|, a score",
@@ -153,23 +153,23 @@ def decision_lines(runs: Runs) -> Iterator[str]:
         cells = [written([run[m] for run in each]) for m in MEASURES]
         less = [a[MEASURE] - b[MEASURE] for a, b in zip(each, first, strict=True)]
         lines.append([name, *cells, "" if each is first else written(less, "+.1f")])
+    yield from ("The end-to-end models decoded in other ways:", "")
     yield from rows(["decision", *MEASURES, "against marginals"], lines)
 
 
 def sweep_lines(runs: Runs) -> Iterator[str]:
     """Yield the table of separate learning with equal numbers of sweeps."""
     lines = []
-    for name in GROUPS["sweeps"]:
-        if name not in runs:
-            lines.append([ARMS[name].title, "", f"not run (`--arms {name}`)", "", "", ""])
-            continue
+    for name in filter(runs.__contains__, GROUPS["sweeps"]):
         each = list(runs[name].values())
         cells = [written([r["scores"][m] for r in each]) for m in (MEASURE, "mean IU")]
         gaps = [f"{100 * statistics.fmean(of):.2f}" for of in (
             [r["log"][-1]["gap"] for r in each], [r["fresh gap"] for r in each])]  # fmt: skip
         lines.append([ARMS[name].title, str(len(each)), *cells, *gaps])
-    yield from rows(
-        ["percent", "seeds", MEASURE, "mean IU", "gap at the end", "gap of new chains"], lines)
+    if lines:
+        yield from ("Separate learning with equal numbers of sweeps:", "")
+        yield from rows(
+            ["percent", "seeds", MEASURE, "mean IU", "gap at the end", "gap of new chains"], lines)
 
 
 def search_lines(folder: Path) -> Iterator[str]:
@@ -213,13 +213,9 @@ def text_of(folder: Path) -> str:
     runs = read(folder)
     lines = [heading(folder, runs), "", *score_lines(runs)]
     if runs:
-        lines += [
-            *claim_lines(runs), "How far learning had come:", "", *convergence_lines(runs),
-            "The end-to-end models decoded in other ways:", "", *decision_lines(runs),
-        ]  # fmt: skip
-    lines += ["Separate learning with equal numbers of sweeps:", "", *sweep_lines(runs),
-              "What was chosen, with one seed that is not reported:", "",
-              *search_lines(folder)]  # fmt: skip
+        lines += [*claim_lines(runs), *convergence_lines(runs), *decision_lines(runs),
+                  *sweep_lines(runs)]  # fmt: skip
+    lines += ["What was chosen, with one seed that is not reported:", "", *search_lines(folder)]
     return "\n".join(lines)
 
 
