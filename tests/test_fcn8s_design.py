@@ -13,7 +13,7 @@ pytest.importorskip("tqdm")
 pytest.importorskip("scipy")
 
 from densecrf_rnn.metrics import confusion_matrix, mean_iu  # noqa: E402
-from fcn8s import datasets, design, experiments, study, training  # noqa: E402
+from fcn8s import datasets, design, experiments, study, tables, training  # noqa: E402
 from fcn8s.__main__ import main  # noqa: E402
 from fcn8s.config import RECIPES, Config  # noqa: E402
 from fcn8s.stream import Stream, collate  # noqa: E402
@@ -297,5 +297,23 @@ def test_the_page_has_the_tables_of_the_stored_results(name):
         rows = [header, *rows]
     page = (ROOT / "docs/reproduction.md").read_text()
     assert not set(map(tuple, rows)) - cells_of(page)
+    command_line = " ".join(page.replace("\\\n", " ").split())
+    assert stored["command"].replace(".npz", ".pth") in command_line
+
+
+def test_the_page_has_the_ablations_of_the_stored_results():
+    stored = json.loads((ROOT / "benchmarks/results/fcn8s_ablations.json").read_text())
+    page = (ROOT / "docs/reproduction.md").read_text()
+    rows = {cells[0]: cells[2:] for cells in cells_of(page) if len(cells) == 6}
+    found = 0
+    for text, *pair, _ in experiments.ABLATIONS:
+        keys = [f"{row}, T = {count or 'its own'}" for row, count in pair]
+        if all(key in stored["mean IU"] for key in keys):
+            after, before = (stored["mean IU"][key] for key in keys)
+            differences = [a - b for a, b in zip(after, before, strict=True)]
+            shown = [tables.interval(*study.student(differences), sign=True)]
+            assert rows[text] == (*shown, *(f"{one:+.2f}" for one in differences))
+            found += 1
+    assert found == 2
     command_line = " ".join(page.replace("\\\n", " ").split())
     assert stored["command"].replace(".npz", ".pth") in command_line
