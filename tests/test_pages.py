@@ -31,6 +31,7 @@ CONTENTS = {"docs/howto/index.md", "docs/reference/index.md"}  # the pages that 
 ELSEWHERE = {
     "docs/refinement.md": "test_refinement_page.py",
     "examples/body_parts/README.md": "test_example_body_parts.py",
+    "examples/body_parts/results/large/README.md": "test_example_body_parts.py",
 }
 
 
