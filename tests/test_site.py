@@ -77,7 +77,8 @@ def site():
         pytest.skip("the documents are not installed with the package")
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")  # they must not write one site
     folder, trees = (ROOT / "build" / f"{name}{worker}" for name in ("site", "doctrees"))
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going"]
+    # All pages are read again: Sphinx says nothing of a page that it has kept from an earlier call.
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "--fresh-env"]
     done = subprocess.run(
         [*command, "-d", str(trees), str(ROOT / "docs"), str(folder)],
         env={**os.environ, "OMP_WAIT_POLICY": "passive"},

@@ -20,6 +20,7 @@ PAGES = {
     "changelog": "CHANGELOG.md",
     "fcn8s": "examples/fcn8s/README.md",
     "body_parts": "examples/body_parts/README.md",
+    "body_parts_large": "examples/body_parts/results/large/README.md",
     "samples": "densecrf_rnn/samples/README.md",
 }
 _PAGE_OF = {ROOT / file: DOCS / "generated" / f"{page}.md" for page, file in PAGES.items()}
