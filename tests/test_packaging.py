@@ -2,6 +2,7 @@
 
 import configparser
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,12 @@ def test_no_step_of_a_script_can_fail_unseen(script):
         assert "<(" not in line, line
         if "&&" in line and not re.match(r"(if|elif|while|\() ?", line):
             assert "||" in line.rsplit("&&", 1)[1], line
+
+
+@pytest.mark.parametrize("left", [
+    "study.cpython-311.pyc", "study.pyo", "depth_steps.sweep-25.py311.nbi",
+    "depth_steps.sweep-25.py311.1.nbc", "_cpu.cpython-311-x86_64-linux-gnu.so", "_cpu.pyd",
+])  # fmt: skip
+def test_what_a_run_leaves_beside_the_source_stays_out_of_an_sdist(left):
+    [patterns] = re.findall(r"^global-exclude (.*)$", text("MANIFEST.in"), re.MULTILINE)
+    assert any(fnmatch(left, pattern) for pattern in patterns.split())
