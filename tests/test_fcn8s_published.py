@@ -103,6 +103,23 @@ def test_training_from_a_full_matrix_continues_with_that_head(files, voc, tmp_pa
     assert model.crf.kernel_weights.shape == (2, 21, 21)
 
 
+def test_the_rnn_stage_alone_is_trained_behind_a_published_network(files, tmp_path):
+    """What the first version of the paper says it optimised; command in docs/reproduction.md."""
+    make_voc(tmp_path / "data", year=2011)
+    main(["train", "--recipe", "paper-v1", "--data", str(tmp_path / "data"), "--init",
+          str(files[0]), "--out", str(tmp_path / "out"), "--set", "crf=true", "freeze_fcn=true",
+          "steps=2", "lr=1e-9", "width=64"])
+    model, config = training.load_trained(tmp_path / "out" / training.LAST, 21)
+    before = FCNCRF(VGG16FCN(21, width=64), training.make_crf(config, 21))
+    start = {name: p.clone() for name, p in before.crf.named_parameters()}
+    weights.load(before, files[0])
+    assert config.iterations == 3
+    for name, p in before.fcn.named_parameters():
+        assert torch.equal(p, model.fcn.get_parameter(name)), name
+    for name in ("kernel_weights", "compatibility"):
+        assert not torch.equal(start[name], model.crf.get_parameter(name)), name
+
+
 # --- the released computation ---------------------------------------------------------------------
 
 
