@@ -290,7 +290,7 @@ def leading(theta: Any) -> float:
 
 
 def with_leading(theta: Any, first: Any) -> Any:
-    """Return the bandwidth `first`, or if `theta` holds several, `first` and others in their ratio.
+    """Return `first` or, if `theta` holds several bandwidths, these scaled so that `first` leads.
 
     `first` is a number or a tensor.
     """
@@ -304,8 +304,8 @@ def check_bandwidths(
 ) -> None:
     """Check that kernels with several bandwidths have one per axis of `size` or per channel.
 
-    `channels` holds the number of channels of each known guide. Kernels of `params` are named as
-    there.
+    `channels` holds the number of channels of each known guide. Messages name the kernels of
+    `params` as it does.
     """
     if not any(isinstance(t, tuple) for k in given for t in (k.theta_position, k.theta_guide)):
         return

@@ -98,7 +98,7 @@ def kernel_weights(
 ) -> None:
     """Check that kernel weights are [M], [M, L] or [M, L, L] and, if `values`, finite.
 
-    If `multilabel`, L counts maps, and [M, L, L] is refused.
+    If `multilabel`, L counts maps, and [M, L, L] is rejected.
     """
     allowed = [(kernels,), (kernels, labels), (kernels, labels, labels)]
     what = "one weight per kernel, one per kernel and label, or one matrix per kernel"

@@ -1,4 +1,4 @@
-"""Warnings about an image whose units do not suit theta_beta: the kernel sees no edges, or noise.
+"""Warnings about an image whose units do not suit theta_beta, which then hides edges or sees noise.
 
 A sample of the image decides. It is so small that correct calls take well below a hundredth of a
 refinement longer; only an image that the sample makes suspicious is looked at more closely.

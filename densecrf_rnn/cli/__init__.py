@@ -29,8 +29,8 @@ _COMMANDS = {
 
 
 STATUS = (
-    "Exit status: 0 for success; 1 if some of the files failed; 2 if nothing was done because of an"
-    " error, which is printed, or the disk is full; 130 after Ctrl-C."
+    "Exit status: 0 for success; 1 if some of the files failed; 2 if an error, which is printed,"
+    " kept the command from starting or stopped it; 130 after Ctrl-C."
 )
 
 

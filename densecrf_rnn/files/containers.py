@@ -2,7 +2,7 @@
 
 A dataset of an HDF5 file may be stored in other files, by external links, virtual datasets or raw
 files, and a file in a zarr folder may be a link to a place outside it. The checksum in a record
-covers none of these, so they are refused. Chunks that are not stored are read as the fill value,
+covers none of these, so they are rejected. Chunks that are not stored are read as the fill value,
 which is legal and common; `missing_hdf5` and `missing_zarr` count them.
 """
 

@@ -60,7 +60,7 @@ def upright(
     exif : {"auto", "apply", "ignore"}
         "auto" turns the image unless `size` has the stored orientation alone, and warns.
     size : sequence of int, optional
-        Size wanted; of [H, W] if it differs from both.
+        Wanted size; may be that of coarse logits, as only which of H and W is larger matters.
 
     Raises
     ------

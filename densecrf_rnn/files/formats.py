@@ -36,7 +36,7 @@ class Format:
     content : str
         What such a file should be, for the message about a damaged one.
     shape : function of a path; if `keyed`, also of the array's name or None
-        Read the axes of an array, or of a picture or volume the axes of space; not its content.
+        Read the shape of an array, or the spatial size of a picture or volume, not its content.
     keyed : bool
         Whether a file holds several arrays by name.
     missing : function with the arguments of `shape`
@@ -240,7 +240,8 @@ def read_stored(path: Path, key: str | None = None) -> Array:
 def pixels(path: Path, key: str | None = None) -> int | None:
     """Return the number of pixels of an image, or more, from its header; None if it is not known.
 
-    An axis of up to four channels of an array does not count, as others may be of space.
+    A last axis of 1 to 4 of an array with three axes or more counts as channels; a longer one may
+    be spatial.
     """
     shape: tuple[int, ...] | None = None
     with contextlib.suppress(ImportError, OSError, ValueError, TypeError):
@@ -265,7 +266,7 @@ def _asked(path: Path, use: str, key: str | None) -> Any:
 
 
 def read_geometry(path: Path, key: str | None = None) -> Geometry | None:
-    """Read where the pixels of a file are; errors as `read`."""
+    """Read where a file's pixels lie in the world, None if it does not say; errors as `read`."""
     with _existing(path, "geometry") as function_of:
         return function_of(path, key)
 

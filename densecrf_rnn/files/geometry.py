@@ -1,6 +1,6 @@
 """The place of a grid of pixels in the world, and the comparison of two of them.
 
-`alignment` reads the geometry of files and applies the comparison to their arrays.
+`alignment` reads the geometries of two files and turns the array of one to the grid of the other.
 """
 
 import itertools
@@ -195,7 +195,7 @@ def _turn(
 
 
 def corner_shift(difference: Array, size: Sequence[int]) -> Array:
-    """Return how far two affines set a corner of a grid apart at most, along each axis."""
+    """Return how far affines that differ by `difference` move a corner at most, along each axis."""
     corners = np.array(list(itertools.product(*((-0.5, n - 0.5) for n in size), [1.0])))
     return np.abs(difference[:-1] @ corners.T).max(1)
 

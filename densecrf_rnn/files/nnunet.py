@@ -58,7 +58,7 @@ def properties_path(path: Path) -> Path | None:
 def completed(path: Path, key: str | None, maps: Array) -> Array:
     """Return the maps of the whole image; `maps` were read from `path` with `key`.
 
-    Arrays of other files, and arrays that are no maps, are returned as they are.
+    Arrays of other files, and arrays that are not maps, are returned as they are.
 
     Parameters
     ----------

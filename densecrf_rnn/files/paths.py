@@ -54,7 +54,7 @@ def stem(path: Path | str, suffix: str = "") -> str:
 
 
 def is_of_disk(error: Exception) -> bool:
-    """Return whether an error is of the disk or the network, and says nothing of the file."""
+    """Return whether an error is of the disk or the network, so that the file may be sound."""
     return isinstance(error, OSError) and error.errno in _OF_DISK
 
 

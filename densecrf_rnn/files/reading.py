@@ -39,8 +39,8 @@ def read_array(path: Path | str, key: str | None = None) -> Array:
     ImportError
         The package that reads such files is not installed.
     ValueError
-        The file is no array file, is damaged or holds pickled objects; it holds several arrays and
-        `key` is None; or it has no array `key`.
+        The file is not an array file, is damaged or holds pickled objects; it holds several arrays
+        and `key` is None; or it has no array `key`.
 
     Examples
     --------

@@ -31,7 +31,7 @@ _LABELS_LAST: ContextVar[bool] = ContextVar("labels_last", default=False)
 def allowing(max_bytes: int | None) -> Iterator[None]:
     """Let files unpack to `max_bytes` in the with block, whatever they take on disk.
 
-    By default, files that unpack to much more than they seem are refused before anything is
+    By default, files that unpack to much more than they seem are rejected before anything is
     unpacked: those of more than 1 GiB that take less than a 256th of it on disk.
 
     Parameters

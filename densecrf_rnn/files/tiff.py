@@ -251,7 +251,7 @@ class Tiff(Source):
         return sorted(found) if len(found) < self.samples else []
 
     def colours(self) -> Array | None:
-        """Return the colours of a palette, uint8 [N, 3]; None if pixels are no palette indices."""
+        """Return the colours of a palette, uint8 [N, 3]; None if pixels are not palette indices."""
         page = self._layout.page
         if page.colormap is None or page.photometric.name != "PALETTE":
             return None

@@ -115,7 +115,8 @@ def _plain(array: Any) -> Sliceable:
 def of_image(scores: "Source", guide: "Source") -> Sliceable:
     """Return the logits [L, *S] of `scores` without an axis of a batch, or of depth, of length 1.
 
-    The axis is there if the rest has the size of the image `guide`; see `read_logits`.
+    An axis 0 or 1 of length 1 is dropped if only without it the maps have the size of the image
+    `guide`; see `read_logits`.
     """
     maps = scores.maps()
     shape = tuple(maps.shape)

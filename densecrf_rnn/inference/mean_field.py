@@ -64,7 +64,7 @@ def mean_field(
     multilabel : bool
         Refine each of the L maps by a CRF of its own, as ``logits[l : l + 1]`` alone would be, with
         kernels that are built once: for regions that overlap. Weights are then one per kernel, or
-        one per kernel and map; matrices and a compatibility are refused.
+        one per kernel and map; matrices and a compatibility are rejected.
     iterations : int, at least 0
         Number T of mean-field updates; 0 returns the logits.
     mask : ndarray [H, W] or [D, H, W] of bool, optional
@@ -176,8 +176,8 @@ def infer(
     of_probabilities : bool
         The logits were computed from probabilities, so they may lie in 0..1 themselves.
     warn : bool
-        Warn of suspicious values. Not of a tile, a dark one of which may be right, and not in a
-        search, which tries bandwidths that do not suit an image.
+        Warn of suspicious values. False for a tile, as a dark one may be right, and in a search,
+        which tries unsuitable bandwidths on purpose.
     """
     clock = Clock()
     iterations = checks.count("iterations", iterations, 0)

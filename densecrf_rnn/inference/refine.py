@@ -62,7 +62,7 @@ def refine(
         Refine L maps that may overlap: regions inside one another, labels of which a pixel may
         have several, instances. Each map is the logit of its own foreground and gets a binary CRF,
         as ``logits[l : l + 1]`` alone would, with kernels that are built once. Weights in `params`
-        are then one number, or one per map; a compatibility is refused.
+        are then one number, or one per map; a compatibility is rejected.
     iterations : int, at least 0
         Number of mean-field updates.
     mask : ndarray [H, W] or [D, H, W] of bool, optional

@@ -79,7 +79,7 @@ def mean_field(
     multilabel : bool
         Refine each of the L maps by a binary CRF of its own, as ``logits[:, l : l + 1]`` alone
         would be, with kernels that are built once: for regions that overlap. `kernel_weights` are
-        then [M], or [M, L] with one per map; matrices and a compatibility are refused.
+        then [M], or [M, L] with one per map; matrices and a compatibility are rejected.
     iterations : int, at least 0
         Number T of mean-field updates; 0 returns the logits.
     kernels : sequence of M `kernels.Kernel`, optional

@@ -134,9 +134,10 @@ def convergence_lines(runs: Runs) -> Iterator[str]:
     if lines:
         yield from ("How far learning had come:", "")
         yield from rows(
-            ["percent", "epochs", "gap after epoch 1", "gap at the end",
-             "last quarter / quarter before", "gap of new chains", "max \\|table\\|, a score",
-             "draws that change a label"], lines)
+            ["", "epochs", "gap after epoch 1, %", "gap at the end, %",
+             "mean gap of the last quarter of the epochs / of the quarter before",
+             "gap of new chains, %", "largest absolute score in the tables",
+             "draws that change a label, %"], lines)
 
 
 def decision_lines(runs: Runs) -> Iterator[str]:
@@ -201,7 +202,7 @@ def heading(folder: Path, runs: Runs) -> str:
              sum(t["seconds"] for s in searches for t in s["trials"]) / 3600]  # fmt: skip
     machines = sorted({f"{r['threads']} thread of {r['machine']}" for r in each + searches})
     return (
-        f"Network `{one['study']['network']}`, frames of {width} x {height} pixels, {frames} to "
+        f"Network `{one['study']['network']}`, frames of {height} x {width} pixels, {frames} to "
         f"train, choose and report on. At most {hours[0]:.1f} hours of processor time for runs and "
         f"{hours[1]:.1f} for searches ({', '.join(machines)}, torch {one['torch']}). Intervals: "
         "95 %, Student's, over seeds."

@@ -39,7 +39,7 @@ class Answers:
             _thread.waiting = before
 
     def raise_first(self) -> None:
-        """Raise what the first answer that is no calls for."""
+        """Call `refuse`, which raises, of the first question whose answer is False."""
         if self._answers is None:  # nothing was read, because no lattice was built
             with self.waiting():
                 read(self._good[0].new_empty(0, dtype=torch.int64))
@@ -65,7 +65,7 @@ def read(numbers: Tensor) -> list[float]:
 
 @contextmanager
 def asked() -> Iterator[None]:
-    """Within this context, the values that operators get on this thread were asked about."""
+    """Within this context, operators on this thread do not check values; the caller has done so."""
     before = were_asked()
     _thread.asked = True
     try:
