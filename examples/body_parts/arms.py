@@ -41,6 +41,7 @@ class Arm:
     kind: "cnn", "disconnected", "crfrnn", "gibbs" or "depth" (tables that depend on depth steps).
     search: the search whose best values it uses; its own name by default.
     options: fields that replace those of GibbsOptions. epochs: 0 for the study's.
+    after_cnn: begins with the network of the arm "cnn" instead of that of the first stage.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Arm:
     options: dict[str, Any] = field(default_factory=dict)
     guided: bool = True
     epochs: int = 0
+    after_cnn: bool = False
 
 
 SEPARATE = {"separate": True}
@@ -61,6 +63,10 @@ ARMS = {
     "potts": Arm("GibbsCRF, Potts tables", "gibbs", "gibbs", {"form": "potts"}),
     "symmetric": Arm("GibbsCRF, symmetric tables", "gibbs", "gibbs", {"form": "symmetric"}),
     "separate": Arm("GibbsCRF, separate", "gibbs", "gibbs", SEPARATE),
+    "separate-cnn": Arm(
+        "GibbsCRF, separate behind the CNN alone, never restarted",
+        "gibbs", options=PERSISTENT, after_cnn=True,
+    ),  # fmt: skip
     "distance1": Arm("GibbsCRF, distance 1", "gibbs", "gibbs", {"radius": 1}),
     "unguided": Arm("CRF-RNN without the depth guide", "crfrnn", guided=False),
     "ascent": Arm("GibbsCRF, plain stochastic ascent", "gibbs", options={"optimiser": "SGD"}),
@@ -81,7 +87,7 @@ ARMS = {
 }
 GROUPS = {
     "main": ["cnn", "disconnected", "crfrnn", "gibbs", "potts", "symmetric"],
-    "more": ["separate", "persistent", "distance1", "unguided", "ascent", "depth"],
+    "more": ["separate", "separate-cnn", "persistent", "distance1", "unguided", "ascent", "depth"],
     "sweeps": ["sweeps-8x10", "sweeps-80x1", "sweeps-80x1-slow"],
 }
 
@@ -108,6 +114,7 @@ SEARCHES: dict[str, list[list[dict[str, Any]]]] = {
         [{"table_lr": rate, "network_lr": 1e-3} for rate in RATES],
         [{"network_lr": 3e-4}],
     ],
+    "separate-cnn": [[{"table_lr": rate} for rate in (*RATES, 3e-1)]],
     "ascent": [
         [{"table_lr": rate, "network_lr": 1e-3} for rate in (0.1, 0.3, 1.0, 3.0, 10.0)],
         [{"network_lr": 3e-3}, {"network_lr": 3e-4}, {"network_lr": 1e-4}],
@@ -258,7 +265,10 @@ def train(
             return Trained({"": lambda depth: network(depth).argmax(1)})
         crf = learning.dense_crf(study.labels, values, arm.guided).eval()
         return Trained({"": lambda d: crf(network(d), learning.centimetres(d)).argmax(1)})
-    network = learning.clone(study.first(seed))
+    if arm.after_cnn:
+        network = study.alone(seed, study.best("cnn"), epochs)
+    else:
+        network = learning.clone(study.first(seed))
     torch.manual_seed(seed)
     by_network = {"its network alone": lambda depth: network(depth).argmax(1)}
     if arm.kind == "crfrnn":

@@ -21,9 +21,9 @@ MEASURES = ("pixels of parts", "mean of parts", "kind", "side", "mean IU")
 CLAIMS = (
     ("disconnected", "cnn"), ("crfrnn", "cnn"), ("crfrnn", "disconnected"),
     ("crfrnn", "unguided"), ("gibbs", "cnn"), ("gibbs", "disconnected"), ("gibbs", "crfrnn"),
-    ("gibbs", "separate"), ("gibbs", "sweeps-8x10"),
+    ("gibbs", "separate"), ("gibbs", "sweeps-8x10"), ("gibbs", "separate-cnn"),
     ("gibbs", "persistent"), ("gibbs", "potts"), ("gibbs", "symmetric"),
-    ("gibbs", "distance1"), ("gibbs", "ascent"), ("depth", "gibbs"), ("depth", "crfrnn"),
+    ("gibbs", "distance1"), ("gibbs", "ascent"), ("ascent", "separate"), ("depth", "gibbs"), ("depth", "crfrnn"),
     ("sweeps-80x1", "sweeps-8x10"), ("sweeps-80x1-slow", "sweeps-8x10"),
 )  # fmt: skip
 START, END = "<!-- results: written by study.py table -->\n", "<!-- end of results -->\n"

@@ -36,7 +36,7 @@ from networks import NETWORKS  # noqa: E402
 
 HERE = Path(__file__).parent
 ALL_SEARCHES = ["cnn", "disconnected", "crfrnn", "gibbs", "disconnected-unguided", "unguided",
-                "ascent"]  # fmt: skip
+                "separate-cnn", "ascent"]  # fmt: skip
 REHEARSED = 8  # frames of the rehearsal that times an arm
 # Values of a rehearsal, where no search has ended yet.
 TYPICAL = {
