@@ -18,7 +18,7 @@ from densecrf_rnn.metrics import mean_iu  # noqa: E402
 from fcn8s import evaluation, experiments, study, training  # noqa: E402
 from fcn8s.__main__ import main  # noqa: E402
 from fcn8s.config import RECIPES, Config, parse_setting  # noqa: E402
-from fcn8s_files import make_camvid  # noqa: E402
+from fcn8s_files import make_camvid, make_voc  # noqa: E402
 
 SETTINGS = ["dataset=camvid", "steps=2", "batch=1", "window=[16,24]"]
 
@@ -141,6 +141,9 @@ def test_numbers_of_table_1_are_those_of_its_models(data, out):
             np.testing.assert_allclose(numbers(rows[row][column]), wanted, atol=0.006)
     holds = sum(a < b < c for a, b, c in zip(*scores, strict=True))
     assert f"> plain with {holds} of 2 seeds" in (out / "table1.md").read_text()
+    stored = json.loads((out / "table1.json").read_text())
+    assert stored["seeds"] == [0, 1] and list(stored["mean IU"]) == list(experiments.NAMES)
+    np.testing.assert_allclose(list(stored["mean IU"].values()), scores)
 
 
 def test_without_the_search_the_crf_is_the_published_one(data, tmp_path):
@@ -181,7 +184,30 @@ def test_ablations_of_some_rows_train_and_report_no_others(data, out):
     command("ablations", data, out)
     wanted = next(row for row in table(out / "ablations.md") if "robust loss" in row[0])
     command("ablations", data, out, "--rows", "robust")
-    assert table(out / "ablations.md")[2:] == [wanted]
+    assert table(out / "ablations-robust.md")[2:] == [wanted]
+    assert wanted in table(out / "ablations.md")  # the whole table is still there
+    assert set(json.loads((out / "ablations-robust.json").read_text())["mean IU"]) == {
+        "robust, T = 10", "end-to-end, T = 10"}
+
+
+@pytest.mark.parametrize("name, points", [("iterations", "T"), ("trimap", "pixels")])
+def test_curves_are_written_with_the_scores_of_each_seed(data, out, name, points):
+    command(name, data, out)
+    stored = json.loads((out / f"{name}.json").read_text())
+    rows = table(out / f"{name}.md")[2:]
+    assert [int(row[0]) for row in rows] == stored[points]
+    for column, scores in enumerate(stored["mean IU"].values(), 1):
+        shown = [numbers(row[column])[0] for row in rows]
+        np.testing.assert_allclose(shown, np.mean(scores, 1), atol=0.006)
+
+
+def test_the_first_versions_recipe_is_not_put_beside_numbers_of_another_dataset(tmp_path):
+    make_voc(tmp_path / "data", year=2011)
+    main(["table1", "--recipe", "paper-v1", "--data", str(tmp_path / "data"), "--out",
+          str(tmp_path / "out"), "--seeds", "0", "--no-search", "--init", "none", "--set",
+          "steps=1", "width=16"])
+    for row in table(tmp_path / "out" / "table1.md")[2:]:
+        assert row[4:] == ["", ""]
 
 
 def test_iterations_0_are_the_network_alone(data, out):
@@ -417,7 +443,7 @@ def test_published_numbers_are_the_papers():
     assert experiments.TABLE_1 == {
         "plain": (61.3, 68.3), "disconnected": (63.7, 69.5), "end-to-end": (69.6, 72.9)}
     assert [paper for *_, paper in experiments.ABLATIONS] == [
-        1.8, 0.9, 0.2, -0.7, 3.4, 1.0, -2.0, -2.0, -1.0, None]
+        1.8, 0.9, 0.2, -0.7, 3.4, 1.0, -2.0, None, -1.0, None]
     assert round(70.9 - 72.9, 1) == -2.0
     assert study.ROWS.keys() >= {row for _, *pair, _ in experiments.ABLATIONS for row, _ in pair
                                  if row != "initial"}

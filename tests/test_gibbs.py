@@ -411,6 +411,24 @@ def test_long_run_marginals_are_the_true_ones_within_five_standard_errors(backen
     assert (np.abs(chains.mean(0) - exact) <= interval + 1e-6).all()
 
 
+def test_a_sweep_with_tables_of_zero_is_an_exact_sample_whatever_it_starts_from(backend):
+    """Each pixel is drawn alone: the start is forgotten, and counts are those of the softmax."""
+    p = np.float32([0.5, 0.3, 0.15, 0.05])
+    logits = np.broadcast_to(np.log(p)[:, None, None], (4, 150, 200)).copy()
+    tables = np.zeros((len(OFFSETS), 4, 4), np.float32)
+    found = [
+        gibbs.sweep(
+            logits, np.full((150, 200), label, np.uint8), tables, OFFSETS, backend=backend
+        )[0]
+        for label in (0, 3)
+    ]
+    np.testing.assert_array_equal(*found)
+    share = np.bincount(found[0].ravel(), minlength=4) / found[0].size
+    assert (np.abs(share - p) < 5 * np.sqrt(p * (1 - p) / found[0].size)).all()
+    beside = (found[0][:, 1:] == found[0][:, :-1]).mean()  # neighbours know nothing of each other
+    assert abs(beside - (p**2).sum()) < 5 * 0.5 / found[0].size ** 0.5
+
+
 def test_marginals_of_several_chains_are_their_mean(backend):
     logits, tables = model(*SMALL["2 x 5, L = 2"])
     options = {"sweeps": 7, "burn_in": 2, "seed": 5, "backend": backend}

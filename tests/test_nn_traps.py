@@ -3,12 +3,14 @@
 import copy
 import warnings
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 import nn_problems as make  # noqa: E402
 from densecrf_rnn import CRFParams, CRFRNN  # noqa: E402
+from densecrf_rnn.inference import grid  # noqa: E402
 from densecrf_rnn.nn import IMAGENET_MEAN, IMAGENET_STD, collate_padded  # noqa: E402
 from densecrf_rnn.nn.losses import robust_log_likelihood  # noqa: E402
 
@@ -186,13 +188,14 @@ def samples(sizes=SIZES, **options):
     return found
 
 
+@pytest.mark.parametrize("changes", [{}, {"theta_gamma": 3.0, "spatial": "lattice"}])
 @pytest.mark.parametrize("multiple", [1, 8])
 @pytest.mark.parametrize("sizes", [SIZES, ((3, 9, 7), (4, 5, 8)), ((6, 7),)])
-def test_padded_batches_equal_each_image_alone(sizes, multiple):
+def test_padded_batches_equal_each_image_alone(sizes, multiple, changes):
     given = samples(sizes)
     conv = torch.nn.Conv2d if len(sizes[0]) == 2 else torch.nn.Conv3d
     torch.manual_seed(0)
-    model = CRFRNN.wrap(conv(3, 2, 1), 2, params=make.small_params()).double()
+    model = CRFRNN.wrap(conv(3, 2, 1), 2, params=make.small_params(**changes)).double()
     images, targets, mask = collate_padded(
         [(image.double(), target) for image, target in given], multiple=multiple
     )
@@ -212,6 +215,18 @@ def test_padded_batches_equal_each_image_alone(sizes, multiple):
     for a, b in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(alone, parameters),
                     strict=True):  # fmt: skip
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_padding_moves_the_cells_of_the_grid_by_less_than_its_accuracy():
+    """The grid of 40 pixels, alone and as a part of longer ones: both near the Gaussian."""
+    sigma, pixels = 3.0, 40
+    steps = np.arange(pixels)
+    gauss = np.exp(-0.5 * (steps[:, None] - steps) ** 2 / sigma**2)
+    alone = grid.matrix(grid.axis(pixels, sigma))
+    for padded in range(pixels + 1, pixels + 9):
+        within = grid.matrix(grid.axis(padded, sigma))[:pixels, :pixels]
+        assert np.abs(within - gauss).max() < 0.02 and np.abs(alone - gauss).max() < 0.02
+        assert 1e-6 < np.abs(within - alone).max()
 
 
 def test_padded_batches_are_what_a_data_loader_yields():

@@ -17,7 +17,9 @@ def collate_padded(
 
     For ``DataLoader(collate_fn=collate_padded)``. ``model(images, mask=mask)`` then gives each
     image the result that it has alone, as far as the backbone does: to the head, pixels outside of
-    the mask do not exist. ``cross_entropy(refined, targets, ignore_index=255)`` excludes them.
+    the mask do not exist. (With the default ``spatial="grid"`` up to the accuracy of the grid,
+    which is aligned with the padded image; with "lattice" to 1e-6.)
+    ``cross_entropy(refined, targets, ignore_index=255)`` excludes the padding.
 
     Parameters
     ----------

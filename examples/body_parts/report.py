@@ -23,7 +23,8 @@ CLAIMS = (
     ("crfrnn", "unguided"), ("gibbs", "cnn"), ("gibbs", "disconnected"), ("gibbs", "crfrnn"),
     ("gibbs", "separate"), ("gibbs", "sweeps-8x10"), ("gibbs", "separate-cnn"),
     ("gibbs", "persistent"), ("gibbs", "potts"), ("gibbs", "symmetric"),
-    ("gibbs", "distance1"), ("gibbs", "ascent"), ("ascent", "separate"), ("depth", "gibbs"), ("depth", "crfrnn"),
+    ("gibbs", "distance1"), ("gibbs", "ascent"), ("ascent", "separate"), ("depth", "gibbs"),
+    ("depth", "crfrnn"),
     ("sweeps-80x1", "sweeps-8x10"), ("sweeps-80x1-slow", "sweeps-8x10"),
 )  # fmt: skip
 START, END = "<!-- results: written by study.py table -->\n", "<!-- end of results -->\n"

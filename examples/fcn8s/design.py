@@ -209,8 +209,8 @@ def loss_iu(study: Study) -> Path:
     count = len(found["end-to-end"][0])
     note = (f"Spearman's rank correlation of the mean softmax loss per pixel and the mean IU over "
             f"up to {count} checkpoints of a training; -1: the lower the loss, the higher the IU.")
-    return write(study, "loss-iu", ("training of", "rank correlation"), rows, ("end-to-end",), note,
-                 alone=NO_INTERVAL)
+    header = ("training of", "mean rank correlation", "of each seed")
+    return write(study, "loss-iu", header, rows, ("end-to-end",), note, alone=NO_INTERVAL)
 
 
 def loss_iu_rows(found: dict) -> tuple[list, dict]:
@@ -223,7 +223,7 @@ def loss_iu_rows(found: dict) -> tuple[list, dict]:
             continue
         ranks = [spearmanr([p["loss"] for p in one], [p["mean IU"] for p in one]).statistic
                  for one in found[kind]]
-        rows.append((title, interval(*student(ranks), sign=True)))
+        rows.append((title, f"{np.mean(ranks):+.2f}", ", ".join(f"{r:+.2f}" for r in ranks)))
         points[title] = [(p["loss"], p["mean IU"]) for one in found[kind] for p in one]
     return rows, points
 

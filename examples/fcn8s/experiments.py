@@ -26,7 +26,7 @@ ABLATIONS = (
     ("end to end from the initial CRF", ("end-to-end", 10), ("initial", 10), 3.4),
     ("the CRF alone from the initial one, FCN frozen", ("frozen", 10), ("initial", 10), 1.0),
     ("iterations with parameters of their own", ("untied", None), ("end-to-end", 10), -2.0),
-    ("the same, the head at ten times its rate", ("untied-fast", None), ("fast-head", 10), -2.0),
+    ("the same, the head at ten times its rate", ("untied-fast", None), ("fast-head", 10), None),
     ("ReLU in place of the softmax", ("relu", 10), ("end-to-end", 10), -1.0),
     # "did not result in increased accuracy"
     ("the robust loss in place of the softmax loss", ("robust", 10), ("end-to-end", 10), None),
@@ -48,6 +48,8 @@ def scored(study: Study, name: str, seed: int) -> np.ndarray:
 def table1(study: Study, coco: bool = False) -> Path:
     """Table 1: the network alone, with a CRF behind it, and both trained together."""
     published = {row: numbers[coco] for row, numbers in TABLE_1.items()}
+    if study.dataset == "voc2011":  # the numbers are of VOC 2012; the first version has none
+        published = {}
     return comparison(study, "table1", published, "VOC with COCO" if coco else "VOC")
 
 
@@ -71,12 +73,14 @@ def comparison(study: Study, name: str, published: dict, where: str) -> Path:
         if above:
             gains = [interval(*gain(study, found[row], found[other]), sign=True)
                      for other in ("plain", above)]
-            gains.append(number(paper and paper - published["plain"], sign=True))
+            over = None if paper is None else paper - published["plain"]
+            gains.append(number(over, sign=True))
         rows.append((text, interval(value, half), *gains[:2], number(paper), gains[2]))
         dots.append((text, value, half, paper))
         above = row
-    scores = [seed_scores(study, found[row]) for row in NAMES]
-    holds = sum(a < b < c for a, b, c in zip(*scores, strict=True))
+    scores = {row: seed_scores(study, found[row]) for row in NAMES}
+    save(study, name, {"seeds": study.seeds, "mean IU": scores}, ("plain", "end-to-end"))
+    holds = sum(a < b < c for a, b, c in zip(*scores.values(), strict=True))
     note = f"End to end > disconnected > plain with {holds} of {len(study.seeds)} seeds."
     header = ("", "mean IU", "over FCN-8s", "over the row above", f"paper, {where}",
               "paper over FCN-8s")
@@ -88,8 +92,9 @@ def comparison(study: Study, name: str, published: dict, where: str) -> Path:
 def ablations(study: Study, rows: Sequence[str] | None = None) -> Path:
     """Section 7.1: one change at a time, from the same network and for the same steps.
 
-    With `rows`, only the changes that train one of them.
+    With `rows`, only the changes that train one of them, in files named after the rows.
     """
+    name = "-".join(["ablations", *(rows or ())])
     chosen = [one for one in ABLATIONS if rows is None or one[1][0] in rows]
     needed = {each for _, *pair, _ in chosen for each in pair}
     trained = tuple(sorted({row for row, _ in needed} - {"initial"}))
@@ -109,7 +114,7 @@ def ablations(study: Study, rows: Sequence[str] | None = None) -> Path:
               for row in ("untied", "untied-fast") if row in trained}
     scores = {row: seed_scores(study, arrays) for row, arrays in found.items()}
     named = {f"{row}, T = {count or 'its own'}": each for (row, count), each in scores.items()}
-    save(study, "ablations", {"seeds": study.seeds, "mean IU": named, "parting": parted}, trained)
+    save(study, name, {"seeds": study.seeds, "mean IU": named, "parting": parted}, trained)
     lines, dots = [], []
     for text, changed, unchanged, paper in chosen:
         value, half = gain(study, found[changed], found[unchanged])
@@ -118,7 +123,7 @@ def ablations(study: Study, rows: Sequence[str] | None = None) -> Path:
                       number(paper, sign=True)))
         dots.append((text, value, half, paper))
     if is_first():
-        figures.dots(study.out / "ablations.png", dots, "difference in mean IU, points", zero=True)
+        figures.dots(study.out / f"{name}.png", dots, "difference in mean IU, points", zero=True)
     header = ("change", "before", "after", "difference", "paper, VOC")
     note = ""
     if ("initial", 10) in needed:
@@ -127,7 +132,7 @@ def ablations(study: Study, rows: Sequence[str] | None = None) -> Path:
     for row, apart in parted.items():
         note += (f"{row!r}: copies of the iterations' parameters differ from their mean by "
                  f"{interval(*student(100 * np.array(apart)))} % of what the mean has moved. ")
-    return write(study, "ablations", header, lines, trained, note)
+    return write(study, name, header, lines, trained, note)
 
 
 def parting(study: Study, name: str, seed: int) -> float:
@@ -151,16 +156,19 @@ def iterations(study: Study) -> Path:
     """Mean IU after each number of iterations at test, T = 5 and T = 10 in training."""
     names = ("end-to-end", "ten-iterations")
     study.announce(names)
-    series, columns = {}, []
+    series, columns, scores = {}, [], {}
     for name in names:
         found = []
         for seed in study.seeds:
             found.append(study.confusions(study.row(name, seed), "curve", iterations=ITERATIONS))
+        scores[name] = [seed_scores(study, [array[:, i, 0] for array in found])
+                        for i in range(len(ITERATIONS))]
         points = [summary([array[:, i, 0] for array in found], study.score)
                   for i in range(len(ITERATIONS))]
         title = f"trained with T = {study.row_config(name, 0).iterations}"
         series[title] = tuple(zip(*points, strict=True))
         columns.append([interval(*point) for point in points])
+    save(study, "iterations", {"seeds": study.seeds, "T": ITERATIONS, "mean IU": scores}, names)
     if is_first():
         figures.curves(study.out / "iterations.png", ITERATIONS, series, "iterations at test",
                        "mean IU, %")
@@ -172,7 +180,7 @@ def iterations(study: Study) -> Path:
 def trimap(study: Study) -> Path:
     """Mean IU within bands of growing width along the true borders."""
     study.announce(("plain", "end-to-end"))
-    series, columns = {}, []
+    series, columns, scores = {}, [], {}
     for name, text in NAMES.items():
         found = []
         for seed in study.seeds:
@@ -180,10 +188,13 @@ def trimap(study: Study) -> Path:
             changes = study.untrained(checkpoint) if name == "disconnected" else {}
             found.append(study.confusions(
                 checkpoint, f"bands-{name}", widths=WIDTHS, changes=changes))
-        points = [summary([array[:, 0, 1 + i] for array in found], study.score)
-                  for i in range(len(WIDTHS))]
+        bands = [[array[:, 0, 1 + i] for array in found] for i in range(len(WIDTHS))]
+        scores[name] = [seed_scores(study, band) for band in bands]
+        points = [summary(band, study.score) for band in bands]
         series[text] = tuple(zip(*points, strict=True))
         columns.append([interval(*point) for point in points])
+    save(study, "trimap", {"seeds": study.seeds, "pixels": WIDTHS, "mean IU": scores},
+         ("plain", "end-to-end"))
     if is_first():
         figures.curves(study.out / "trimap.png", WIDTHS, series,
                        "pixels on each side of a true border", "mean IU, %")
