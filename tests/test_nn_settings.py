@@ -348,3 +348,13 @@ def test_a_model_without_memory_gets_its_normalisation_back():
     made.to_empty(device="cpu")
     made.load_state_dict(kept.state_dict())
     assert torch.equal(made(image), kept(image))
+
+
+def test_a_head_without_memory_gets_its_bandwidths_back():
+    with torch.device("meta"):
+        made = CRFRNN(3, params=CRFParams(theta_beta=13.3), trainable_bandwidths=True)
+    assert made.bandwidths.is_meta
+    made.to_empty(device="cpu")
+    torch.nn.init.zeros_(made.log_bandwidths)
+    kept = CRFRNN(3, params=CRFParams(theta_beta=13.3), trainable_bandwidths=True)
+    assert torch.equal(made.bandwidths, kept.bandwidths)

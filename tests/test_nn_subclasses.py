@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 
 import nn_problems as make  # noqa: E402
 from densecrf_rnn import CRFRNN, kernels  # noqa: E402
-from densecrf_rnn.nn import functional  # noqa: E402
+from densecrf_rnn.nn import BilateralFilter, functional  # noqa: E402
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -212,6 +212,34 @@ def test_a_head_may_be_of_half_precision_or_not(dtype, head):
         assert p.grad.dtype == p.dtype
         torch.testing.assert_close(p.grad.float(), q.grad, rtol=0.02, atol=1e-3)
     assert (crf.log_bandwidths.grad != 0).any()
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_precision_rounds_no_initial_bandwidth(dtype):
+    params = make.small_params(theta_alpha=160.7, theta_beta=70000.7)
+    crf, again = (CRFRNN(3, params=params, trainable_bandwidths=True) for _ in range(2))
+    with torch.no_grad():
+        crf.log_bandwidths += 0.3
+    wanted = crf.to(dtype).bandwidths
+    assert crf.bandwidths.isfinite().all() and wanted.dtype == torch.float32
+    again.load_state_dict(crf.state_dict())
+    copied = copy.deepcopy(crf).float()
+    for other in (again, copied, crf.double().float()):
+        assert torch.equal(other.bandwidths, wanted)
+    logits, image = make.problem(0, 5, 6, dtype=torch.float32)
+    assert torch.equal(again(logits, image), copied(logits, image))
+    assert crf.to(dtype)(logits.to(dtype), image.to(dtype)).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_precision_rounds_no_bandwidth_of_a_bilateral_filter(dtype):
+    layer = BilateralFilter(160.7, (0.123, 70000.7)).to(dtype)
+    assert layer.log_guide.dtype == dtype
+    assert layer.theta_position.item() == pytest.approx(160.7)
+    assert layer.float().theta_guide.tolist() == pytest.approx([0.123, 70000.7])
+    other = BilateralFilter(160.7, (0.123, 70000.7))
+    other.load_state_dict(layer.to(dtype).state_dict())
+    assert torch.equal(other.theta_guide, layer.theta_guide)
 
 
 @pytest.mark.parametrize("dtype", HALVES)

@@ -13,6 +13,7 @@ from . import transforms
 from .arguments import Method, check_method, full_precision, in_float32, result_dtype
 from .build import Gaussian, Pixels
 from .filtering import filter_rows
+from .precision import WideBuffers, wide
 from .subclasses import plain_inside
 
 # A learned bandwidth stays within this factor of its initial value.
@@ -21,10 +22,11 @@ BANDWIDTH_RANGE = 16.0
 
 def within_range(initial: Tensor, learned: Tensor) -> Tensor:
     """Return the bandwidths ``initial * 16 ** tanh(learned)``, which stay within a factor of 16."""
-    return initial * BANDWIDTH_RANGE ** learned.tanh()
+    exponent = learned.to(torch.promote_types(learned.dtype, initial.dtype)).tanh()
+    return initial * BANDWIDTH_RANGE**exponent
 
 
-class BilateralFilter(nn.Module):
+class BilateralFilter(WideBuffers):
     """A bilateral filter for maps and volumes whose bandwidths are trained.
 
     Each pixel becomes the mean of all pixels, weighted by a Gaussian of the distance in position
@@ -102,12 +104,19 @@ class BilateralFilter(nn.Module):
         self.method, self.backend = method, backend
         own = {"position": self.kernel.theta_position, "guide": self.kernel.theta_guide}
         for name, theta in own.items():
-            found = None if theta is None else torch.tensor(theta).reshape(-1)
+            found = None if theta is None else wide(theta).reshape(-1)
             self.register_buffer(f"initial_{name}", found)
             learned = None
             if found is not None and trainable:
-                learned = nn.Parameter(torch.zeros_like(found))
+                learned = nn.Parameter(torch.zeros(len(found)))
             self.register_parameter(f"log_{name}", learned)
+
+    def _wide(self) -> dict[str, Any]:
+        """Return the initial bandwidths that are not None."""
+        found = {
+            "initial_position": self.kernel.theta_position, "initial_guide": self.kernel.theta_guide
+        }  # fmt: skip
+        return {name: theta for name, theta in found.items() if theta is not None}
 
     @property
     def theta_position(self) -> Tensor | None:

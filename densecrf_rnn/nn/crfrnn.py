@@ -16,12 +16,13 @@ from .arguments import STORAGES, Method, Storage, check_method, default_weights
 from .bilateral import within_range
 from .functional import free_energy, mean_field
 from .hub import Pretrained
+from .precision import WideBuffers, wide
 from .segmenter import Returns, Segmenter
 from .stepwise import UPDATES, Update
 from .subclasses import plain_inside
 
 
-class CRFRNN(Pretrained):
+class CRFRNN(Pretrained, WideBuffers):
     """A CRF-RNN head that refines logits, given the image, and trains with the backbone.
 
     Parameters
@@ -217,10 +218,14 @@ class CRFRNN(Pretrained):
             self.register_buffer("compatibility", mu.clone())
         thetas = [k.bandwidths for k in self.kernels]
         # The settings in the state_dict determine this buffer.
-        self.register_buffer("initial_bandwidths", torch.tensor(thetas), persistent=False)
+        self.register_buffer("initial_bandwidths", wide(thetas), persistent=False)
         learns = nn.Parameter(torch.zeros(len(thetas), 2)) if trainable_bandwidths else None
         self.register_parameter("log_bandwidths", learns)
         self._first_calls = FirstCalls()
+
+    def _wide(self) -> dict[str, Any]:
+        """Return the initial bandwidths, which learned ones are factors of."""
+        return {"initial_bandwidths": [kernel.bandwidths for kernel in self.kernels]}
 
     @property
     def bandwidths(self) -> Tensor:

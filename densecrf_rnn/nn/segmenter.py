@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -13,8 +12,8 @@ from .. import checks
 from ..unaries import from_queries
 from . import transforms
 from .advice import FirstCalls, advise_range
-from .arguments import HALVES
 from .hub import Pretrained
+from .precision import WideBuffers, wide
 from .settings import arguments_of
 
 # Normalisation of images for ImageNet backbones (RGB, fractions of 255).
@@ -25,7 +24,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Returns = Literal["logits", "same"]
 
 
-class Segmenter(Pretrained):
+class Segmenter(Pretrained, WideBuffers):
     """A backbone and a CRF-RNN head that train together; built by `CRFRNN.wrap`.
 
     Parameters
@@ -94,20 +93,11 @@ class Segmenter(Pretrained):
             entries = numbers if isinstance(numbers, tuple) else (numbers,)
             if name == "std" and min(entries, default=1.0) <= 0:
                 raise ValueError(f"std is {given!r}; it must be positive")
-            dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
-            self.register_buffer(name, torch.tensor(entries, dtype=dtype), persistent=False)
+            self.register_buffer(name, wide(entries), persistent=False)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Keep mean and std in float32 or better, and fill them where `to_empty` made none."""
-        before = {name: getattr(self, name) for name in self._normalisation}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, was in before.items():
-            now = getattr(self, name)
-            if was.is_meta and not now.is_meta:
-                now.copy_(torch.tensor(self._normalisation[name]))
-            elif now.dtype in HALVES:
-                setattr(self, name, was.to(now.device))
-        return self
+    def _wide(self) -> dict[str, Any]:
+        """Return mean and std."""
+        return self._normalisation
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments that results depend on, as values for JSON."""
