@@ -518,6 +518,19 @@ def test_bad_input_of_the_loss_is_refused_in_one_sentence(case):
     assert "\n" not in str(caught.value)
 
 
+def test_one_logit_per_pixel_is_refused_with_the_pair_that_it_stands_for():
+    x = torch.randn(2, 1, 4, 5)
+    with pytest.raises(ValueError, match=r"num_classes is 1, .* GibbsCRF\(2\).*zeros_like\(x\)"):
+        GibbsCRF(1)
+    for call in (GibbsCRF(2, OFFSETS), lambda logits: ChainStore().chains([0, 1], logits)):
+        with pytest.raises(ValueError, match="one label, .*zeros_like") as caught:
+            call(x)
+    way_out = str(caught.value).split("pass ")[1].split(" to a")[0]
+    pair = eval(way_out, {"torch": torch, "logits": x})
+    found = GibbsCRF(2, OFFSETS, sweeps=1).decode(pair, method="icm")
+    assert torch.equal(found, (x[:, 0] > 0).long())
+
+
 def test_statistics_gap_counts_what_the_loss_counts():
     mask = torch.zeros(2, 4, 5, dtype=torch.bool)
     mask[:, :, :3] = True

@@ -11,6 +11,7 @@ import torch.distributed
 from torch import Tensor
 
 from ... import checks
+from ...checks import wording
 from ..._atomic import replaced
 from ...gibbs.checks import SEED_BITS, check_logits
 from ...gibbs.sweeps import start
@@ -50,11 +51,20 @@ class Chains:
     acceptance: float = float("nan")
 
 
+# The two maps (0, x) that one logit per pixel stands for.
+PAIR = "torch.cat((torch.zeros_like({0}), {0}), 1)"
+
+
 def float32_logits(logits: Any) -> Tensor:
-    """Check logits [B, L, H, W] and return them, under autocast converted to float32."""
+    """Check logits [B, L, H, W], L > 1, and return them, under autocast converted to float32."""
     checks.array_kind("logits", logits, batched=True)
     logits = logits.to(result_dtype(logits))
     check_logits(logits.detach(), batched=True)
+    if logits.shape[1] == 1:
+        raise ValueError(
+            f"logits has shape {wording.shape(logits)}, one label, which every pixel would "
+            f"get; for one logit per pixel, pass {PAIR.format('logits')} to a GibbsCRF(2)"
+        )
     return logits
 
 

@@ -14,7 +14,7 @@ from ...gibbs.checks import SEED_BITS, SWEEP_BITS, check_edges, check_labelling,
 from ...gibbs.neighbourhood import dense_neighbourhood
 from ...gibbs.schedules import run_annealing, run_average, run_icm
 from ...gibbs.sweeps import Sampler
-from .chains import Chains, check_kind, float32_logits
+from .chains import PAIR, Chains, check_kind, float32_logits
 from .sampling import TensorEngine
 
 Method = Literal["marginals", "annealed", "icm"]
@@ -31,7 +31,8 @@ class GibbsCRF(nn.Module):
     Parameters
     ----------
     num_classes : int
-        Number of labels L, at least 1.
+        Number of labels L, at least 2. One logit x per pixel is the pair (0, x):
+        ``torch.cat((torch.zeros_like(x), x), 1)``.
     offsets : array or sequence [C, 2] of int, optional
         Translation vectors (rows, columns), one for each table: each nonzero and not the opposite
         of another. Default: the 12 of `dense_neighbourhood(2)`; see also `sparse_neighbourhood`.
@@ -95,6 +96,11 @@ class GibbsCRF(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = checks.count("num_classes", num_classes, 1, below_power=LABEL_BITS)
+        if self.num_classes == 1:
+            raise ValueError(
+                "num_classes is 1, so every pixel would get label 0; for one logit x per pixel, "
+                f"build GibbsCRF(2) and give it the logits {PAIR.format('x')}"
+            )
         given = dense_neighbourhood(2) if offsets is None else check_offsets(offsets)
         self.sweeps = checks.count("sweeps", sweeps, 1)
         self.burn_in = checks.count("burn_in", burn_in, 0)
