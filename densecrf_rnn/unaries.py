@@ -93,8 +93,8 @@ def logits_from_probabilities(
     ----------
     probabilities : ndarray [L, *S]
         Floating point in 0..1, or uint8 or uint16, whose maximum represents 1. They must sum to 1
-        over the labels, up to the rounding of 8 bits. With L = 1, the probability of the
-        foreground.
+        over the labels, up to the rounding of 8 bits, and nowhere to 0. With L = 1, the probability
+        of the foreground.
     floor : float, at least 0 and below 1
         Minimum probability; smaller ones are raised to it, because stored zeros are mostly small
         values that were rounded. With 0, a probability of 0 rules its label out: -inf, and 1e30
@@ -187,7 +187,7 @@ def checked_probabilities(
         if clip:
             np.divide(p, total, out=p, where=total > 0)
         else:
-            checks.probability_sums(total if mask is None else total[mask], len(p))
+            checks.probability_sums(total if mask is None else total[mask], p, mask)
     return p
 
 

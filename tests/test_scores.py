@@ -200,7 +200,23 @@ def test_probabilities_of_any_precision_are_one_distribution(dtype):
 def test_eight_bits_of_a_distribution_still_sum_to_it(labels, truncated, seed):
     logits = 3 * np.random.default_rng(seed).normal(size=(labels, 20))
     p = 255 * softmax(logits)
-    unaries.logits_from_probabilities((p if truncated else np.rint(p)).astype(np.uint8))
+    stored = (p if truncated else np.rint(p)).astype(np.uint8)
+    unaries.logits_from_probabilities(stored)
+    for dtype in (np.float16, np.float32):
+        unaries.logits_from_probabilities((stored / 255).astype(dtype))
+
+
+@pytest.mark.parametrize("labels", [150, 256, 1000])
+def test_of_many_labels_too_the_sum_tells_what_is_no_distribution(labels):
+    p = softmax(3 * np.random.default_rng(0).normal(size=(labels, 4, 5)))
+    truncated = np.floor(255 * p) / np.float32(255)
+    assert (truncated.sum(0) < 0.9).any()
+    mask = truncated.sum(0) > 0
+    unaries.logits_from_probabilities(truncated, mask=mask)
+    for maps in (0.45 * p, np.zeros_like(p), np.where(mask & (np.arange(5) < 3), truncated, 0)):
+        with pytest.raises(ValueError, match=r"sum to 0.* pass multilabel=True"):
+            unaries.logits_from_probabilities(maps)
+        unaries.logits_from_probabilities(maps, clip=True)
 
 
 REFUSED = {

@@ -5,6 +5,8 @@ import sys
 import warnings
 from typing import Any
 
+import numpy as np
+
 from . import wording
 from .arrays import exchange_error
 
@@ -123,6 +125,8 @@ def _way_out_of_probabilities(array: Any, batched: bool, multilabel: bool) -> st
 _ROUNDING = 1e-3
 # Interpolated probabilities overshoot by less, and class activation maps seldom by more.
 _OVERSHOOT = 4.0
+# How far sums of probabilities may be off 1, unless the probabilities have 8 bits.
+_MOST_OFF = 0.1
 
 
 def exchanged_values(logits: Any, image: Any) -> None:
@@ -209,17 +213,31 @@ def in_unit_range(name: str, array: Any) -> None:
         )
 
 
-def sums_to_one(total: Any, labels: int) -> bool:
-    """Return whether sums of probabilities over the labels are 1, up to the rounding of 8 bits."""
+def sums_to_one(total: Any, maps: Any, mask: Any = None) -> bool:
+    """Return whether probabilities sum to 1 over the labels, up to the rounding of 8 bits.
+
+    `total` holds the sums of `maps` [L, *S], of which `mask` [*S] selects some. If the maps are no
+    multiples of 1/255, the allowance stops growing with L at `_MOST_OFF`.
+    """
     if total.size == 0:
         return True
     low, high = extremes(total)
-    return max(1 - low, high - 1) <= max(0.01, labels / 255)  # truncation loses 1/255 of each map
+    off = max(1 - low, high - 1)
+    rounding = max(0.01, len(maps) / 255)  # truncation loses 1/255 of each map
+    if off <= min(rounding, _MOST_OFF):
+        return True
+    return 0 < low and off <= rounding and _of_eight_bits(maps if mask is None else maps[:, mask])
 
 
-def probability_sums(total: Any, labels: int) -> None:
+def _of_eight_bits(p: Any) -> bool:
+    """Return whether probabilities are multiples of 1/255, up to the rounding of float16."""
+    steps = 255 * p.astype(np.float32)
+    return bool((abs(steps - np.rint(steps)) <= 1e-3 + steps / 1024).all())
+
+
+def probability_sums(total: Any, maps: Any, mask: Any = None) -> None:
     """Check that the sums of probabilities over the labels are 1; see `sums_to_one`."""
-    if sums_to_one(total, labels):
+    if sums_to_one(total, maps, mask):
         return
     low, high = extremes(total)
     raise ValueError(

@@ -301,7 +301,7 @@ def _check_one_distribution(path: Path, maps: Array, lacking: Array, kind: str |
         return  # logits, or maps that say nothing
     total = inside.sum(0, dtype=np.float32)
     total = total[total > 0] if (total > 0).any() else total  # outside a mask maps may be 0
-    if not checks.sums_to_one(total, len(maps)):
+    if not checks.sums_to_one(total, inside):
         raise ValueError(
             f"{path}: its maps sum to {total.min():.4g}..{total.max():.4g}, but probabilities "
             f"of one label per pixel sum to 1; if the maps may overlap {way_out}; to score "
