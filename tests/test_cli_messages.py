@@ -167,6 +167,11 @@ ADVICE = {
     "bandwidths too small for float32": (
         LOGITS, IMAGE, ["--theta-alpha", "0.000001"], "use larger bandwidths", {"options": []},
     ),
+    "units in which no bandwidth is accepted": (
+        LOGITS, IMAGE * 1e-9, [],
+        "save the image times 1.1e+08, or add --normalize percentile, because a --theta-beta",
+        {"image": IMAGE * 1e-9 * 1.1e8},
+    ),
     "labels without a number": (
         LOGITS.argmax(0), IMAGE, ["--kind", "labels"], "give --num-labels L",
         {"options": ["--kind", "labels", "--num-labels", "3"]},
@@ -315,7 +320,7 @@ def test_python_in_a_message_is_in_the_table_or_never_shown():
     """A function that newly advises Python must be triggered above, or named with a reason."""
     shown = {
         "float_dtype", "logits", "image", "_size_hint", "_way_out_of_probabilities", "image_units",
-        "_rescaled", "refuse_features", "probability_range", "probability_sums", "choose",
+        "_rescaled", "rescaling", "refuse_features", "probability_range", "probability_sums", "choose",
         "stored_logits", "read_maps", "grey", "_unknown", "read_labels", "upright", "judge",
     }  # fmt: skip
     paths = [*(PACKAGE / "checks").glob("*.py"), *(PACKAGE / "files").glob("*.py"),

@@ -81,6 +81,24 @@ def test_other_units_are_noticed_and_the_figure_given_helps(name, theta_beta):
         assert warned(lambda: refine(LOGITS, pictured, crf(theta_beta), iterations=0)) == []
 
 
+@pytest.mark.parametrize("theta_beta", [*DEFAULTS, (2.0, 5.0, 9.0)])
+@pytest.mark.parametrize("factor", [1e-9, 1e-20, 1e11, 1e25])
+def test_an_image_in_whose_units_no_theta_beta_is_accepted_can_be_rescaled(factor, theta_beta):
+    image = PICTURE * factor
+    (text,) = warned(lambda: refine(LOGITS, image, crf(theta_beta), iterations=0))
+    assert "give theta_beta" not in text and "outside of 1e-06..1e+09" in text
+    for remedy in re.search("; pass (.*?) or (.*), because", text).groups():
+        rescaled = eval(remedy, {"files": files, "image": image})
+        assert warned(lambda: refine(LOGITS, rescaled, crf(theta_beta), iterations=0)) == []
+
+
+def test_the_channel_in_the_largest_units_decides_whether_theta_beta_is_accepted():
+    image = PICTURE * [1e-3, 1e-3, 1e-12]
+    (text,) = warned(lambda: refine(LOGITS, image, crf(5.0), iterations=0))
+    suitable = eval(re.search(r"give theta_beta=(\(.*?\)), in", text)[1])
+    assert warned(lambda: refine(LOGITS, image, crf(suitable), iterations=0)) == []
+
+
 @pytest.mark.parametrize("name", RIGHT)
 def test_images_in_the_units_of_theta_beta_are_not_warned_about(name):
     image = RIGHT[name]
@@ -322,6 +340,14 @@ def command(tmp_path, capsys):
 
     run.folder = tmp_path
     return run
+
+
+@pytest.mark.parametrize("tile", [[], ["--tile", "32"]])
+def test_the_command_says_how_to_rescale_what_no_theta_beta_suits(command, tile):
+    text = command(PICTURE * 1e-9, *tile, "--iterations", "1").err
+    factor = float(re.search(r"; save the image times ([\d.e+]+),", text)[1])
+    assert ("--normalize percentile" in text) == (not tile)
+    assert "warning" not in command(PICTURE * 1e-9 * factor, *tile, "--iterations", "1").err
 
 
 @pytest.mark.parametrize("tile", [[], ["--tile", "32"]])

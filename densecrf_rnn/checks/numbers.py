@@ -12,6 +12,9 @@ import numpy as np
 
 from . import wording
 
+# Bounds of positive numbers: quotients of coordinates by bandwidths stay within float32's range.
+SMALLEST, LARGEST = 1e-6, 1e9
+
 
 def number(name: str, value: Any) -> float:
     """Check that `value` is a finite real number and return it as a float."""
@@ -34,9 +37,8 @@ def positive_number(name: str, value: Any) -> float:
         if name.startswith("theta"):
             what, way_out = "a bandwidth", " (to switch a kernel off, set its weight to 0)"
         raise ValueError(f"{name} is {value:g}; {what} must be positive{way_out}")
-    low, high = 1e-6, 1e9  # quotients of coordinates by bandwidths stay within float32's range
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {value:g}; it must lie in {low:g}..{high:g}")
+    if not SMALLEST <= value <= LARGEST:
+        raise ValueError(f"{name} is {value:g}; it must lie in {SMALLEST:g}..{LARGEST:g}")
     return value
 
 

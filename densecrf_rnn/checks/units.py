@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._typing import Array
+from .numbers import LARGEST, SMALLEST
 from .values import INTENSITY_LIMIT, is_float, warn
 
 # Pixels of the first sample, at most one in _SPARSE of the image; and of the second, which decides.
@@ -80,7 +81,17 @@ class Units(NamedTuple):
         # Neighbours shall differ by at most half of what counts as noise.
         theta *= max(1.0, 2 * _median(self.neighbours / theta) / _APART)
         found = tuple(float(f"{one:.2g}") for one in theta)
+        if SMALLEST <= max(found) <= LARGEST:  # else none is accepted; see `factor`
+            found = tuple(max(one, SMALLEST) for one in found)
         return found if max(found) > 4 * min(found) else max(found)
+
+    @property
+    def factor(self) -> float | None:
+        """A factor of the image that makes theta_beta suit it; None if `suitable` is accepted."""
+        suitable = np.asarray(self.suitable)
+        if SMALLEST <= suitable.max() <= LARGEST:
+            return None
+        return float((self.theta / suitable).min())
 
 
 def image_units(
@@ -130,10 +141,23 @@ def image_units(
             remedy = ", or pass scale=1 if CRFRNN.wrap was given images in 0..255"
     else:
         return bool((found.high > found.low).any())
-    warn(
-        f"{problem}; give theta_beta={_shown(found.suitable)}, in the units of the image{remedy}"
-    )
+    way_out = f"give theta_beta={_shown(found.suitable)}, in the units of the image{remedy}"
+    warn(f"{problem}; {rescaling(found, normalize=rescale and not batched) or way_out}")
     return True
+
+
+def rescaling(found: Units, *, normalize: bool) -> str:
+    """Return how to rescale an image if theta_beta in its units is out of range, or nothing.
+
+    With `normalize` the advice has `files.normalized` as an alternative.
+    """
+    if found.factor is None:
+        return ""
+    alternative = " or files.normalized(image, 'percentile')" if normalize else ""
+    return (
+        f"pass image * {found.factor:.2g}{alternative}, because a theta_beta in the units of the "
+        f"image ({_shown(found.suitable)}) is outside of {SMALLEST:g}..{LARGEST:g}"
+    )
 
 
 def _shown(theta: Any) -> str:

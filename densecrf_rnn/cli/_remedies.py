@@ -32,6 +32,11 @@ REMEDIES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
         lambda m: f"give --theta-beta {m[1].strip('()').replace(' ', '')}, in the units of the "
         f"image{', or add --normalize percentile' if m[2] else ''}",
     ),
+    (
+        rf"pass image \* ([\d.e+-]+)( or {_PYTHON_CALL})?, because a theta_beta",
+        lambda m: f"save the image times {m[1]}{', or add --normalize percentile' if m[2] else ''}"
+        ", because a --theta-beta",
+    ),
     (r"pass multilabel=True if", "add --kind regions if"),
     (r"(by|with) unaries\.logits_from_probabilities\(p, clip=True\)", "with --clip"),
     (r"logits need no conversion", "for logits give --kind logits"),

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from .. import checks
-from ..checks.units import units
+from ..checks.numbers import LARGEST, SMALLEST
+from ..checks.units import rescaling, units
 from ..checks.values import warn
 from .study import varied
 from .task import Example, Task, optional
@@ -40,12 +41,14 @@ def _warned(one: Example, task: Task) -> bool:
         if found is None or not (blank or noise):
             continue
         suitable = np.atleast_1d(np.asarray(found.suitable))[0]
+        span = np.clip([suitable / 5, suitable * 10], SMALLEST, LARGEST)
+        way_out = f"search ranges={{'theta_beta': ({span[0]:.2g}, {span[1]:.2g})}}"
         seen = "sees no edges" if blank else "sees noise"
         warn(
             f"image of {one.name} holds {found.low.min():.4g} to {found.high.max():.4g} "
             f"(percentiles 1 to 99), of which the appearance kernel {seen} at any theta_beta that "
             f"is tried ({'from' if blank else 'up to'} {np.atleast_1d(np.asarray(theta))[0]:g}); "
-            f"search ranges={{'theta_beta': ({suitable / 5:.2g}, {suitable * 10:.2g})}}"
+            f"{rescaling(found, normalize=True) or way_out}"
         )
         return True
     return False
