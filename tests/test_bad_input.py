@@ -93,7 +93,8 @@ IMAGES = {
     "infinity": (image(fill=np.inf), ValueError, "image contains infinity"),
     "minus infinity": (image(fill=-np.inf), ValueError, "image contains infinity"),
     "half with NaN": (image(dtype=np.float16, fill=np.nan), ValueError, "image contains NaN"),
-    "huge": (image(fill=1e9), ValueError, "features reach .*larger bandwidths .*float64"),
+    "huge": (image(fill=1e9), ValueError, r"features reach .*larger .* or float64 logits"),
+    "far": (image(fill=1e20), ValueError, r"features reach .*larger bandwidths \(theta\)$"),
 }
 
 
@@ -102,6 +103,10 @@ def test_bad_images_are_refused(function, case):
     bad, error, message = IMAGES[case]
     with pytest.raises(error, match=message):
         function(logits(), bad)
+
+
+def test_float64_logits_serve_an_image_too_far_from_0_for_float32(function):
+    function(logits().astype(np.float64), image(fill=1e9))
 
 
 def test_an_image_in_the_other_byte_order_is_refused_for_its_byte_order(function):

@@ -19,7 +19,7 @@ IMAGE = np.random.default_rng(1).integers(0, 256, (8, 9, 3), np.uint8)
 # What only a Python caller can write.
 PYTHON = re.compile(
     r"np\.\w|torch\.|\.astype|newbyteorder|\.numpy\(|\.to\(|\.float\(|\[None\]|\[\.\.\.|\[b\]"
-    r"|image \* 255|kind=|exif=|multilabel=|clip=|unaries|`key`|read_labels|float64 input"
+    r"|image \* 255|kind=|exif=|multilabel=|clip=|unaries|`key`|read_labels|float64 logits"
     r"|theta_beta=|files\.normalized|ranges=|\[:, None\]|LabelValues|\bvoid="
 )
 
@@ -320,7 +320,7 @@ def test_python_in_a_message_is_in_the_table_or_never_shown():
     """A function that newly advises Python must be triggered above, or named with a reason."""
     shown = {
         "float_dtype", "logits", "image", "_size_hint", "_way_out_of_probabilities", "image_units",
-        "_rescaled", "rescaling", "refuse_features", "probability_range", "probability_sums", "choose",
+        "_rescaled", "rescaling", "probability_range", "probability_sums", "choose",
         "stored_logits", "read_maps", "grey", "_unknown", "read_labels", "upright", "judge",
     }  # fmt: skip
     paths = [*(PACKAGE / "checks").glob("*.py"), *(PACKAGE / "files").glob("*.py"),

@@ -559,7 +559,7 @@ NAN, INFINITY = (np.array([[0.0, bad]]) for bad in (np.nan, -np.inf))
         (INFINITY, ValueError, "features contains infinity"),
         ([[0.0, 1.0]], TypeError, "features is list; it must be a NumPy array"),
         (None, TypeError, "features is None; it must be a NumPy array"),
-        (np.full((2, 2), 1e6, np.float32), ValueError, "features reach 1e[+]06 .*float64 input"),
+        (np.full((2, 2), 1e6, np.float32), ValueError, "features reach 1e[+]06 .*float64 features"),
         (np.full((2, 2), 1e12), ValueError, "features reach 1e[+]12 .*larger bandwidths"),
     ],
 )

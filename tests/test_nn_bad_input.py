@@ -181,9 +181,10 @@ def test_crfrnn_rejects_parameters_that_diverged(crf, name, value):
 
 def test_crfrnn_rejects_features_too_far_away_to_index():
     logits, image = good()
-    crf = CRFRNN(LABELS, params=CRFParams(theta_beta=1e-6))
-    with pytest.raises(ValueError, match="larger bandwidths .* or float64"):
-        crf(logits, image)
+    crf = CRFRNN(LABELS, params=CRFParams(theta_beta=1e-5))
+    with pytest.raises(ValueError, match=r"larger bandwidths .*\.double\(\) of every tensor and"):
+        crf(logits, image.double())
+    crf.double()(logits.double(), image.double())
 
 
 def test_crfrnn_warns_of_an_image_in_0_to_1(crf):

@@ -416,7 +416,7 @@ def test_an_image_too_far_across_for_float32_is_refused_before_anything_is_read(
     shape = (3_000_000, 1)
     logits = np.broadcast_to(logits, (2, *shape))
     image = np.broadcast_to(image, (*shape, 3))
-    with pytest.raises(ValueError, match="float64 input"):
+    with pytest.raises(ValueError, match="float64 logits"):
         refine_tiled(Unread(logits), Unread(image), CRFParams(theta_alpha=1))
 
 

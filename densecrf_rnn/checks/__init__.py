@@ -8,7 +8,7 @@ from .arrays import (
     same_device, stored_logits, unmasked,
 )  # fmt: skip
 from .features import (
-    feature_rows, features, filtered, indexable, pixels, refuse_features, summable, values,
+    DOUBLE, feature_rows, features, filtered, indexable, pixels, refuse_features, summable, values,
 )  # fmt: skip
 from .named_axes import named_axes
 from .numbers import (
@@ -29,7 +29,7 @@ from .values import (
 )  # fmt: skip
 
 __all__ = [
-    "IntegerScale",
+    "DOUBLE", "IntegerScale",
     "array_kind", "bandwidth", "bandwidths", "bandwidths_fit", "compatibility", "count", "coupling",
     "coupling_fits", "exchange_error", "exchanged", "exchanged_values", "feature_rows", "features",
     "filtered", "flag", "float_dtype", "ignored", "image", "image_units", "image_values",

@@ -13,6 +13,8 @@ from .values import extremes
 _MAX_ELEVATED = {
     "float32": _limits.MAX_ELEVATED_FLOAT32, "float64": _limits.MAX_ELEVATED_FLOAT64,
 }  # fmt: skip
+# How tensors, and the module that has the bandwidths, become float64.
+DOUBLE = ", or float64 by .double() of every tensor and module"
 
 
 def features(array: Any) -> None:
@@ -52,20 +54,24 @@ def indexable(array: Any) -> bool:
     return bool(np.isfinite(reach).all()) and _elevated(reach) <= limit
 
 
-def refuse_features(*arrays: Any, name: str = "features") -> NoReturn:
+def refuse_features(
+    *arrays: Any, name: str = "features", float64: str = " or float64 features"
+) -> NoReturn:
     """Raise the ValueError for feature rows, [N, D] each, that an engine could not index.
 
-    `name` is the argument that NaN or infinity are attributed to.
+    `name` is the argument that NaN or infinity are attributed to; `float64` says how float32
+    features become float64, which is advised where it is enough.
     """
     reaches = [_reach(array) for array in arrays]
     for array, reach in zip(arrays, reaches, strict=True):
         if not np.isfinite(reach).all():
             wording.raise_non_finite(name, array)
     reach, dtype = max(reaches, key=_elevated), wording.dtype(arrays[0])
+    enough = dtype == "float32" and _elevated(reach) <= _MAX_ELEVATED["float64"]
     raise ValueError(
         f"features reach {reach.max():g} bandwidths from the origin, "
         f"{_elevated(reach) / _MAX_ELEVATED[dtype]:.3g} times what {dtype} can index as lattice "
-        f"coordinates; use larger bandwidths (theta){' or float64 input' * (dtype == 'float32')}"
+        f"coordinates; use larger bandwidths (theta){float64 if enough else ''}"
     )
 
 

@@ -67,7 +67,7 @@ REMEDIES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"a binary map is logits\[None\]", "save a binary map as [1, H, W]"),
     (r"pass one image at a time: logits\[b\](, image\[b\])?", "save one file per image"),
     (r"upsample='(\w+)'", r"--upsample \1"),
-    (r" or float64 input", ""),
+    (r" or float64 logits", ""),
     (r", for example by np\.save\(.*?\)\)", ""),
     (r"leave out the key ('.*?')", r"leave out \1, given by --key, --image-key or --truth-key"),
     (

@@ -101,7 +101,7 @@ def _plans(
         if pixel is not None:
             rows = rows[pixel]
         checks.image_values(rows, name)
-        checks.refuse_features(*features)
+        checks.refuse_features(*features, float64=" or float64 logits")
     return plans
 
 

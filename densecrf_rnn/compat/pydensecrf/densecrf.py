@@ -245,7 +245,7 @@ class DenseCRF:
         engine, threads = engines.engine("auto"), engines.default_threads()
         plan = engines.Plan.empty(len(rows), rows.shape[1], rows.dtype, "standard")
         if not engine.build([rows], [plan], "standard", threads):
-            checks.refuse_features(rows)
+            checks.refuse_features(rows, float64="")
         sends = np.ones(self._points, np.float32)
         sends[self._nvar :] = 0
         before = after = None

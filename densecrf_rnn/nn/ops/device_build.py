@@ -61,7 +61,8 @@ def lattice_build(
     if located is None:
         if guide is not None:
             checks.image_values(guide, name)
-        checks.refuse_features(*(image.cpu().numpy() for image in features.detach()), name=name)
+        arrays = [image.cpu().numpy() for image in features.detach()]
+        checks.refuse_features(*arrays, name=name, float64=checks.DOUBLE)
         raise ValueError(f"{name} cannot be placed on a lattice; please report this")
     layout, weight, corner_keys = located
     touched = _distinct(call, layout, corner_keys)

@@ -47,7 +47,7 @@ def lattice_build(
     if not engine.build(list(images), plans, quality, torch.get_num_threads()):
         if guide is not None:
             checks.image_values(guide, name)
-        checks.refuse_features(*images, name=name)
+        checks.refuse_features(*images, name=name, float64=checks.DOUBLE)
     facts = torch.empty(0, dtype=torch.int64)
     return Lattice._make([*map(torch.from_numpy, (vertex, weight, links)), facts])
 

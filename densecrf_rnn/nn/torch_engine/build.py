@@ -77,7 +77,8 @@ def build(
     if not fine_:
         if guide is not None:
             checks.image_values(guide, name)
-        checks.refuse_features(*(image.cpu().numpy() for image in features), name=name)
+        arrays = [image.cpu().numpy() for image in features]
+        checks.refuse_features(*arrays, name=name, float64=checks.DOUBLE)
     if not fits_:
         layout = _several_words(spans_, base, images)
         keys = _keys(found, layout, images, outside)
