@@ -1,6 +1,7 @@
 """The options of the layer: equal to the definition, every gradient checked, masks, what learns."""
 
 import math
+import re
 import warnings
 
 import numpy as np
@@ -365,6 +366,23 @@ def test_a_rate_above_its_parameter_warns_with_figures_and_a_way_out():
         CRFRNN(3, params=CRFParams(w_bilateral=0, w_spatial=0)).parameter_groups(1e-3)
     with pytest.raises(ValueError, match="loss is 'max'; choose from 'mean', 'sum'"):
         crf.parameter_groups(1e-3, loss="max")
+
+
+@pytest.mark.parametrize("lr", [0.11, 0.2, 0.7, 3.0, 1000.0])
+@pytest.mark.parametrize("loss", ["mean", "sum"])
+def test_the_multipliers_that_a_warning_of_rates_names_cause_none(lr, loss):
+    crf = CRFRNN(3, trainable_bandwidths=True)
+    with pytest.warns(UserWarning, match="compatibility learns at .* is at most 1") as caught:
+        crf.parameter_groups(lr, loss=loss)
+    text = str(caught[0].message)
+    assert "loss='mean'" not in text
+    found = re.search(r"give smaller multipliers \((.*?)\), or a smaller lr", text)[1]
+    multipliers = eval(f"dict({found})")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        crf.parameter_groups(lr, loss=loss, **multipliers)
+    assert all(m > 0.45 * crf._learned()[name].detach().abs().max().item() / lr
+               for name, m in multipliers.items() if name != "bandwidths")  # fmt: skip
 
 
 def test_frozen_parts_do_not_learn_and_groups_leave_them_out():

@@ -1,5 +1,6 @@
 """Learning rates of a head's parameters."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
@@ -34,22 +35,34 @@ def groups(
         for name, parameter in parameters.items()
         if parameter.requires_grad
     ]
-    large = [
-        f"{name} learns at {lr:g} x {factors[name]:g} = {lr * factors[name]:g} but is at most "
-        f"{scale:g}"
+    large = {
+        name: scale
         for name, parameter in parameters.items()
         if parameter.requires_grad and 0 < (scale := _scale(name, parameter)) < lr * factors[name]
-    ]
+    }
     if large:
-        way_out = "give smaller multipliers, such as kernel_weights=10"
-        if loss == "sum" and not multipliers:
+        at = [
+            f"{name} learns at {lr:g} x {factors[name]:g} = {lr * factors[name]:g} but is at most "
+            f"{scale:g}"
+            for name, scale in large.items()
+        ]
+        smaller = [f"{name}={_multiplier(scale, lr):g}" for name, scale in large.items()]
+        way_out = f"give smaller multipliers ({', '.join(smaller)})"
+        means = MULTIPLIERS["mean"]
+        if loss == "sum" and not multipliers and all(lr * means[n] <= large[n] for n in large):
             way_out = f"if the loss is a mean over pixels, use loss='mean'; otherwise {way_out}"
         warnings.warn(
-            f"{' and '.join(large)}, so a step of Adam can replace it; {way_out}, or a smaller lr",
+            f"{' and '.join(at)}, so a step of Adam can replace it; {way_out}, or a smaller lr",
             UserWarning,
             stacklevel=3,
         )
     return found
+
+
+def _multiplier(scale: float, lr: float) -> float:
+    """Return the largest multiplier of one digit with which `lr` is at most `scale`."""
+    step = 10.0 ** math.floor(math.log10(max(scale / lr, 1e-300)))
+    return max((n * step for n in range(1, 10) if lr * (n * step) <= scale), default=step / 2)
 
 
 def _scale(name: str, parameter: Tensor) -> float:
