@@ -44,6 +44,29 @@ def test_wrap_finds_the_logits_in(container):
     assert isinstance(outputs, type(CONTAINERS[container](image)))
 
 
+@pytest.mark.parametrize("value", [-torch.inf, torch.inf])
+@pytest.mark.parametrize("guided", [False, True])
+def test_infinite_logits_of_another_size_than_the_image_are_named(value, guided):
+    def masked(x):
+        x = x[..., ::2, ::2].clone()
+        x[:, 0, :2] = value
+        return x
+
+    model, image = CRFRNN.wrap(Returning(masked), LABELS), torch.rand(2, 3, 6, 8)
+    options = {"guide": 255 * image} if guided else {}
+    words = r"the backbone's logits contain infinity \(16 entries\), so they cannot be interpolated"
+    with pytest.raises(ValueError, match=words):
+        model(image, **options)
+    value = -1e4  # the way out
+    assert (model(image, **options)[:, 0, :4] < -1e3).all()
+
+
+def test_nan_of_a_backbone_is_named_whatever_the_size_of_its_logits():
+    model = CRFRNN.wrap(Returning(lambda x: (x * torch.nan)[..., ::2, ::2]), LABELS)
+    with pytest.raises(ValueError, match="logits contains NaN .*check the computation"):
+        model(torch.rand(1, 3, 6, 8))
+
+
 def test_wrap_hands_over_the_other_outputs_as_they_are_and_they_train():
     model = CRFRNN.wrap(Returning(CONTAINERS["dict with out"]), LABELS)
     refined, outputs = model(torch.rand(1, 3, 6, 7), return_outputs=True)

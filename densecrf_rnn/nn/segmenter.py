@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -205,7 +206,7 @@ class Segmenter(Pretrained, WideBuffers):
         >>> torch.equal(model.refine(model.backbone(image), image), model(image))
         True
         """
-        logits = self._logits(outputs)
+        logits = coarse = self._logits(outputs)
         size = image.shape[2:]
         if logits.dim() != image.dim():
             raise ValueError(
@@ -217,7 +218,7 @@ class Segmenter(Pretrained, WideBuffers):
             mode = "bilinear" if len(size) == 2 else "trilinear"
             logits = interpolate(logits, size=size, mode=mode, align_corners=False)
         if guide is not None:
-            return self.crf(logits, guide, **options)
+            return self._refined(coarse, logits, guide, options)
         guide = self._guide(image)
         if self._first_calls.is_first(guide) and not transforms.active():
             mask = options.get("mask")
@@ -225,7 +226,26 @@ class Segmenter(Pretrained, WideBuffers):
             # Before the head, whose warnings of noise such a range causes.
             if advise_range(guide, self.scale, mask):
                 self._first_calls.add(guide)
-        return self.crf(logits, guide, **options)
+        return self._refined(coarse, logits, guide, options)
+
+    def _refined(
+        self, coarse: Tensor, logits: Tensor, guide: Tensor, options: Mapping[str, Any]
+    ) -> Any:
+        """Apply the head to logits, perhaps interpolated from `coarse`; explain what that broke."""
+        if logits is coarse or torch.compiler.is_compiling():
+            return self.crf(logits, guide, **options)
+        try:
+            return self.crf(logits, guide, **options)
+        except ValueError as error:
+            infinite = int(coarse.isinf().sum())
+            of_values = str(error).startswith(("logits contains", "logits is -infinity"))
+            if not of_values or not infinite or bool(coarse.isnan().any()):
+                raise
+            raise ValueError(
+                f"the backbone's logits contain infinity ({infinite} "
+                f"entr{'y' if infinite == 1 else 'ies'}), so they cannot be interpolated to the "
+                "size of the image; to rule a label out, set its logit to -1e4 instead"
+            ) from error
 
     @staticmethod
     def replace_logits(outputs: Any, logits: Any) -> Any:
