@@ -223,6 +223,20 @@ def test_what_is_not_given_a_deviation_is_not_divided_as_in_the_package(real):
     )
 
 
+def test_counts_may_be_whole_floats_as_in_the_package(real):
+    unary = np.random.default_rng(0).normal(size=(2, 12)).astype(np.float32)
+    found = []
+    for package in (dcrf, real[0]):
+        for kind in (float, np.float32, int):
+            d = package.DenseCRF2D(kind(4), kind(3), kind(2))
+            d.setUnaryEnergy(unary)
+            d.addPairwiseGaussian(sxy=3, compat=3)
+            found.append(np.array(d.inference(kind(2))))
+            assert package.DenseCRF(kind(12), kind(2)) is not None
+    for q in found[1:]:
+        np.testing.assert_allclose(q, found[0], atol=SMALL_TOLERANCE)
+
+
 # --- the same without it -------------------------------------------------------------------------
 
 
@@ -490,13 +504,16 @@ WRONG = {
         ValueError, lambda d: d.addPairwiseBilateral(3, 13, PIXELS / 255, 1)),
     "rgbim is list": (TypeError, lambda d: d.addPairwiseBilateral(3, 13, [0], 1)),
     "niter is -1": (ValueError, lambda d: d.inference(-1)),
-    "niter is float": (TypeError, lambda d: d.inference(5.0)),
+    "niter is 2.5; it must be an integer": (ValueError, lambda d: d.inference(2.5)),
+    "niter is nan; it must be an integer": (ValueError, lambda d: d.inference(float("nan"))),
+    "niter is '5'": (TypeError, lambda d: d.inference("5")),
     "Q has shape": (ValueError, lambda d: d.klDivergence(ZEROS.T)),
     "Q contains NaN": (ValueError, lambda d: d.klDivergence(ZEROS * np.float32(np.nan))),
     "Q is read-only": (
         ValueError, lambda d: d.stepInference(np.broadcast_to(ZEROS, ZEROS.shape), None, None)),
     "w is 0": (ValueError, lambda d: dcrf.DenseCRF2D(0, 3, 2)),
-    "nlabels is float": (TypeError, lambda d: dcrf.DenseCRF(3, 2.0)),
+    "nlabels is 2.5": (ValueError, lambda d: dcrf.DenseCRF(3, 2.5)),
+    "h is 0; it must be at least 1": (ValueError, lambda d: dcrf.DenseCRF2D(3, 0.0, 2)),
     "labels is float64": (TypeError, lambda d: utils.unary_from_labels(np.ones(3), 2, 0.7)),
     "labels reach from -1 to 2; with n_labels 2 they must lie in 0..2, where": (
         ValueError, lambda d: utils.unary_from_labels(np.array([-1, 2]), 2, 0.7)),

@@ -56,6 +56,15 @@ def finite(name: str, array: Array) -> Array:
     return array
 
 
+def whole(name: str, given: Any, at_least: int) -> int:
+    """Check a count and return it; unlike elsewhere it may be a float, such as 5.0."""
+    if isinstance(given, (float, np.floating)):
+        if not float(given).is_integer():
+            raise ValueError(f"{name} is {given:g}; it must be an integer")
+        given = int(given)
+    return checks.count(name, given, at_least)
+
+
 def labelled(name: str, array: Array) -> Array:
     """Check that an array [L, ...] has at least one label and return it."""
     if len(array) == 0:

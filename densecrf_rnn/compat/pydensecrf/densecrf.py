@@ -164,8 +164,8 @@ class DenseCRF:
     """
 
     def __init__(self, nvar: int, nlabels: int) -> None:
-        self._nvar = checks.count("nvar", nvar, 1)
-        self._nlabels = checks.count("nlabels", nlabels, 1)
+        self._nvar = _arguments.whole("nvar", nvar, 1)
+        self._nlabels = _arguments.whole("nlabels", nlabels, 1)
         self._points = self._nvar + (self._nvar % _GROUP > 0)  # with the padding point
         self._logits: Array | None = None  # [L, N]
         self._kernels: list[engines.LatticeKernel] = []
@@ -277,7 +277,7 @@ class DenseCRF:
         BackendUnavailableError
             No engine can run here; the message says why.
         """
-        niter = checks.count("niter", niter, 0)
+        niter = _arguments.whole("niter", niter, 0)
         u = np.zeros((self._nlabels, self._points), np.float32)
         if self._logits is not None:
             u[:, : self._nvar] = self._logits
@@ -397,7 +397,7 @@ class DenseCRF2D(DenseCRF):
     """
 
     def __init__(self, w: int, h: int, nlabels: int) -> None:
-        self._size = (checks.count("h", h, 1), checks.count("w", w, 1))
+        self._size = (_arguments.whole("h", h, 1), _arguments.whole("w", w, 1))
         super().__init__(self._size[0] * self._size[1], nlabels)
 
     def addPairwiseGaussian(
