@@ -1,6 +1,7 @@
 """Linear interpolation of maps from the coarse grid of a network to the grid of an image."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -58,14 +59,12 @@ def upsample(
     """
     checks.array_kind("maps", maps, batched=False)
     checks.float_dtype("maps", maps, batched=False)
-    crop = size if crop is None else crop
-    if not len(size) == len(crop) == maps.ndim - 1 or 0 in maps.shape:
-        raise ValueError(
-            f"maps has shape {maps.shape}, size {tuple(size)} and crop {tuple(crop)}; they must be "
-            "[L, *S] with a number for each axis of S"
-        )
+    if maps.ndim == 0 or 0 in maps.shape:
+        raise ValueError(f"maps has shape {maps.shape}; it must be [L, *S], without an empty axis")
+    size = _lengths("size", size, maps.shape)
+    crop = size if crop is None else _lengths("crop", crop, maps.shape)
     for fine, count in zip(size, crop, strict=True):
-        if not 0 < count <= fine:
+        if count > fine:
             raise ValueError(
                 f"cannot take {count} of {fine} pixels; give a crop of 1 to size along each axis"
             )
@@ -73,6 +72,19 @@ def upsample(
         weights = _weights(maps.shape[axis], fine, count, align_corners).astype(maps.dtype)
         maps = _along(maps, weights, axis)
     return np.ascontiguousarray(maps)
+
+
+def _lengths(name: str, value: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Check that `value` holds a length for each spatial axis of maps of this shape; return it."""
+    if hasattr(value, "tolist"):  # an array or a tensor
+        value = value.tolist()
+    axes = len(shape) - 1
+    if not checks.is_sequence(value) or len(value) != axes:
+        raise ValueError(
+            f"{name} is {value!r} but maps has shape {shape}, [L, *S]; give a sequence of {axes} "
+            f"integer{'s' * (axes != 1)}, one for each axis of S"
+        )
+    return tuple(checks.count(f"{name}[{i}]", length, 1) for i, length in enumerate(value))
 
 
 def _weights(coarse: int, fine: int, count: int, align_corners: bool) -> Array:

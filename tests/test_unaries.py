@@ -285,10 +285,26 @@ def test_a_crop_is_the_first_corner():
     np.testing.assert_allclose(upsample(maps, (50, 60), crop=(31, 45)), whole[:, :31, :45])
 
 
-@pytest.mark.parametrize("size, crop", [((5,), None), ((0, 5), None), ((5, 5), (6, 5))])
-def test_sizes_that_are_none_are_refused(size, crop):
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(
+    ("size", "crop", "message"),
+    [
+        (16, None, r"size is 16 but maps has shape \(1, 2, 3\), .* a sequence of 2 integers, one"),
+        ((5,), None, r"size is \(5,\) but maps"),
+        (None, None, "size is None but maps"),
+        ("55", None, "size is '55' but maps"),
+        ((0, 5), None, r"size\[0\] is 0; it must be at least 1"),
+        ((5.0, 5), None, r"size\[0\] is float; it must be an integer"),
+        ((5, 5), 5, "crop is 5 but maps"),
+        ((5, 5), (6, 5), "cannot take 6 of 5 pixels"),
+    ],
+)
+def test_sizes_that_are_none_are_refused(size, crop, message):
+    with pytest.raises((TypeError, ValueError), match=message):
         upsample(np.zeros((1, 2, 3)), size, crop=crop)
+
+
+def test_a_size_may_be_an_array():
+    assert upsample(np.zeros((1, 2, 3)), np.array([4, 6])).shape == (1, 4, 6)
 
 
 # --- small regions -------------------------------------------------------------------------------
