@@ -428,6 +428,13 @@ def test_a_gain_that_is_real_survives():
         ({"ranges": {"w_spatial": (1,)}}, ValueError, r"must be \(low, high\)"),
         ({"iterations": 0}, ValueError, "iterations is 0; it must be at least 1"),
         ({"base": 3}, TypeError, "params"),
+        ({"ranges": {"theta_alpha": 5}}, ValueError, r"is 5; it must be .* leave theta_alpha"),
+        ({"ranges": ["theta_alpha"]}, TypeError, "ranges is list; it must be a mapping"),
+        ({"ranges": None}, TypeError, "ranges is NoneType; it must be a mapping"),
+        ({"score": "miou"}, TypeError, r"score is 'miou'; it must be a function of .*\.mean_iu"),
+        ({"ignore": "x"}, TypeError, "ignore is 'x'; it must be an integer"),
+        ({"ignore": None}, TypeError, "ignore is None; it must be an integer"),
+        ({"about": "logits"}, TypeError, "about is str; it must be a mapping"),
     ],
 )
 def test_tasks_that_make_no_sense_are_refused(options, error, message):

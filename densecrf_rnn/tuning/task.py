@@ -155,13 +155,29 @@ class Task:
         checks.count("iterations", self.iterations, 1)
         if self.ranges is RANGES:
             object.__setattr__(self, "ranges", ranges_of(self.base))
+        if not isinstance(self.ranges, Mapping):
+            raise TypeError(
+                f"ranges is {type(self.ranges).__name__}; it must be a mapping of parameters to "
+                "(low, high)"
+            )
+        if not callable(self.score):
+            raise TypeError(
+                f"score is {self.score!r}; it must be a function of a confusion matrix, such as "
+                "metrics.mean_iu"
+            )
+        object.__setattr__(self, "ignore", checks.count("ignore", self.ignore, -(2**63), 63))
+        if not isinstance(self.about, Mapping):
+            raise TypeError(f"about is {type(self.about).__name__}; it must be a mapping")
         if not self.ranges:
             raise ValueError("ranges is empty; name at least one parameter to search")
         found = {}
         for name, ends in self.ranges.items():
             checks.option("a name in ranges", name, tuple(RANGES))
-            if len(ends) != 2:
-                raise ValueError(f"ranges[{name!r}] is {ends!r}; it must be (low, high)")
+            if not hasattr(ends, "__len__") or len(ends) != 2:
+                raise ValueError(
+                    f"ranges[{name!r}] is {ends!r}; it must be (low, high), or leave {name} out to "
+                    "keep that of `base`"
+                )
             low, high = (checks.positive_number(f"ranges[{name!r}]", end) for end in ends)
             if low > high:
                 raise ValueError(
