@@ -264,6 +264,17 @@ def test_mean_field_reads_matrices_by_the_pixels_own_label(backend):
         assert np.abs(wrong - right).mean() > 0.01
 
 
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+def test_matrices_of_numpy_are_arrays_as_others():
+    image = picture(8, 9)
+    logits, mu = noisy_logits(3, image), np.array([[0, 1.5, 0.2], [0.4, 0, 1.3], [1.2, 0.5, 0.1]])
+    for weights in (None, np.arange(1.0, 7).reshape(2, 3)):
+        wanted = mean_field(logits, image, BROAD, kernel_weights=weights, compatibility=mu)
+        weights = None if weights is None else np.matrix(weights)
+        given = {"kernel_weights": weights, "compatibility": np.matrix(mu)}
+        assert np.array_equal(mean_field(logits, image, BROAD, **given), wanted)
+
+
 def test_mean_field_of_a_volume_is_near_the_exact_one(backend, spatial):
     volume = np.stack([picture(12, 14, 1, seed=slice_) for slice_ in range(10)])
     params = replace(BROAD, theta_alpha=10, theta_gamma=2, spatial=spatial)

@@ -386,7 +386,8 @@ def _coupling(
     else:
         checks.array_kind("compatibility", compatibility, batched=False)
         checks.compatibility(compatibility, labels)
-        mu = compatibility.astype(np.float64)  # products of small integers could overflow
+        # Products of small integers could overflow; those of np.matrix are others.
+        mu = np.asarray(compatibility, np.float64)
     weights = _weights(of_params, kernel_weights, labels, multilabel=False)
     with np.errstate(over="ignore", invalid="ignore"):  # such products are refused below
         if weights.ndim == 3:
@@ -424,7 +425,7 @@ def _weights(
     if kernel_weights is not None:
         checks.array_kind("kernel_weights", kernel_weights, batched=False)
         checks.kernel_weights(kernel_weights, len(of_params), labels, multilabel=multilabel)
-        return kernel_weights.astype(np.float64)
+        return np.asarray(kernel_weights, np.float64)
     for name, weight in of_params.items():
         checks.weights_fit(name, weight, labels, multilabel=multilabel)
     return np.array([w if isinstance(w, tuple) else (w,) * labels for w in of_params.values()])
