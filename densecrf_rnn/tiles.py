@@ -464,6 +464,13 @@ def _joined(
     return np.concatenate(parts, axis)
 
 
+def _is_read_only(out: Any) -> bool:
+    """Return whether an array says that it cannot be written: of NumPy, zarr or h5py."""
+    flags, file = (getattr(out, name, None) for name in ("flags", "file"))
+    closed = getattr(flags, "writeable", True) is False or getattr(file, "mode", "") == "r"
+    return closed or getattr(out, "read_only", False) is True
+
+
 def _check_out(
     out: Any, logits: Sliceable, image: Sliceable, mask: Sliceable | None, labels: bool
 ) -> None:
@@ -471,6 +478,8 @@ def _check_out(
         raise TypeError(
             f"out is {type(out).__name__}; it must be a writable array (NumPy, zarr, h5py)"
         )
+    if _is_read_only(out):
+        raise ValueError("out is read-only; give an array that is opened for writing")
     wanted = logits.shape[1:] if labels else logits.shape
     if tuple(out.shape) != tuple(wanted):
         raise ValueError(

@@ -1,6 +1,7 @@
 """Images in tiles: with a halo that reaches far enough the very marginals of the whole image, with
 a narrower one a seam that is measured and bounded, and memory that does not grow with the image."""
 
+import contextlib
 import math
 import subprocess
 import sys
@@ -392,6 +393,29 @@ def test_arrays_that_do_not_fit_are_refused(logits, image, kind, message):
     with pytest.raises(kind) as caught:
         refine_tiled(logits, image)
     assert message in str(caught.value)
+
+
+def test_a_result_that_cannot_be_written_is_refused_before_anything_is_computed(tmp_path):
+    logits, image = random_problem(3, (30, 31))
+    out = np.empty_like(logits)
+    out.flags.writeable = False
+    np.save(tmp_path / "q.npy", out)
+    read_only = [out, np.load(tmp_path / "q.npy", mmap_mode="r")]
+    with contextlib.suppress(ImportError):
+        import zarr
+
+        path = str(tmp_path / "q.zarr")
+        zarr.open_array(path, mode="w", shape=logits.shape, dtype="f4")
+        read_only.append(zarr.open_array(path, mode="r"))
+    with contextlib.suppress(ImportError):
+        import h5py
+
+        with h5py.File(tmp_path / "q.h5", "w") as file:
+            file["q"] = out
+        read_only.append(h5py.File(tmp_path / "q.h5")["q"])
+    for out in read_only:
+        with pytest.raises(ValueError, match="out is read-only; give an array that is opened for"):
+            refine_tiled(Unread(logits), Unread(image), SMALL, tile=8, out=out)
 
 
 def test_a_result_written_over_its_input_is_refused():
