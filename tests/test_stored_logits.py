@@ -160,3 +160,10 @@ def test_a_quantization_that_does_not_fit_is_refused(kind, quantization, error, 
     for call in (refine, mean_field):
         with pytest.raises(error, match=message):
             call(logits, image, quantization=quantization)
+
+
+def test_a_quantization_of_probabilities_is_refused():
+    image = np.zeros((4, 5, 3), np.uint8)
+    for p in (np.full((2, 4, 5), 127, np.uint8), np.full((2, 4, 5), 0.5, np.float32)):
+        with pytest.raises(ValueError, match="quantization is given but kind is 'probabilities'"):
+            refine(p, image, kind="probabilities", quantization=(1, 0))

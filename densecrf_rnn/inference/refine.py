@@ -129,6 +129,11 @@ def refine(
     features = as_array("features", features)
     of_probabilities = unaries.holds_probabilities(kind)
     if of_probabilities:
+        if quantization is not None:
+            raise ValueError(
+                "quantization is given but kind is 'probabilities', whose integers stand for 0..1; "
+                "leave quantization out, or kind if the integers are logits"
+            )
         checks.exchanged(logits, image, batched=False)
         logits = unaries.logits_from_probabilities(logits, multilabel=multilabel, mask=mask)
     q, info = infer(
