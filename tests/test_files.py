@@ -793,3 +793,19 @@ def test_a_file_that_cannot_be_read_has_no_checksum(tmp_path):
     with hashing.noted() as notes, pytest.raises(ValueError, match="cut short"):
         files.read_logits(path)
     assert notes == {}
+
+
+@pytest.mark.parametrize("kind", ["probability", "labels", "Logits", None])
+def test_a_kind_that_is_not_known_is_not_read_as_logits(tmp_path, kind):
+    np.save(tmp_path / "a.npy", LOGITS)
+    with pytest.raises(ValueError, match=f"kind is {kind!r}; choose from 'logits', 'probab"):
+        files.read_logits(tmp_path / "a.npy", kind=kind)
+
+
+def test_words_that_are_not_known_are_refused_for_every_kind_of_file(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, LOGITS)
+    with pytest.raises(ValueError, match="use is 'label'; choose from 'scores', 'image', 'labels'"):
+        files.read_valid(path, "label")
+    with pytest.raises(ValueError, match="upsample is 'center'; choose from 'corners', 'centers'"):
+        files.aligned(LOGITS, path, path, upsample="center")

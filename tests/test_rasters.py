@@ -288,6 +288,7 @@ def test_a_full_disk_leaves_nothing_behind(kind, tmp_path):
         ({"bands": [1], "image": "small.npy"}, ValueError, "only a TIFF has bands"),
         ({"logits": "image.tif"}, TypeError, "logits has dtype uint8"),
         ({"kind": "probabilities"}, ValueError, "logits.tif: probabilities holds"),
+        ({"kind": "probability"}, ValueError, "kind is 'probability'; choose from 'logits', "),
         ({"tile": 0}, ValueError, "tile is 0"),
     ],
 )
@@ -309,6 +310,48 @@ def test_bad_input_is_refused_and_nothing_is_written(change, kind, message, prob
         refine_raster(**options)
     assert message in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def stat_of(folder):
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    "out", ["logits.npy", "image.npy", "mask.npy", "x/../logits.npy", "link.npy"]
+)
+def test_an_output_that_is_one_of_the_inputs_is_refused(out, problem, tmp_path):
+    logits, image = problem
+    a, b = stored(tmp_path / "logits.npy", logits), stored(tmp_path / "image.npy", image)
+    mask = stored(tmp_path / "mask.npy", np.ones(image.shape[:2], bool))
+    (tmp_path / "x").mkdir()
+    (tmp_path / "link.npy").symlink_to(b)
+    before = stat_of(tmp_path)
+    with pytest.raises(ValueError, match="is one of the inputs .*; choose another path for out"):
+        refine_raster(a, b, tmp_path / out, mask=mask, **EXACT)
+    assert stat_of(tmp_path) == before
+    refine_raster(a, b, tmp_path / "other.npy", mask=mask, **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("all.zarr/logits.zarr", "is one of the inputs"),
+        ("all.zarr", "holds one of the inputs"),
+        ("all.zarr/logits.zarr/out.zarr", "is inside one of the inputs"),
+    ],
+)
+def test_an_output_that_would_replace_a_part_of_a_folder_of_inputs_is_refused(
+    out, words, problem, tmp_path
+):
+    logits, image = problem
+    (tmp_path / "all.zarr").mkdir()
+    a = stored(tmp_path / "all.zarr" / "logits.zarr", logits)
+    b = stored(tmp_path / "b.npy", image)
+    before = stat_of(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        refine_raster(a, b, tmp_path / out, **EXACT)
+    assert stat_of(tmp_path) == before
+    refine_raster(a, b, tmp_path / "all.zarr" / "out.zarr", **EXACT)
 
 
 @pytest.mark.parametrize("module", ["rasterio", "zarr"])

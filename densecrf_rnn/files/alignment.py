@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from .. import checks
 from .._typing import Array
 from . import formats
 from .geometry import Geometry, Upsample, turn_onto
@@ -150,6 +151,8 @@ def aligned(
     ...     print(labels.ravel(), aligned(labels, there, here).ravel())
     [3 2 1 0] [0 1 2 3]
     """
+    if upsample is not None:
+        checks.option("upsample", upsample, get_args(Upsample))
     own = read_geometry(path, key=key)
     if own is None:
         return array

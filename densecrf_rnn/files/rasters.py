@@ -2,9 +2,10 @@
 
 import contextlib
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -116,8 +117,8 @@ def refine_raster(
     ImportError
         The package that reads or writes such files is not installed.
     TypeError, ValueError
-        As in `refine_tiled`; also for a file of another format, a damaged file, or files that lie
-        on different grids (see `aligned`).
+        As in `refine_tiled`; also for a file of another format, a damaged file, files that lie
+        on different grids (see `aligned`), or an `out` that is one of the inputs.
 
     Examples
     --------
@@ -129,8 +130,10 @@ def refine_raster(
     ...     np.load(f"{folder}/out.npy").shape
     (40, 50)
     """
+    checks.option("kind", kind, get_args(Kind))
     _check_multilabel(multilabel, kind, classes, order)
     out = Path(out)
+    _check_apart(out, logits, image, mask)
     create: formats.Create = formats.function(out, "create")
     check_whole(Path(logits), key, strict, warn=kind != "labels")
     with contextlib.ExitStack() as stack:
@@ -204,6 +207,17 @@ def _check_multilabel(
         raise ValueError(
             f"{one} but multilabel is True: labels of one map do not overlap; leave one of them out"
         )
+
+
+def _check_apart(out: Path, *inputs: Path | str | None) -> None:
+    """Raise ValueError if `out` would replace an input, a folder that holds one or a part of one.
+    """
+    written = os.path.join(os.path.realpath(out), "")
+    for path in inputs:
+        read = "" if path is None else os.path.join(os.path.realpath(path), "")
+        if read and (read.startswith(written) or written.startswith(read)):
+            how = "is" if read == written else "holds" if read.startswith(written) else "is inside"
+            raise ValueError(f"{out} {how} one of the inputs ({path}); choose another path for out")
 
 
 def _regions(q: Array, order: Sequence[int] | None) -> Array:

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -131,6 +131,7 @@ def stored_logits(
     labels_last: bool = False, axes: int | None = None, strict: bool = False,
 ) -> Array:  # fmt: skip
     """Read logits as `read_logits` does, but float16 as it is, which `refine` reads too."""
+    checks.option("kind", kind, get_args(Kind))
     path = Path(path)
     array = read_maps(path, key=key, labels_last=labels_last, axes=axes, strict=strict)
     valid = read_valid(path, "scores")
@@ -394,6 +395,7 @@ def read_valid(
     ...     read_valid(f"{folder}/a.tif").tolist()
     [[True, True, False]]
     """
+    checks.option("use", use, ("scores", "image", "labels"))
     path = Path(path)
     valid: Array | None = None
     if formats.can(path, "valid"):
