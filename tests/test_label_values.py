@@ -279,6 +279,8 @@ def test_label_maps_are_the_same_problem_whatever_their_values(problem):
         (["--palette", "none", "--tile", "8"], "--palette needs whole files"),
         (["--write", "saliency", "--tile", "8"], "for --write saliency leave it out"),
         (["--colours", "nowhere.txt"], "nowhere.txt: No such file"),
+        (["--colours", "voc", "--num-labels", "257"], "but --colours lists 256 labels; list a"),
+        (["--colours", "voc", "--classes", "0,256"], "--colours lists 256 labels, from 0"),
     ],
 )
 def test_options_that_contradict_the_files_or_each_other_are_refused(
@@ -465,6 +467,30 @@ def test_refine_gives_maps_of_colours_back_in_these_colours(way, problem, colour
     assert refine("maps", *options) == 0
     with Image.open("out/a.png") as image:
         assert image.getpalette()[12:15] == [9, 9, 9]
+
+
+@pytest.mark.parametrize("option", ["--colours", "--palette"])
+def test_a_list_without_a_colour_for_each_label_is_refused_before_the_refinement(
+    option, problem, capsys
+):
+    """A label without a colour would come out black, as the background."""
+    np.save("logits/a.npy", RNG.normal(size=(3, *SHAPE)).astype(np.float32))
+    (problem / "two.txt").write_text("0 0 0\n255 0 0")
+    assert refine("logits", option, "two.txt") == 1
+    said = capsys.readouterr().err
+    assert f"a.npy: has 3 labels, but {option} lists 2; list a colour for each label" in said
+    assert not (problem / "out" / "a.png").exists()
+    assert refine("logits", option, "two.txt", "--classes", "0,1") == 0
+    (problem / "two.txt").write_text("0 0 0\n255 0 0\n0 255 0\n0 0 255")
+    assert refine("logits", option, "two.txt") == 0
+    assert refine("logits", option, "voc") == 0
+
+
+def test_the_colours_of_a_palette_are_those_of_the_labels_whatever_their_values(problem):
+    (problem / "two.txt").write_text("9 9 9\n255 0 0")
+    assert refine("logits", "--label-values", "0,255", "--palette", "two.txt") == 0
+    assert set(np.unique(stored("out/a.png")[1])) == {0, 255}
+    assert files.read_palette("out/a.png")[[0, 255]].tolist() == [[9, 9, 9], [255, 0, 0]]
 
 
 # --- masks in grey -------------------------------------------------------------------------------

@@ -172,18 +172,25 @@ class Inputs:
     def _count_labels(self) -> int | None:
         """Return the number of labels of label maps, if options say it."""
         args, values = self._args, self.values
-        listed = None if values is None or args.colours == "voc" else len(values)
-        if values is None or values.values is None:
-            return args.num_labels or listed
+        if values is None:
+            return args.num_labels
+        option, listed = _listing(values), len(values)
+        if args.classes is not None and max(args.classes) >= listed:
+            raise UserError(
+                f"--classes names the label {max(args.classes)}, but {option} lists {listed} "
+                "labels, from 0"
+            )
+        if values.colours is not None:
+            if (args.num_labels or 0) > listed:
+                raise UserError(
+                    f"--num-labels is {args.num_labels}, but --colours lists {listed} labels; list "
+                    "a colour for each"
+                )
+            return args.num_labels or (None if args.colours == "voc" else listed)
         if args.num_labels not in (None, listed):
             raise UserError(
                 f"--label-values lists {listed} labels, but --num-labels is {args.num_labels}; "
                 "leave --num-labels out"
-            )
-        if args.classes is not None and max(args.classes) >= len(values):
-            raise UserError(
-                f"--classes names the label {max(args.classes)}, but --label-values lists "
-                f"{listed} labels, from 0"
             )
         return listed
 
@@ -402,10 +409,21 @@ class Inputs:
         return files.read_logits(path, **how)
 
     def _check_count(self, path: Path, labels: int) -> None:
-        """Raise ValueError if --label-values does not list a value for each label of the logits."""
-        if self.values is not None and self.values.values and len(self.values) != labels:
+        """Raise ValueError if an option does not list a value or colour for each label.
+
+        `labels` is the number of labels of the logits. More colours than labels may be listed, as
+        those of a palette.
+        """
+        values = self.values
+        if values is None:
+            return
+        listed, classes = len(values), self._args.classes
+        if values.colours is not None and listed >= (max(classes) + 1 if classes else labels):
+            return
+        if listed != labels:
             raise ValueError(
-                f"{path}: has {labels} labels, but --label-values lists {len(self.values)}"
+                f"{path}: has {labels} labels, but {_listing(values)} lists {listed}; list "
+                f"{'a value' if values.colours is None else 'a colour'} for each label"
             )
 
     def _resized(self, match: files.Match, logits: Array, image: Array) -> Array:
@@ -432,6 +450,11 @@ class Inputs:
         if doubt := _hints.stretch_hint(args, logits.shape, covers):
             warnings.warn(doubt, stacklevel=2)
         return upsample(logits, covers, align_corners=args.upsample == "corners", crop=size)
+
+
+def _listing(values: files.LabelValues) -> str:
+    """Return the option that lists the values or the colours of the labels."""
+    return "--label-values" if values.colours is None else "--colours"
 
 
 @user_errors(ValueError)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .._typing import Array
-from .. import files
+from .. import files, samples
 from ..files.rasters import with_nodata
 from ..files import formats, hashing
 from ..files.hashing import checksum
@@ -87,7 +87,10 @@ class Refining:
         """Return all options that affect what is written, with the defaults filled in."""
         mu, values = self.settings.compatibility, self._inputs.values
         colours = None if values is None or values.colours is None else values.colours.tolist()
-        palette = None if self._palette is None else np.asarray(self._palette).tolist()
+        palette = self._palette
+        if palette is not None:
+            palette = palette.palette() if isinstance(palette, files.LabelValues) else palette
+            palette = np.asarray(palette).tolist()
         return {
             **recorded(self._args), **self.settings.params.to_dict(),
             "mask": self._args.mask is not None,  # its files are recorded as inputs
@@ -146,6 +149,7 @@ class Refining:
     def _refined(self, match: files.Match) -> tuple[list[Path], tuple[int, ...]]:
         """Read, refine and write one stem; return the outputs and the shape of the logits."""
         problem = self._inputs.read(match)
+        self._check_palette(match, len(problem.logits))
         regions = self._inputs.regions
         only_labels = self._args.write == "labels" and not regions
         with self._engine:
@@ -236,9 +240,24 @@ class Refining:
             for maps in q[:, None] if self._inputs.regions else [q]:
                 files.write_saliency(outputs.pop(0), _foreground(maps, names))
 
+    def _check_palette(self, match: files.Match, count: int) -> None:
+        """Raise ValueError if the file of --palette lists no colour for some of `count` labels."""
+        if not isinstance(self._palette, files.LabelValues):
+            return
+        order = self._args.regions_class_order
+        names = (order or (1,)) if self._inputs.regions else self._inputs.label_names(max(2, count))
+        labels = 1 + int(max(names))
+        if formats.can(self.outputs(match)[0], "palette") and labels > len(self._palette):
+            raise ValueError(
+                f"{match.paths[0]}: has {labels} labels, but --palette lists {len(self._palette)}; "
+                "list a colour for each label, or leave --palette out"
+            )
+
     def _palette_of(self, match: files.Match) -> Array | Literal["none"] | None:
         """Return the colours of the label map to be written; None for the default."""
         values = self._inputs.values
+        if isinstance(self._palette, files.LabelValues):
+            return _table(self._palette, values)
         if self._palette is not None:
             return self._palette
         if values is not None and values.colours is not None:
@@ -299,14 +318,24 @@ def _is_nifti(image: Path) -> bool:
     return formats.kind(image) == "volume" and formats.can(image, "write_labels")
 
 
-def _palette(name: str | None) -> Array | Literal["none"] | None:
-    """Return the colours that --palette names; None if it is not given."""
-    if name is None:
-        return None
-    if name == "none":
-        return "none"
+def _palette(name: str | None) -> files.LabelValues | Array | Literal["none"] | None:
+    """Return what --palette names: the colours of the labels, or a table; None if not given."""
+    if name is None or name == "none":
+        return "none" if name else None
+    if name == "voc":
+        return samples.palette()
     with user_errors(ValueError):
-        return files.read_label_colours(name).palette()
+        return files.read_label_colours(name)
+
+
+def _table(colours: files.LabelValues, values: files.LabelValues | None) -> Array:
+    """Return the colours of labels as a palette of the values by which a file stores the labels."""
+    table = np.zeros((256, 3), np.uint8)
+    listed = np.arange(min(len(colours), len(table) if values is None else len(values)))
+    stored = listed if values is None else values.stored(listed)
+    listed, stored = listed[stored < len(table)], stored[stored < len(table)]
+    table[stored] = np.asarray(colours.colours)[listed]
+    return table
 
 
 def _foreground(q: Array, names: Array | None) -> Array:
