@@ -809,3 +809,75 @@ def test_words_that_are_not_known_are_refused_for_every_kind_of_file(tmp_path):
         files.read_valid(path, "label")
     with pytest.raises(ValueError, match="upsample is 'center'; choose from 'corners', 'centers'"):
         files.aligned(LOGITS, path, path, upsample="center")
+
+
+MARGINALS = np.full((2, 4, 5), 0.5, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "kind", "words"),
+    [
+        (lambda path: files.write_labels(path, np.eye(3, dtype=int), palette="voc"), "a.png",
+         TypeError, "palette is 'voc'; .* or 'none'; leave it out for Pascal VOC's"),
+        (lambda path: files.write_labels(path, np.eye(3, dtype=int), palette="nnone"), "a.npy",
+         TypeError, "palette is 'nnone'"),
+        (lambda path: files.write_labels(path, np.eye(3, dtype=int), palette=[[0, 0, 0]]), "a.png",
+         TypeError, r"palette is list; give the colours .* uint8 array \[256, 3\]"),
+        (lambda path: files.write_labels(path, np.eye(3, dtype=int), palette=np.ones((2, 3))),
+         "a.png", ValueError, "palette has shape .2, 3. and dtype float64"),
+        (lambda path: files.write_labels(path, np.array([[2]]), palette=np.eye(2, 3, dtype="u1")),
+         "a.png", ValueError, "holds the label 2, but palette lists 2 colours; list one for each"),
+        (lambda path: files.write_labels(path, [[0, 1]]), "a.png", TypeError, "labels is list"),
+        (lambda path: files.write_labels(path, pytest.importorskip("torch").ones(2, 2).long()),
+         "a.png", TypeError, r"labels is Tensor; .*x.detach\(\).cpu\(\).numpy\(\)"),
+        (lambda path: files.write_marginals(path, MARGINALS, dtype=np.float16), "a.npz",
+         ValueError, "dtype is .*float16.*; choose from 'float16', 'float32'"),
+        (lambda path: files.write_marginals(path, MARGINALS, dtype="f2"), "a.npz",
+         ValueError, "dtype is 'f2'; choose from 'float16', 'float32'"),
+        (lambda path: files.write_marginals(path, MARGINALS[0]), "a.npz",
+         ValueError, r"q has shape \(4, 5\) and dtype float32; marginals are \[L, H, W\]"),
+        (lambda path: files.write_marginals(path, MARGINALS.tolist()), "a.npz",
+         TypeError, "q is list"),
+        (lambda path: files.write_marginals(path, 8 * LOGITS), "a.npz",
+         ValueError, r"q holds -\d.*, but probabilities lie in 0..1; refine logits first"),
+        (lambda path: files.write_marginals(path, MARGINALS, classes=np.arange(3)), "a.npz",
+         ValueError, "classes names 3 labels, but q has 2"),
+        (lambda path: files.write_saliency(path, np.array([[0.5, 1.5]])), "a.png",
+         ValueError, r"p holds 0\.\.1.5, but .* with outliers pass p.clip\(0, 1\)"),
+        (lambda path: files.write_saliency(path, np.array([[-0.5, 1]])), "a.png",
+         ValueError, r"p holds -0.5\.\.1, but probabilities lie in 0\.\.1"),
+        (lambda path: files.write_saliency(path, np.array([[0, 255]], np.uint8)), "a.png",
+         ValueError, r"p holds 0\.\.255"),
+        (lambda path: files.write_settings(path, CRFParams(3, 4)), "a.json",
+         TypeError, r"settings is CRFParams; it must be Settings\(params, "),
+        (lambda path: files.write_raster(path, [[0, 1]]), "a.tif", TypeError, "values is list"),
+    ],
+)  # fmt: skip
+def test_what_a_writer_cannot_write_is_refused_and_leaves_the_file(
+    tmp_path, write, name, kind, words
+):
+    path = tmp_path / name
+    path.write_bytes(b"before")
+    with pytest.raises(kind, match=words):
+        write(path)
+    assert path.read_bytes() == b"before" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_probabilities_beyond_0_and_1_by_rounding_are_written_as_these(tmp_path, dtype):
+    q = np.float32([-1e-7, 0, 0.5, 1, 1 + 1e-6, np.nan]).reshape(1, 2, 3)
+    wanted = np.float32([0, 0, 0.5, 1, 1, np.nan]).reshape(1, 2, 3)
+    files.write_marginals(tmp_path / "a.npz", q, dtype=dtype)
+    np.testing.assert_array_equal(files.read_array(tmp_path / "a.npz"), wanted)
+    pytest.importorskip("PIL")
+    files.write_saliency(tmp_path / "a.png", q[0, :, :2])
+    found = files.read_image(tmp_path / "a.png")[..., 0]
+    np.testing.assert_array_equal(found, [[0, 0], [255, 255]])
+
+
+def test_a_palette_needs_no_colours_beyond_the_largest_label(tmp_path):
+    pytest.importorskip("PIL")
+    colours = np.array([[9, 9, 9], [255, 0, 0]], np.uint8)
+    files.write_labels(tmp_path / "a.png", np.array([[0, 1]]), palette=colours)
+    assert files.read_labels(tmp_path / "a.png").tolist() == [[0, 1]]
+    assert files.read_palette(tmp_path / "a.png")[:2].tolist() == colours.tolist()

@@ -275,8 +275,8 @@ def write_raster(
         The file cannot be written; an existing file is unchanged.
     ImportError
         rasterio is not installed.
-    ValueError
-        `values` has other axes, or `path` another extension.
+    TypeError, ValueError
+        `values` is no array or has other axes, or `path` has another extension.
 
     Examples
     --------
@@ -288,6 +288,7 @@ def write_raster(
     [[0, 1, 9]]
     """
     path = Path(path)
+    checks.array_kind("values", values, batched=False)
     if values.ndim not in (2, 3) or not formats.can(path, "valid"):
         raise ValueError(
             f"{path}: a GeoTIFF (.tif) holds [H, W] or [L, H, W], not the shape {values.shape}"

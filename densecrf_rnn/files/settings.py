@@ -10,6 +10,7 @@ import numpy as np
 
 from .._typing import Array
 from .. import checks
+from ..checks.wording import kind
 from ..params import CRFParams
 from .._atomic import remove_leftovers_of, replaced
 from .json_text import parsed
@@ -143,6 +144,8 @@ def write_settings(path: Path | str, settings: Settings) -> None:
     ------
     OSError
         The file cannot be written; an existing file is unchanged.
+    TypeError
+        `settings` are no `Settings`.
 
     Examples
     --------
@@ -152,6 +155,10 @@ def write_settings(path: Path | str, settings: Settings) -> None:
     ...     read_settings(f"{folder}/best.json").iterations
     5
     """
+    if not isinstance(settings, Settings):
+        raise TypeError(
+            f"settings is {kind(settings)}; it must be Settings(params, iterations, compatibility)"
+        )
     remove_leftovers_of(path)
     with replaced(path) as partial:
         partial.write_text(json.dumps(settings.to_dict(), indent=1) + "\n", encoding="utf-8")

@@ -5,11 +5,15 @@ from typing import Literal
 
 import numpy as np
 
+from .. import checks
 from .._typing import Array
+from ..checks.wording import kind
 from . import halves
 from .formats import can, function
 from .geometry import Geometry
 from .npy import REGIONS, place_npz
+
+_ROUNDING = 1e-3  # probabilities that leave 0..1 by no more do so by rounding
 
 
 def write_labels(
@@ -30,8 +34,9 @@ def write_labels(
     labels : ndarray [H, W] or [D, H, W] of integers
         Labels from 0; a PNG holds two axes and labels up to 65535.
     palette : uint8 ndarray [256, 3], or "none"
-        Colours of a PNG; default Pascal VOC's. "none" makes it 8-bit grey: OpenCV's imread then
-        returns the labels, where it returns colours of a PNG with a palette.
+        Colours of a PNG; default Pascal VOC's. Fewer rows suffice for lower labels. "none" makes it
+        8-bit grey: OpenCV's imread then returns the labels, where it returns colours of a PNG with
+        a palette.
     like : path, optional
         NIfTI file whose affine, units and orientation are copied; required for NIfTI.
     nodata : int, optional
@@ -42,8 +47,8 @@ def write_labels(
     ------
     OSError
         The file cannot be written; an existing file is unchanged.
-    ValueError
-        The format cannot hold these labels.
+    TypeError, ValueError
+        The format cannot hold these labels, or an argument has the wrong type or shape.
 
     Examples
     --------
@@ -55,8 +60,10 @@ def write_labels(
     [[0, 300]]
     """
     path = Path(path)
+    checks.array_kind("labels", labels, batched=False)
     if labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
         raise ValueError(f"{path}: labels must be integers of at least 0")
+    _check_palette(path, palette, int(labels.max(initial=0)))
     more = {"nodata": nodata} if can(path, "nodata") else {}
     like = None if like is None else Path(like)
     function(path, "write_labels")(path, labels, palette, like, **more)
@@ -93,8 +100,9 @@ def write_marginals(
     ------
     OSError
         The file cannot be written; an existing file is unchanged.
-    ValueError
-        The format holds no marginals, or no `classes`, `geometry` or `regions`.
+    TypeError, ValueError
+        The format holds no marginals, or no `classes`, `geometry` or `regions`; or an argument has
+        the wrong type, shape or value, as logits have.
 
     Examples
     --------
@@ -105,11 +113,20 @@ def write_marginals(
     'float16'
     """
     path, more = Path(path), {} if classes is None else {"classes": classes}
+    checks.option("dtype", dtype, ("float16", "float32"))
+    checks.array_kind("q", q, batched=False)
+    if q.ndim not in (3, 4) or q.dtype.kind != "f":
+        raise ValueError(
+            f"{path}: q has shape {q.shape} and dtype {q.dtype}; marginals are [L, H, W] or "
+            "[L, D, H, W], floating point"
+        )
+    if classes is not None and len(classes) != len(q):
+        raise ValueError(f"{path}: classes names {len(classes)} labels, but q has {len(q)}")
     if geometry is not None:
         more |= place_npz(geometry)
     if regions:
         more[REGIONS] = np.arange(len(q))
-    q = q.astype(np.float32, copy=False)
+    q = _probabilities(path, "q", q.astype(np.float32, copy=False))
     write = function(path, "write_marginals")
     write(path, marginals=halves.narrowed(q) if dtype == "float16" else q, **more)
 
@@ -129,8 +146,9 @@ def write_saliency(path: Path | str, p: Array) -> None:
     ------
     OSError
         The file cannot be written; an existing file is unchanged.
-    ValueError
-        The format holds no probabilities, or `p` is no image or holds NaN.
+    TypeError, ValueError
+        The format holds no probabilities, or `p` is no image, or holds NaN or other numbers than
+        0..1.
 
     Examples
     --------
@@ -142,6 +160,7 @@ def write_saliency(path: Path | str, p: Array) -> None:
     array([[[0. , 2.2]]], dtype=float32)
     """
     path = Path(path)
+    checks.array_kind("p", p, batched=False)
     if p.ndim != 2:
         raise ValueError(f"{path}: an image of probabilities is [H, W], not of shape {p.shape}")
     if lacking := int(np.isnan(p).sum()):
@@ -149,4 +168,37 @@ def write_saliency(path: Path | str, p: Array) -> None:
             f"{path}: {lacking} pixels have no data (NaN), which grey values cannot say; write "
             "marginals or label maps, which can"
         )
-    function(path, "write_saliency")(path, p)
+    function(path, "write_saliency")(path, _probabilities(path, "p", p))
+
+
+def _probabilities(path: Path, name: str, p: Array) -> Array:
+    """Return probabilities, clipped if they leave 0..1 by rounding; NaN stays NaN.
+
+    Raise ValueError if they leave it by more.
+    """
+    low, high = np.fmin.reduce(p, None, initial=0), np.fmax.reduce(p, None, initial=1)
+    if low == 0 and high == 1:
+        return p
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        raise ValueError(
+            f"{path}: {name} holds {low:.6g}..{high:.6g}, but probabilities lie in 0..1; refine "
+            f"logits first, and for probabilities with outliers pass {name}.clip(0, 1)"
+        )
+    return p.clip(0, 1)
+
+
+def _check_palette(path: Path, palette: Array | Literal["none"] | None, most: int) -> None:
+    """Check that a palette is one, with a colour for each label up to `most`."""
+    if palette is None or (isinstance(palette, str) and palette == "none"):
+        return
+    wanted = "give the colours of the labels, a uint8 array [256, 3], or 'none'"
+    if not isinstance(palette, np.ndarray):
+        by_default = "; leave it out for Pascal VOC's" if isinstance(palette, str) else ""
+        raise TypeError(f"palette is {kind(palette)}; {wanted}{by_default}")
+    if palette.dtype != np.uint8 or palette.shape[1:] != (3,) or not 0 < len(palette) <= 256:
+        raise ValueError(f"palette has shape {palette.shape} and dtype {palette.dtype}; {wanted}")
+    if can(path, "palette") and len(palette) <= most < 256:
+        raise ValueError(
+            f"{path}: holds the label {most}, but palette lists {len(palette)} colours; list one "
+            "for each label"
+        )
