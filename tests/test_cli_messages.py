@@ -209,6 +209,49 @@ def test_advice_names_options_and_works(case, folder, capsys):
     assert words not in capsys.readouterr().err
 
 
+GREY = IMAGE[..., 0]
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        ({"mask.png": IMAGE}, "holds colours; a mask has one channel, so save it in grey, with 0 "
+         "for pixels to exclude"),
+        ({"mask.jpg": GREY}, "but JPEG changes labels where they meet; save label maps and masks "
+         "as PNG, from before they became JPEG or with a threshold"),
+        ({"mask.png": np.dstack([IMAGE, GREY])}, "has transparent pixels; save a mask without "
+         "alpha"),
+        ({"mask.npy": GREY / 255}, "holds fractions; a mask holds integers"),
+        ({"mask.npy": IMAGE}, "mask is 8 x 9 x 3 but logits is 8 x 9; make them equal"),
+        ({"mask.txt": None}, "mask.txt: .txt cannot be read as a mask; choose from .npy"),
+        ({"mask.png": "saliency"}, "holds probabilities of the foreground, not a mask; save where "
+         "they exceed a threshold"),
+        ({"mask.npz": {"a": GREY, "b": GREY}}, "'a', 'b'; save the mask in a file of its own"),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_a_mask_helps_for_masks(mask, words, folder, capsys):
+    """Options that say what label maps hold, such as --colours and --kind, do not read masks."""
+    ((name, content),) = mask.items()
+    if isinstance(content, str):
+        files.write_saliency(name, GREY / 255)
+    elif isinstance(content, dict):
+        np.savez(name, **content)
+    elif content is None:
+        Path(name).touch()
+    elif name.endswith(".npy"):
+        np.save(name, content)
+    else:
+        Image.fromarray(content).save(name)
+    np.save("logits.npy", LOGITS)
+    assert refine("--mask", name) != 0
+    said = capsys.readouterr().err
+    assert words in said
+    assert "--colours" not in said and "--kind" not in said and "--key" not in said
+    assert not PYTHON.search(said)
+    np.save("good.npy", GREY > 99)
+    assert refine("--mask", "good.npy") == 0
+
+
 def test_an_array_of_several_is_chosen_by_an_option(folder, capsys):
     np.savez("logits.npz", a=LOGITS, b=LOGITS)
     assert refine(logits="logits.npz") == 1

@@ -291,7 +291,7 @@ class Inputs:
         mask = None
         if args.mask is not None:
             with expecting(pixels):
-                mask = files.read_mask(match.paths[-1], exif=args.exif, size=image.shape[:-1])
+                mask = _mask(match.paths[-1], args.exif, image.shape[:-1])
             mask = self.zyx(match.paths[-1], mask)
             mask = files.aligned(mask, match.paths[-1], **self.grid(match))
         has_scores = _nodata.of_logits(match.paths[0], self.kind(match) == "labels", args)
@@ -450,6 +450,15 @@ class Inputs:
         if doubt := _hints.stretch_hint(args, logits.shape, covers):
             warnings.warn(doubt, stacklevel=2)
         return upsample(logits, covers, align_corners=args.upsample == "corners", crop=size)
+
+
+def _mask(path: Path, turn: exif.Exif, size: tuple[int, ...]) -> Array:
+    """Read a mask; no option names one of several arrays in its file."""
+    try:
+        return files.read_mask(path, exif=turn, size=size)
+    except ValueError as error:
+        message = str(error).replace("choose one by `key`", "save the mask in a file of its own")
+        raise ValueError(message) from error
 
 
 def _listing(values: files.LabelValues) -> str:

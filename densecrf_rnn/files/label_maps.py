@@ -1,5 +1,6 @@
 """Read label maps, masks and the colours of a palette."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,14 @@ from .exif import Exif, upright
 from .label_values import LabelValues
 from .reading import read_valid
 
+# Patterns in what is said of label maps, and what is said of a mask in their place.
+_OF_MASKS = (
+    (r"or name the colour of each label: .*", "so save it in grey, with 0 for pixels to exclude"),
+    (r"not labels; pass kind='probabilities'", "not a mask; save where they exceed a threshold"),
+    (r"\. For probabilities of the foreground, pass kind='probabilities'", ""),
+    (r"read as a label map", "read as a mask"),
+    (r"\ba label map(?! or|, or)", "a mask"),
+)
 
 def read_labels(
     path: Path | str,
@@ -143,7 +152,13 @@ def read_mask(
     ...     read_mask(f"{folder}/a.npy").tolist()
     [[False, True, True]]
     """
-    return read_labels(path, key=key, exif=exif, size=size, nodata=0) != 0
+    try:
+        return read_labels(path, key=key, exif=exif, size=size, nodata=0) != 0
+    except ValueError as error:
+        message = str(error)
+        for pattern, words in _OF_MASKS:
+            message = re.sub(pattern, words, message)
+        raise ValueError(message) from error
 
 
 def read_palette(path: Path | str) -> Array | None:
