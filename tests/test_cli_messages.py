@@ -20,7 +20,7 @@ IMAGE = np.random.default_rng(1).integers(0, 256, (8, 9, 3), np.uint8)
 PYTHON = re.compile(
     r"np\.\w|torch\.|\.astype|newbyteorder|\.numpy\(|\.to\(|\.float\(|\[None\]|\[\.\.\.|\[b\]"
     r"|image \* 255|kind=|exif=|multilabel=|clip=|unaries|`key`|read_labels|float64 logits"
-    r"|theta_beta=|files\.normalized|ranges=|\[:, None\]|LabelValues|\bvoid="
+    r"|unsure=|num_labels=|theta_beta=|files\.normalized|ranges=|\[:, None\]|LabelValues|\bvoid="
 )
 
 
@@ -156,9 +156,14 @@ ADVICE = {
         "labels must come first in the file",
         {"logits": LOGITS, "options": ["--tile", "8"]},
     ),
-    "tiles of a binary map": (
-        LOGITS[0], IMAGE, ["--tile", "8"], "save a binary map as [1, H, W]",
-        {"logits": LOGITS[:1], "options": ["--tile", "8"]},
+    "tiles of labels in floating point": (
+        LOGITS.argmax(0).astype(np.float32), IMAGE, ["--tile", "8"], "for a label map add --kind",
+        {"options": ["--tile", "8", "--kind", "labels", "--num-labels", "3"]},
+    ),
+    "tiles with an unknown label": (
+        np.full((8, 9), 7), IMAGE, ["--kind", "labels", "--num-labels", "3", "--tile", "8"],
+        "not among those to keep (--classes or --num-labels); add --unsure 7 if it means unknown",
+        {"options": ["--kind", "labels", "--num-labels", "3", "--unsure", "7", "--tile", "8"]},
     ),
     "tiles of a batch": (
         np.stack([LOGITS, LOGITS]), np.stack([IMAGE, IMAGE]), ["--tile", "8"],
@@ -356,6 +361,8 @@ NOT_SHOWN = {
     "maps": "tensors of a filter or a loss",
     "filtered": "tensors of a filter",
     "from_queries": "no file holds queries",
+    "_names": "`Inputs` asks for the number of labels",
+    "_check_multilabel": "`_regions.are_given` compares the options",
 }
 
 
@@ -365,6 +372,7 @@ def test_python_in_a_message_is_in_the_table_or_never_shown():
         "float_dtype", "logits", "image", "_size_hint", "_way_out_of_probabilities", "image_units",
         "_rescaled", "rescaling", "probability_range", "probability_sums", "choose",
         "stored_logits", "read_maps", "grey", "_unknown", "read_labels", "upright", "judge",
+        "_of_labels", "_one_foreground",
     }  # fmt: skip
     paths = [*(PACKAGE / "checks").glob("*.py"), *(PACKAGE / "files").glob("*.py"),
              PACKAGE / "unaries.py", PACKAGE / "upsampling.py", PACKAGE / "params.py"]  # fmt: skip

@@ -213,6 +213,22 @@ def test_probabilities_stored_as_bytes_are_read_as_such(problem, tmp_path):
     assert (loaded(tmp_path / "out.tif") != want).mean() < 0.01
 
 
+@pytest.mark.parametrize("kind", [".zarr", ".npy"])
+@pytest.mark.parametrize("integers", [0, 100, 149])
+def test_one_map_of_two_axes_is_one_foreground(problem, kind, integers, tmp_path):
+    """The first rows may hold integers alone, such as 0."""
+    logits, image = problem
+    one = logits[0].copy()
+    one[:integers] = np.round(one[:integers])
+    a, b = stored(tmp_path / f"a{kind}", one), stored(tmp_path / f"b{kind}", image)
+    refine_raster(a, b, tmp_path / f"out{kind}", **EXACT)
+    want = refine(one[None], image, SMALL, iterations=2, labels=True)
+    assert (loaded(tmp_path / f"out{kind}") != want).mean() < 1e-3
+    stored(a, np.round(one))
+    with pytest.raises(ValueError, match="for a label map pass kind='labels'"):
+        refine_raster(a, b, tmp_path / f"out{kind}", **EXACT)
+
+
 def test_volumes_go_from_zarr_to_zarr(tmp_path):
     image = picture(20, 23)[None].repeat(9, 0).astype(np.float32)
     logits = noisy_logits(2, image, np.float32)

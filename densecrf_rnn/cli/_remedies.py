@@ -42,6 +42,7 @@ REMEDIES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"logits need no conversion", "for logits give --kind logits"),
     (r"pass exif='ignore'", "add --exif ignore"),
     (r"pass kind='probabilities'", "add --kind probabilities"),
+    (r"pass kind='labels'", "add --kind labels"),
     (r"for label maps use read_labels", "for label maps add --kind labels"),
     (r"bring them to 0\.\.1 first",
      "save them in 0..1 and add --kind probabilities (several that overlap: --kind "
@@ -64,7 +65,8 @@ REMEDIES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r" \(logits\.astype\(.*?\)\)", "; save it so, or add --kind probabilities if it holds such"),
     (r"channels come last: np\.moveaxis\(.*?\)", "channels must come last in the file"),
     (r"labels come first: np\.moveaxis\(.*?\)", "labels must come first in the file"),
-    (r"a binary map is logits\[None\]", "save a binary map as [1, H, W]"),
+    (r"\(num_labels= or classes=\); if it means unknown, give unsure=(-?\d+)",
+     r"(--classes or --num-labels); add --unsure \1 if it means unknown"),
     (r"pass one image at a time: logits\[b\](, image\[b\])?", "save one file per image"),
     (r"upsample='(\w+)'", r"--upsample \1"),
     (r" or float64 logits", ""),

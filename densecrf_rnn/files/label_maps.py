@@ -21,6 +21,7 @@ _OF_MASKS = (
     (r"\ba label map(?! or|, or)", "a mask"),
 )
 
+
 def read_labels(
     path: Path | str,
     *,

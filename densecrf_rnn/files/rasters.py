@@ -19,10 +19,12 @@ from .geometry import Turn, turn_onto
 from .label_maps import integers
 from .label_values import positions
 from .paths import is_of_disk
-from .reading import check_whole
+from .reading import check_whole, holds_labels
 from .windows import Source, View, turned
 
 Kind = Literal["logits", "probabilities", "labels"]
+
+_ROWS = 256  # of a raster that are read at once
 
 
 def refine_raster(
@@ -62,7 +64,8 @@ def refine_raster(
     ----------
     logits : path
         TIFF (.tif, .tiff) with a band or a page per label; or .zarr or .npy of shape [L, H, W] or
-        [L, D, H, W]. Floating point; float16 is computed with as float32.
+        [L, D, H, W], or [H, W] for one foreground. Floating point; float16 is computed with as
+        float32.
     image : path
         TIFF with a band or a page per channel, of which an alpha band is excluded; or .zarr or
         .npy of shape [H, W, C] or [D, H, W, C]; the axis of a single channel may be missing.
@@ -148,8 +151,8 @@ def refine_raster(
         names = _names(kind, num_labels, classes)
         content = scores.labels() if kind == "labels" else windows.of_image(scores, guide)
         content = windows.named(content, scores.path)
-        if kind == "probabilities" and len(content.shape) == 2:
-            content = windows.one_map(content)
+        if kind != "labels" and len(content.shape) == 2:
+            content = _one_foreground(content, scores.path, kind)
         has_data, content = windows.valid(content), turned(content, turns[scores])
         axes = len(content.shape) - (kind != "labels")
         channels = windows.named(guide.image(axes, bands), guide.path)
@@ -319,6 +322,19 @@ def with_nodata(labels: Array, most: int, seen: Array | None) -> tuple[Array, in
     if seen is not None:
         labels[~seen] = nodata
     return labels, None if nodata is None else int(nodata)
+
+
+def _one_foreground(content: tiles.Sliceable, path: Path, kind: Kind) -> tiles.Sliceable:
+    """Return one map [H, W] of scores as [1, H, W]; raise ValueError for labels called logits."""
+    if kind == "logits" and np.dtype(content.dtype).kind == "f":
+        height, width = content.shape
+        parts = (slice(y, min(y + _ROWS, height)) for y in range(0, height, _ROWS))
+        if all(holds_labels(np.asarray(content[rows, slice(0, width)])) for rows in parts):
+            raise ValueError(
+                f"{path}: holds integers [H, W] as floating point; for a label map pass "
+                "kind='labels', one foreground is saved as [1, H, W]"
+            )
+    return windows.one_map(content)
 
 
 def _names(kind: Kind, num_labels: int | None, classes: Sequence[int] | None) -> Array | None:

@@ -203,7 +203,7 @@ def read_maps(
         if axes == 2 and array.ndim == 4 and array.shape[1] == 1:  # a volume of depth one
             array = array[:, 0]
         array = nnunet.completed(path, key, array)
-        if array.ndim == 2 and not _holds_labels(array):  # one map has no other reading
+        if array.ndim == 2 and not holds_labels(array):  # one map has no other reading
             array = array[None]
         names = names_of_maps(path, array) if array.ndim in (3, 4) else None
     if array.ndim not in (3, 4):
@@ -223,7 +223,7 @@ def read_maps(
     return array
 
 
-def _holds_labels(array: Array) -> bool:
+def holds_labels(array: Array) -> bool:
     """Return whether numbers are labels stored as floating point, not scores of one foreground."""
     return bool(array.dtype.kind == "f" and (array % 1 == 0).all())
 
