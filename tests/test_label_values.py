@@ -290,6 +290,28 @@ def test_options_that_contradict_the_files_or_each_other_are_refused(
     assert words in capsys.readouterr().err
 
 
+def test_values_that_a_png_cannot_hold_are_refused_before_the_refinement(
+    problem, capsys, monkeypatch
+):
+    (problem / "marked").mkdir()
+    marked = np.where(np.arange(SHAPE[1]) < 3, 200, TRUTH).astype(np.uint8)
+    files.write_labels("marked/a.png", marked, palette="none", nodata=200)
+    with monkeypatch.context() as never:
+        never.setattr("densecrf_rnn.cli._refining.refine", None)
+        assert refine("logits", "--label-values", "0,70000") == 1
+        said = capsys.readouterr().err
+        assert "--label-values lists 70000, but its label map is written as PNG, which" in said
+        assert refine("marked", "--label-values", "0,1,65535") == 1
+        said = capsys.readouterr().err
+        assert "lists 65535, but" in said and "values up to 65534 and one for no data" in said
+        order = ["--kind", "region-logits", "--regions-class-order"]
+        assert refine("logits", *order, "1,70000") == 1
+        assert "--regions-class-order lists 70000" in capsys.readouterr().err
+    assert refine("logits", "--label-values", "0,65535") == 0
+    assert set(np.unique(stored("out/a.png")[1])) == {0, 65535}
+    assert refine("logits", "--label-values", "0,70000", "--write", "marginals") == 0
+
+
 def test_unsure_pixels_of_a_map_of_0_and_255_stay_unsure(problem):
     masks = PREDICTION * np.uint8(255)
     masks[:2] = 1  # a value that would be a label if values were labels

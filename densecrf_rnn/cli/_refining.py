@@ -16,6 +16,7 @@ from .. import files, samples
 from ..files.rasters import with_nodata
 from ..files import formats, hashing
 from ..files.hashing import checksum
+from ..files.pillow import MAX_GREY
 from ..files.record import Record
 from ..inference.mean_field import marginals_of
 from ..inference.refine import refine
@@ -149,9 +150,11 @@ class Refining:
     def _refined(self, match: files.Match) -> tuple[list[Path], tuple[int, ...]]:
         """Read, refine and write one stem; return the outputs and the shape of the logits."""
         problem = self._inputs.read(match)
-        self._check_palette(match, len(problem.logits))
         regions = self._inputs.regions
         only_labels = self._args.write == "labels" and not regions
+        outputs = self.outputs(match, problem.logits.ndim - 1, len(problem.logits))
+        if formats.can(outputs[0], "palette") and "labels" in _WRITTEN[self._args.write]:
+            self._check_labels(match, len(problem.logits), problem.valid is not None)
         with self._engine:
             q = refine(
                 problem.logits, problem.image, self.settings.params,
@@ -163,7 +166,6 @@ class Refining:
         del problem
         labels = q if only_labels else None if regions else most_probable(q)
         self._compare(logits, q, labels, mask)
-        outputs = self.outputs(match, logits.ndim - 1, len(logits))
         seen = mask if formats.can(outputs[0], "valid") else valid
         if mask is not None and "labels" in _WRITTEN[self._args.write]:
             lacking = np.zeros(mask.shape, bool)  # without logits there is no label
@@ -240,14 +242,24 @@ class Refining:
             for maps in q[:, None] if self._inputs.regions else [q]:
                 files.write_saliency(outputs.pop(0), _foreground(maps, names))
 
-    def _check_palette(self, match: files.Match, count: int) -> None:
-        """Raise ValueError if the file of --palette lists no colour for some of `count` labels."""
+    def _check_labels(self, match: files.Match, count: int, masked: bool) -> None:
+        """Raise ValueError if a PNG, or the file of --palette, lacks room for some of the labels.
+
+        `count` is the number of logits per pixel; if `masked`, some pixels have no data.
+        """
+        values, most = self._inputs.values, self._most(count)
+        room = MAX_GREY - masked  # pixels without data have a value of their own
+        if most > room:
+            named = "--regions-class-order" if self._inputs.regions else "--label-values"
+            raise ValueError(
+                f"{match.paths[0]}: {named} lists {most}, but its label map is written as PNG, "
+                f"which holds values up to {room}{' and one for no data' * masked}; list "
+                "smaller ones"
+            )
         if not isinstance(self._palette, files.LabelValues):
             return
-        order = self._args.regions_class_order
-        names = (order or (1,)) if self._inputs.regions else self._inputs.label_names(max(2, count))
-        labels = 1 + int(max(names))
-        if formats.can(self.outputs(match)[0], "palette") and labels > len(self._palette):
+        labels = 1 + (most if values is None else max(self._inputs.label_names(max(2, count))))
+        if labels > len(self._palette):
             raise ValueError(
                 f"{match.paths[0]}: has {labels} labels, but --palette lists {len(self._palette)}; "
                 "list a colour for each label, or leave --palette out"

@@ -25,7 +25,7 @@ _SALIENCY = ("Content", "probability of the foreground")  # text in PNG files of
 _NO_DATA = "NoData"  # text in PNG files of labels: the value of pixels without data
 _ONE_CHANNEL = ("1", "L", "P", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # modes of Pillow
 _DECODERS = ("PNG", "JPEG", "BMP", "PPM", "WEBP")  # Pillow's names; others may run programs
-_MAX_INDEX, _MAX_GREY = 255, 65535  # the largest palette index and grey value of a PNG
+_MAX_INDEX, MAX_GREY = 255, 65535  # the largest palette index and grey value of a PNG
 
 
 def read_image(path: Path) -> Array:
@@ -121,9 +121,9 @@ def write_labels(
 ) -> None:
     """Write labels [H, W] to a PNG; the default palette is that of Pascal VOC."""
     most = labels.max(initial=0)
-    if labels.ndim != 2 or most > _MAX_GREY:
+    if labels.ndim != 2 or most > MAX_GREY:
         raise ValueError(
-            f"{path}: PNG holds labels 0..{_MAX_GREY} in two axes, not {most} in {labels.ndim}; "
+            f"{path}: PNG holds labels 0..{MAX_GREY} in two axes, not {most} in {labels.ndim}; "
             "write .npz or .nii.gz"
         )
     with replaced(path) as partial:
@@ -234,7 +234,7 @@ def _unscaled(path: Path, labels: Array) -> Array:
         most = int(pgm[1])
     else:
         return labels
-    full = _MAX_INDEX if most <= _MAX_INDEX else _MAX_GREY
+    full = _MAX_INDEX if most <= _MAX_INDEX else MAX_GREY
     if most in (1, full):  # 1 bit is not scaled
         return labels
     return np.rint(labels * (most / full)).astype(labels.dtype)
