@@ -268,7 +268,8 @@ def test_exit_statuses_are_those_of_the_help(command, folders, few_samples, caps
     with pytest.raises(SystemExit) as stopped:
         main([command, *COMMANDS[command], "--wrong"])
     assert stopped.value.code == 2
-    assert one_sentence(capsys).endswith("unrecognized arguments: --wrong; see densecrf-rnn --help")
+    advice = f"unrecognized arguments: --wrong; see densecrf-rnn {command} --help"
+    assert one_sentence(capsys).endswith(advice)
     if command == "refine":
         (folders / "images" / "b.npy").write_bytes(b"damaged")
         assert main([command, *COMMANDS[command]]) == 1

@@ -322,6 +322,10 @@ def test_every_remedy_is_one_that_a_message_has(folder, capsys, monkeypatch):
         np.save("logits.npy", LOGITS)
         np.save("image.npy", IMAGE)
         refine()
+    with monkeypatch.context() as exact:
+        numba = pytest.importorskip("densecrf_rnn.engines.numba")
+        exact.setattr(numba.Numba, "prunes", False)
+        refine("--prune", "0.01", "--backend", "numba")
     pytest.importorskip("optuna")
     np.save("pickled.npy", np.array([None]))
     np.save("truth.npy", LOGITS.argmax(0))

@@ -161,11 +161,16 @@ def test_prune_is_passed_on_and_its_range_is_checked_first(folder, capsys, monke
         assert main([*REFINE, "--prune", "0.01", "--backend", "numba", *more]) == 0
         assert given and set(given) == {0.01}
         given.clear()
-    assert main([*REFINE, "--prune", "0.5"]) == 2
-    assert "prune is 0.5; with 2 labels it must lie in 0 <= prune < 1/2" in capsys.readouterr().err
+    for wrong in ("0.5", "-0.1", "nan"):
+        assert main([*REFINE, "--prune", wrong]) == 2
+        assert f"--prune is {wrong}; it must be at least 0 and below 1/L" in capsys.readouterr().err
+    assert main([*REFINE, "--prune", "0.4"]) == 1
+    assert "--prune is 0.4; with 3 labels it must lie in 0 <=" in capsys.readouterr().err
     monkeypatch.setattr(Numba, "prunes", False)
     assert main([*REFINE, "--prune", "0.01", "--backend", "numba"]) == 2
-    assert "backend 'numba' does not leave labels out" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "--prune is 0.01 but backend 'numba' does not leave labels out; give --prune 0" in said
+    assert "prune=" not in said and "backend=" not in said
 
 
 def test_options_that_do_not_bear_on_the_result_leave_files_alone(folder, capsys):
@@ -253,6 +258,24 @@ def test_options_are_spelled_as_their_names_say(command):
     help_text = parsed.parser.format_help()
     for name in options_of(command):
         assert _options.option(name) in help_text or name.upper() in help_text
+
+
+@pytest.mark.parametrize("option", ["--w-bilateral", "--w-spatial"])
+def test_a_list_of_numbers_may_begin_with_a_negative_one(folder, option):
+    assert main([*REFINE, option, "-1,2,3"]) == 0
+    args = _parser([*REFINE, option, "-.5,2,3"]).parse_args([*REFINE, option, "-.5,2,3"])
+    assert getattr(args, option[2:].replace("-", "_")) == (-0.5, 2, 3)
+
+
+def test_a_negative_spacing_is_refused_for_what_it_is(folder, capsys):
+    assert main([*REFINE, "--spacing", "-1,1"]) == 1
+    assert "--spacing[0] is -1; it must be positive" in capsys.readouterr().err
+
+
+def test_a_word_that_begins_with_a_dash_is_given_with_an_equals_sign(folder, capsys):
+    with pytest.raises(SystemExit):
+        main([*REFINE, "--logits-suffix", "-logits"])
+    assert "(one that begins with - is given as --option=-value)" in capsys.readouterr().err
 
 
 # --- tune ----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import io
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -124,7 +125,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files may be any bytes
     try:
         try:
-            return _run(parser.parse_args(arguments))
+            args, unknown = parser.parse_known_args(arguments)
+            if unknown:
+                args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+            return _run(args)
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt:
@@ -145,9 +149,18 @@ def _drop_stdout() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one sentence; argparse would print all options before it."""
+    """A parser whose errors are one sentence; argparse would print all options before it.
+
+    Lists such as -1,2 are values, as single negative numbers are for argparse.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message: str) -> NoReturn:
+        if message.endswith("expected one argument"):
+            message += " (one that begins with - is given as --option=-value)"
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 

@@ -68,6 +68,7 @@ REMEDIES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"\(num_labels= or classes=\); if it means unknown, give unsure=(-?\d+)",
      r"(--classes or --num-labels); add --unsure \1 if it means unknown"),
     (r"pass one image at a time: logits\[b\](, image\[b\])?", "save one file per image"),
+    (r"; set prune=0(, or use backend='\w+')*", "; give --prune 0, or another --backend"),
     (r"upsample='(\w+)'", r"--upsample \1"),
     (r" or float64 logits", ""),
     (r", for example by np\.save\(.*?\)\)", ""),
@@ -83,7 +84,8 @@ REMEDIES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 # Arguments of functions that are options of the same name, at the beginning of a clause.
 _ARGUMENT = re.compile(
     r"(?<![\w.-])(?:params\.)?(theta_alpha|theta_beta|theta_gamma|w_bilateral|w_spatial|temperature"
-    r"|classes|spacing|iterations|confidence|compatibility|folds|halo|bands)(?= (?:is|has|holds)\b)"
+    r"|classes|spacing|iterations|confidence|compatibility|folds|halo|bands|prune)"
+    r"(?=(?:\[\d+\])? (?:is|has|holds)\b)"
 )
 _COMPILED = [(re.compile(pattern, re.DOTALL), words) for pattern, words in REMEDIES]
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, checks, engines, files
+from .. import __version__, engines, files
 from ..files.record import FolderInUseError, Record
 from . import UserError, _types, make_folder, progress, require, user_errors
 from ._crf_options import PRUNE_LABELS, add_crf_options, add_engine_options
@@ -85,8 +85,11 @@ def run(args: argparse.Namespace) -> int:
     how = {"backend": engines.resolve(args.backend), **_shares(args, len(inputs.found))}
     if args.prune is None:
         args.prune = PRUNE_LABELS if args.write == "labels" and how["backend"] == "cpu" else 0.0
-    with user_errors(ValueError):
-        checks.prune(args.prune, 2)  # each file is checked with its number of labels
+    if not 0 <= args.prune < 0.5:  # each file is checked with its number of labels
+        raise UserError(
+            f"--prune is {args.prune:g}; it must be at least 0 and below 1/L for L labels, so "
+            "below 0.5; 0 is exact, and 1e-3 leaves out much and changes little"
+        )
     engines.check_pruning(args.backend, args.prune)
     work = refining(args, inputs, how["workers"], how["threads"])
     if args.dry_run:
