@@ -366,6 +366,8 @@ NOT_SHOWN = {
     "filtered": "tensors of a filter",
     "from_queries": "no file holds queries",
     "_names": "`Inputs` asks for the number of labels",
+    "_check_of_kind": "`Inputs` refuses such options",
+    "check_clip": "`Inputs` refuses such options",
     "_check_multilabel": "`_regions.are_given` compares the options",
 }
 

@@ -278,6 +278,55 @@ def test_a_word_that_begins_with_a_dash_is_given_with_an_equals_sign(folder, cap
     assert "(one that begins with - is given as --option=-value)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--confidence", "1.5"], "--confidence is about label maps; add --kind labels if LOGITS"),
+        (["--unsure", "255"], "--unsure is about label maps; add --kind labels"),
+        (["--num-labels", "3"], "--num-labels is about label maps; add --kind labels"),
+        (["--num-labels", "3", "--tile", "8"], "--num-labels is about label maps"),
+        (["--unsure", "7", "--kind", "regions"], "--unsure is about label maps"),
+        (["--mask-suffix", "_m"], "--mask-suffix goes with --mask; give both, or neither"),
+        (["--palette", "voc", "--write", "marginals"],
+         "--palette is about label maps, of which --write marginals writes none; leave"),
+        (["--remove-small", "9", "--write", "saliency"],
+         "--remove-small is about label maps, of which --write saliency writes none; leave"),
+    ],
+)  # fmt: skip
+def test_an_option_that_does_not_apply_is_refused(folder, capsys, options, words):
+    assert main([*REFINE, *options]) == 2
+    assert words in capsys.readouterr().err
+    assert not (folder / "out").exists()
+
+
+def test_a_search_refuses_options_of_label_maps_for_logits(folder, capsys):
+    assert main([*TUNE, "--unsure", "255"]) == 2
+    assert "--unsure is about label maps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [*REFINE, "-o", ""], [*REFINE, "--mask", ""], [*REFINE, "--palette", " "],
+        [*REFINE, "--colours", ""], [*REFINE, "--params", ""], [*REFINE, "--compatibility", ""],
+        ["refine", "", "images", "-o", "out"], ["refine", "logits", "", "-o", "out"],
+        [*TUNE, "--study", ""], [*TUNE, "--out", ""], [*TUNE, "--plots", ""],
+        ["tune", "logits", "images", ""], ["evaluate", "logits", ""], ["evaluate", "", "truth"],
+        ["evaluate", "logits", "truth", "--json", ""], ["demo", ""], ["demo", "--out", ""],
+        ["explore", ""], ["explore", "--out", ""],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_an_empty_path_is_not_the_current_folder(folder, capsys, command):
+    """A shell variable that is not set gives one."""
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(SystemExit) as stopped:
+        main(command)
+    assert stopped.value.code == 2
+    assert "the name is empty; name a file or a folder" in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+
+
 # --- tune ----------------------------------------------------------------------------------------
 
 

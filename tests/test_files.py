@@ -802,6 +802,12 @@ def test_a_kind_that_is_not_known_is_not_read_as_logits(tmp_path, kind):
         files.read_logits(tmp_path / "a.npy", kind=kind)
 
 
+def test_only_probabilities_are_clipped(tmp_path):
+    np.save(tmp_path / "a.npy", LOGITS)
+    with pytest.raises(ValueError, match="clip is about probabilities, but kind is 'logits'; pass"):
+        files.read_logits(tmp_path / "a.npy", clip=True)
+
+
 def test_words_that_are_not_known_are_refused_for_every_kind_of_file(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, LOGITS)

@@ -305,6 +305,10 @@ def test_a_full_disk_leaves_nothing_behind(kind, tmp_path):
         ({"logits": "image.tif"}, TypeError, "logits has dtype uint8"),
         ({"kind": "probabilities"}, ValueError, "logits.tif: probabilities holds"),
         ({"kind": "probability"}, ValueError, "kind is 'probability'; choose from 'logits', "),
+        ({"num_labels": 5}, ValueError, "num_labels is about label maps, but kind is 'logits'"),
+        ({"unsure": 3}, ValueError, "unsure is about label maps, but kind is 'logits'; pass kind="),
+        ({"confidence": 7}, ValueError, "confidence is about label maps, but kind is 'logits'"),
+        ({"clip": True}, ValueError, "clip is about probabilities, but kind is 'logits'; pass"),
         ({"tile": 0}, ValueError, "tile is 0"),
     ],
 )

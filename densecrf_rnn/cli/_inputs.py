@@ -28,7 +28,11 @@ from ._messages import READ
 from . import (
     UserError, _axes, _containers, _hints, _nodata, _regions, _sources, _types, user_errors
 )  # fmt: skip
+from ._options import given, option
 from ._label_options import add_label_options, label_values, warn_of_masks
+
+
+_OF_LABELS = {"num_labels", "confidence", "unsure"}  # options of label maps in LOGITS
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +52,12 @@ def add_input_options(parser: argparse.ArgumentParser, regions: bool = True) -> 
     `regions` says whether the command refines maps that overlap.
     """
     parser.add_argument(
-        "logits", nargs="+", metavar="LOGITS",
+        "logits", nargs="+", type=_types.place, metavar="LOGITS",
         help="folder, quoted pattern or file of logits: arrays, NIfTI, or TIFF with a page per "
         f"label ({' '.join(formats.extensions('scores'))}); or of label maps",
     )  # fmt: skip
     parser.add_argument(
-        "images", nargs="+", metavar="IMAGES",
+        "images", nargs="+", type=_types.place, metavar="IMAGES",
         help="folder, quoted pattern or file of the images, one for each file of LOGITS, of the "
         f"same stem (name without extension): {' '.join(formats.extensions('image'))}",
     )  # fmt: skip
@@ -86,7 +90,7 @@ def add_content_options(parser: argparse.ArgumentParser, regions: bool = True) -
         "image (default: the size of the image)")
     add("--bands", type=_types.positives, metavar="N,N,...",
         help="bands of a TIFF image to use, counted from 1 (default: all but an alpha band)")
-    add("--mask", metavar="MASKS",
+    add("--mask", type=_types.place, metavar="MASKS",
         help="folder, quoted pattern or file of masks; pixels where the mask is 0 are excluded")
     add("--spacing", type=_types.spacing, metavar="X,X[,X]",
         help="pixel size along each axis, [D,]H,W, in the unit of --theta-alpha and --theta-gamma "
@@ -157,6 +161,8 @@ class Inputs:
             raise UserError("--covers needs --upsample, which enlarges the logits to that size")
         if args.clip and args.kind not in ("probabilities", "regions"):
             raise UserError("--clip changes probabilities; add --kind probabilities, or leave it")
+        if args.mask_suffix and args.mask is None:
+            raise UserError("--mask-suffix goes with --mask; give both, or neither")
         self.regions = _regions.are_given(args)
         sources = {"logits": args.logits, "image": args.images, "mask": args.mask}
         self.found, self.missing = paired(args, **sources)
@@ -167,6 +173,11 @@ class Inputs:
             raise UserError(
                 "label maps do not contain the number of labels; give --num-labels L, or --classes"
                 + ("" if args.kind else "; grey images of probabilities: add --kind probabilities")
+            )
+        for name in sorted(given(args) & _OF_LABELS if "labels" not in kinds else ()):
+            raise UserError(
+                f"{option(name)} is about label maps; add --kind labels if LOGITS are such, or "
+                f"leave {option(name)} out"
             )
 
     def _count_labels(self) -> int | None:

@@ -29,7 +29,7 @@ def add_label_options(add: argparse._ActionsContainer) -> None:
         "values are labels)",
     )  # fmt: skip
     one.add_argument(
-        "--colours", "--colors", metavar="FILE",
+        "--colours", "--colors", type=_types.place, metavar="FILE",
         help="the colours of the labels in label maps of colours: a text file with a line "
         "`R G B [name]` or `#rrggbb [name]` per label, or voc",
     )  # fmt: skip

@@ -24,13 +24,16 @@ from ..postprocess import most_probable
 from . import UserError, _nodata, _regions, make_folder, user_errors
 from ._crf_options import settings
 from ._inputs import Inputs
-from ._options import recorded
+from ._options import given, option, recorded
 from ._vanished import Vanished, stride
 
 _WRITTEN = {
     "labels": ("labels",), "marginals": ("marginals",), "both": ("labels", "marginals"),
     "saliency": ("saliency",),
 }  # fmt: skip
+
+# Options of label maps; a choice of --write without label maps refuses them.
+_OF_LABEL_MAPS = {"palette", "remove_small", "regions_class_order"}
 
 
 class Refining:
@@ -56,6 +59,7 @@ class Refining:
         self, args: argparse.Namespace, inputs: Inputs, workers: int, threads: int
     ) -> None:
         self._args, self._inputs = args, inputs
+        _check_written(args)
         self.settings = settings(args)
         if inputs.regions:
             _regions.check_settings(self.settings)
@@ -306,6 +310,17 @@ class Refining:
             return max(order or (1,))
         every = self._inputs.label_names(max(2, count))
         return int((every if values is None else values.stored(every)).max())
+
+
+def _check_written(args: argparse.Namespace) -> None:
+    """Raise UserError if an option is about label maps, but --write names none."""
+    if "labels" in _WRITTEN[args.write]:
+        return
+    for name in sorted(given(args) & _OF_LABEL_MAPS):
+        raise UserError(
+            f"{option(name)} is about label maps, of which --write {args.write} writes none; leave "
+            f"{option(name)} out, or choose --write labels or both"
+        )
 
 
 def _may_be_geotiff(image: Path, known: bool) -> bool:

@@ -41,6 +41,21 @@ def listed(
     return parse
 
 
+def place(text: str) -> str:
+    """Return the path or pattern that an argument names; it must not be empty.
+
+    An empty one, as of a shell variable that is not set, would mean the current folder.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty; name a file or a folder")
+    return text
+
+
+def path(text: str) -> Path:
+    """Convert a path, which must not be empty."""
+    return Path(place(text))
+
+
 def positive(text: str) -> int:
     """Convert a positive integer."""
     return listed(_positive, "a positive integer", counts=(1,))(text)[0]
@@ -116,5 +131,5 @@ words = listed(_word, "a list of words separated by commas")
 
 # Keywords of `add_argument` that many options share.
 COUNT: dict[str, Any] = {"type": positive, "metavar": "N"}
-FILE: dict[str, Any] = {"type": Path, "metavar": "FILE"}
-FOLDER: dict[str, Any] = {"type": Path, "metavar": "FOLDER"}
+FILE: dict[str, Any] = {"type": path, "metavar": "FILE"}
+FOLDER: dict[str, Any] = {"type": path, "metavar": "FOLDER"}

@@ -40,7 +40,7 @@ _LABELS = len(samples.CLASS_NAMES)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     add = parser.add_argument
-    add("photos", nargs="*", type=Path, metavar="PHOTO",
+    add("photos", nargs="*", type=_types.path, metavar="PHOTO",
         help="refine your own photographs, scored by the sample network (21 Pascal VOC classes, "
         "such as person, cat or car; needs torch), in place of those of the package")
     add("--out", **_types.FOLDER, default=Path("densecrf-demo"),

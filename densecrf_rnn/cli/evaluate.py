@@ -38,8 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "a CRF, the table has a column for each, and the gain over the first."
     )
     add = parser.add_argument
-    add("predictions", nargs="+", metavar="PREDICTIONS", help="folder, quoted pattern or file")
-    add("truth", nargs="+", metavar="TRUTH", help="folder, quoted pattern or file: label maps")
+    add("predictions", nargs="+", type=_types.place, metavar="PREDICTIONS",
+        help="folder, quoted pattern or file")
+    add("truth", nargs="+", type=_types.place, metavar="TRUTH",
+        help="folder, quoted pattern or file: label maps")
     add_recursive(parser)
     add_scoring_options(parser)
     add_label_options(parser)

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "alone, sends nothing anywhere, and deletes uploads when it ends (Ctrl-C)."
     )
     parser.add_argument(
-        "sources", nargs="*", metavar="LOGITS IMAGES [TRUTH]",
+        "sources", nargs="*", type=_types.place, metavar="LOGITS IMAGES [TRUTH]",
         help="folder, quoted pattern or file of logits, of their images and of their true labels, "
         "as refine and evaluate read them",
     )  # fmt: skip

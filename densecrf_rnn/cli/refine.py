@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="label maps (.png; GeoTIFF if the image is one; for volumes .nii.gz if the image is "
         "NIfTI, else .npy), marginals (.npz), both, or the probability of one foreground as grey "
         "values (.png; default: %(default)s)")
-    add("--palette", metavar="NAME",
+    add("--palette", type=_types.place, metavar="NAME",
         help="colours of label maps in .png: none (8-bit grey, which OpenCV reads as labels), voc, "
         "or a file as for --colours (default: those of the input label map or of --colours; none "
         "with --label-values; else voc)")

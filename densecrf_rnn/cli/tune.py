@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_input_options(parser, regions=False)
     add = parser.add_argument
-    add("truth", nargs="+", metavar="TRUTH", help="folder, quoted pattern or file: label maps")
+    add("truth", nargs="+", type=_types.place, metavar="TRUTH",
+        help="folder, quoted pattern or file: label maps")
     add("--truth-suffix", default="", metavar="TEXT",
         help="text between stem and extension in the names of TRUTH files")
     add("--truth-key", metavar="NAME", help="array to read if a TRUTH file holds several")

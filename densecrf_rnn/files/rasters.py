@@ -19,11 +19,12 @@ from .geometry import Turn, turn_onto
 from .label_maps import integers
 from .label_values import positions
 from .paths import is_of_disk
-from .reading import check_whole, holds_labels
+from .reading import check_clip, check_whole, holds_labels
 from .windows import Source, View, turned
 
 Kind = Literal["logits", "probabilities", "labels"]
 
+_CONFIDENCE = 0.7  # the default of `unaries.logits_from_labels`
 _ROWS = 256  # of a raster that are read at once
 
 
@@ -37,7 +38,7 @@ def refine_raster(
     image_key: str | None = None,
     kind: Kind = "logits",
     num_labels: int | None = None,
-    confidence: float = 0.7,
+    confidence: float = _CONFIDENCE,
     unsure: int | None = None,
     classes: Sequence[int] | None = None,
     temperature: float = 1.0,
@@ -134,6 +135,7 @@ def refine_raster(
     (40, 50)
     """
     checks.option("kind", kind, get_args(Kind))
+    _check_of_kind(kind, num_labels, confidence, unsure, clip)
     _check_multilabel(multilabel, kind, classes, order)
     out = Path(out)
     _check_apart(out, logits, image, mask)
@@ -198,6 +200,22 @@ def refine_raster(
                     progress(done, math.prod(size))
         if scale is not None:
             scale.judge(multilabel=multilabel)
+
+
+def _check_of_kind(
+    kind: Kind, num_labels: int | None, confidence: float, unsure: int | None, clip: bool
+) -> None:
+    """Raise ValueError if an argument is about files of another kind."""
+    given = {
+        "num_labels": num_labels is not None, "confidence": confidence != _CONFIDENCE,
+        "unsure": unsure is not None,
+    }  # fmt: skip
+    for name in (name for name, is_given in given.items() if is_given and kind != "labels"):
+        raise ValueError(
+            f"{name} is about label maps, but kind is {kind!r}; pass kind='labels', or leave "
+            f"{name} out"
+        )
+    check_clip(kind, clip)
 
 
 def _check_multilabel(

@@ -132,6 +132,7 @@ def stored_logits(
 ) -> Array:  # fmt: skip
     """Read logits as `read_logits` does, but float16 as it is, which `refine` reads too."""
     checks.option("kind", kind, get_args(Kind))
+    check_clip(kind, clip)
     path = Path(path)
     array = read_maps(path, key=key, labels_last=labels_last, axes=axes, strict=strict)
     valid = read_valid(path, "scores")
@@ -151,6 +152,15 @@ def stored_logits(
         return _without_data(array if valid is None else array.copy(), valid)
     with np.errstate(over="ignore"):  # an infinity from this conversion is rejected later
         return _without_data(np.ascontiguousarray(array, dtype=np.float32), valid)
+
+
+def check_clip(kind: str, clip: bool) -> None:
+    """Raise ValueError if maps that are no probabilities are to be clipped to 0..1."""
+    if clip and kind != "probabilities":
+        raise ValueError(
+            f"clip is about probabilities, but kind is {kind!r}; pass kind='probabilities', or "
+            "leave clip out"
+        )
 
 
 def _without_data(logits: Array, valid: Array | None) -> Array:
