@@ -12,9 +12,10 @@ from .._typing import Array
 from .. import files
 from ..checks.wording import size as shown
 from . import UserError
-from ._inputs import Inputs, Problem, channels_of, paired
+from ._inputs import Inputs, Problem, channels_of
 from ._label_options import Truths, ways_out
 from ._messages import Messages, reason_of
+from ._pairing import paired
 from ._regions import ONE_BY_ONE
 from ._scoring import warn_missing
 

@@ -26,11 +26,11 @@ from ..files.sizes import expecting
 from ..upsampling import upsample
 from ._messages import READ
 from . import (
-    UserError, _axes, _containers, _hints, _nodata, _regions, _sources, _types, user_errors
+    UserError, _axes, _containers, _hints, _nodata, _regions, _sources, _types
 )  # fmt: skip
 from ._options import given, option
 from ._label_options import add_label_options, label_values, warn_of_masks
-
+from ._pairing import paired
 
 _OF_LABELS = {"num_labels", "confidence", "unsure"}  # options of label maps in LOGITS
 
@@ -475,38 +475,6 @@ def _mask(path: Path, turn: exif.Exif, size: tuple[int, ...]) -> Array:
 def _listing(values: files.LabelValues) -> str:
     """Return the option that lists the values or the colours of the labels."""
     return "--label-values" if values.colours is None else "--colours"
-
-
-@user_errors(ValueError)
-def paired(args: argparse.Namespace, **sources: str | None) -> files.Pairs:
-    """Match the files of several sources by stem; `sources` maps their names, None to be left out.
-
-    For a source "image", the option --image-suffix says how the names of its files end: those of
-    its files, one for each suffix, follow one another in the paths of a match.
-
-    Raises
-    ------
-    UserError
-        No files match.
-    """
-    given = [
-        (source, suffix, f"--{name}-suffix")
-        for name, source in sources.items()
-        if source is not None
-        for suffix in _suffixes(args, name)
-    ]
-    places, suffixes, suffix_options = zip(*given, strict=True)
-    return files.pair(
-        *places,
-        suffixes=suffixes,
-        suffix_options=suffix_options,
-        recursive=args.recursive,
-    )
-
-
-def _suffixes(args: argparse.Namespace, name: str) -> list[str]:
-    suffix: str = getattr(args, f"{name}_suffix")
-    return suffix.split(",") if name == "image" else [suffix]
 
 
 def channels_of(labels: Array, names: Array, unknown: Array) -> tuple[Array, int | None]:
