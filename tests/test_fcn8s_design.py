@@ -304,18 +304,32 @@ def test_the_page_has_the_tables_of_the_stored_results(name):
 
 
 def test_the_page_has_the_ablations_of_the_stored_results():
-    stored = json.loads((ROOT / "benchmarks/results/fcn8s_ablations.json").read_text())
     page = (ROOT / "docs/reproduction.md").read_text()
-    rows = {cells[0]: cells[2:] for cells in cells_of(page) if len(cells) == 6}
+    command_lines = " ".join(page.replace("\\\n", " ").split())
+    rows = {cells[0]: cells[2:] for cells in cells_of(page) if len(cells) == 8}
     found = 0
-    for text, *pair, _ in experiments.ABLATIONS:
-        keys = [f"{row}, T = {count or 'its own'}" for row, count in pair]
-        if all(key in stored["mean IU"] for key in keys):
-            after, before = (stored["mean IU"][key] for key in keys)
-            differences = [a - b for a, b in zip(after, before, strict=True)]
-            shown = [tables.interval(*study.student(differences), sign=True)]
-            assert rows[text] == (*shown, *(f"{one:+.2f}" for one in differences))
-            found += 1
-    assert found == 2
-    command_line = " ".join(page.replace("\\\n", " ").split())
-    assert stored["command"] in command_line
+    for path in sorted(ROOT.glob("benchmarks/results/fcn8s_ablations*.json")):
+        stored = json.loads(path.read_text())
+        assert stored["command"] in command_lines
+        for text, *pair, _ in experiments.ABLATIONS:
+            keys = [f"{row}, T = {count or 'its own'}" for row, count in pair]
+            if all(key in stored["mean IU"] for key in keys):
+                after, before = (stored["mean IU"][key] for key in keys)
+                for seed, *both in zip(stored["seeds"], after, before, strict=True):
+                    assert rows[text][1 + seed] == f"{both[0] - both[1]:+.2f}"
+                found += 1
+    assert found == 6
+
+
+def test_the_intervals_of_the_pages_ablations_are_those_of_its_seeds():
+    page = (ROOT / "docs/reproduction.md").read_text()
+    rows = {cells[0]: cells[2:] for cells in cells_of(page) if len(cells) == 8}
+    for text, *_ in experiments.ABLATIONS:
+        shown, *seeds = rows[text]
+        numbers = [float(part) for part in shown.split(" ± ")]
+        wanted = study.student([float(one) for one in seeds if one])
+        assert numbers == pytest.approx(wanted, abs=0.02), text  # seeds are rounded
+    frozen, whole = (rows[text][1:] for text in (
+        "the CRF alone from the initial one, FCN frozen", "end to end from the initial CRF"))
+    more = [float(b) - float(a) for a, b in zip(frozen, whole, strict=True)]
+    assert tables.interval(*study.student(more)) in page
