@@ -83,6 +83,12 @@ def test_every_command_runs_and_goes_on_where_it_stopped(tmp_path, example):
     one = json.loads((tmp_path / "results" / "gibbs-seed0.json").read_text())
     assert len(one["log"]) == 2 and {"gap", "max table", "acceptance"} < set(one["log"][0])
     assert set(one["other decisions"]) == {"its network alone", "one chain", "annealed", "icm"}
+    after, cnn = (json.loads((tmp_path / "results" / f"{name}-seed0.json").read_text())
+                  for name in ("separate-cnn", "cnn"))
+    assert after["other decisions"]["its network alone"] == cnn["scores"]  # its network is frozen
+    assert after["other decisions"]["its network alone"] != json.loads(
+        (tmp_path / "results" / "separate-seed0.json").read_text()
+    )["other decisions"]["its network alone"]
 
     (tmp_path / "results" / "cnn-seed1.json").unlink()
     again = script("study.py", tmp_path, *command, *arms.GROUPS)

@@ -231,8 +231,7 @@ def _check_multilabel(
 
 
 def _check_apart(out: Path, *inputs: Path | str | None) -> None:
-    """Raise ValueError if `out` would replace an input, a folder that holds one or a part of one.
-    """
+    """Raise ValueError if `out` is an input, holds one, or lies inside one; it would be lost."""
     written = os.path.join(os.path.realpath(out), "")
     for path in inputs:
         read = "" if path is None else os.path.join(os.path.realpath(path), "")
