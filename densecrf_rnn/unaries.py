@@ -20,11 +20,12 @@ __all__ = [
 ]  # fmt: skip
 
 _CERTAIN = 1e30  # stands for +inf: no message of a CRF outweighs it
+CONFIDENCE = 0.7  # by default, the probability that a given label is right
 Kind = Literal["logits", "probabilities"]  # what maps hold
 
 
 def logits_from_labels(
-    labels: Array, num_labels: int, confidence: float = 0.7, *, unsure: int | None = None
+    labels: Array, num_labels: int, confidence: float = CONFIDENCE, *, unsure: int | None = None
 ) -> Array:
     """Convert a label map to logits, given the probability that its labels are right.
 

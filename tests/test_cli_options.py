@@ -291,6 +291,8 @@ def test_a_word_that_begins_with_a_dash_is_given_with_an_equals_sign(folder, cap
          "--palette is about label maps, of which --write marginals writes none; leave"),
         (["--remove-small", "9", "--write", "saliency"],
          "--remove-small is about label maps, of which --write saliency writes none; leave"),
+        (["--dtype", "float16"], "--dtype is about marginals, of which --write labels writes none"),
+        (["--dtype", "float32", "--tile", "8"], "--dtype is about marginals, of which --write"),
     ],
 )  # fmt: skip
 def test_an_option_that_does_not_apply_is_refused(folder, capsys, options, words):

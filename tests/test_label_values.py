@@ -304,6 +304,12 @@ def test_values_that_a_png_cannot_hold_are_refused_before_the_refinement(
         assert refine("marked", "--label-values", "0,1,65535") == 1
         said = capsys.readouterr().err
         assert "lists 65535, but" in said and "values up to 65534 and one for no data" in said
+        scores = np.load("logits/a.npy")
+        write(problem / "inside" / "a.png", (np.arange(SHAPE[1]) > 2) * np.ones(SHAPE, np.uint8))
+        np.save("logits/a.npy", np.where(np.arange(SHAPE[1]) > 2, scores, np.nan))
+        assert refine("logits", "--label-values", "0,65535", "--mask", "inside") == 1
+        assert "values up to 65534 and one for no data" in capsys.readouterr().err
+        np.save("logits/a.npy", scores)
         order = ["--kind", "region-logits", "--regions-class-order"]
         assert refine("logits", *order, "1,70000") == 1
         assert "--regions-class-order lists 70000" in capsys.readouterr().err

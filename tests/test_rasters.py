@@ -11,7 +11,7 @@ from oracles import noisy_logits, picture
 from processes import environment
 
 from densecrf_rnn import CRFParams, refine, tiles
-from densecrf_rnn.files import refine_raster
+from densecrf_rnn.files import read_mask, refine_raster
 
 rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
 zarr = pytest.importorskip("zarr", reason="zarr is not installed")
@@ -171,6 +171,50 @@ def test_pixels_without_data_take_no_part_and_come_out_without(problem, marginal
             assert (found[0][seen] != want.argmax(0)[seen]).mean() < 1e-3
 
 
+INSIDE = np.arange(170) % 7 * np.ones((150, 1), int)  # 0 outside
+
+
+@pytest.mark.parametrize("kind", [".npy", ".zarr", ".tif"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        INSIDE.astype(np.uint8), INSIDE.astype(np.int16) - 3, INSIDE > 0, INSIDE.astype(np.float32),
+        INSIDE.astype(np.float64), INSIDE / np.float32(6), np.where(INSIDE, 1.0, np.nan),
+        np.where(INSIDE, 1e30, 0),
+    ],
+    ids=lambda values: f"{values.dtype} up to {values.max():g}",
+)  # fmt: skip
+def test_a_mask_is_read_in_tiles_as_it_is_read_whole(values, kind, problem, tmp_path):
+    logits, image = problem
+    a, b = stored(tmp_path / "logits.npy", logits), stored(tmp_path / "image.npy", image)
+    if kind == ".tif":
+        mask = geotiff(tmp_path / "mask.tif", values[None].astype(np.result_type(values, np.uint8)))
+    else:
+        mask = stored(tmp_path / f"mask{kind}", values)
+    out = tmp_path / "out.npy"
+    try:
+        want = read_mask(mask)
+    except ValueError as error:
+        with pytest.raises(ValueError) as caught:
+            refine_raster(a, b, out, mask=mask, **EXACT)
+        assert str(caught.value) == str(error) and "a mask holds integers" in str(error)
+        assert not out.exists()
+    else:
+        refine_raster(a, b, out, mask=mask, **EXACT)
+        np.testing.assert_array_equal(np.load(out) != 255, want)
+        np.testing.assert_array_equal(want, values != 0)
+
+
+def test_values_without_data_in_a_mask_exclude_pixels(problem, tmp_path):
+    logits, image = problem
+    a, b = stored(tmp_path / "logits.npy", logits), stored(tmp_path / "image.npy", image)
+    values = np.where(INSIDE, 1.0, np.nan).astype(np.float32)
+    mask = geotiff(tmp_path / "mask.tif", values[None], nodata=np.nan)
+    refine_raster(a, b, tmp_path / "out.npy", mask=mask, **EXACT)
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy") != 255, INSIDE > 0)
+    np.testing.assert_array_equal(read_mask(mask), INSIDE > 0)
+
+
 def test_an_alpha_band_is_a_mask_and_no_channel(problem, tmp_path):
     logits, image = problem
     alpha = np.full((1, 150, 170), 255, np.uint8)
@@ -264,7 +308,7 @@ def test_a_refined_raster_is_never_left_half_written(problem, kind, tmp_path):
 
 DISK = """
     import resource, signal, sys
-    from densecrf_rnn.files import refine_raster
+    from densecrf_rnn.files import read_mask, refine_raster
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # as a full disk
     try:

@@ -116,7 +116,7 @@ def add_content_options(parser: argparse.ArgumentParser, regions: bool = True) -
         help="labels to keep; the others are excluded")
     add("--num-labels", type=_types.positive, metavar="L",
         help="label maps: number of labels, which are 0..L-1")
-    add("--confidence", type=float, default=0.7, metavar="P",
+    add("--confidence", type=float, default=unaries.CONFIDENCE, metavar="P",
         help="label maps: probability that a label is right (default: %(default)s)")
     add("--unsure", type=int, metavar="N", help="label maps: value that means unknown, such as 255")
 

@@ -23,7 +23,7 @@ from ..inference.refine import refine
 from ..postprocess import most_probable
 from . import UserError, _nodata, _regions, make_folder, user_errors
 from ._crf_options import settings
-from ._inputs import Inputs
+from ._inputs import Inputs, Problem
 from ._options import given, option, recorded
 from ._vanished import Vanished, stride
 
@@ -32,8 +32,11 @@ _WRITTEN = {
     "saliency": ("saliency",),
 }  # fmt: skip
 
-# Options of label maps; a choice of --write without label maps refuses them.
-_OF_LABEL_MAPS = {"palette", "remove_small", "regions_class_order"}
+# Options about one kind of output; a choice of --write without that kind refuses them.
+_ABOUT = {
+    "labels": ("label maps", {"palette", "remove_small", "regions_class_order"}),
+    "marginals": ("marginals", {"dtype"}),
+}
 
 
 class Refining:
@@ -157,8 +160,9 @@ class Refining:
         regions = self._inputs.regions
         only_labels = self._args.write == "labels" and not regions
         outputs = self.outputs(match, problem.logits.ndim - 1, len(problem.logits))
+        seen = self._seen(problem, outputs[0])
         if formats.can(outputs[0], "palette") and "labels" in _WRITTEN[self._args.write]:
-            self._check_labels(match, len(problem.logits), problem.valid is not None)
+            self._check_labels(match, len(problem.logits), seen is not None)
         with self._engine:
             q = refine(
                 problem.logits, problem.image, self.settings.params,
@@ -166,20 +170,28 @@ class Refining:
                 iterations=self.settings.iterations, mask=problem.mask, spacing=problem.spacing,
                 prune=self._args.prune, backend=self._args.backend, threads=self._threads,
             )  # fmt: skip
-        logits, mask, valid = problem.logits, problem.mask, problem.valid
+        logits, mask = problem.logits, problem.mask
         del problem
         labels = q if only_labels else None if regions else most_probable(q)
         self._compare(logits, q, labels, mask)
-        seen = mask if formats.can(outputs[0], "valid") else valid
-        if mask is not None and "labels" in _WRITTEN[self._args.write]:
-            lacking = np.zeros(mask.shape, bool)  # without logits there is no label
-            lacking[~mask] = np.isnan(marginals_of(logits[:, ~mask], regions)[0])
-            if lacking.any():
-                seen = ~lacking if seen is None else seen & ~lacking
         shape = logits.shape
         del logits
         self._write(match, q, labels, seen, shape, list(outputs))
         return outputs, shape
+
+    def _seen(self, problem: Problem, output: Path) -> Array | None:
+        """Return where the label map `output` has labels, bool [*S]; None if everywhere."""
+        logits, mask = problem.logits, problem.mask
+        seen = mask if formats.can(output, "valid") else problem.valid
+        if mask is None or "labels" not in _WRITTEN[self._args.write]:
+            return seen
+        if mask.shape != logits.shape[1:]:  # `refine` says so
+            return seen
+        lacking = np.zeros(mask.shape, bool)  # without logits there is no label
+        lacking[~mask] = np.isnan(marginals_of(logits[:, ~mask], self._inputs.regions)[0])
+        if not lacking.any():
+            return seen
+        return ~lacking if seen is None else seen & ~lacking
 
     def _compare(self, logits: Array, q: Array, labels: Array | None, mask: Array | None) -> None:
         """Note which labels, or regions, the refinement of the pixels inside the mask removed.
@@ -313,14 +325,13 @@ class Refining:
 
 
 def _check_written(args: argparse.Namespace) -> None:
-    """Raise UserError if an option is about label maps, but --write names none."""
-    if "labels" in _WRITTEN[args.write]:
-        return
-    for name in sorted(given(args) & _OF_LABEL_MAPS):
-        raise UserError(
-            f"{option(name)} is about label maps, of which --write {args.write} writes none; leave "
-            f"{option(name)} out, or choose --write labels or both"
-        )
+    """Raise UserError if an option is about outputs of a kind that --write does not name."""
+    for kind, (outputs, names) in _ABOUT.items():
+        for name in sorted(given(args) & names if kind not in _WRITTEN[args.write] else ()):
+            raise UserError(
+                f"{option(name)} is about {outputs}, of which --write {args.write} writes none; "
+                f"leave {option(name)} out, or choose --write {kind} or both"
+            )
 
 
 def _may_be_geotiff(image: Path, known: bool) -> bool:

@@ -1,7 +1,8 @@
 """Read label maps, masks and the colours of a palette."""
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from . import formats
 from .exif import Exif, upright
 from .label_values import LabelValues
 from .reading import read_valid
+from .windows import Source, View, valid
 
 # Patterns in what is said of label maps, and what is said of a mask in their place.
 _OF_MASKS = (
@@ -75,8 +77,8 @@ def read_labels(
 def _stored_labels(
     path: Path, key: str | None, values: LabelValues | None, nodata: int | None
 ) -> Array:
-    valid = None if nodata is None else read_valid(path, "labels", exif="ignore")
-    inside = slice(None) if valid is None else valid
+    has_data = None if nodata is None else read_valid(path, "labels", exif="ignore")
+    inside = slice(None) if has_data is None else has_data
     labels = pixels = None
     if values is not None and values.colours is not None and formats.can(path, "colours"):
         pixels = formats.read(path, "colours")
@@ -87,10 +89,10 @@ def _stored_labels(
         _check_map(path, stored)
         labels = integers(path, stored[inside])
         labels = labels if values is None else values.labels(path, labels)
-    if valid is None or nodata is None:
+    if has_data is None or nodata is None:
         return labels
-    whole = np.full(valid.shape, nodata, np.result_type(labels, np.min_scalar_type(nodata)))
-    whole[valid] = labels
+    whole = np.full(has_data.shape, nodata, np.result_type(labels, np.min_scalar_type(nodata)))
+    whole[has_data] = labels
     return whole
 
 
@@ -153,8 +155,31 @@ def read_mask(
     ...     read_mask(f"{folder}/a.npy").tolist()
     [[False, True, True]]
     """
-    try:
+    with _said_of_masks():
         return read_labels(path, key=key, exif=exif, size=size, nodata=0) != 0
+
+
+def mask_in_parts(source: Source) -> View:
+    """Return the mask of an open file, bool [*S], whose parts are as `read_mask` reads them."""
+    with _said_of_masks():
+        labels = source.labels()
+    has_data = valid(labels)
+
+    def part(where: tuple[slice, ...]) -> Array:
+        values = np.asarray(labels[where])
+        mask = np.ones(values.shape, bool) if has_data is None else np.array(has_data[where], bool)
+        with _said_of_masks():
+            mask[mask] = integers(source.path, values[mask]) != 0
+        return mask
+
+    return View(labels.shape, bool, part)
+
+
+@contextlib.contextmanager
+def _said_of_masks() -> Iterator[None]:
+    """Let a ValueError about a label map speak of a mask."""
+    try:
+        yield
     except ValueError as error:
         message = str(error)
         for pattern, words in _OF_MASKS:

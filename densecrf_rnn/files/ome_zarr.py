@@ -100,11 +100,6 @@ class _OmeZarr(Source):
             )
         return View(maps.shape[1:], maps.dtype, lambda where: maps[(slice(0, 1), *where)][0])
 
-    def nonzero(self) -> Sliceable:
-        """Return a mask, bool [*S]: True where the label map is not 0."""
-        labels = self.labels()
-        return View(labels.shape, bool, lambda where: labels[where] != 0)
-
     def geometry(self) -> Geometry:
         """Return where the pixels are."""
         return self._level.geometry

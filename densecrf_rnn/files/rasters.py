@@ -16,7 +16,7 @@ from ..params import CRFParams
 from .._atomic import replaced
 from . import formats, geotiff, tiff, windows
 from .geometry import Turn, turn_onto
-from .label_maps import integers
+from .label_maps import integers, mask_in_parts
 from .label_values import positions
 from .paths import is_of_disk
 from .reading import check_clip, check_whole, holds_labels
@@ -24,7 +24,6 @@ from .windows import Source, View, turned
 
 Kind = Literal["logits", "probabilities", "labels"]
 
-_CONFIDENCE = 0.7  # the default of `unaries.logits_from_labels`
 _ROWS = 256  # of a raster that are read at once
 
 
@@ -38,7 +37,7 @@ def refine_raster(
     image_key: str | None = None,
     kind: Kind = "logits",
     num_labels: int | None = None,
-    confidence: float = _CONFIDENCE,
+    confidence: float = unaries.CONFIDENCE,
     unsure: int | None = None,
     classes: Sequence[int] | None = None,
     temperature: float = 1.0,
@@ -159,7 +158,7 @@ def refine_raster(
         axes = len(content.shape) - (kind != "labels")
         channels = windows.named(guide.image(axes, bands), guide.path)
         valid = [(scores, has_data), (guide, windows.valid(channels))]
-        valid += [(one, windows.named(one.nonzero(), one.path)) for one in masks]
+        valid += [(one, windows.named(mask_in_parts(one), one.path)) for one in masks]
         valid = [(s, None if one is None else turned(one, turns[s])) for s, one in valid]
         seen = _all(valid, tuple(content.shape[-axes:]))
         integers_used = kind == "probabilities" and np.dtype(content.dtype).kind == "u"
@@ -207,7 +206,7 @@ def _check_of_kind(
 ) -> None:
     """Raise ValueError if an argument is about files of another kind."""
     given = {
-        "num_labels": num_labels is not None, "confidence": confidence != _CONFIDENCE,
+        "num_labels": num_labels is not None, "confidence": confidence != unaries.CONFIDENCE,
         "unsure": unsure is not None,
     }  # fmt: skip
     for name in (name for name, is_given in given.items() if is_given and kind != "labels"):

@@ -161,16 +161,6 @@ class Tiff(Source):
 
         return View(view.shape[1:], view.dtype, part, view.valid)
 
-    def nonzero(self) -> View:
-        """Return a mask, bool [*S]: True where the file's label map has data and is not 0."""
-        labels = self.labels()
-
-        def part(where: tuple[slice, ...]) -> Array:
-            kept = labels[where] != 0
-            return kept if labels.valid is None else kept & labels.valid[where]
-
-        return View(labels.shape, bool, part)
-
     @property
     def nodata(self) -> float | None:
         """The value of pixels without data; None if the file has none."""

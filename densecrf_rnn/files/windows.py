@@ -174,12 +174,8 @@ class Source:
             return array
         return View((*array.shape, 1), array.dtype, lambda where: self._part(where[:-1])[..., None])
 
-    def nonzero(self) -> Sliceable:
-        """Return a mask, bool [*S]: True where the file's array or single band is not 0."""
-        return View(self._array.shape, bool, lambda where: self._part(where) != 0)
-
     def labels(self) -> Sliceable:
-        """Return the label map [*S]."""
+        """Return the label map, or mask, [*S]."""
         return self._array
 
     def ground(self) -> dict[str, Any]:
