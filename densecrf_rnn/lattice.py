@@ -79,7 +79,8 @@ class PermutohedralLattice:
         self.backend = engines.resolve(backend)
         points, dims = features.shape
         self._plan = engines.Plan.empty(points, dims, features.dtype, quality)
-        if not self._engine.build([features], [self._plan], quality, self._threads):
+        rows = engines.whole_strides(features)
+        if not self._engine.build([rows], [self._plan], quality, self._threads):
             checks.refuse_features(features)
 
     @property

@@ -47,6 +47,42 @@ def test_no_iteration_gives_the_same_bits_for_any_strides(labels, multilabel):
             assert found.tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize("labels", [1, 2, 5])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_fields_of_record_arrays_give_the_same_bits(labels, dtype, backend):
+    """Their strides are not whole elements."""
+    records = np.zeros((labels, 6, 7), np.dtype([("flag", "u1"), ("logit", dtype)]))
+    records["logit"] = RNG.normal(size=records.shape)
+    copied = records["logit"].copy()
+    for options in ({}, {"mask": RNG.random((6, 7)) < 0.5}, {"multilabel": True}):
+        options |= {"backend": backend}
+        found = refine(records["logit"], IMAGE, **options)
+        np.testing.assert_array_equal(found, refine(copied, IMAGE, **options))
+    if dtype != np.float16:
+        points = records.reshape(-1, labels)["logit"]
+        lattice = PermutohedralLattice(points, backend=backend)
+        same = PermutohedralLattice(points.copy(), backend=backend)
+        np.testing.assert_array_equal(lattice.filter(points), same.filter(points.copy()))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64])
+def test_dtypes_with_metadata_give_the_same_bits(dtype, backend):
+    logits = RNG.integers(0, 9, size=(3, 6, 7)).astype(dtype)
+    options = {"quantization": (0.1, 3)} if dtype == np.uint8 else {}
+    marked = logits.view(np.dtype(dtype, metadata={"unit": "nat"}))
+    found = refine(marked, IMAGE, backend=backend, **options)
+    np.testing.assert_array_equal(found, refine(logits, IMAGE, backend=backend, **options))
+
+
+def test_images_whose_pixels_int32_cannot_number_are_refused_with_a_mask(monkeypatch):
+    """A smaller limit stands for 2**31 pixels."""
+    monkeypatch.setattr("densecrf_rnn._limits.INDEX_BITS", 5)
+    mask = np.zeros((6, 7), bool)
+    mask[2, 3] = True
+    with pytest.raises(ValueError, match="has 42 pixels; with a mask fewer than 32 are taken, so"):
+        refine(LOGITS, IMAGE, mask=mask)
+
+
 # --- near the largest number ---------------------------------------------------------------------
 
 

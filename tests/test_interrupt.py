@@ -91,7 +91,8 @@ def test_interrupted_call_ends_within_a_second_and_the_next_one_works(case, thre
 
 HANDLER = """
 def handler(number, frame):
-    print("handled", flush=True)
+    # float() lest it be computed when this is compiled
+    print("handled" if float("5e-324") * 1.0 > 0 else "handled without subnormals", flush=True)
     mean_field(np.zeros((4, 9, 9), np.float32), np.zeros((9, 9, 3), np.uint8), threads=threads)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGINT, handler)

@@ -1,5 +1,7 @@
 """gaussian_filter and BilateralFilter: the CRF's filter alone, against its dense definition."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -146,6 +148,23 @@ def test_strided_tensors_give_the_result_of_contiguous_ones(backend):
     found = gaussian_filter(values, features, backend=backend)
     wanted = gaussian_filter(values.contiguous(), features.contiguous(), backend=backend)
     assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -1e12, 3e38])
+def test_features_that_are_overwritten_after_the_forward_pass_do_no_harm(backend, dims, wrong):
+    """autograd does not see what NumPy writes into the memory of a tensor."""
+    values, memory = drawn(1, 50, 2).float(), drawn(1, 50, dims, seed=1).float().numpy()
+    features = torch.from_numpy(memory).requires_grad_()
+    out = gaussian_filter(values, features, backend=backend)
+    memory[0, 20:30] = wrong
+    out.sum().backward()
+    found, changed = features.grad[0], torch.arange(50).sub(25).abs() <= 5
+    assert found[changed].isfinite().all()
+    torch.from_numpy(memory)[:] = drawn(1, 50, dims, seed=1).float()
+    features.grad = None
+    gaussian_filter(values, features, backend=backend).sum().backward()
+    torch.testing.assert_close(found[~changed], features.grad[0, ~changed])
 
 
 def test_autocast_filters_in_float32():

@@ -2,6 +2,7 @@
 #include "lattice.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 namespace bindings {
@@ -84,16 +85,24 @@ std::int64_t links_size(std::int64_t points, int dims, const std::string& qualit
   return dcrf::links_size(points, dims, quality_of(quality));
 }
 
+// Return the number C of the channels of values [N, C].
+int channels_of(const Named& values) {
+  const std::int64_t channels = length(values, 1);
+  values.require(channels <= std::numeric_limits<int>::max(), "[N, C] with C below 2^31");
+  return int(channels);
+}
+
 void filter(const py::object& plan, const py::object& values, const py::object& out, bool transpose,
             int threads) {
   with_dtype(DCRF_ARGUMENT(values), [&](auto zero) {
     using T = decltype(zero);
     const auto lattice = lattice_view<T>(plan);
-    const std::int64_t n = lattice.points, channels = length(DCRF_ARGUMENT(values), 1);
+    const std::int64_t n = lattice.points;
+    const int channels = channels_of(DCRF_ARGUMENT(values));
     const T* const from = data<T>(DCRF_ARGUMENT(values), {n, channels});
     T* const to = room<T>(DCRF_ARGUMENT(out), {n, channels});
     const Unlocked unlocked;
-    dcrf::filter(lattice, from, int(channels), transpose, to, threads);
+    dcrf::filter(lattice, from, channels, transpose, to, threads);
   });
 }
 
@@ -103,12 +112,13 @@ void filter_weight_gradient(const py::object& plan, const py::object& values,
   with_dtype(DCRF_ARGUMENT(values), [&](auto zero) {
     using T = decltype(zero);
     const auto lattice = lattice_view<T>(plan);
-    const std::int64_t n = lattice.points, channels = length(DCRF_ARGUMENT(values), 1);
+    const std::int64_t n = lattice.points;
+    const int channels = channels_of(DCRF_ARGUMENT(values));
     const T* const x = data<T>(DCRF_ARGUMENT(values), {n, channels});
     const T* const g = data<T>(DCRF_ARGUMENT(cotangent), {n, channels});
     T* const to = room<T>(DCRF_ARGUMENT(out), {n, lattice.dims + 1});
     const Unlocked unlocked;
-    dcrf::filter_weight_gradient(lattice, x, g, int(channels), transpose, to, threads);
+    dcrf::filter_weight_gradient(lattice, x, g, channels, transpose, to, threads);
   });
 }
 

@@ -127,9 +127,9 @@ dcrf::LogitsView<T> stored_logits(const Named& logits, const Named& quantization
   if (planes && quantization.is_none()) return view;
   logits.require(py::isinstance<py::array>(logits.value), "a NumPy array");
   const auto array = py::reinterpret_borrow<py::array>(logits.value);
-  const bool byte = array.dtype().is(py::dtype::of<std::uint8_t>());
+  const bool byte = py::isinstance<py::array_t<std::uint8_t>>(array);
   const bool half = array.dtype().kind() == 'f' && array.itemsize() == 2;
-  const bool same = array.dtype().is(py::dtype::of<T>());
+  const bool same = py::isinstance<py::array_t<T>>(array);
   const bool narrow = std::is_same_v<T, float> && (byte || half);
   logits.require(array.ndim() == 2 && array.shape(0) == labels && (same || narrow),
                  "[L, N] of the dtype of the coupling or, if that is float32, float16 or uint8");

@@ -27,6 +27,23 @@ struct Simplex {
   T weight[kMaxDims + 1];  // [d+1], barycentric weights of the vertices; their sum is 1
 };
 
+// Set a point to 0 if it is not finite or so far away that the integers of locate() would overflow.
+// Its lattice is rejected: on a GPU only after this, elsewhere before, but another thread, or the
+// caller between forward and backward pass, may write into the features after the check.
+template <typename T>
+DCRF_HOST_DEVICE inline void keep_within_reach(T* feature, const T* scale, int d) {
+  // Above the bound of quotient_range(), which is computed in double precision.
+  constexpr T kMaxReach = T(1.25 * kMaxElevated<T>);
+  T reach = 0;
+  for (int i = 0; i < d; ++i) {
+    const T elevated = feature[i] * scale[i] * T(i + 1);
+    reach += elevated < 0 ? -elevated : elevated;
+  }
+  if (!(reach <= kMaxReach)) {  // also for NaN
+    for (int i = 0; i < d; ++i) feature[i] = 0;
+  }
+}
+
 // Find the simplex of the point `feature` [d]; `scale` [d] holds elevation_scale of each feature.
 // d is `Dims` if known at compile time; otherwise `Dims` is 0 and d is `runtime_dims`.
 template <typename T, int Dims>

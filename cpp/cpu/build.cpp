@@ -93,6 +93,7 @@ class Builder {
     for (std::int64_t p = strips_.begin[s]; p < strips_.begin[s + 1]; ++p) {
       if (p % kPointChunk == 0) poll_interrupt();
       for (int i = 0; i < d; ++i) feature[i] = f_.data[p * f_.point_stride + i * f_.feature_stride];
+      keep_within_reach(feature, scale, d);
       locate<T, 0>(feature, scale, d, simplex);
       for (int j = 0; j <= d; ++j) axis[d - simplex.rank[j]] = j;
       Key<Words> key = maths_.pack(simplex.quotient);
@@ -199,7 +200,7 @@ class Builder {
                {maths_.neighbour(key, axis), maths_.neighbour_back(key, axis)}) {
             if (std::size_t(all_->find_or_insert(other)) == own_row_.size()) {
               own_row_.push_back(std::int32_t(rows++));
-              if (rows == kMostRows)
+              if (rows >= kMostRows)
                 throw std::invalid_argument("too many vertices for quality \"filled\"");
             }
           }

@@ -70,8 +70,8 @@ Buffer<float> table_rows(const GibbsBatch& batch, int width) {
     const float* const table = batch.tables + std::int64_t(c) * labels * labels;
     float* const begins = rows.get() + std::int64_t(c) * (labels + 1) * width;
     float* const ends = begins + std::int64_t(batch.classes) * (labels + 1) * width;
-    for (int l = 0; l < labels; ++l) {
-      for (int k = 0; k < labels; ++k) {
+    for (std::int64_t l = 0; l < labels; ++l) {
+      for (std::int64_t k = 0; k < labels; ++k) {
         begins[l * width + k] = table[k * labels + l];
         ends[l * width + k] = table[l * labels + k];
       }

@@ -80,7 +80,7 @@ class KernelRun {
   // Return C with the sign that removes the diagonal terms: messages are subtracted, with -C.
   CouplingView<T> taken_back() const { return taken_back_.view(adjoint_); }
   // Return the number of scratch elements that the loops over points need for this kernel.
-  int scratch() const { return is_lattice_ ? 0 : int(2 * view_.grid.cells[2] * width_); }
+  std::int64_t scratch() const { return is_lattice_ ? 0 : 2 * view_.grid.cells[2] * width_; }
 
   // Add up the sums of all strips, so that sums() is their total, [rows, width].
   void fold() {

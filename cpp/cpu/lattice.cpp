@@ -267,6 +267,7 @@ void feature_gradient(const FeatureView<T>& f, const T* d_weight, T* d_feature, 
     T feature[kMaxDims];
     for (std::int64_t p = begin; p < end; ++p) {
       for (int i = 0; i < d; ++i) feature[i] = f.data[p * f.point_stride + i * f.feature_stride];
+      keep_within_reach(feature, scale, d);
       locate<T, 0>(feature, scale, d, simplex);
       weight_gradient(simplex.rank, scale, d, d_weight + p * (d + 1), d_feature + p * d);
     }

@@ -34,7 +34,7 @@ class Runs {
   void fill(PointPass<T>& pass, std::int64_t count, int labels, const T* padding) const {
     pass = {count, labels, row_width(labels), points_.data(), int(points_.size()), padding};
   }
-  int scratch() const { return scratch_; }
+  std::int64_t scratch() const { return scratch_; }
   std::int64_t rows() const {
     std::int64_t sum = 0;
     for (const auto& run : runs_) sum += run->rows();
@@ -44,7 +44,7 @@ class Runs {
  private:
   std::vector<std::unique_ptr<KernelRun<T>>> runs_;
   std::vector<PointKernel<T>> points_;
-  int scratch_ = 0;
+  std::int64_t scratch_ = 0;
 };
 
 // Return PointPass::padding: 0 at labels, -infinity in the padding.

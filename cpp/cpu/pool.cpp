@@ -23,6 +23,7 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kCheckEvery{100};
 
 thread_local void (*interrupt_check)() = nullptr;
+thread_local platform::FloatMode check_mode;  // floating-point mode in which the check runs
 thread_local Clock::time_point last_check;
 // Stop flag of the pool for which this thread works.
 thread_local const std::atomic<bool>* stop = nullptr;
@@ -163,12 +164,17 @@ void parallel_for(std::int64_t chunks, int threads, const Body& body) {
   }
 }
 
-InterruptCheck::InterruptCheck(void (*check)()) : outer_(interrupt_check) {
+InterruptCheck::InterruptCheck(void (*check)())
+    : outer_(interrupt_check), outer_mode_(check_mode) {
   interrupt_check = check;
+  check_mode = platform::float_mode();
   last_check = Clock::now();
 }
 
-InterruptCheck::~InterruptCheck() { interrupt_check = outer_; }
+InterruptCheck::~InterruptCheck() {
+  interrupt_check = outer_;
+  check_mode = outer_mode_;
+}
 
 void poll_interrupt() {
   if (stop != nullptr && stop->load(std::memory_order_relaxed)) throw Stopped();
@@ -176,13 +182,16 @@ void poll_interrupt() {
   const Clock::time_point now = Clock::now();
   if (now - last_check < kCheckEvery) return;
   last_check = now;
+  const InFloatMode mode(check_mode);
   interrupt_check();
 }
 
-FlushToZero::FlushToZero() : before_(platform::float_mode()) {
-  platform::set_float_mode(before_ | platform::kFlush);
+InFloatMode::InFloatMode(platform::FloatMode mode) : before_(platform::float_mode()) {
+  platform::set_float_mode(mode);
 }
 
-FlushToZero::~FlushToZero() { platform::set_float_mode(before_); }
+InFloatMode::~InFloatMode() { platform::set_float_mode(before_); }
+
+FlushToZero::FlushToZero() : InFloatMode(platform::float_mode() | platform::kFlush) {}
 
 }  // namespace dcrf

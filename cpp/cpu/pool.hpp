@@ -15,17 +15,23 @@ constexpr std::int64_t kVertexChunk = 1024;    // vertices per chunk
 constexpr std::int64_t kRowChunk = 4096;       // rows of values per chunk
 constexpr std::int64_t kClearChunk = 1 << 17;  // elements per chunk
 
-// While an object of this class exists, its thread and the loops that the thread runs treat
-// subnormal numbers as 0: a mean field does not need them, and processors are slow with them.
-class FlushToZero {
+// While an object of this class exists, its thread computes in a floating-point mode of its own.
+class InFloatMode {
  public:
-  FlushToZero();
-  ~FlushToZero();
-  FlushToZero(const FlushToZero&) = delete;
-  FlushToZero& operator=(const FlushToZero&) = delete;
+  explicit InFloatMode(platform::FloatMode mode);
+  ~InFloatMode();
+  InFloatMode(const InFloatMode&) = delete;
+  InFloatMode& operator=(const InFloatMode&) = delete;
 
  private:
   platform::FloatMode before_;  // mode that the destructor restores
+};
+
+// While an object of this class exists, its thread and the loops that the thread runs treat
+// subnormal numbers as 0: a mean field does not need them, and processors are slow with them.
+class FlushToZero : public InFloatMode {
+ public:
+  FlushToZero();
 };
 
 // Call body(0) ... body(chunks - 1), once each, on at most `threads` threads, the caller's
@@ -35,8 +41,9 @@ class FlushToZero {
 void parallel_for(std::int64_t chunks, int threads, const std::function<void(std::int64_t)>& body);
 
 // While an object of this class exists, its thread calls `check` about ten times a second while it
-// runs a loop or waits for one. An exception thrown by `check` ends the loop, like one thrown by
-// its body. Objects nest: an interrupt handler may run loops of its own.
+// runs a loop or waits for one, in the floating-point mode that the thread has now. An exception
+// thrown by `check` ends the loop, like one thrown by its body. Objects nest: an interrupt handler
+// may run loops of its own.
 class InterruptCheck {
  public:
   explicit InterruptCheck(void (*check)());
@@ -46,6 +53,7 @@ class InterruptCheck {
 
  private:
   void (*outer_)();  // the check of the enclosing object; null if there is none
+  platform::FloatMode outer_mode_;
 };
 
 // Call this thread's interrupt check if it is due, and throw if the thread's loop has failed on

@@ -250,8 +250,8 @@ class Pruned {
            c[std::int64_t(other) * model_.labels + label];
   }
 
-  int scratch() const {
-    int sum = 0;
+  std::int64_t scratch() const {
+    std::int64_t sum = 0;
     for (int m = 0; m < kernels_; ++m) sum += runs_[m]->scratch();
     return sum;
   }

@@ -60,26 +60,17 @@ struct Scales {
   T of[kMaxDims] = {};
 };
 
-// Find the simplex of one point of the batch. A point that is not finite or too far away, whose
-// batch the caller rejects as soon as it knows the range of the features, is taken as 0.
+// Find the simplex of one point of the batch. A point out of reach is taken as 0; its batch is
+// rejected as soon as the caller knows the range of the features.
 template <typename T>
 DCRF_DEVICE void locate_point(const FeatureView<T>& f, const Scales<T>& scales, std::int64_t point,
                               Simplex<T>& out) {
-  // Above the bound of quotient_range(), which is computed in double precision.
-  constexpr T kMaxReach = T(1.25 * kMaxElevated<T>);
   T feature[kMaxDims];
   const std::int64_t image = point / f.points;
   const T* const from =
       f.data + image * f.image_stride + (point - image * f.points) * f.point_stride;
-  T reach = 0;
-  for (int i = 0; i < f.dims; ++i) {
-    feature[i] = from[i * f.feature_stride];
-    const T elevated = feature[i] * scales.of[i] * T(i + 1);
-    reach += elevated < 0 ? -elevated : elevated;
-  }
-  if (!(reach <= kMaxReach)) {  // also for NaN
-    for (int i = 0; i < f.dims; ++i) feature[i] = 0;
-  }
+  for (int i = 0; i < f.dims; ++i) feature[i] = from[i * f.feature_stride];
+  keep_within_reach(feature, scales.of, f.dims);
   locate<T, 0>(feature, scales.of, f.dims, out);
 }
 

@@ -136,6 +136,23 @@ TEST(subnormal_numbers_are_zero_while_they_are_flushed) {
   CHECK(small * 1e-10f != 0.0f);
 }
 
+TEST(interrupt_is_checked_in_the_floating_point_mode_of_the_caller) {
+  static bool checked, kept_subnormal;
+  checked = kept_subnormal = false;
+  const dcrf::InterruptCheck check([] {
+    volatile float small = 1e-30f;
+    checked = true;
+    kept_subnormal = small * 1e-10f != 0.0f;
+  });
+  const dcrf::FlushToZero flush;
+  dcrf::parallel_for(300, 1, [](std::int64_t) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  });
+  CHECK(checked && kept_subnormal);
+  volatile float small = 1e-30f;
+  CHECK((small * 1e-10f == 0.0f) == (dcrf::platform::kFlush != 0));
+}
+
 // Clang for Windows has the builtin, but not the table that it reads.
 #if defined(__x86_64__) && !defined(_MSC_VER)
 TEST(instruction_sets_of_this_processor_are_those_that_the_compiler_finds) {

@@ -135,6 +135,28 @@ TEST(features_that_cannot_be_indexed_are_reported) {
   CHECK(builds());
 }
 
+// Whoever owns the features may write into them between the forward and the backward pass.
+TEST(feature_gradient_stays_in_its_arrays_whatever_the_features_have_become) {
+  for (int dims = 1; dims <= dcrf::kMaxDims; ++dims) {
+    std::vector<float> features(9 * dims, 0.5f), d_features(9 * dims);
+    const auto d_weight = random_numbers<float>(9 * (dims + 1), 1.0, dims);
+    const dcrf::FeatureView<float> view{features.data(), dims, 1, 9, dims};
+    dcrf::feature_gradient(view, d_weight.data(), d_features.data(), 1);
+    const std::vector<float> wanted = d_features;
+    for (const float bad :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 1e9f,
+          -1e12f, 3e38f}) {
+      for (int i = 0; i < dims; ++i) {
+        features[4 * dims + i] = bad;
+        dcrf::feature_gradient(view, d_weight.data(), d_features.data(), 1);
+        features[4 * dims + i] = 0.5f;
+        for (int j = 0; j < 9 * dims; ++j)
+          CHECK(j / dims == 4 ? std::isfinite(d_features[j]) : d_features[j] == wanted[j]);
+      }
+    }
+  }
+}
+
 TEST(lattices_without_points_or_channels_work) {
   for (const Quality quality : kQualities) {
     const Lattice<float> empty({}, 2, quality, 2);

@@ -8,7 +8,8 @@ from .arrays import (
     same_device, stored_logits, unmasked,
 )  # fmt: skip
 from .features import (
-    DOUBLE, feature_rows, features, filtered, indexable, pixels, refuse_features, summable, values,
+    DOUBLE, feature_rows, features, filtered, indexable, pixel_numbers, pixels, refuse_features,
+    summable, values,
 )  # fmt: skip
 from .named_axes import named_axes
 from .numbers import (
@@ -36,8 +37,8 @@ __all__ = [
     "in_unit_range", "indexable", "is_sequence", "kernel_weights", "kernels",
     "kernels_without_positions", "logits", "logits_values", "maps", "mask", "name_for_pip",
     "named_axes", "no_compatibility", "number", "one_label", "option", "package", "parameter",
-    "params", "pixels", "points", "points_guide", "positive_number", "probabilities",
-    "probability_dtype", "probability_range", "probability_sums", "prune", "refined",
-    "refuse_features", "same_device", "spacing", "stored_logits", "summable", "sums_to_one",
-    "threads", "unmasked", "untied", "values", "warn", "weight", "weights_fit",
+    "params", "pixel_numbers", "pixels", "points", "points_guide", "positive_number",
+    "probabilities", "probability_dtype", "probability_range", "probability_sums", "prune",
+    "refined", "refuse_features", "same_device", "spacing", "stored_logits", "summable",
+    "sums_to_one", "threads", "unmasked", "untied", "values", "warn", "weight", "weights_fit",
 ]  # fmt: skip

@@ -47,6 +47,15 @@ def pixels(points: int, dims: int) -> None:
         )
 
 
+def pixel_numbers(points: int) -> None:
+    """Check that int32 can number the pixels of an image with a mask."""
+    if points >= 2**_limits.INDEX_BITS:
+        raise ValueError(
+            f"the image has {points} pixels; with a mask fewer than {2**_limits.INDEX_BITS} are "
+            "taken, so cut it into tiles, as refine_tiled does"
+        )
+
+
 def indexable(array: Any) -> bool:
     """Return whether feature rows [N, D] are finite and small enough for lattice coordinates."""
     reach = _reach(array)

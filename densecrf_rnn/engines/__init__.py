@@ -3,6 +3,7 @@
 from .contract import (
     BackendUnavailableError, BackwardProblem, Engine, FusedEngine, GridKernel, KernelGradient,
     LatticeKernel, MeanFieldKernel, Plan, Problem, PruningEngine, reserve, row_width,
+    whole_strides,
 )  # fmt: skip
 from .registry import (
     agree, available_backends, check_pruning, cuda_facts, default_threads, device_module, engine,
@@ -14,5 +15,5 @@ __all__ = [
     "KernelGradient", "LatticeKernel", "MeanFieldKernel", "Plan", "Problem", "PruningEngine",
     "agree", "available_backends", "check_pruning", "cuda_facts", "default_threads",
     "device_module", "engine", "for_tensors", "fused", "native_compiler", "native_isa", "pruner",
-    "reserve", "resolve", "row_width", "why_unavailable",
+    "reserve", "resolve", "row_width", "whole_strides", "why_unavailable",
 ]  # fmt: skip

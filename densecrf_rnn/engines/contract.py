@@ -29,6 +29,15 @@ class BackendUnavailableError(RuntimeError):
     """
 
 
+def whole_strides(array: Array) -> Array:
+    """Return an array as engines take it: copied if its strides are not whole elements.
+
+    A field of a record array is such an array.
+    """
+    whole = all(stride % array.itemsize == 0 for stride in array.strides)
+    return array if whole else array.copy()
+
+
 _LARGE = 2**28  # bytes; arrays of at least this size get a memory mapping of their own
 
 
@@ -136,8 +145,9 @@ class Problem(NamedTuple):
     """
 
     kernels: Sequence[MeanFieldKernel]
-    # [L, N] of any strides; where the coupling is float32 also float16 or, with `quantization`,
-    # uint8. Fused engines alone take other logits than C-contiguous ones of the coupling's dtype.
+    # [L, N] of any strides that are whole elements; where the coupling is float32 also float16 or,
+    # with `quantization`, uint8. Fused engines alone take other logits than C-contiguous ones of
+    # the coupling's dtype.
     logits: Array
     refined: Array  # [L, N], output, unless there is a `label_map`
     saved: Array
@@ -186,7 +196,7 @@ class Engine(Protocol):
     def build(
         self, features: Sequence[Array], plans: Sequence[Plan], quality: str, threads: int
     ) -> bool:
-        """Fill each plan from features [N, d], of any strides.
+        """Fill each plan from features [N, d], of any strides that are whole elements.
 
         Return False if a feature is NaN, infinite or too large to be indexed; the plans are then
         undefined.

@@ -355,6 +355,7 @@ def check(
         coupling = _coupling(weights, kernel_weights, compatibility, labels, points, dtype)
     if mask is not None:
         checks.mask(mask, size)
+        checks.pixel_numbers(points)
         if mask.all():
             mask = None
     inside = points if mask is None else int(np.count_nonzero(mask))

@@ -168,7 +168,7 @@ def as_rows(logits: Array) -> Array:
 
     One logit x becomes the two logits (0, x).
     """
-    rows = logits.reshape(len(logits), -1)
+    rows = engines.whole_strides(logits.reshape(len(logits), -1))
     return np.concatenate([np.zeros_like(rows), rows]) if len(rows) == 1 else rows
 
 

@@ -71,6 +71,8 @@ def _locate(feature, scale, up, down, elevated, delta, rank, quotient, weight):
             rank[j] -= d + 1
             quotient[j] -= 1
             delta[j] += up
+        if not 0 <= rank[j] <= d:  # NaN or infinity, written into the features after their check
+            rank[j] = 0
         elevated[rank[j]] = delta[j] * down  # reused: the deltas by rank, in units of d+1
     weight[0] = delta.dtype.type(1) + (elevated[d] - elevated[0])
     for k in range(1, d + 1):

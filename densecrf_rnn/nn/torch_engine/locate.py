@@ -74,6 +74,17 @@ def locate(features: Tensor) -> Simplices:
     return Simplices(quotient, rank, weight)
 
 
+def _within_reach(features: Tensor) -> Tensor:
+    """Return features with 0 for the points whose ranks would be no ranks: NaN, infinity, too far.
+
+    They were checked before the forward pass, but their memory may have changed since.
+    """
+    scale = elevation_scale(features.shape[2], features.dtype)
+    reach = sum(features[..., i].abs() * (s * (i + 1)) for i, s in enumerate(scale))
+    assert isinstance(reach, Tensor)
+    return torch.where((reach <= 1.25 * _LIMITS[features.dtype])[..., None], features, 0)
+
+
 def _up_down(dims: int, like: Tensor) -> tuple[float, float]:
     """Return d + 1 and its reciprocal, rounded to the dtype of `like`."""
     of: Any = np.float32 if like.dtype == torch.float32 else np.float64
@@ -101,7 +112,7 @@ def feature_gradient(features: Tensor, d_weight: Tensor) -> Tensor:
         return torch.zeros_like(features, memory_format=torch.contiguous_format)
     scale = elevation_scale(dims, features.dtype)
     _, down = _up_down(dims, features)
-    rise = dims - locate(features.detach()).rank
+    rise = dims - locate(_within_reach(features.detach())).rank
     planes = d_weight.reshape(-1, dims + 1).T
     d_elevated = (planes.gather(0, rise) - planes.gather(0, (rise + 1) % (dims + 1))) * down
     total, found = d_elevated[0], []
