@@ -320,8 +320,9 @@ def run(folder, *options, logits="logits.npy"):
 
     np.save(folder / "image.npy", IMAGE)
     common = ["--theta-alpha", "4", "--theta-beta", "20", "--theta-gamma", "1", "--w-bilateral",
-              "5", "--w-spatial", "2", "--write", "marginals", "--dtype", "float32",
-              "-o", str(folder / "out")]  # fmt: skip
+              "5", "--w-spatial", "2", "-o", str(folder / "out")]  # fmt: skip
+    if "labels" not in options:
+        common += ["--write", "marginals", "--dtype", "float32"]
     source = [str(folder / logits), str(folder / "image.npy")]
     return main(["refine", *source, *common, *options])
 
@@ -373,7 +374,7 @@ def test_the_command_refuses_what_is_no_distribution_and_clips_it(tmp_path, caps
     np.save(tmp_path / "logits.npy", maps)
     options = ["--kind", "probabilities", "--iterations", "2", *tile]
     if tile:
-        options += ["--write", "labels", "--dtype", "float32"]
+        options += ["--write", "labels"]
     assert run(tmp_path, *options) == 1
     assert "with --clip" in capsys.readouterr().err
     assert run(tmp_path, *options, "--clip") == 0
