@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
+from unittest import mock
 
 import numpy as np
 from measure import Case
@@ -41,11 +42,11 @@ def _forward(
     densecrf = importlib.import_module(f"{module}.densecrf")
 
     def run() -> np.ndarray:
-        os.environ["OMP_NUM_THREADS"] = "1"  # which the interface reads in each call
-        crf = _with_unary(problem.logits, densecrf)
-        add_spatial(crf, problem)
-        add_bilateral(crf, problem)
-        return np.array(crf.inference(iterations)).reshape(problem.logits.shape)
+        with mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):  # read by each call of `face`
+            crf = _with_unary(problem.logits, densecrf)
+            add_spatial(crf, problem)
+            add_bilateral(crf, problem)
+            return np.array(crf.inference(iterations)).reshape(problem.logits.shape)
 
     return run
 

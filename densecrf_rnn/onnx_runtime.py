@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -116,9 +117,15 @@ def inference_session(model: Any, **options: Any) -> Any:
     extensions = checks.package("onnxruntime_extensions", "inference_session", install)
     _register(extensions)
     own = options.pop("sess_options", None) or runtime.SessionOptions()
-    own.register_custom_ops_library(extensions.get_library_path())
+    if own not in _registered:  # a second registration would make the session fail
+        own.register_custom_ops_library(extensions.get_library_path())
+        _registered.add(own)
     options.setdefault("providers", ["CPUExecutionProvider"])
     return runtime.InferenceSession(model, own, **options)
+
+
+# Options of sessions that have the library of custom operators, which may be used again.
+_registered: WeakSet[Any] = WeakSet()
 
 
 @cache  # a second registration would make every later session fail

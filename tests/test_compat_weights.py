@@ -141,6 +141,19 @@ def test_report_names_settings_with_which_the_layer_differs_from_the_package():
     assert "differs: params.theta_beta is 13.0, there 3.0" in str(report)
 
 
+def test_report_names_learned_bandwidths_that_the_package_does_not_have():
+    params = CRFParams(theta_alpha=160, theta_beta=3, theta_gamma=3, spatial="lattice")
+    crf = CRFRNN(L, params=params, kernel_weights="full", trainable_bandwidths=True)
+    assert load_crfasrnn_caffe(crf, list(matrices())).differences == ()
+    with torch.no_grad():
+        next(p for name, p in crf.named_parameters() if "bandwidth" in name).add_(0.5)
+    differences = load_crfasrnn_caffe(crf, list(matrices())).differences
+    (alpha, beta), (gamma, _) = crf.bandwidths.tolist()
+    assert len(differences) == 3
+    for said, value in zip(differences, (alpha, beta, gamma), strict=True):
+        assert f" is {value:.6g}," in said
+
+
 # --- refusals ------------------------------------------------------------------------------------
 
 

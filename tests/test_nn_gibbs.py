@@ -231,7 +231,8 @@ def test_decoding_finds_the_likely_labels_and_leaves_masked_ones(method, backend
     truth = Enumerated(3, 3, 3)
     crf = crf_of(3 * tables, backend=backend)
     batch = torch.from_numpy(logits)[None]
-    found = crf.decode(batch, method=method, sweeps=400)[0].numpy()
+    sweeps = {} if method == "icm" else {"sweeps": 400}
+    found = crf.decode(batch, method=method, **sweeps)[0].numpy()
     if method == "icm":
         p = gibbs.conditional(logits, found, 3 * tables, OFFSETS)
         np.testing.assert_array_equal(p.argmax(0), found)
@@ -243,8 +244,19 @@ def test_decoding_finds_the_likely_labels_and_leaves_masked_ones(method, backend
         np.testing.assert_array_equal(found, marginals.argmax(0))
     mask = torch.zeros(1, 3, 3, dtype=torch.bool)
     mask[0, 0] = True
-    found = crf.decode(batch, method=method, mask=mask, sweeps=3)
+    found = crf.decode(batch, method=method, mask=mask)
     assert torch.equal(found[:, 1:], batch.argmax(1)[:, 1:])
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [("annealed", "burn_in"), ("annealed", "chains"), ("icm", "sweeps"), ("icm", "burn_in"),
+     ("icm", "chains")],
+)  # fmt: skip
+def test_decoding_refuses_what_its_method_does_not_use(method, name):
+    words = f"{name} is given, but method='{method}' has none; leave it out"
+    with pytest.raises(ValueError, match=words):
+        GibbsCRF(3, OFFSETS).decode(torch.zeros(1, 3, *SIZE[-2:]), method=method, **{name: 2})
 
 
 def test_decoding_runs_the_schedules_of_the_numpy_interface(monkeypatch):

@@ -149,10 +149,14 @@ def check_exported(model, run):
 
 
 def test_onnx_model_runs_in_onnxruntime_and_equals_eager(exported):
-    pytest.importorskip("onnxruntime")
+    runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxruntime_extensions")
     model, file = exported
     check_exported(model, onnx_runtime.inference_session(file).run)
+    shared = runtime.SessionOptions()  # of several sessions, as is usual
+    shared.log_severity_level = 3
+    for _ in range(2):
+        check_exported(model, onnx_runtime.inference_session(file, sess_options=shared).run)
 
 
 def test_onnx_model_runs_in_the_reference_evaluator_and_equals_eager(exported):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 from test_tune import planted  # noqa: E402
 
@@ -61,6 +61,42 @@ def test_volumes_masks_and_spacing_are_heeded():
     ]
     assert losses[0][1] < losses[0][0]
     assert losses[0] != losses[1] != losses[2] != losses[0]
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_of_any_dtype_and_layout_are_learned_from_as_they_are_refined():
+    mask = np.ones((12, 15), bool)
+    mask[3:5] = False
+    plain = replace(EXAMPLES[0], mask=mask)
+    logits = plain.logits.astype(np.float64)
+    logits.flags.writeable = mask.flags.writeable = False
+    image = np.ascontiguousarray(plain.image[::-1])[::-1]
+    image.flags.writeable = False
+    other = replace(
+        plain, logits=np.asfortranarray(logits), image=image,
+        mask=np.ascontiguousarray(mask[::-1])[::-1],
+    )  # fmt: skip
+    wanted, found = (learn([one], START, TASK, passes=2) for one in (plain, other))
+    assert found.params == wanted.params and found.losses == wanted.losses
+    half = replace(plain, logits=plain.logits.astype(np.float16))
+    assert learn([half], START, TASK, passes=2).losses == pytest.approx(wanted.losses, rel=1e-2)
+
+
+def test_learning_leaves_the_number_of_torchs_threads(monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        seen = []
+        learn(EXAMPLES[:1], START, TASK, passes=1,
+              on_step=lambda loss: seen.append(torch.get_num_threads()))  # fmt: skip
+        assert seen == [1] and torch.get_num_threads() == 2
+        with pytest.raises(ValueError, match="passes"):
+            learn(EXAMPLES[:1], START, TASK, passes=0)
+        with pytest.raises(ValueError, match="examples is empty"):
+            learn([], START, TASK)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_pixels_and_images_that_do_not_count_are_passed_over():

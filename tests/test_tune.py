@@ -64,6 +64,39 @@ def tried(study):
     ]
 
 
+# --- scores that are no numbers ------------------------------------------------------------------
+
+
+def test_a_score_that_is_nan_is_the_worst_and_the_search_goes_on():
+    alone, first = confusions(EXAMPLES, None, TASK).sum(0), []
+
+    def score(confusion):
+        """NaN for the first setting on all images, as the precision of a label found nowhere."""
+        if confusion.sum() == alone.sum() and (confusion != alone).any():
+            first.extend([] if first else [confusion.copy()])
+            if np.array_equal(confusion, first[0]):
+                return float("nan")
+        return metrics.mean_iu(confusion)
+
+    task = replace(TASK, score=score)
+    outcomes = []
+    found = tune(EXAMPLES, task, trials=8, seed=0, on_trial=outcomes.append)
+    scores = [outcome.score for outcome in outcomes]
+    assert np.isnan(scores[0]) and np.isfinite(scores).any()
+    assert len(found.study.trials) == 8 and found.score == pytest.approx(np.nanmax(scores))
+    assert [t.state.name for t in found.study.trials].count("FAIL") == 0
+
+
+def test_scores_that_are_nan_for_all_settings_are_said_to_be():
+    def score(confusion):
+        alone = confusions(EXAMPLES, None, TASK).sum(0)
+        return 0.5 if np.array_equal(confusion, alone) else float("nan")
+
+    words = "the score of all 3 settings is NaN; give a task a score that is a number for every"
+    with pytest.raises(ValueError, match=words):
+        tune(EXAMPLES, replace(TASK, score=score), trials=3)
+
+
 # --- what it finds -------------------------------------------------------------------------------
 
 

@@ -152,7 +152,10 @@ def _train(pairs: Sequence[samples.Sample], steps: int, threads: int | None) -> 
         f"from these parameters: {steps} steps",
         flush=True,
     )
-    with progress(total=steps, desc="training", unit="step") as bar:
+    with (
+        tuning.torch_threads(threads),
+        progress(total=steps, desc="training", unit="step") as bar,
+    ):
         start = time.perf_counter()
         head = tuning.make_head(reduced, params, task, trainable_bandwidths=False)
         fits = [tuning.evaluate(refiner, reduced, task) for refiner in (None, head)]

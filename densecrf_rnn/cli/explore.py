@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .._typing import Array
-from .. import checks, files, samples
+from .. import checks, engines, files, samples
 from ..explore.scenes import Scene, Source, displayable, load, of_samples
 from ..explore.settings import Settings
 from ..files.sources import by_stem
@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     require("explore", "torch", extra="torch")
     from ..explore.serving import serve
 
+    engines.resolve("auto")  # the page could say only at the first refinement that there is none
     start = _start(args)
     sources = _sources_of(args) if args.sources else of_samples()
     name, source = next(iter(sources.items()))  # which the page shows first

@@ -299,12 +299,22 @@ def _load(
     converted["compatibility"] = name
     _write(crf.kernel_weights, np.stack([weights[0], weights[1]]))
     _write(crf.compatibility, matrix)
+    used = {field: getattr(crf.params, field) for field in _PUBLISHED} | _learned_bandwidths(crf)
     differences = tuple(
-        f"params.{field} is {getattr(crf.params, field)!r}, there {there!r}"
+        f"params.{field} is {used[field]!r}, there {there!r}"
         for field, there in _PUBLISHED.items()
-        if getattr(crf.params, field) != there
+        if used[field] != there
     )
     return Conversion(source, converted, ignored, differences)
+
+
+def _learned_bandwidths(crf: Any) -> dict[str, float]:
+    """Return the bandwidths of a head that trains them, in six digits; none of any other head."""
+    if crf.log_bandwidths is None:
+        return {}
+    (alpha, beta), (gamma, _) = crf.bandwidths.tolist()
+    found = {"theta_alpha": alpha, "theta_beta": beta, "theta_gamma": gamma}
+    return {name: float(f"{value:.6g}") for name, value in found.items()}
 
 
 def _in_form(name: str, matrix: Array, axes: int) -> tuple[Array, str]:

@@ -186,11 +186,12 @@ class _Page:
         self.drawing.show(visible)
         self.views.classes(remove="results") if visible else self.views.classes("results")
 
-    async def _load(self, source: Source) -> None:
-        chosen = self.choice.value
+    async def _load(self, source: Source, chosen: str | None = None) -> None:
+        """Show a scene, unless something else than `chosen` is chosen by then."""
+        chosen = chosen or self.choice.value
         try:
             scene = await self.run.io_bound(load, source)
-        except (OSError, ImportError, TypeError, ValueError, MemoryError) as error:
+        except (OSError, ImportError, RuntimeError, TypeError, ValueError, MemoryError) as error:
             self._complain(str(error))
             return
         if scene is not None and self.choice.value == chosen:  # nothing else was chosen meanwhile
@@ -204,7 +205,7 @@ class _Page:
         self.refresh()
 
     async def _uploaded(self, event: Any) -> None:
-        name = Path(event.file.name).name
+        name, chosen = Path(event.file.name).name, self.choice.value
         place = Path(tempfile.mkdtemp(dir=self.uploads))
         place /= f"photograph{Path(name).suffix[:20]}"  # any name may come
         self.upload.reset()
@@ -216,7 +217,9 @@ class _Page:
             return
         finally:
             shutil.rmtree(place.parent, ignore_errors=True)
-        if self.choice.value == _SCRIBBLES:
+        if self.choice.value != chosen:
+            return
+        if chosen == _SCRIBBLES:
             self.drawing.begin(image)
             return
 
@@ -226,7 +229,7 @@ class _Page:
             logits = self.network.scores(image)
             return Scene(Path(name).stem, image, logits, None, image)
 
-        await self._load(scored)
+        await self._load(scored, chosen)
 
     # --- views -----------------------------------------------------------------------------------
 
@@ -352,7 +355,7 @@ class _Page:
                         await asyncio.wait_for(self.wanted.wait(), _REST)
                         continue  # a slider moves, which comes first
                 await self._draw_rest(self.tabs.value)
-            except (TypeError, ValueError, MemoryError) as error:
+            except (OSError, RuntimeError, TypeError, ValueError, MemoryError) as error:
                 self.said.set_text(str(error))
 
     async def _draw(self, scene: Scene, settings: Settings) -> None:

@@ -3,6 +3,7 @@
 It starts from the result of a search (`densecrf_rnn.tuning`) and returns parameters for `refine`.
 """
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -115,19 +116,31 @@ def learn(
     True
     """
     passes = checks.count("passes", passes, 1)
-    head = make_head(examples, params, task, trainable_bandwidths=True)
-    training = train(head, examples, task, learning_rate=learning_rate, seed=seed)
     losses = []
-    for _ in range(passes):
-        total = pixels = 0.0
-        for loss, count in itertools.islice(training, len(examples)):
-            if count == 0:
-                continue
-            total, pixels = total + loss * count, pixels + count
-            if on_step is not None:
-                on_step(loss)
-        losses.append(total / pixels if pixels else float("nan"))
+    with torch_threads(task.threads):
+        head = make_head(examples, params, task, trainable_bandwidths=True)
+        training = train(head, examples, task, learning_rate=learning_rate, seed=seed)
+        for _ in range(passes):
+            total = pixels = 0.0
+            for loss, count in itertools.islice(training, len(examples)):
+                if count == 0:
+                    continue
+                total, pixels = total + loss * count, pixels + count
+                if on_step is not None:
+                    on_step(loss)
+            losses.append(total / pixels if pixels else float("nan"))
     return Learned(_params(head, params), head.compatibility.detach().numpy().copy(), losses)
+
+
+@contextlib.contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Let torch use `count` threads for a while; None: as many as it uses now."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def make_head(
@@ -136,8 +149,6 @@ def make_head(
     """Create the CRFRNN that `train` trains, with `params` as initial values."""
     if len(examples) == 0:
         raise ValueError("examples is empty; give at least one image with logits and truth")
-    if task.threads is not None:
-        torch.set_num_threads(task.threads)
     return CRFRNN(
         len(examples[0].logits), params=params, iterations=task.iterations,
         eval_iterations=task.iterations, trainable_bandwidths=trainable_bandwidths,
@@ -207,13 +218,14 @@ def _refined(
     try:
         if example.truth is None:
             raise ValueError("it has no true labels to learn from")
-        refined = torch.from_numpy(np.ascontiguousarray(example.logits))[None]
+        # Copies in the dtype of the head; arrays may be read-only, or views of any strides.
+        refined = torch.from_numpy(np.array(example.logits, np.float32, order="C"))[None]
         truth = torch.from_numpy(example.truth.astype(np.int64))[None]
         if head is not None:
-            image = np.ascontiguousarray(np.moveaxis(example.image, -1, 0))
+            image = np.array(np.moveaxis(example.image, -1, 0), order="C")
             options = optional(example)
             if options["mask"] is not None:
-                options["mask"] = torch.from_numpy(options["mask"])[None]
+                options["mask"] = torch.from_numpy(np.array(options["mask"], order="C"))[None]
             refined = head(refined, torch.from_numpy(image)[None], **options)
         if refined.shape[1] == 1:  # one logit x stands for the labels (0, x)
             refined = torch.cat([torch.zeros_like(refined), refined], dim=1)

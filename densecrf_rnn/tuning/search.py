@@ -179,6 +179,11 @@ def tune(
             for outcome in search.round(min(per_lattice, trials - search.ended)):
                 if on_trial is not None:
                     on_trial(outcome)
+    if search.study.best_value == -math.inf:
+        raise ValueError(
+            f"the score of all {search.ended} settings is NaN; give a task a score that is a "
+            "number for every confusion matrix, such as metrics.mean_iu"
+        )
     params = setting(task.base, search.study.best_trial.params)
     after = confusions(examples, params, task)
     return Tuned(params, task.score(after.sum(0)), score_alone, after, alone, search.study)
@@ -284,7 +289,9 @@ class _Search:
             value = told.intermediate_values[seen]
         else:
             value, seen = self._task.score(np.asarray(entry.total)), len(self._examples)
-            told = self.study.tell(entry.trial, value)
+            # A score that does not exist, such as the precision of a label that occurs nowhere, is
+            # the worst; Optuna would drop the trial.
+            told = self.study.tell(entry.trial, -math.inf if math.isnan(value) else value)
         if self._stored is not None:
             with stored(self._file):
                 self._stored.add_trial(told)

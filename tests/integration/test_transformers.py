@@ -188,6 +188,43 @@ def test_trainer_trains_saves_and_resumes(tmp_path):
         assert torch.equal(back.eval()(image).logits, model.eval()(image).logits)
 
 
+def test_trainer_accumulates_the_gradient_of_one_large_batch(tmp_path):
+    norms = {}
+    for count in (1, 4):
+        torch.manual_seed(0)
+        network = segformer()
+        for module in network.modules():  # nothing random, nothing that depends on the batch
+            if isinstance(module, (torch.nn.Dropout, torch.nn.BatchNorm2d)):
+                module.train = lambda mode=True, module=module: module
+                module.training = False
+            if hasattr(module, "drop_prob"):
+                module.drop_prob = 0.0
+        model = CRFForSemanticSegmentation.wrap(network, processor(), params=PARAMS)
+        arguments = transformers.TrainingArguments(
+            tmp_path, max_steps=1, per_device_train_batch_size=4 // count,
+            gradient_accumulation_steps=count, max_grad_norm=0.0, report_to=[], use_cpu=True,
+            save_strategy="no", logging_steps=1,
+        )  # fmt: skip
+        trainer = transformers.Trainer(
+            model, arguments, train_dataset=[examples()[i % 2] for i in range(4)],
+            optimizers=(torch.optim.SGD(model.parameters(), lr=1e-3), None),
+        )  # fmt: skip
+        before = [p.detach().clone() for p in model.parameters()]
+        trainer.train()
+        moved = [(p.detach() - b).norm() for p, b in zip(model.parameters(), before, strict=True)]
+        loss = next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
+        norms[count] = torch.stack([*moved, torch.tensor(loss)])
+    torch.testing.assert_close(norms[4], norms[1], rtol=1e-3, atol=1e-7)
+
+
+def test_a_processor_that_only_rescales_says_the_range_of_the_pixels():
+    for factor, wanted in ((1 / 255, 1.0), (1 / 127.5, 0.5)):
+        only = transformers.SegformerImageProcessor(do_normalize=False, rescale_factor=factor)
+        model = CRFForSemanticSegmentation.wrap(segformer(), only, params=PARAMS)
+        settings = model.segmenter.settings()
+        assert np.allclose(settings["std"], wanted) and np.allclose(settings["mean"], 0)
+
+
 def test_networks_that_can_recompute_activations_do_so_under_a_head():
     network = segformer()
     model = CRFForSemanticSegmentation.wrap(network, params=PARAMS)

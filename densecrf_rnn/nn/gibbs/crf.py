@@ -18,6 +18,10 @@ from .chains import PAIR, Chains, check_kind, float32_logits
 from .sampling import TensorEngine
 
 Method = Literal["marginals", "annealed", "icm"]
+# Arguments of `decode` that a method does not take.
+_NOT_OF: dict[str, tuple[str, ...]] = {
+    "marginals": (), "annealed": ("burn_in", "chains"), "icm": ("sweeps", "burn_in", "chains"),
+}
 Reduction = Literal["mean", "sum"]
 
 
@@ -302,7 +306,8 @@ class GibbsCRF(nn.Module):
             pixels. The others approximate the most probable labelling: "annealed" as
             `gibbs.annealed` in `sweeps` sweeps, "icm" as `gibbs.icm` from the argmax of the logits.
         sweeps, burn_in, chains, seed, mask
-            As for `marginals`.
+            As for `marginals`; "annealed" takes no `burn_in` and `chains`, "icm" no `sweeps`
+            either.
 
         Returns
         -------
@@ -310,6 +315,10 @@ class GibbsCRF(nn.Module):
             At pixels outside the mask, the argmax of the logits.
         """
         checks.option("method", method, get_args(Method))
+        given = {"sweeps": sweeps, "burn_in": burn_in, "chains": chains}
+        for name in _NOT_OF[method]:
+            if given[name] is not None:
+                raise ValueError(f"{name} is given, but method={method!r} has none; leave it out")
         if method == "marginals":
             q = self.marginals(logits, sweeps, burn_in, chains=chains, seed=seed, mask=mask)
             return q.argmax(1)
