@@ -359,3 +359,20 @@ def test_the_page_has_the_long_ablations_of_the_stored_results():
                       ("end-to-end", "end to end")):
         mean = scores[f"{row}, T = 10"].mean()
         assert f"{mean:.1f} {said}" in " ".join(page.split())
+
+
+def test_the_page_says_of_initial_compatibilities_what_was_stored():
+    page = " ".join((ROOT / "docs/reproduction.md").read_text().split())
+    stored = json.loads((ROOT / "benchmarks/results/fcn8s_convergence.json").read_text())
+    scores = {name: np.array(each) for name, each in stored["mean IU"].items()}
+    losses = {name: np.array(each) for name, each in stored["losses"].items()}
+    potts = "end-to-end"
+    for name, said in (("random-compatibility", "than from a random compatibility"),
+                       ("zero-compatibility", "than from 0")):
+        gains = scores[potts] - scores[name]
+        assert (gains > 0).all()  # "with each of the four seeds"
+        assert tables.interval(*study.student(gains)) in page and said in page
+        parts = (losses[potts] - losses[name]).reshape(4, 5, -1).mean(2)
+        assert (parts.mean(0) > 0).all()  # "higher throughout"
+    shrinks = parts[:, 0] - parts[:, -1]  # of compatibility 0
+    assert tables.interval(*study.student(shrinks), digits=3) in page
