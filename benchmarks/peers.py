@@ -4,12 +4,12 @@ Its CRF is defined as ours with spatial="lattice", so labels must agree. Install
 pip install -e '.[bench]'; compile it with CFLAGS='-O3 -march=native' for a fair comparison.
 """
 
+import contextlib
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import ModuleType
-from unittest import mock
 
 import numpy as np
 from measure import Case
@@ -42,13 +42,27 @@ def _forward(
     densecrf = importlib.import_module(f"{module}.densecrf")
 
     def run() -> np.ndarray:
-        with mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):  # read by each call of `face`
+        with _one_thread():
             crf = _with_unary(problem.logits, densecrf)
             add_spatial(crf, problem)
             add_bilateral(crf, problem)
             return np.array(crf.inference(iterations)).reshape(problem.logits.shape)
 
     return run
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Set the number of threads that the interface of `face` reads in each call."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
 
 
 def build(problem: Problem, threads: int) -> Callable[[], None]:

@@ -24,6 +24,7 @@ __all__ = ["inference_session", "reference_evaluator"]
 
 DOMAIN = "ai.onnx.contrib"  # domain of Python operators in onnxruntime-extensions
 OPERATOR = "DenseCRFMeanField"
+_registered: WeakSet[Any] = WeakSet()  # SessionOptions that know the library of such operators
 
 
 def settings(
@@ -117,15 +118,11 @@ def inference_session(model: Any, **options: Any) -> Any:
     extensions = checks.package("onnxruntime_extensions", "inference_session", install)
     _register(extensions)
     own = options.pop("sess_options", None) or runtime.SessionOptions()
-    if own not in _registered:  # a second registration would make the session fail
+    if own not in _registered:  # given a second time; twice registered, the session would fail
         own.register_custom_ops_library(extensions.get_library_path())
         _registered.add(own)
     options.setdefault("providers", ["CPUExecutionProvider"])
     return runtime.InferenceSession(model, own, **options)
-
-
-# Options of sessions that have the library of custom operators, which may be used again.
-_registered: WeakSet[Any] = WeakSet()
 
 
 @cache  # a second registration would make every later session fail

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from test_tune import planted  # noqa: E402
 
-from densecrf_rnn import CRFParams  # noqa: E402
+from densecrf_rnn import CRFParams, refine  # noqa: E402
 from densecrf_rnn.nn.tuning import learn  # noqa: E402
 from densecrf_rnn.tuning import Task, confusions  # noqa: E402
 
@@ -82,7 +82,27 @@ def test_arrays_of_any_dtype_and_layout_are_learned_from_as_they_are_refined():
     assert learn([half], START, TASK, passes=2).losses == pytest.approx(wanted.losses, rel=1e-2)
 
 
-def test_learning_leaves_the_number_of_torchs_threads(monkeypatch):
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"logits": np.zeros((2, 12, 15), np.uint8)}, {"logits": np.zeros((2, 12, 15), ">f4")},
+        {"logits": np.ma.masked_less(EXAMPLES[0].logits, 0)},
+        {"image": np.zeros((12, 15, 1), ">u2")}, {"image": np.ones((12, 15, 1), bool)},
+        {"mask": np.ones((12, 15), np.uint8)},
+        {"mask": np.ones((3, 4), bool)},
+    ],
+    ids=lambda changed: next(f"{name} {array.dtype}" for name, array in changed.items()),
+)  # fmt: skip
+def test_what_refine_refuses_learning_refuses_with_the_same_sentence(changed):
+    example = replace(EXAMPLES[0], **changed)
+    with pytest.raises((TypeError, ValueError)) as wanted:
+        refine(example.logits, example.image, START, mask=example.mask)
+    with pytest.raises(type(wanted.value)) as found:
+        learn([example], START, TASK, passes=1)
+    assert str(found.value) == f"{example.name}: {wanted.value}"
+
+
+def test_learning_leaves_the_number_of_torchs_threads():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)

@@ -308,7 +308,7 @@ def test_a_refined_raster_is_never_left_half_written(problem, kind, tmp_path):
 
 DISK = """
     import resource, signal, sys
-    from densecrf_rnn.files import read_mask, refine_raster
+    from densecrf_rnn.files import refine_raster
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # as a full disk
     try:

@@ -82,7 +82,7 @@ def test_a_score_that_is_nan_is_the_worst_and_the_search_goes_on():
     outcomes = []
     found = tune(EXAMPLES, task, trials=8, seed=0, on_trial=outcomes.append)
     scores = [outcome.score for outcome in outcomes]
-    assert np.isnan(scores[0]) and np.isfinite(scores).any()
+    assert np.isnan(scores[0]) and np.isfinite(scores).any() and not outcomes[0].best
     assert len(found.study.trials) == 8 and found.score == pytest.approx(np.nanmax(scores))
     assert [t.state.name for t in found.study.trials].count("FAIL") == 0
 

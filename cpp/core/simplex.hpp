@@ -28,8 +28,8 @@ struct Simplex {
 };
 
 // Set a point to 0 if it is not finite or so far away that the integers of locate() would overflow.
-// Its lattice is rejected: on a GPU only after this, elsewhere before, but another thread, or the
-// caller between forward and backward pass, may write into the features after the check.
+// Such features are refused, but a GPU learns of them only after it has located them; and whoever
+// owns the features may write into them after their check, as between forward and backward pass.
 template <typename T>
 DCRF_HOST_DEVICE inline void keep_within_reach(T* feature, const T* scale, int d) {
   // Above the bound of quotient_range(), which is computed in double precision.

@@ -15,7 +15,7 @@ constexpr std::int64_t kVertexChunk = 1024;    // vertices per chunk
 constexpr std::int64_t kRowChunk = 4096;       // rows of values per chunk
 constexpr std::int64_t kClearChunk = 1 << 17;  // elements per chunk
 
-// While an object of this class exists, its thread computes in a floating-point mode of its own.
+// While an object of this class exists, its thread computes in the floating-point mode `mode`.
 class InFloatMode {
  public:
   explicit InFloatMode(platform::FloatMode mode);

@@ -183,9 +183,8 @@ class Refining:
         """Return where the label map `output` has labels, bool [*S]; None if everywhere."""
         logits, mask = problem.logits, problem.mask
         seen = mask if formats.can(output, "valid") else problem.valid
-        if mask is None or "labels" not in _WRITTEN[self._args.write]:
-            return seen
-        if mask.shape != logits.shape[1:]:  # `refine` says so
+        written = "labels" in _WRITTEN[self._args.write]
+        if mask is None or not written or mask.shape != logits.shape[1:]:  # which is refused later
             return seen
         lacking = np.zeros(mask.shape, bool)  # without logits there is no label
         lacking[~mask] = np.isnan(marginals_of(logits[:, ~mask], self._inputs.regions)[0])
@@ -327,7 +326,9 @@ class Refining:
 def _check_written(args: argparse.Namespace) -> None:
     """Raise UserError if an option is about outputs of a kind that --write does not name."""
     for kind, (outputs, names) in _ABOUT.items():
-        for name in sorted(given(args) & names if kind not in _WRITTEN[args.write] else ()):
+        if kind in _WRITTEN[args.write]:
+            continue
+        for name in sorted(given(args) & names):
             raise UserError(
                 f"{option(name)} is about {outputs}, of which --write {args.write} writes none; "
                 f"leave {option(name)} out, or choose --write {kind} or both"

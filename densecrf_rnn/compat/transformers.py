@@ -85,7 +85,8 @@ class CRFForSemanticSegmentation(_Model):
 
     config_class = CRFConfig
     main_input_name = "pixel_values"
-    # The loss is a mean over one batch: Trainer divides it by the steps that it accumulates.
+    # The loss is a mean over one batch; Trainer then divides it by the number of batches that it
+    # accumulates.
     accepts_loss_kwargs = False
 
     def __init__(self, config: CRFConfig) -> None:
@@ -153,10 +154,8 @@ class CRFForSemanticSegmentation(_Model):
         if processor is not None and (mean is not None or std is not None):
             raise ValueError("processor is given, and mean or std; leave one of them out")
         if processor is not None:
-            if getattr(processor, "do_normalize", False):
-                mean, std = processor.image_mean, processor.image_std
-            else:
-                mean, std = 0.0, 1.0
+            normalizes = getattr(processor, "do_normalize", False)
+            mean, std = (processor.image_mean, processor.image_std) if normalizes else (0.0, 1.0)
             # They are fractions of 255 if pixels were divided by that, as nearly all are.
             scaled = getattr(processor, "do_rescale", False)
             factor = processor.rescale_factor if scaled else 1 / 255

@@ -25,6 +25,8 @@ _OF_SCRIBBLES = Settings(theta_alpha=80, theta_beta=13, w_bilateral=10, iteratio
 _OWN = "your own photograph"
 _SCRIBBLES = "scribbles, without a network"
 _DIFFERENCE, _ENTROPY = "difference", "entropy"
+# What files, settings and the machine can cause; the page says it and goes on.
+_FAILURES = (ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
 _STYLE = """
 .views { flex: 1 1 300px; min-width: 0; max-width: 1500px; }
 .views > * { flex: 1 1 400px; max-width: 760px; min-width: 0; }
@@ -191,7 +193,7 @@ class _Page:
         chosen = chosen or self.choice.value
         try:
             scene = await self.run.io_bound(load, source)
-        except (OSError, ImportError, RuntimeError, TypeError, ValueError, MemoryError) as error:
+        except _FAILURES as error:
             self._complain(str(error))
             return
         if scene is not None and self.choice.value == chosen:  # nothing else was chosen meanwhile
@@ -212,7 +214,7 @@ class _Page:
         try:
             await event.file.save(place)
             image = await self.run.io_bound(read_upload, place)
-        except (OSError, ImportError, ValueError, MemoryError) as error:
+        except _FAILURES as error:
             self._complain(str(error).replace(f"{place}", name))
             return
         finally:
@@ -355,7 +357,7 @@ class _Page:
                         await asyncio.wait_for(self.wanted.wait(), _REST)
                         continue  # a slider moves, which comes first
                 await self._draw_rest(self.tabs.value)
-            except (OSError, RuntimeError, TypeError, ValueError, MemoryError) as error:
+            except _FAILURES as error:
                 self.said.set_text(str(error))
 
     async def _draw(self, scene: Scene, settings: Settings) -> None:

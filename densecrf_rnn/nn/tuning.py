@@ -218,13 +218,16 @@ def _refined(
     try:
         if example.truth is None:
             raise ValueError("it has no true labels to learn from")
-        # Copies in the dtype of the head; arrays may be read-only, or views of any strides.
+        checks.stored_logits(example.logits, None)
+        # Copies, in the dtype of the head: torch takes no read-only arrays, and not all strides.
         refined = torch.from_numpy(np.array(example.logits, np.float32, order="C"))[None]
         truth = torch.from_numpy(example.truth.astype(np.int64))[None]
         if head is not None:
+            checks.image(example.image, example.logits, batched=False)
             image = np.array(np.moveaxis(example.image, -1, 0), order="C")
             options = optional(example)
             if options["mask"] is not None:
+                checks.mask(options["mask"], example.logits.shape[1:])
                 options["mask"] = torch.from_numpy(np.array(options["mask"], order="C"))[None]
             refined = head(refined, torch.from_numpy(image)[None], **options)
         if refined.shape[1] == 1:  # one logit x stands for the labels (0, x)

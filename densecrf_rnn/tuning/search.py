@@ -296,5 +296,6 @@ class _Search:
             with stored(self._file):
                 self._stored.add_trial(told)
         self.ended += 1
-        best = not pruned and self.study.best_trial.number == told.number
+        counts = not pruned and not math.isnan(value)
+        best = counts and self.study.best_trial.number == told.number
         return Outcome(self.ended, entry.params, value, seen, pruned, best)

@@ -75,9 +75,9 @@ def locate(features: Tensor) -> Simplices:
 
 
 def _within_reach(features: Tensor) -> Tensor:
-    """Return features with 0 for the points whose ranks would be no ranks: NaN, infinity, too far.
+    """Return features with 0 in place of points that `locate` cannot take: not `indexable`.
 
-    They were checked before the forward pass, but their memory may have changed since.
+    The features were checked before the forward pass, but their memory may have changed since.
     """
     scale = elevation_scale(features.shape[2], features.dtype)
     reach = sum(features[..., i].abs() * (s * (i + 1)) for i, s in enumerate(scale))
