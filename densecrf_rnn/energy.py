@@ -35,7 +35,7 @@ def free_energy(
 
     Parameters
     ----------
-    refined : ndarray, shape and dtype of `logits`
+    refined : ndarray, shape and dtype of `logits` (float32 for float16)
         The output of `mean_field`, or the logarithm of marginals.
     logits, image, params, features, kernel_weights, compatibility, mask, spacing, backend, threads
         As in `mean_field`. Pixels outside the mask are excluded.
@@ -71,6 +71,10 @@ def free_energy(
     >>> energies == sorted(energies, reverse=True)
     True
     """
+    if getattr(refined, "dtype", None) == np.float16:
+        refined = refined.astype(np.float32)
+    if getattr(logits, "dtype", None) == np.float16:  # as `mean_field` computes with them
+        logits = logits.astype(np.float32)
     problem = check(
         logits, image, params, kernel_weights, compatibility, mask, spacing, backend, threads,
         features=features,

@@ -28,7 +28,7 @@ class PermutohedralLattice:
         where a neighbour is missing: the filter is closer to the Gaussian, but in many dimensions
         the lattice has several times the vertices.
     backend : str
-        "auto", or a name from `available_backends()`.
+        "auto", "cpu" or "numba"; `available_backends()` says which can run here.
     threads : int, optional
         Maximum number of threads; default OMP_NUM_THREADS or the number of CPUs of this process.
         The result does not depend on it.

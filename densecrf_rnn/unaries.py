@@ -214,14 +214,16 @@ def from_queries(queries: Any, masks: Any = None, *, floor: float = 1e-5) -> Any
     masks : ndarray or Tensor [..., Q, *S]
         Mask logits of the queries. Left out if `queries` is a model's output.
     floor : float between 0 and 1, both excluded
-        Minimum score; smaller ones are raised to it.
+        Minimum score; smaller ones are raised to it. At a pixel that no query covers all scores
+        may be smaller; then all labels are equally probable.
 
     Returns
     -------
     ndarray or Tensor [..., L, *S]
         Logarithms of the scores. The score of a label at a pixel is the sum over the queries of
         the label's probability (softmax of the class logits) times the pixel's (sigmoid of the
-        mask logits). The argmax over the labels is that of `post_process_semantic_segmentation`.
+        mask logits). The argmax over the labels is that of `post_process_semantic_segmentation`
+        where a score is above `floor`.
         The wider of their dtypes, at least float32; differentiable if they are tensors.
 
     Raises
@@ -283,8 +285,8 @@ def scale_temperature(logits: Array, temperature: float) -> Array:
 
     Parameters
     ----------
-    logits : ndarray [L, *S], floating point
-    temperature : positive float
+    logits : ndarray [L, *S], float32 or float64
+    temperature : float in 1e-6..1e9
         1 changes nothing; towards 0 the most probable label gets all of the probability.
 
     Returns

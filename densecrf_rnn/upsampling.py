@@ -27,7 +27,7 @@ def upsample(
 
     Parameters
     ----------
-    maps : ndarray [L, *S], floating point
+    maps : ndarray [L, *S], float32 or float64
         Must be finite: infinities would turn neighbouring pixels into NaN. Interpolate what the
         network interpolates: its logits, or, if it saved probabilities, these, before
         `unaries.logits_from_probabilities`; the mean of logarithms is not that of probabilities.
@@ -48,7 +48,7 @@ def upsample(
     Raises
     ------
     TypeError, ValueError
-        `maps` of another kind, or an invalid size or crop.
+        `maps` of another kind, maps that hold NaN or infinity, or an invalid size or crop.
 
     Examples
     --------
@@ -61,6 +61,11 @@ def upsample(
     checks.float_dtype("maps", maps, batched=False)
     if maps.ndim == 0 or 0 in maps.shape:
         raise ValueError(f"maps has shape {maps.shape}; it must be [L, *S], without an empty axis")
+    if not np.isfinite(maps).all():
+        raise ValueError(
+            "maps contain NaN or infinity, so they cannot be interpolated; interpolate "
+            "probabilities instead of their logarithms, or replace these values first"
+        )
     size = _lengths("size", size, maps.shape)
     crop = size if crop is None else _lengths("crop", crop, maps.shape)
     for fine, count in zip(size, crop, strict=True):

@@ -832,6 +832,14 @@ def test_a_missing_package_is_said_once(folder, capsys, monkeypatch):
     assert "pip install 'densecrf-rnn[files]'" in line
 
 
+def test_a_missing_package_for_an_option_is_said_in_one_sentence(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    (folder / "mu.h5").touch()
+    assert call(folder, "--compatibility", str(folder / "mu.h5")) == 2
+    (line,) = errors(capsys)
+    assert "pip install 'densecrf-rnn[files]'" in line
+
+
 def test_a_missing_progress_bar_is_said_before_anything_is_done(folder, capsys, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import nn_problems as make  # noqa: E402
-from densecrf_rnn import CRFRNN, CRFParams  # noqa: E402
+from densecrf_rnn import CRFRNN, CRFParams, kernels  # noqa: E402
 from densecrf_rnn.compat import (  # noqa: E402
     load_crfasrnn_caffe,
     load_crfasrnn_keras,
@@ -139,6 +139,29 @@ def test_report_names_settings_with_which_the_layer_differs_from_the_package():
         "params.theta_beta is 13.0, there 3.0", "params.spatial is 'grid', there 'lattice'"
     )
     assert "differs: params.theta_beta is 13.0, there 3.0" in str(report)
+
+
+def test_report_names_kernels_update_and_method_with_which_the_layer_differs():
+    own = [kernels.Bilateral(160, 13), kernels.Spatial(3)]
+    options = {"kernel_weights": "full", "update": "relu", "method": "exact"}
+    crf = CRFRNN(L, params=PARAMS, kernels=own, **options)
+    assert load_crfasrnn_caffe(crf, list(matrices())).differences == (
+        "params.theta_beta is 13.0, there 3.0", "update is 'relu', there 'softmax'",
+        "method is 'exact', there 'lattice'",
+    )
+
+
+@pytest.mark.parametrize("own", [
+    [kernels.Spatial(3), kernels.Bilateral(160, 3)],
+    [kernels.Bilateral(160, 3), kernels.Bilateral(80, 13)],
+    [kernels.Custom(1.0, "image"), kernels.Spatial(3)],
+], ids=["in another order", "two of the image", "one of no position"])
+def test_other_kernels_than_the_weights_are_for_are_refused(own):
+    crf = CRFRNN(L, kernel_weights="full", kernels=own)
+    before = crf.kernel_weights.clone()
+    with pytest.raises(ValueError, match="other kernels, or another order of them"):
+        load_crfasrnn_caffe(crf, list(matrices()))
+    assert torch.equal(crf.kernel_weights, before)
 
 
 def test_report_names_learned_bandwidths_that_the_package_does_not_have():

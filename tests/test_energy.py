@@ -210,3 +210,12 @@ def test_free_energy_leaves_its_arguments_alone(backend):
     free_energy(refined, logits, image, WEAK, backend=backend)
     for array, before in zip((refined, logits, image), given, strict=True):
         np.testing.assert_array_equal(array, before)
+
+
+def test_the_free_energy_of_float16_logits_is_that_of_their_float32():
+    logits, image = problem(0, 5, 6)
+    half = logits.astype(np.float16)
+    steps = [mean_field(half, image, WEAK, iterations=t) for t in (0, 3)]
+    for step in (*steps, half):
+        wide = step.astype(np.float32), half.astype(np.float32)
+        assert free_energy(step, half, image, WEAK) == free_energy(*wide, image, WEAK)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from explore_server import explored, labels_of_command, labels_of_python
 
-from densecrf_rnn import CRFParams, cli, samples
+from densecrf_rnn import CRFParams, cli, files, samples
 from densecrf_rnn.cli import _inputs, explore, main
 from densecrf_rnn.explore import controls, pictures, scenes, scribbles, settings
 from densecrf_rnn.explore.scenes import Scene
@@ -457,3 +457,27 @@ def test_explore_without_its_extra_names_it(monkeypatch, capsys):
     )
     assert main(["explore"]) == 2
     assert "pip install 'densecrf-rnn[explore]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["--labels-last"], ["--port", "1"], ["--temperature", "1"]])
+def test_sliders_begin_where_the_help_says(words):
+    parser = argparse.ArgumentParser()
+    explore.add_arguments(parser)
+    args = parser.parse_args(words, argparse.Namespace(parser=parser))
+    start = explore._start(args)
+    text = " ".join(parser.format_help().split())
+    assert f"updates (default: {start.iterations})" in text
+    for name in ("theta_alpha", "theta_beta", "theta_gamma", "w_bilateral", "w_spatial"):
+        own = text[text.rindex(f"--{name.replace('_', '-')} X") :]
+        assert own[own.index("(default: ") :].startswith(f"(default: {getattr(start, name):g})")
+    assert "--prune" not in text and "--compatibility" not in text
+
+
+def test_parameters_with_a_compatibility_are_refused(tmp_path):
+    path = tmp_path / "params.json"
+    files.write_settings(path, files.Settings(CRFParams(), 5, np.eye(2)))
+    parser = argparse.ArgumentParser()
+    explore.add_arguments(parser)
+    args = parser.parse_args(["--params", str(path)], argparse.Namespace(parser=parser))
+    with pytest.raises(cli.UserError, match="a compatibility, which the page has no slider for"):
+        explore._start(args)

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as npst
 
 from densecrf_rnn import CRFParams, files, samples
-from densecrf_rnn.files import formats, halves
+from densecrf_rnn.files import formats, halves, npy
 from densecrf_rnn.files import hashing
 from densecrf_rnn.files.record import FolderInUseError, Record, checksum
 from densecrf_rnn.params import NORMALIZATIONS, QUALITIES
@@ -847,7 +847,11 @@ MARGINALS = np.full((2, 4, 5), 0.5, np.float32)
         (lambda path: files.write_marginals(path, 8 * LOGITS), "a.npz",
          ValueError, r"q holds -\d.*, but probabilities lie in 0..1; refine logits first"),
         (lambda path: files.write_marginals(path, MARGINALS, classes=np.arange(3)), "a.npz",
-         ValueError, "classes names 3 labels, but q has 2"),
+         ValueError, "classes must hold the labels of the 2 maps, integers of at least 0, each"),
+        (lambda path: files.write_marginals(path, MARGINALS, classes=np.array([0.5, 1])), "a.npz",
+         ValueError, "classes must hold the labels of the 2 maps"),
+        (lambda path: files.write_marginals(path, MARGINALS, classes=[3, 3]), "a.npz",
+         ValueError, "classes must hold the labels of the 2 maps"),
         (lambda path: files.write_saliency(path, np.array([[0.5, 1.5]])), "a.png",
          ValueError, r"p holds 0\.\.1.5, but .* with outliers pass p.clip\(0, 1\)"),
         (lambda path: files.write_saliency(path, np.array([[-0.5, 1]])), "a.png",
@@ -887,3 +891,34 @@ def test_a_palette_needs_no_colours_beyond_the_largest_label(tmp_path):
     files.write_labels(tmp_path / "a.png", np.array([[0, 1]]), palette=colours)
     assert files.read_labels(tmp_path / "a.png").tolist() == [[0, 1]]
     assert files.read_palette(tmp_path / "a.png")[:2].tolist() == colours.tolist()
+
+
+def test_an_npz_holds_the_arrays_it_should_and_no_more(tmp_path):
+    path = tmp_path / "a.npz"
+    files.write_marginals(path, MARGINALS, classes=np.array([1, 3]))
+    with np.load(path) as archive:
+        assert archive.files == ["marginals", "classes"]
+    with pytest.raises(ValueError, match="holds maps of the labels 1, 3"):
+        files.read_logits(path, key="marginals", kind="probabilities")
+    files.write_marginals(path, MARGINALS, regions=True)
+    assert npy.is_of_regions(path)
+    files.write_labels(path, np.array([[0, 300]]))
+    assert files.read_labels(path).tolist() == [[0, 300]]
+
+
+def test_nifti_labels_beyond_32_bits_are_an_error_and_keep_the_file(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    like, path = tmp_path / "image.nii", tmp_path / "labels.nii"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((2, 1, 1), np.uint8), np.eye(4)), like)
+    labels = np.array([[[2**31 - 1, 5]]], np.uint32)
+    files.write_labels(path, labels, like=like)
+    assert files.read_labels(path).tolist() == labels.tolist()
+    with pytest.raises(ValueError, match="in 32 bits, but the largest label is 2147483648"):
+        files.write_labels(path, labels + 1, like=like)
+    assert files.read_labels(path).tolist() == labels.tolist()
+
+
+def test_logits_of_integers_are_a_type_error_that_names_the_file(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((2, 3, 4), np.int32))
+    with pytest.raises(TypeError, match="a.npy: logits are int32"):
+        files.read_logits(tmp_path / "a.npy")

@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from densecrf_rnn import files
+from densecrf_rnn.files.label_values import LabelValues
 from densecrf_rnn.cli import main
 
 pytest.importorskip("tqdm")
@@ -688,3 +690,13 @@ def test_probabilities_of_another_scale_are_noticed(dtype, most, problem, capsys
     np.testing.assert_array_equal(found, confusion(*words, "--kind", "labels"))
     assert refine("soft") == 2
     assert "grey images of probabilities: add --kind probabilities" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("void", [None, 1, 9, 300])
+def test_values_of_labels_and_void_are_those_that_were_read(void):
+    values = LabelValues(values=(0, 255), void=void)
+    stored = np.array([[0, 255, 0 if void is None else void]])
+    found = values.stored(values.labels(Path("a.png"), stored))
+    assert found.tolist() == stored.tolist() and found.dtype.kind == "u"
+    with pytest.raises(ValueError, match="labels hold 2, but there are values for the labels 0..1"):
+        values.stored(np.array([[2]]))

@@ -7,8 +7,11 @@ torch = pytest.importorskip("torch")
 
 from torch.nn.functional import interpolate  # noqa: E402
 
-from densecrf_rnn import PermutohedralLattice, nn  # noqa: E402
-from densecrf_rnn.nn.losses import DenseCRFLoss  # noqa: E402
+from densecrf_rnn import (  # noqa: E402
+    CRFRNN, BackendUnavailableError, PermutohedralLattice, available_backends, nn,
+)  # fmt: skip
+from densecrf_rnn.nn import BilateralFilter, GibbsCRF  # noqa: E402
+from densecrf_rnn.nn.losses import DenseCRFLoss, robust_log_likelihood  # noqa: E402
 from densecrf_rnn.params import NORMALIZATIONS  # noqa: E402
 from densecrf_rnn.reference import dense  # noqa: E402
 
@@ -113,7 +116,9 @@ def test_gradients_equal_finite_differences(backend, size):
 
 
 def test_maps_are_scaled_as_in_rloss():
-    s, image, mask, labels = drawn(7, 10)
+    s, image, mask, labels = drawn(8, 10)
+    mask = mask[:, ::2, ::2].repeat_interleave(2, 1).repeat_interleave(2, 2)
+    labels = labels.where(mask, 255)
     whole = DenseCRFLoss(2.0, 40.0, 6.0, 0.5, gate=True, method="exact")
     value = whole(s, image, mask, labels)
     smaller = interpolate(s, scale_factor=0.5, mode="bilinear", align_corners=False)
@@ -160,13 +165,30 @@ def test_empty_batches_and_masks_give_zero():
     assert DenseCRFLoss(1.0, reduction="mean")(s[:0], image[:0]) == 0
 
 
-def test_masked_pixels_may_hold_anything():
-    s, image, mask, _ = drawn(6, 8)
-    mask[:, :2] = False
-    loss = DenseCRFLoss(1.0, scale_factor=1, normalization="after")
-    wanted = loss(s, image, mask)
-    image[:, :, :2] = float("nan")
-    assert torch.equal(loss(s, image, mask), wanted)
+@pytest.mark.parametrize("scale", [1, 0.5, 0.7, 0.3])
+@pytest.mark.parametrize("size", [(7, 9), (5, 6, 7)])
+def test_masked_pixels_may_hold_anything_and_get_no_gradient(size, scale):
+    s, image, mask, _ = drawn(*size)
+    mask[:, 3:] = False  # with 0.5, pixels of both kinds lie in one block
+    loss = DenseCRFLoss(1.0, scale_factor=scale, normalization="after")
+    wanted, gradient = gradient_of(loss, s, image, mask)
+    outside = ~mask[:, None]
+    assert wanted != 0 and not gradient[outside.expand_as(gradient)].any()
+    s, image = (x.masked_fill(outside, float("nan")) for x in (s, image))
+    found = gradient_of(loss, s, image, mask)
+    torch.testing.assert_close(found, (wanted, gradient), rtol=0, atol=0)
+
+
+def test_a_probability_is_scaled_as_the_mean_of_the_pixels_inside():
+    s, image, _, _ = drawn(4, 6, batch=1)
+    mask = torch.ones(1, 4, 6, dtype=torch.bool)
+    mask[:, :, 3] = False  # the third of each two columns: half of the blocks in the middle
+    value = DenseCRFLoss(1.0, 40.0, 6.0, 0.5, method="exact")(s, image, mask)
+    blocks, inside = (x.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2)) for x in (s, mask[:, None]))
+    smaller = (blocks * inside).sum((-1, -3)) / inside.sum((-1, -3))
+    already = DenseCRFLoss(1.0, 40.0, 3.0, 1, method="exact")
+    wanted = already(smaller, interpolate(image, scale_factor=0.5), mask[:, ::2, ::2])
+    torch.testing.assert_close(value, wanted, rtol=1e-12, atol=0)
 
 
 def test_transforms_and_compiled_graphs_give_the_same():
@@ -224,3 +246,25 @@ def test_labels_of_other_kinds_are_refused():
 
 
 S, L = torch.zeros(1, 2, 3, 4), torch.zeros(1, 3, 4).long()
+
+
+@pytest.mark.parametrize("build", [
+    lambda backend: DenseCRFLoss(backend=backend),
+    lambda backend: BilateralFilter(3.0, backend=backend),
+    lambda backend: CRFRNN(2, backend=backend),
+    lambda backend: GibbsCRF(2, backend=backend),
+])
+def test_a_backend_that_does_not_exist_is_an_error_of_the_constructor(build):
+    with pytest.raises(BackendUnavailableError, match="no backend of that name"):
+        build("bogus")
+    build("cpu") if "cpu" in available_backends() else build("auto")
+
+
+def test_gibbs_crfs_have_no_engine_torch():
+    with pytest.raises(BackendUnavailableError, match="draws no samples; use backend='auto'"):
+        GibbsCRF(2, backend="torch")
+
+
+def test_robust_losses_take_labels_and_no_masks():
+    with pytest.raises(TypeError, match="target has dtype torch.bool; it must be integer"):
+        robust_log_likelihood(torch.zeros(1, 2, 3), torch.zeros(1, 3, dtype=torch.bool))

@@ -97,3 +97,9 @@ def test_engines_that_do_not_prune_and_values_out_of_range_are_refused():
 
 def test_a_layer_that_prunes_says_so_and_one_that_does_not_is_silent(pruner):
     assert "prune=0.01" in repr(layer(pruner, 1e-2)) and "prune" not in repr(layer(pruner, 0))
+
+
+def test_values_out_of_range_are_refused_under_transforms_too():
+    logits, image = torch.zeros(1, 3, 4, 5), torch.zeros(1, 3, 4, 5)
+    with pytest.raises(ValueError, match="prune is 0.9; with 3 labels it must lie in"):
+        torch.func.grad(lambda x: functional.mean_field(x, image, prune=0.9).sum())(logits)

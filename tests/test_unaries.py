@@ -148,6 +148,11 @@ def test_queries_of_any_magnitude_give_finite_logits_above_the_floor():
     np.testing.assert_allclose(np.exp(found), [[1e-3, 1, 1e-3], [0.5, 1e-3, 0.5]], rtol=1e-5)
 
 
+def test_where_no_query_covers_a_pixel_its_labels_are_equally_probable():
+    found = unaries.from_queries(np.array([[0.0, 5, 0]]), np.array([[-20.0, 20]]))
+    assert found[0, 0] == found[1, 0] == np.log(1e-5) and found[1, 1] > found[0, 1]
+
+
 def test_queries_of_tensors_have_the_logits_of_arrays_and_their_gradient():
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(1)
@@ -343,3 +348,11 @@ def test_a_speck_takes_the_label_of_its_neighbours_in_a_volume():
 def test_remove_small_refuses_what_is_no_label_map():
     with pytest.raises(TypeError, match="float64"):
         remove_small(np.zeros((3, 3)), 2)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_maps_that_cannot_be_interpolated_are_refused(bad):
+    maps = np.zeros((2, 2, 2))
+    maps[0, 0, 1] = bad
+    with pytest.raises(ValueError, match="maps contain NaN or infinity, so they cannot be interp"):
+        upsample(maps, (4, 4))

@@ -30,8 +30,9 @@ _COMMANDS = {
 
 
 STATUS = (
-    "Exit status: 0 for success; 1 if some of the files failed; 2 if an error, which is printed,"
-    " kept the command from starting or stopped it; 130 after Ctrl-C."
+    "Exit status: 0 for success; 1 if some of the files failed or, for refine, have no partner; 2"
+    " if an error, which is printed, kept the command from starting or stopped it; 130 after"
+    " Ctrl-C; 141 if the program that reads the output has ended."
 )
 
 

@@ -1,8 +1,9 @@
 """Options of the CRF and of the engine that computes it, shared by the commands that run one."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import get_args
+from typing import Any, get_args
 
 from .. import tuning
 from ..engines.registry import ARRAY_ENGINES
@@ -35,23 +36,25 @@ _EACH = {
 }  # fmt: skip
 
 
-def add_crf_options(parser: argparse.ArgumentParser) -> None:
-    """Declare an option for each field of CRFParams, the iterations and the compatibility."""
+def add_crf_options(
+    parser: argparse.ArgumentParser, start: Settings = START, *, of_page: bool = False
+) -> None:
+    """Declare an option for each field of CRFParams, the iterations and the compatibility.
+
+    `start` has the defaults; the page of `explore` has no pruning and no compatibility.
+    """
     add = parser.add_argument_group("CRF").add_argument
     add("--params", **_types.FILE,
         help="settings in JSON, as written by `tune`; command-line options override the file")
     for name, meaning in MEANING.items():
         add(option(name), type=_types.numbers, metavar="X[,X...]",
-            help=f"{meaning}; one for all {_EACH[name]} (default: {getattr(START.params, name):g})")
+            help=f"{meaning}; one for all {_EACH[name]} (default: {getattr(start.params, name):g})")
     add("--iterations", type=int, metavar="N",
-        help=f"mean-field updates (default: {START.iterations})")
-    add("--prune", type=float, metavar="X",
-        help="save time by leaving labels out: no pixel loses more than X of a label's marginal in "
-        f"an iteration; 0 is exact (default: {PRUNE_LABELS:g} where engine cpu writes labels "
-        "alone, else 0)")
-    add("--compatibility", **_types.FILE,
-        help="array file [L, L]: penalty for a label (row) next to another (column) (default: "
-        "Potts, 1 for different labels)")
+        help=f"mean-field updates (default: {start.iterations})")
+    if of_page:
+        parser.set_defaults(prune=None, compatibility=None)
+    else:
+        _add_prune_and_compatibility(add)
     for name, choices, meaning in (
         ("normalization", Normalization,
          "normalise before or after filtering, or half each (symmetric)"),
@@ -60,10 +63,20 @@ def add_crf_options(parser: argparse.ArgumentParser) -> None:
         ("quality", Quality, "accuracy of the lattice (docs/accuracy.md)"),
     ):
         add(option(name), choices=get_args(choices),
-            help=f"{meaning} (default: {getattr(START.params, name)})")
+            help=f"{meaning} (default: {getattr(start.params, name)})")
     add("--self-term", action=argparse.BooleanOptionalAction, default=None,
         help="include the diagonal term (i = j): pixels send messages to themselves (default: "
         "included)")
+
+
+def _add_prune_and_compatibility(add: Callable[..., Any]) -> None:
+    add("--prune", type=float, metavar="X",
+        help="save time by leaving labels out: no pixel loses more than X of a label's marginal in "
+        f"an iteration; 0 is exact (default: {PRUNE_LABELS:g} where engine cpu writes labels "
+        "alone, else 0)")
+    add("--compatibility", **_types.FILE,
+        help="array file [L, L]: penalty for a label (row) next to another (column) (default: "
+        "Potts, 1 for different labels)")
 
 
 def add_engine_options(group: argparse._ActionsContainer, threads: str) -> None:
@@ -75,10 +88,16 @@ def add_engine_options(group: argparse._ActionsContainer, threads: str) -> None:
     )  # fmt: skip
 
 
-@user_errors(TypeError, ValueError)
-def settings(args: argparse.Namespace) -> Settings:
-    """Return the settings of `--params`, overridden by the options; raise UserError if invalid."""
-    base = START if args.params is None else read_settings(args.params)
+@user_errors(ImportError, TypeError, ValueError)
+def settings(args: argparse.Namespace, start: Settings = START) -> Settings:
+    """Return the settings of `--params`, else `start`, overridden by the options.
+
+    Raises
+    ------
+    UserError
+        They are invalid.
+    """
+    base = start if args.params is None else read_settings(args.params)
     names = [field.name for field in fields(CRFParams)]
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     mu = base.compatibility if args.compatibility is None else read_array(args.compatibility)

@@ -27,6 +27,7 @@ from ._options import given, option
 from .demo import ITERATIONS, PARAMS
 
 PORT = 8765
+_DEFAULTS = files.Settings(PARAMS, ITERATIONS)  # of the sliders
 _OF_PAGE = {"sources", "port", "no_browser", "out", "threads"}
 # Options that say nothing of how a file is read: those of the page, those that its sliders replace,
 # and those that choose the files, each of which the copied command names.
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for inputs that the page saves (default: %(default)s)")
     add("--threads", **_types.COUNT, help="maximum number of threads (default: one per processor)")
     add_content_options(parser, regions=False)
-    add_crf_options(parser)
+    add_crf_options(parser, _DEFAULTS, of_page=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -82,13 +83,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _start(args: argparse.Namespace) -> Settings:
     """Return what the sliders show first: the demo's, or what the options say."""
-    if not given(args) - _OF_PAGE:
-        return Settings.of(PARAMS, ITERATIONS)
-    chosen = settings(args)
+    chosen = settings(args, _DEFAULTS)
     if chosen.compatibility is not None:
-        raise UserError("the page has no --compatibility; leave it out, or use refine")
-    if args.prune:
-        raise UserError("the page refines exactly; leave --prune out, or use refine")
+        raise UserError(
+            f"{args.params} holds a compatibility, which the page has no slider for; leave it out, "
+            "or use refine"
+        )
     with user_errors(ValueError):
         start = Settings.of(chosen.params, chosen.iterations)
     with user_errors(TypeError, ValueError):

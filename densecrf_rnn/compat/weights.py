@@ -279,6 +279,12 @@ def _load(
             f"crf has kernel_weights {list(crf.kernel_weights.shape)}; the published weights are "
             "for one bilateral and one spatial kernel, shared by all iterations"
         )
+    first, second = crf.kernels
+    if None in (first.theta_position, first.theta_guide) or second.theta_guide is not None:
+        raise ValueError(
+            "crf has other kernels, or another order of them, than the published weights are for: "
+            "one of position and image, then one of position; create the CRFRNN without kernels="
+        )
     if "compatibility" not in dict(crf.named_parameters()):
         raise ValueError(
             "crf has a fixed Potts compatibility but the weights contain a learned one; create the "
@@ -299,13 +305,21 @@ def _load(
     converted["compatibility"] = name
     _write(crf.kernel_weights, np.stack([weights[0], weights[1]]))
     _write(crf.compatibility, matrix)
-    used = {field: getattr(crf.params, field) for field in _PUBLISHED} | _learned_bandwidths(crf)
-    differences = tuple(
+    used = {field: getattr(crf.params, field) for field in _PUBLISHED} | {
+        "theta_alpha": first.theta_position, "theta_beta": first.theta_guide,
+        "theta_gamma": second.theta_position,
+    } | _learned_bandwidths(crf)  # fmt: skip
+    differences = [
         f"params.{field} is {used[field]!r}, there {there!r}"
         for field, there in _PUBLISHED.items()
         if used[field] != there
-    )
-    return Conversion(source, converted, ignored, differences)
+    ]
+    differences += [
+        f"{name} is {getattr(crf, name)!r}, there {there!r}"
+        for name, there in (("update", "softmax"), ("method", "lattice"))
+        if getattr(crf, name) != there
+    ]
+    return Conversion(source, converted, ignored, tuple(differences))
 
 
 def _learned_bandwidths(crf: Any) -> dict[str, float]:

@@ -110,5 +110,9 @@ def write_npy(path: Path, **arrays: Array) -> None:
 
 def write_npz(path: Path, **arrays: Array) -> None:
     """Write arrays by name to an .npz file, uncompressed."""
-    with replaced(path) as partial:
-        np.savez(partial, allow_pickle=False, **arrays)
+    # np.savez before NumPy 2.2 stores a keyword allow_pickle as an array, and leaves the archive
+    # open when a disk is full.
+    with replaced(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as part:
+                np.lib.format.write_array(part, np.asanyarray(array), allow_pickle=False)

@@ -138,11 +138,29 @@ class LabelValues:
         return labels
 
     def stored(self, labels: Array) -> Array:
-        """Return the values [*S] that a file stores for labels [*S]; with colours, the labels."""
+        """Return the values [*S] that a file stores for labels [*S]; with colours, the labels.
+
+        Void pixels, `void_label`, get the value of void again.
+
+        Raises
+        ------
+        ValueError
+            A number is no label.
+        """
         if self.values is None:
             return labels
+        void = np.zeros(labels.shape, bool) if self.void is None else labels == self.void_label
+        foreign = ~void & ((labels < 0) | (labels >= len(self)))
+        if foreign.any():
+            raise ValueError(
+                f"labels hold {labels[foreign][0]}, but there are values for the labels "
+                f"0..{len(self) - 1}"
+            )
         codes = self._codes
-        return codes.astype(np.min_scalar_type(codes.max()))[labels]
+        found = codes.astype(np.min_scalar_type(codes.max()))[labels.clip(0, len(self) - 1)]
+        if self.void is None or not void.any():
+            return found
+        return np.where(void, np.min_scalar_type(self.void).type(self.void), found)
 
     def palette(self) -> Array | None:
         """Return the colours of the labels as a palette, uint8 [256, 3]; None without colours."""

@@ -104,7 +104,13 @@ def write_labels(path: Path, labels: Array, palette: object, like: Path | None) 
     with reading(like, "a NIfTI file"):
         model = _load(like)
     header = model.header.copy()
-    dtype = np.uint8 if labels.max(initial=0) < 256 else np.int32
+    most = int(labels.max(initial=0))
+    if most > np.iinfo(np.int32).max:
+        raise ValueError(
+            f"{path}: NIfTI label maps are written in 32 bits, but the largest label is {most}; "
+            "renumber the labels, or write .npy"
+        )
+    dtype = np.uint8 if most < 256 else np.int32
     header.set_data_dtype(dtype)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0  # the display range of `like` does not suit labels

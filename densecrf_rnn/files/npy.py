@@ -235,9 +235,16 @@ def names_of_maps(path: Path | str, maps: Array) -> Array | None:
         if set(archive.names) - _PLACES.keys() != {"marginals", "classes"}:
             return None
         classes = archive.read("classes")
-    integers = classes.dtype.kind in "iu" and classes.min(initial=0) >= 0
-    if not integers or classes.shape != (len(maps),) or len(np.unique(classes)) < len(maps):
+    return check_classes(path, "its array 'classes'", classes, len(maps))
+
+
+def check_classes(path: Path, name: str, classes: object, count: int) -> Array:
+    """Check that `classes` holds labels of `count` maps, each once, and return it as int64."""
+    found = np.asarray(classes)
+    integers = found.dtype.kind in "iu" and found.min(initial=0) >= 0
+    if not integers or found.shape != (count,) or len(np.unique(found)) < count:
         raise ValueError(
-            f"{path}: its array 'classes' must hold the labels of the {len(maps)} maps, each once"
+            f"{path}: {name} must hold the labels of the {count} maps, integers of at least 0, "
+            "each once"
         )
-    return classes.astype(np.int64)
+    return found.astype(np.int64)

@@ -107,6 +107,8 @@ def read_logits(
         The file does not exist or cannot be read.
     ImportError
         The package that reads such files is not installed.
+    TypeError
+        The array has another dtype than `kind` says, such as logits of integers.
     ValueError
         The file is damaged, holds pickled objects, several arrays and no `key`, other numbers than
         `kind` says, or maps of labels other than 0..L-1, listed in an array "classes" (see

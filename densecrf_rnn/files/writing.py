@@ -11,7 +11,7 @@ from ..checks.wording import kind
 from . import halves
 from .formats import can, function
 from .geometry import Geometry
-from .npy import REGIONS, place_npz
+from .npy import REGIONS, check_classes, place_npz
 
 _ROUNDING = 1e-3  # probabilities that leave 0..1 by no more do so by rounding
 
@@ -120,8 +120,8 @@ def write_marginals(
             f"{path}: q has shape {q.shape} and dtype {q.dtype}; marginals are [L, H, W] or "
             "[L, D, H, W], floating point"
         )
-    if classes is not None and len(classes) != len(q):
-        raise ValueError(f"{path}: classes names {len(classes)} labels, but q has {len(q)}")
+    if classes is not None:
+        check_classes(path, "classes", classes, len(q))
     if geometry is not None:
         more |= place_npz(geometry)
     if regions:

@@ -143,7 +143,7 @@ def statistics(
     offsets, mask
         As for `score`.
     backend : str
-        "auto", or a name from `available_backends()`.
+        "auto", "cpu" or "numba"; `available_backends()` says which can run here.
     threads : int, optional
         Maximum number of threads; the result does not depend on it.
 

@@ -129,7 +129,7 @@ def sweep(
     temperature : float, or one for each sweep, at least 0
         Scores are divided by it: 1 samples the model, 0 takes the most probable label (ICM).
     backend : str
-        "auto", or a name from `available_backends()`.
+        "auto", "cpu" or "numba"; `available_backends()` says which can run here.
     threads : int, optional
         Maximum number of threads; the result does not depend on it.
 

@@ -81,7 +81,7 @@ def mean_field(
     labels : bool
         Return the most probable label of each pixel instead, which saves writing the logits.
     backend : str
-        "auto", or a name from `available_backends()`.
+        "auto", "cpu" or "numba"; `available_backends()` says which can run here.
     threads : int, optional
         Maximum number of threads; the result does not depend on it.
     return_info : bool

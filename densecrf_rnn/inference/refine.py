@@ -80,7 +80,7 @@ def refine(
         Return the most probable label of each pixel instead of the marginals, which are then not
         written at all. Not with `multilabel`, where a pixel may have several labels.
     backend : str
-        "auto", or a name from `available_backends()`.
+        "auto", "cpu" or "numba"; `available_backends()` says which can run here.
     threads : int, optional
         Maximum number of threads; the result does not depend on it.
     return_info : bool

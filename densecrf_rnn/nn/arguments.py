@@ -269,12 +269,16 @@ def check_prune(prune: float, given: Arguments, plain: bool) -> float:
 
     `plain` is as in `check_storage`.
     """
-    labels = 2 if given.multilabel else max(2, given.logits.shape[1])
-    prune = checks.prune(prune, labels)
+    prune = check_prune_range(prune, given.logits, given.multilabel)
     if not plain:
         return 0.0
     engines.check_pruning(given.backend, prune)
     return prune
+
+
+def check_prune_range(prune: float, logits: Tensor, multilabel: bool) -> float:
+    """Check that `prune` is a number below 1 / L, and return it."""
+    return checks.prune(prune, 2 if multilabel else max(2, logits.shape[1]))
 
 
 def label_rows(logits: Tensor, multilabel: bool = False) -> Tensor:

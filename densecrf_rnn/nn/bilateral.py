@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import checks
+from .. import checks, engines
 from ..kernels import Kernel
 from ..params import NORMALIZATIONS, QUALITIES, Normalization, Quality
 from . import transforms
@@ -100,6 +100,8 @@ class BilateralFilter(WideBuffers):
         checks.option("normalization", normalization, NORMALIZATIONS)
         checks.option("quality", quality, QUALITIES)
         check_method(method, backend)
+        if method == "lattice" and backend != "auto":
+            engines.resolve(backend)
         self.normalization, self.quality = normalization, quality
         self.method, self.backend = method, backend
         own = {"position": self.kernel.theta_position, "guide": self.kernel.theta_guide}
@@ -157,8 +159,8 @@ class BilateralFilter(WideBuffers):
         Returns
         -------
         Tensor, shape, dtype and class of `values` (float32 for 16 bits under autocast)
-            Differentiable with respect to `values` and the bandwidths, and once with respect to
-            `guide`.
+            Differentiable with respect to `values`, and once with respect to the bandwidths and
+            `guide`; so only once with respect to values that are their own guide.
 
         Raises
         ------

@@ -140,9 +140,9 @@ def mean_field(
     Tensor, shape, dtype and class of `logits` (float32 for 16 bits under autocast)
         The refined logits, to be used with cross-entropy. Of a subclass of Tensor that intercepts
         operations, such as MONAI's MetaTensor, the result has a copy of the attributes.
-        Differentiable with respect to `logits`, `kernel_weights`, `compatibility` and
-        `bandwidths`, and once with respect to `image` and `guides`. With `return_all` a list of
-        such tensors.
+        Differentiable with respect to `logits`, `kernel_weights` and `compatibility`, and once
+        with respect to `bandwidths`, `image` and `guides`. With `return_all` (not under
+        torch.func) a list of such tensors.
 
     Raises
     ------
@@ -178,6 +178,7 @@ def mean_field(
                 "return_all is True, which cannot be combined with torch.func (it returns one "
                 "tensor); leave return_all at False"
             )
+        arguments.check_prune_range(prune, logits, multilabel)  # derivatives are not pruned
         return transforms.opaque(
             mean_field, logits, image, params, features=features, kernel_weights=kernel_weights,
             compatibility=compatibility, multilabel=multilabel, iterations=iterations,

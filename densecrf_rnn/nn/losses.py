@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from .. import checks
+from .. import checks, engines
 from ..kernels import Kernel
 from ..params import NORMALIZATIONS, QUALITIES, Normalization, Quality
 from . import transforms
@@ -43,7 +43,8 @@ def robust_log_likelihood(
         Label of pixels to exclude.
     reduction : {"mean", "sum", "none"}
         Mean or sum over the pixels that are not excluded; "none" returns the loss of each pixel
-        [B, *S], which is 0 at excluded pixels.
+        [B, *S], which is 0 at excluded pixels. The mean of no pixel is NaN, as that of
+        `torch.nn.functional.cross_entropy`.
 
     Returns
     -------
@@ -54,6 +55,8 @@ def robust_log_likelihood(
     TypeError, ValueError
         `epsilon` is not a positive number, `reduction` is unknown, or `ignore_index` or `target` is
         not integer. Torch checks the shapes.
+    IndexError
+        From torch: `target` holds another label than 0..L-1 and `ignore_index`.
 
     Notes
     -----
@@ -68,7 +71,7 @@ def robust_log_likelihood(
     epsilon = checks.positive_number("epsilon", epsilon)
     checks.option("reduction", reduction, ("mean", "sum", "none"))
     checks.count("ignore_index", ignore_index, -(2**63), 63)
-    if target.is_floating_point():
+    if target.is_floating_point() or target.dtype == torch.bool:
         raise TypeError(f"target has dtype {target.dtype}; it must be integer (target.long())")
     if logits.dim() > 1 and logits.shape[1] == 1:  # one logit x stands for (0, x)
         logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
@@ -99,7 +102,8 @@ class DenseCRFLoss(nn.Module):
         Bandwidth in position, positive, in pixels of the image before it is scaled.
     scale_factor : float, 0 < scale_factor <= 1
         Factor by which maps are made smaller first, to save time: probabilities by linear
-        interpolation, image, mask and labels by taking the nearest pixel.
+        interpolation between the pixels inside the mask, image, mask and labels by taking the
+        nearest pixel.
     gate : bool
         Whether a pixel's term is multiplied by 1 - max_l s_l, a constant without gradient, so that
         pixels whose label is certain count less; unlabelled pixels keep the factor 1.
@@ -170,6 +174,8 @@ class DenseCRFLoss(nn.Module):
         checks.option("reduction", reduction, ("sum", "mean"))
         checks.option("quality", quality, QUALITIES)
         check_method(method, backend)
+        if method == "lattice" and backend != "auto":
+            engines.resolve(backend)
         self.normalization, self.reduction = normalization, reduction
         self.quality, self.method, self.backend = quality, method, backend
 
@@ -209,15 +215,17 @@ class DenseCRFLoss(nn.Module):
         checks.maps(s, image, mask, names=("probabilities", "image"))
         self._check_labels(s, labels)
         if not (transforms.active() or dispatch.is_traced() or dispatch.capturing(s)):
-            checks.in_unit_range("probabilities", s.detach())
+            found = s.detach()
+            found = found if mask is None else found.where(mask[:, None], 0)
+            checks.in_unit_range("probabilities", found)
         axes, channels = s.dim() - 2, image.shape[1]
         checks.bandwidths_fit("sigma_xy", self.sigma_xy, axes, f"there are {axes} spatial axes")
         several = f"the image has {channels} channel{'s' * (channels != 1)}"
         checks.bandwidths_fit("sigma_rgb", self.sigma_rgb, channels, several)
         given = self._scaled(s, image, mask, labels)
         if transforms.active():
-            found: Tensor = transforms.opaque(self._energy, *given)
-            return found
+            energy: Tensor = transforms.opaque(self._energy, *given)
+            return energy
         transforms.refuse_tangents(s, image)
         return self._energy(*given)
 
@@ -269,8 +277,15 @@ class DenseCRFLoss(nn.Module):
         def of_flags(flags: Tensor | None) -> Tensor | None:
             return None if flags is None else nearest(flags[:, None].to(s.dtype))[:, 0] > 0.5
 
-        mode = "bilinear" if s.dim() == 4 else "trilinear"
-        smaller = interpolate(s, scale_factor=self.scale_factor, mode=mode, align_corners=False)
+        def linear(maps: Tensor) -> Tensor:
+            mode = "bilinear" if s.dim() == 4 else "trilinear"
+            return interpolate(maps, scale_factor=self.scale_factor, mode=mode, align_corners=False)
+
+        if mask is None:
+            return linear(s), nearest(image), None, of_flags(unlabelled)
+        # The mean over the pixels inside: those outside may hold anything.
+        inside = linear(mask[:, None].to(s.dtype))
+        smaller = linear(s.where(mask[:, None], 0)) / inside.where(inside > 0, 1)
         return smaller, nearest(image), of_flags(mask), of_flags(unlabelled)
 
     def _check_labels(self, s: Tensor, labels: Tensor | None) -> None:

@@ -123,7 +123,7 @@ class Task:
     ignore : int
         Label of the truth whose pixels are not scored.
     backend : str
-        "auto", or a name from `available_backends()`.
+        "auto", "cpu" or "numba"; `available_backends()` says which can run here.
     threads : int, optional
         Maximum number of threads; does not affect results.
     about : mapping

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ... import checks, engines
+from ... import checks
 from ..._limits import LABEL_BITS
 from ..._typing import Array
 from ...gibbs.checks import SEED_BITS, SWEEP_BITS, check_edges, check_labelling, check_offsets
@@ -15,7 +15,7 @@ from ...gibbs.neighbourhood import dense_neighbourhood
 from ...gibbs.schedules import run_annealing, run_average, run_icm
 from ...gibbs.sweeps import Sampler
 from .chains import PAIR, Chains, check_kind, float32_logits
-from .sampling import TensorEngine
+from .sampling import TensorEngine, check_backend
 
 Method = Literal["marginals", "annealed", "icm"]
 # Arguments of `decode` that a method does not take.
@@ -44,7 +44,8 @@ class GibbsCRF(nn.Module):
         Defaults in `marginals` and `decode`: sweeps to average over, after `burn_in` sweeps, in
         each of that many independent chains.
     backend : str
-        "auto", or a name from `available_backends()`. All backends draw the same labels.
+        "auto", "cpu", "numba" or "cuda"; `available_backends()` says which can run here. All draw
+        the same labels.
 
     Attributes
     ----------
@@ -109,8 +110,7 @@ class GibbsCRF(nn.Module):
         self.sweeps = checks.count("sweeps", sweeps, 1)
         self.burn_in = checks.count("burn_in", burn_in, 0)
         self.chains = checks.count("chains", chains, 1)
-        if backend != "cuda":  # checked when a tensor shows the device
-            engines.resolve(backend)
+        check_backend(backend)
         self.backend = backend
         self.register_buffer("offsets", torch.from_numpy(given))
         self.tables = nn.Parameter(torch.zeros(len(given), self.num_classes, self.num_classes))

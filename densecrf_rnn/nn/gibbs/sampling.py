@@ -22,6 +22,17 @@ from ..ops.dispatch import native_for, serving
 from ..ops.kernels import rows
 
 
+def check_backend(backend: str) -> None:
+    """Raise BackendUnavailableError unless the backend can draw samples on some device."""
+    if backend == "torch":
+        raise engines.BackendUnavailableError(
+            "backend 'torch' filters but draws no samples; use backend='auto', which samples "
+            "by the CUDA engine on its devices and else on the CPU"
+        )
+    if backend != "cuda":  # checked when a tensor shows the device
+        engines.resolve(backend)
+
+
 class TensorEngine:
     """A `GibbsEngine` that takes logits, labels, tables, marginals and counts as tensors.
 
@@ -33,7 +44,7 @@ class TensorEngine:
     Parameters
     ----------
     backend : str
-        "auto", or a name from `available_backends()`.
+        "auto", "cpu", "numba" or "cuda"; `available_backends()` says which can run here.
     like : Tensor
         A tensor on the device of all tensors.
     """
@@ -41,11 +52,7 @@ class TensorEngine:
     def __init__(self, backend: str, like: Tensor) -> None:
         if backend == "auto":
             self_test.once(like.device)
-        if backend == "torch":
-            raise engines.BackendUnavailableError(
-                "backend 'torch' filters but draws no samples; use backend='auto', which samples "
-                "by the CUDA engine on its devices and else on the CPU"
-            )
+        check_backend(backend)
         self._backend, self._native = backend, native_for(backend, like)
         self._copies = serving(backend, like.device) == "torch" and like.device.type != "cpu"
         if self._copies:
