@@ -264,7 +264,8 @@ def test_exit_statuses_are_those_of_the_help(command, folders, few_samples, caps
         main([command, "--help"])
     assert stopped.value.code == 0
     help_text = " ".join(capsys.readouterr().out.split())
-    assert "Exit status: 0 for success; 1 if some of the files failed; 2 if" in help_text
+    assert "Exit status: 0 for success; 1 if some of the files failed or, for refine, " in help_text
+    assert "; 141 if the program that reads the output has ended." in help_text
     with pytest.raises(SystemExit) as stopped:
         main([command, *COMMANDS[command], "--wrong"])
     assert stopped.value.code == 2

@@ -93,7 +93,7 @@ def test_a_compatibility_of_integers_is_that_of_floats(folder, capsys):
 
 
 def test_a_record_without_the_names_of_today_means_done_again(folder, capsys):
-    """A record as version 0.1.0 wrote it."""
+    """A record as commit a00992b wrote it."""
     assert main(REFINE) == 0
     path = folder / "out" / "refine.json"
     record = json.loads(path.read_text())

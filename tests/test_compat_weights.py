@@ -146,7 +146,7 @@ def test_report_names_kernels_update_and_method_with_which_the_layer_differs():
     options = {"kernel_weights": "full", "update": "relu", "method": "exact"}
     crf = CRFRNN(L, params=PARAMS, kernels=own, **options)
     assert load_crfasrnn_caffe(crf, list(matrices())).differences == (
-        "params.theta_beta is 13.0, there 3.0", "update is 'relu', there 'softmax'",
+        "kernels[0].theta_guide is 13.0, there 3.0", "update is 'relu', there 'softmax'",
         "method is 'exact', there 'lattice'",
     )
 
@@ -155,13 +155,21 @@ def test_report_names_kernels_update_and_method_with_which_the_layer_differs():
     [kernels.Spatial(3), kernels.Bilateral(160, 3)],
     [kernels.Bilateral(160, 3), kernels.Bilateral(80, 13)],
     [kernels.Custom(1.0, "image"), kernels.Spatial(3)],
-], ids=["in another order", "two of the image", "one of no position"])
+    [kernels.Kernel(160, 3, "depth"), kernels.Spatial(3)],
+], ids=["in another order", "two of the image", "one of no position", "one of another guide"])
 def test_other_kernels_than_the_weights_are_for_are_refused(own):
     crf = CRFRNN(L, kernel_weights="full", kernels=own)
     before = crf.kernel_weights.clone()
     with pytest.raises(ValueError, match="other kernels, or another order of them"):
         load_crfasrnn_caffe(crf, list(matrices()))
     assert torch.equal(crf.kernel_weights, before)
+
+
+@pytest.mark.parametrize("iterations", [2, 3])
+def test_untied_iterations_are_refused_whatever_their_number(iterations):
+    crf = CRFRNN(L, iterations=iterations, tied=False, kernel_weights="scalar")
+    with pytest.raises(ValueError, match="one bilateral and one spatial kernel, shared by all"):
+        load_crfasrnn_caffe(crf, list(matrices()))
 
 
 def test_report_names_learned_bandwidths_that_the_package_does_not_have():

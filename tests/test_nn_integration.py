@@ -396,7 +396,7 @@ def test_state_goes_through_safetensors(tmp_path):
     assert torch.equal(other(images(6, 7)), model(images(6, 7)))
 
 
-# What version 0.1.0 saved, form by form; later versions load it, strictly.
+# What commit a00992b saved, form by form; later ones load it, strictly.
 @pytest.mark.parametrize("form, shape", [("scalar", (2,)), ("diagonal", (2, 4)),
                                          ("full", (2, 4, 4))])
 @pytest.mark.parametrize("compatibility", ["learned", "potts"])

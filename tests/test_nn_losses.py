@@ -179,6 +179,17 @@ def test_masked_pixels_may_hold_anything_and_get_no_gradient(size, scale):
     torch.testing.assert_close(found, (wanted, gradient), rtol=0, atol=0)
 
 
+def test_a_place_without_a_probability_inside_does_not_count():
+    s, image, mask, _ = drawn(8, 12, batch=1)
+    mask[:] = True
+    mask[:, 1:3] = False  # all that the first row of places is the mean of, but not the nearest
+    without = mask.clone()
+    without[:, 0] = False
+    for maps in (s, s[:, :1]):
+        loss = DenseCRFLoss(1.0, 40.0, 6.0, 0.25, reduction="mean", gate=True)
+        assert loss(maps, image, mask) == loss(maps, image, without) != 0
+
+
 def test_a_probability_is_scaled_as_the_mean_of_the_pixels_inside():
     s, image, _, _ = drawn(4, 6, batch=1)
     mask = torch.ones(1, 4, 6, dtype=torch.bool)

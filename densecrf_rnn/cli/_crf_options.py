@@ -52,7 +52,7 @@ def add_crf_options(
     add("--iterations", type=int, metavar="N",
         help=f"mean-field updates (default: {start.iterations})")
     if of_page:
-        parser.set_defaults(prune=None, compatibility=None)
+        parser.set_defaults(compatibility=None)
     else:
         _add_prune_and_compatibility(add)
     for name, choices, meaning in (

@@ -456,8 +456,6 @@ class Inputs:
                 f"logits are {shown(found)}, but the area they cover ({shown(covers)}, --covers or "
                 "the image's size) is smaller; --upsample only enlarges"
             )
-        if not np.isfinite(logits).all():
-            raise ValueError("logits contain NaN or infinity, so they cannot be interpolated")
         if doubt := _hints.stretch_hint(args, logits.shape, covers):
             warnings.warn(doubt, stacklevel=2)
         return upsample(logits, covers, align_corners=args.upsample == "corners", crop=size)

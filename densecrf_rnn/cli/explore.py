@@ -32,7 +32,7 @@ _OF_PAGE = {"sources", "port", "no_browser", "out", "threads"}
 # Options that say nothing of how a file is read: those of the page, those that its sliders replace,
 # and those that choose the files, each of which the copied command names.
 _NOT_OF_INPUT = {
-    *_OF_PAGE, "params", "iterations", "prune", "compatibility", "temperature", "logits", "images",
+    *_OF_PAGE, "params", "iterations", "temperature", "logits", "images",
     "truth", "mask", "recursive", *(field.name for field in fields(CRFParams)),
 }  # fmt: skip
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._typing import Array
+from ..kernels import from_params
 
 if TYPE_CHECKING:
     from ..nn import CRFRNN
@@ -274,13 +275,14 @@ def _load(
             "CRF over all labels; create the CRFRNN with multilabel=False"
         )
     labels = crf.compatibility.shape[0]
-    if tuple(crf.kernel_weights.shape) not in ((2,), (2, labels), (2, labels, labels)):
+    if not crf.tied or len(crf.kernels) != 2:
         raise ValueError(
             f"crf has kernel_weights {list(crf.kernel_weights.shape)}; the published weights are "
             "for one bilateral and one spatial kernel, shared by all iterations"
         )
     first, second = crf.kernels
-    if None in (first.theta_position, first.theta_guide) or second.theta_guide is not None:
+    uses_image = first.theta_guide is not None and first.guide == "image"
+    if first.theta_position is None or not uses_image or second.theta_guide is not None:
         raise ValueError(
             "crf has other kernels, or another order of them, than the published weights are for: "
             "one of position and image, then one of position; create the CRFRNN without kernels="
@@ -305,12 +307,18 @@ def _load(
     converted["compatibility"] = name
     _write(crf.kernel_weights, np.stack([weights[0], weights[1]]))
     _write(crf.compatibility, matrix)
-    used = {field: getattr(crf.params, field) for field in _PUBLISHED} | {
-        "theta_alpha": first.theta_position, "theta_beta": first.theta_guide,
-        "theta_gamma": second.theta_position,
-    } | _learned_bandwidths(crf)  # fmt: skip
+    used = {field: getattr(crf.params, field) for field in _PUBLISHED}
+    names = {field: f"params.{field}" for field in used}
+    if crf.kernels != from_params(crf.params):
+        for field, kernel, theta in (
+            ("theta_alpha", 0, "theta_position"), ("theta_beta", 0, "theta_guide"),
+            ("theta_gamma", 1, "theta_position"),
+        ):  # fmt: skip
+            used[field] = getattr(crf.kernels[kernel], theta)
+            names[field] = f"kernels[{kernel}].{theta}"
+    used |= _learned_bandwidths(crf)
     differences = [
-        f"params.{field} is {used[field]!r}, there {there!r}"
+        f"{names[field]} is {used[field]!r}, there {there!r}"
         for field, there in _PUBLISHED.items()
         if used[field] != there
     ]

@@ -49,7 +49,7 @@ def dense_neighbourhood(radius: int) -> Array:
 
 
 def sparse_neighbourhood(radius: int) -> Array:
-    """List the eight directions at distances 1, 2, 4, ..., one of each opposite pair.
+    """List four vectors for each of the distances 1, 2, 4, ...: rows, columns and diagonals.
 
     Parameters
     ----------

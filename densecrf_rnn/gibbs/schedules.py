@@ -140,7 +140,7 @@ def annealed(
         As for `score`.
     sweeps : int, at least 1
         Number of sweeps while the temperature falls geometrically; `icm` follows them.
-    hottest, coldest : float in 1e-6..1e9
+    hottest, coldest : float, hottest >= coldest >= 1e-6
         First and last temperature.
     seed, chain, backend, threads
         As for `sweep`.

@@ -178,7 +178,9 @@ def mean_field(
                 "return_all is True, which cannot be combined with torch.func (it returns one "
                 "tensor); leave return_all at False"
             )
-        arguments.check_prune_range(prune, logits, multilabel)  # derivatives are not pruned
+        if prune != 0:  # derivatives are not pruned
+            checks.logits(logits, batched=True)
+            arguments.check_prune_range(prune, logits, multilabel)
         return transforms.opaque(
             mean_field, logits, image, params, features=features, kernel_weights=kernel_weights,
             compatibility=compatibility, multilabel=multilabel, iterations=iterations,

@@ -56,7 +56,8 @@ def robust_log_likelihood(
         `epsilon` is not a positive number, `reduction` is unknown, or `ignore_index` or `target` is
         not integer. Torch checks the shapes.
     IndexError
-        From torch: `target` holds another label than 0..L-1 and `ignore_index`.
+        From torch, on a CPU: `target` holds another label than 0..L-1 and `ignore_index`. On a GPU
+        it ends in a failed assertion of the device.
 
     Notes
     -----
@@ -283,10 +284,12 @@ class DenseCRFLoss(nn.Module):
 
         if mask is None:
             return linear(s), nearest(image), None, of_flags(unlabelled)
-        # The mean over the pixels inside: those outside may hold anything.
+        # The mean over the pixels inside: those outside may hold anything. A place counts if the
+        # pixel nearest to it is inside, and one of those that its mean is taken of.
         inside = linear(mask[:, None].to(s.dtype))
         smaller = linear(s.where(mask[:, None], 0)) / inside.where(inside > 0, 1)
-        return smaller, nearest(image), of_flags(mask), of_flags(unlabelled)
+        kept = nearest(mask[:, None].to(s.dtype)).where(inside > 0, 0)[:, 0] > 0.5
+        return smaller, nearest(image), kept, of_flags(unlabelled)
 
     def _check_labels(self, s: Tensor, labels: Tensor | None) -> None:
         if labels is None:

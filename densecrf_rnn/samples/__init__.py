@@ -126,6 +126,11 @@ def upsample(scores: Array, size: Sequence[int], crop: Sequence[int] | None = No
     ndarray [labels, height, width] of float32
         Scores on the fine grid.
 
+    Raises
+    ------
+    TypeError, ValueError
+        See `densecrf_rnn.upsampling.upsample`; scores must be finite.
+
     Examples
     --------
     >>> upsample(np.array([[[0.0, 2.0]]], np.float32), (1, 3)).tolist()

@@ -206,8 +206,9 @@ def _grouped(flat: Sequence[Any], lengths: Sequence[int | None]) -> list[Any]:
 def no_second_derivative(ctx: Any, *gradients: Tensor) -> NoReturn:
     """Raise NotImplementedError; it is the backward pass of operators that compute gradients."""
     raise NotImplementedError(
-        "the gradient with respect to an image or features cannot be differentiated again; for a "
-        "second derivative with respect to logits or kernel weights, pass image.detach()"
+        "the gradient with respect to an image, guides, features or bandwidths cannot be "
+        "differentiated again; for a second derivative with respect to logits or kernel weights, "
+        "pass image.detach() and detached guides, and train no bandwidths"
     )
 
 
