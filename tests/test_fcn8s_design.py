@@ -365,6 +365,11 @@ def test_the_page_has_the_long_ablations_of_the_stored_results():
         assert shown == tables.interval(*study.student(gains[~np.isnan(gains)]), sign=True)
         if text in short:  # the columns of the table of 500 steps
             assert long[text][:2] == short[text][:2]
+    one = stored["unfinished"]["untied, T = its own"]["0"] - scores["end-to-end, T = 10"][0]
+    apart = stored["unfinished"]["parting untied"]["0"]
+    text = " ".join(page.split())
+    assert f"scores {-one:.2f} less than end to end" in text
+    assert f"by {100 * apart:.0f} % of what the mean has moved" in text
     for row, apart in parting.items():
         assert tables.interval(*study.student(100 * np.array(apart))) in page, row
     more = scores["end-to-end, T = 10"] - scores["frozen, T = 10"]
