@@ -1,9 +1,8 @@
 """Options of the CRF and of the engine that computes it, shared by the commands that run one."""
 
 import argparse
-from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import Any, get_args
+from typing import get_args
 
 from .. import tuning
 from ..engines.registry import ARRAY_ENGINES
@@ -54,7 +53,13 @@ def add_crf_options(
     if of_page:
         parser.set_defaults(compatibility=None)
     else:
-        _add_prune_and_compatibility(add)
+        add("--prune", type=float, metavar="X",
+            help="save time by leaving labels out: no pixel loses more than X of a label's "
+            f"marginal in an iteration; 0 is exact (default: {PRUNE_LABELS:g} where engine cpu "
+            "writes labels alone, else 0)")
+        add("--compatibility", **_types.FILE,
+            help="array file [L, L]: penalty for a label (row) next to another (column) (default: "
+            "Potts, 1 for different labels)")
     for name, choices, meaning in (
         ("normalization", Normalization,
          "normalise before or after filtering, or half each (symmetric)"),
@@ -67,16 +72,6 @@ def add_crf_options(
     add("--self-term", action=argparse.BooleanOptionalAction, default=None,
         help="include the diagonal term (i = j): pixels send messages to themselves (default: "
         "included)")
-
-
-def _add_prune_and_compatibility(add: Callable[..., Any]) -> None:
-    add("--prune", type=float, metavar="X",
-        help="save time by leaving labels out: no pixel loses more than X of a label's marginal in "
-        f"an iteration; 0 is exact (default: {PRUNE_LABELS:g} where engine cpu writes labels "
-        "alone, else 0)")
-    add("--compatibility", **_types.FILE,
-        help="array file [L, L]: penalty for a label (row) next to another (column) (default: "
-        "Potts, 1 for different labels)")
 
 
 def add_engine_options(group: argparse._ActionsContainer, threads: str) -> None:

@@ -55,6 +55,13 @@ def check_method(method: Method, backend: str) -> None:
         )
 
 
+def check_engine(method: Method, backend: str) -> None:
+    """Check method and backend when a module is built, which says at once what cannot run here."""
+    check_method(method, backend)
+    if method == "lattice" and backend != "auto":  # the exact method needs no engine
+        engines.resolve(backend)
+
+
 def in_float32(logits: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
     """Convert logits of float16 or bfloat16, and then others of these dtypes, to float32."""
     if logits.dtype not in HALVES:

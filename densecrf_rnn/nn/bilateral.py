@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import checks, engines
+from .. import checks
 from ..kernels import Kernel
 from ..params import NORMALIZATIONS, QUALITIES, Normalization, Quality
 from . import transforms
-from .arguments import Method, check_method, full_precision, in_float32, result_dtype
+from .arguments import Method, check_engine, full_precision, in_float32, result_dtype
 from .build import Gaussian, Pixels
 from .filtering import filter_rows
 from .precision import WideBuffers, wide
@@ -99,9 +99,7 @@ class BilateralFilter(WideBuffers):
         checks.flag("trainable", trainable)
         checks.option("normalization", normalization, NORMALIZATIONS)
         checks.option("quality", quality, QUALITIES)
-        check_method(method, backend)
-        if method == "lattice" and backend != "auto":
-            engines.resolve(backend)
+        check_engine(method, backend)
         self.normalization, self.quality = normalization, quality
         self.method, self.backend = method, backend
         own = {"position": self.kernel.theta_position, "guide": self.kernel.theta_guide}

@@ -12,7 +12,7 @@ from ..kernels import Kernel, from_params
 from ..params import CRFParams, Normalization
 from . import rates, settings, transforms
 from .advice import FirstCalls, advise
-from .arguments import STORAGES, Method, Storage, check_method, default_weights
+from .arguments import STORAGES, Method, Storage, check_engine, default_weights
 from .bilateral import within_range
 from .functional import free_energy, mean_field
 from .hub import Pretrained
@@ -178,9 +178,7 @@ class CRFRNN(Pretrained, WideBuffers):
         if self_term is not None:
             params = replace(params, self_term=self_term)
         self.params = params
-        check_method(method, backend)
-        if method == "lattice" and backend != "auto":  # the exact method needs no engine
-            engines.resolve(backend)
+        check_engine(method, backend)
         self.method = method
         checks.option("storage", storage, STORAGES)
         self.storage = storage

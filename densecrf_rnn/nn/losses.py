@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from .. import checks, engines
+from .. import checks
 from ..kernels import Kernel
 from ..params import NORMALIZATIONS, QUALITIES, Normalization, Quality
 from . import transforms
-from .arguments import Method, check_method, full_precision, in_float32
+from .arguments import Method, check_engine, full_precision, in_float32
 from .build import Gaussian, Pixels
 from .filtering import filter_rows
 from .ops import dispatch
@@ -174,9 +174,7 @@ class DenseCRFLoss(nn.Module):
         checks.option("normalization", normalization, NORMALIZATIONS)
         checks.option("reduction", reduction, ("sum", "mean"))
         checks.option("quality", quality, QUALITIES)
-        check_method(method, backend)
-        if method == "lattice" and backend != "auto":
-            engines.resolve(backend)
+        check_engine(method, backend)
         self.normalization, self.reduction = normalization, reduction
         self.quality, self.method, self.backend = quality, method, backend
 
@@ -286,10 +284,11 @@ class DenseCRFLoss(nn.Module):
             return linear(s), nearest(image), None, of_flags(unlabelled)
         # The mean over the pixels inside: those outside may hold anything. A place counts if the
         # pixel nearest to it is inside, and one of those that its mean is taken of.
-        inside = linear(mask[:, None].to(s.dtype))
+        flags = mask[:, None].to(s.dtype)
+        inside = linear(flags)
         smaller = linear(s.where(mask[:, None], 0)) / inside.where(inside > 0, 1)
-        kept = nearest(mask[:, None].to(s.dtype)).where(inside > 0, 0)[:, 0] > 0.5
-        return smaller, nearest(image), kept, of_flags(unlabelled)
+        kept = (nearest(flags) > 0.5) & (inside > 0)
+        return smaller, nearest(image), kept[:, 0], of_flags(unlabelled)
 
     def _check_labels(self, s: Tensor, labels: Tensor | None) -> None:
         if labels is None:
