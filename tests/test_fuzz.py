@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 hypothesis = pytest.importorskip("hypothesis")
-from fuzz import driver, machines, oracle, parts, properties, targets  # noqa: E402
+from fuzz import compare, driver, machines, oracle, parts, properties, targets  # noqa: E402
 
 from densecrf_rnn import PermutohedralLattice  # noqa: E402
 
@@ -49,6 +49,18 @@ def test_a_wrong_weight_of_a_part_would_be_found(monkeypatch, check):
     monkeypatch.setattr(filtering, "filter_rows", wrong)
     monkeypatch.setattr("densecrf_rnn.nn.losses.filter_rows", wrong)
     assert any(driver.run_one(0, index, driver.Api(), check.__name__) for index in range(8))
+
+
+def test_engines_may_part_only_at_the_jump_of_relu():
+    """Logits of (2e-17, -1) and (-2e-17, -1) have marginals (1, 0) and (1/2, 1/2)."""
+    failure = driver.run_one(109740589, 6600, driver.Api())  # in it rounding decides
+    assert failure is None, failure
+    below, above = [np.array([[[x, -1.0]]]) for x in (-2e-17, 2e-17)]
+    even, one = np.array([[[0.5, 0.5]]]), np.array([[[1.0, 0.0]]])
+    assert compare.met_a_jump([(below, even)], [(above, one)])
+    assert not compare.met_a_jump([(above, one)], [(above, one)])
+    with pytest.raises(AssertionError, match="marginals differ where a logit is 0.01"):
+        compare.met_a_jump([(above + 0.01, one)], [(above + 0.01, even)])
 
 
 def test_the_oracle_keeps_a_part_of_a_single_point():
