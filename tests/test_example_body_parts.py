@@ -20,6 +20,7 @@ for package in ("torch", "skimage", "matplotlib", "scipy", "numba"):
     pytest.importorskip(package)
 
 import torch  # noqa: E402
+from skimage.io import imsave  # noqa: E402
 
 from densecrf_rnn import GibbsCRF, gibbs  # noqa: E402
 from densecrf_rnn.gibbs import sparse_neighbourhood  # noqa: E402
@@ -29,10 +30,12 @@ SMALL = ["--data", "frames", "--out", "results", "--work", "work", "--width", "4
          "--first-epochs", "1", "--epochs", "2", "--search-epochs", "1"]  # fmt: skip
 
 
-def script(name, folder, *arguments):
-    env = {**environment(), "OMP_NUM_THREADS": "1"}
+def script(name, folder, *arguments, **variables):
+    env = {**environment(), "OMP_NUM_THREADS": "1", **variables}
     command = [sys.executable, str(FOLDER / name), *arguments]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, cwd=folder, env=env, capture_output=True, encoding="utf-8", timeout=300
+    )
 
 
 def make_frames(folder, *arguments):
@@ -92,17 +95,99 @@ def test_every_command_runs_and_goes_on_where_it_stopped(tmp_path, example):
 
     (tmp_path / "results" / "cnn-seed1.json").unlink()
     again = script("study.py", tmp_path, *command, *arms.GROUPS)
-    assert "CNN alone: 1 runs" in again.stdout and "end to end: " not in again.stdout
+    assert "CNN alone: 1 runs" in again.stdout and "CNN alone: 1 runs of" in again.stdout
+    assert "GibbsCRF, end to end: 2 runs are in results" in again.stdout
+    assert "GibbsCRF, end to end: 0 runs" not in again.stdout
+    once_more = script("study.py", tmp_path, "search", *SMALL, "--estimate")
+    assert "search of gibbs: done, in results" in once_more.stdout
+    assert "0.00 hours in all" in once_more.stdout
+    path = tmp_path / "results" / "search-cnn.json"
+    kept = path.read_text()
+    path.write_text(json.dumps(json.loads(kept) | {"best": {"network_lr": 0.7}}))
+    searched = script("study.py", tmp_path, *command, "cnn")
+    assert searched.returncode == 1 and "was run with {'network_lr': 0" in searched.stderr
+    path.write_text(kept)
     other = script("study.py", tmp_path, *command, "cnn", "--epochs", "3")
     assert other.returncode == 1 and "other settings" in other.stderr
 
-    printed = script("study.py", tmp_path, "table", "--out", "results")
+    printed = script("study.py", tmp_path, "table", "--out", "results", PYTHONIOENCODING="cp1252")
     assert printed.returncode == 0, printed.stderr
     assert printed.stdout.count("±") > 100 and "Not run" not in printed.stdout
     drawn = script("study.py", tmp_path, "figure", *SMALL, "--images", "images")
     assert drawn.returncode == 0, drawn.stderr
     for picture in ("body_parts", "body_tables"):
         assert (tmp_path / "images" / f"{picture}.png").stat().st_size > 1000
+
+
+def test_results_and_networks_of_other_frames_are_rejected(tmp_path, example):
+    arms = example["arms"]
+    settings = arms.Settings(width=4, first_epochs=1)
+    for seed in "01":
+        made = make_frames(tmp_path, "--out", f"frames{seed}", "--seed", seed)
+        assert made.returncode == 0, made.stderr
+    first, other = (
+        arms.Study(tmp_path / f"frames{seed}", tmp_path / "out", tmp_path / "work", settings)
+        for seed in "01"
+    )
+    first.first(0)
+    first.write("cnn-seed0", {"values": {}})
+    with pytest.raises(SystemExit, match="cnn-seed0.json has other .*, or is of other frames"):
+        other.read("cnn-seed0")
+    with pytest.raises(SystemExit, match="first-seed0.pt has other .*, or is of other frames"):
+        other.first(0)
+    again = arms.Study(tmp_path / "frames0", tmp_path / "out", tmp_path / "work", settings)
+    assert again.read("cnn-seed0")["values"] == {}
+
+
+def test_a_widened_search_goes_on(tmp_path, example, monkeypatch):
+    arms = example["arms"]
+    assert make_frames(tmp_path, "--out", "frames").returncode == 0
+    settings = arms.Settings(width=4, first_epochs=1, search_epochs=1)
+    study = arms.Study(tmp_path / "frames", tmp_path / "out", tmp_path / "work", settings)
+    for rates in ((1e-3,), (1e-3, 3e-3)):
+        monkeypatch.setitem(arms.SEARCHES, "cnn", [[{"network_lr": rate} for rate in rates]])
+        arms.run_search(study, "cnn")
+        assert len(study.read("search-cnn")["trials"]) == len(rates)
+    before = (tmp_path / "out" / "search-cnn.json").stat().st_mtime_ns
+    arms.run_search(study, "cnn")
+    assert (tmp_path / "out" / "search-cnn.json").stat().st_mtime_ns == before
+
+
+def test_own_results_are_not_those_of_the_readme(tmp_path):
+    """A default --out with our results would print them in place of the user's."""
+    assert make_frames(tmp_path, "--out", "frames").returncode == 0
+    begun = script("study.py", tmp_path, "run", "--data", "frames", "--arms", "cnn")
+    assert begun.returncode == 1 and "body_parts_results holds no finished search" in begun.stderr
+    printed = script("study.py", tmp_path, "table")
+    assert printed.returncode == 0 and "78.0 ± 0.6" in printed.stdout
+
+
+@pytest.mark.parametrize("lines, said", [
+    ("1 head\n0 background\n", "has the line `1 head` for label 0"),
+    ("0 background\n2 head\n", "has the line `2 head` for label 1"),
+    ("0 background\nhead\n", "has the line `head` for label 1"),
+    ("0 background\n1\n", "has the line `1` for label 1"),
+])  # fmt: skip
+def test_classes_are_numbered_in_order(tmp_path, example, lines, said):
+    (tmp_path / "classes.txt").write_text(lines)
+    with pytest.raises(SystemExit, match=re.escape(said)):
+        example["frames"].class_names(tmp_path)
+
+
+def test_frames_of_other_kinds_are_rejected(tmp_path, example):
+    frames = example["frames"]
+    depth, labels = np.full((4, 5), 1200, np.uint16), np.zeros((4, 5), np.uint8)
+    for name, array in (("depth", depth), ("label", labels)):
+        (tmp_path / name).mkdir()
+        imsave(tmp_path / name / "0.png", array, check_contrast=False)
+    assert float(frames.Frames(tmp_path).depth[0, 0, 0, 0]) * frames.FAR == pytest.approx(1.2)
+    whole = (tmp_path / "depth" / "0.png").read_bytes()
+    (tmp_path / "depth" / "0.png").write_bytes(whole[: len(whole) - 30])
+    with pytest.raises(SystemExit, match="0.png cannot be read"):
+        frames.Frames(tmp_path)
+    imsave(tmp_path / "depth" / "0.png", labels, check_contrast=False)
+    with pytest.raises(SystemExit, match="holds uint8; depth must be in millimetres"):
+        frames.Frames(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["cnn", "crfrnn", "gibbs", "ascent"])

@@ -4,6 +4,7 @@ An arm is run with a seed on the training frames. Searches use a seed of their o
 the frames to choose on; the frames to report on are read only when an arm is scored.
 """
 
+import hashlib
 import json
 import math
 import platform
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import learning
+import numpy as np
 import torch
 from frames import Frames, class_names, scores
 from learning import GibbsOptions
@@ -145,13 +147,15 @@ class Study:
         highest = max(int(split.labels.max()) for split in self.splits.values())
         if highest >= self.labels:
             raise SystemExit(f"a frame has label {highest}, but classes.txt ends at "
-                             f"{self.labels - 1}; add its line there")  # fmt: skip
+                             f"{self.labels - 1}; add its line there, or give its pixels another "
+                             "label: there is none for pixels without truth")  # fmt: skip
         self.train = self.splits["train"]
         height, width = self.train.labels.shape[1:]
         self.facts = {
             "network": settings.network, "width": settings.width,
             "first_epochs": settings.first_epochs, "size": [height, width],
             "frames": [len(split) for split in self.splits.values()],
+            "digest": digest([*self.names, *self.splits.values()]),
         }  # fmt: skip
         out.mkdir(parents=True, exist_ok=True)
         work.mkdir(parents=True, exist_ok=True)
@@ -180,7 +184,8 @@ class Study:
         if path.exists():
             state = torch.load(path, weights_only=True)
             if state["facts"] != facts:
-                raise SystemExit(f"{path} has other settings; remove it or choose another --work")
+                raise SystemExit(f"{path} has other settings, or is of other frames; remove it or "
+                                 "choose another --work")  # fmt: skip
             network.load_state_dict(state["network"])
         else:
             train()
@@ -205,7 +210,19 @@ class Study:
             return None
         found = json.loads(path.read_text())
         if found["study"] != self.facts or found["epochs"] != self.epochs_of(name):
-            raise SystemExit(f"{path} has other settings; remove it or choose another --out")
+            raise SystemExit(f"{path} has other settings, or is of other frames; remove it or "
+                             "choose another --out")  # fmt: skip
+        return found
+
+    def run_of(self, name: str, seed: int) -> dict[str, Any] | None:
+        """Return the result of a run, made with the values that are the best now, or None."""
+        found = self.read(f"{name}-seed{seed}")
+        search = ARMS[name].search or name
+        if found is not None and found["values"] != self.best(search):
+            path = self.out / f"{name}-seed{seed}.json"
+            raise SystemExit(f"{path} was run with {found['values']}, but the search of {search} "
+                             f"found {self.best(search)}; remove it, to run it again, or choose "
+                             "another --out")  # fmt: skip
         return found
 
     def epochs_of(self, name: str) -> int:
@@ -233,6 +250,16 @@ class Study:
     def scores(self, split: str, predicted: Tensor) -> dict[str, float]:
         """Return the scores of predicted labels of a split."""
         return scores(predicted, self.splits[split].labels, self.names)
+
+
+def digest(parts: list[Any]) -> str:
+    """Return a digest of names and frames, which does not depend on how files store them."""
+    found = hashlib.sha256()
+    for part in parts:
+        arrays = [] if isinstance(part, str) else [part.depth.numpy(), part.labels.numpy()]
+        for data in [part.encode()] if isinstance(part, str) else map(np.ascontiguousarray, arrays):
+            found.update(data)
+    return found.hexdigest()[:16]
 
 
 def processor() -> str:
@@ -336,7 +363,8 @@ def run_arm(study: Study, name: str, seed: int) -> dict[str, Any]:
             if arm.kind == "gibbs":
                 crf = trained.model
                 kept |= {"tables": crf.tables.detach(), "offsets": crf.offsets}
-            torch.save(kept, study.work / f"labels-{name}-seed{seed}.pt")
+            with replaced(study.work / f"labels-{name}-seed{seed}.pt") as part:
+                torch.save(kept, part)
     end = time.process_time()
     return {
         "arm": name, "seed": seed, "values": values, "scores": each.pop(""),
@@ -350,9 +378,8 @@ def run_search(study: Study, name: str) -> None:
     dense = name.startswith("disconnected")
     arm = replace(ARMS["disconnected"], guided=name == "disconnected") if dense else ARMS[name]
     found = study.read(f"search-{name}") or {"trials": []}
-    if "best" in found:
-        return
     trials: list[dict[str, Any]] = found["trials"]
+    known = len(trials)
 
     def score(values: dict[str, Any]) -> None:
         if any(t["values"] == values for t in trials):  # from an earlier call
@@ -379,7 +406,8 @@ def run_search(study: Study, name: str) -> None:
         for change in stage:
             score({**base, **change})
         tried += len(stage)
-    study.write(f"search-{name}", {"trials": trials, "best": best_of(trials)})
+    if "best" not in found or len(trials) > known:
+        study.write(f"search-{name}", {"trials": trials, "best": best_of(trials)})
     if name == "cnn":
         (study.work / f"cnn-seed{SEARCH_SEED}.pt").unlink(missing_ok=True)
 

@@ -40,11 +40,16 @@ class Frames:
             partner = folder / "label" / path.name
             if not partner.is_file():
                 raise SystemExit(f"{path} has no labels; {partner} does not exist")
-            millimetres, parts = imread(path), imread(partner)
+            millimetres, parts = read_png(path), read_png(partner)
             if millimetres.ndim != 2 or millimetres.shape != parts.shape:
                 raise SystemExit(
                     f"{path} is {millimetres.shape} and its labels {parts.shape}; both must be "
                     "images of one channel and of the same size"
+                )
+            if millimetres.dtype != np.uint16:
+                raise SystemExit(
+                    f"{path} holds {millimetres.dtype}; depth must be in millimetres, as a PNG "
+                    "file of 16 bits"
                 )
             metres = millimetres.astype(np.float32) / 1000
             depth.append(np.stack([metres / FAR, metres > 0]).astype(np.float32))
@@ -64,12 +69,28 @@ class Frames:
             yield index, self.depth[index], self.labels[index]
 
 
+def read_png(path: Path) -> np.ndarray:
+    """Read an image; the error for a damaged one names it."""
+    try:
+        return imread(path)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise SystemExit(f"{path} cannot be read ({error}); remove it or replace it") from error
+
+
 def class_names(folder: Path) -> list[str]:
     """Return the names of all labels in order; label 0 is the background."""
     path = folder / "classes.txt"
     if not path.is_file():
         raise SystemExit(f"{path} does not exist; it holds a line such as `1 head` for each label")
-    return [line.split(maxsplit=1)[1] for line in path.read_text().splitlines() if line.strip()]
+    lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    names = [line.split(maxsplit=1) for line in lines]
+    for number, (name, line) in enumerate(zip(names, lines, strict=True)):
+        if len(name) != 2 or name[0] != str(number):
+            raise SystemExit(
+                f"{path} has the line `{line}` for label {number}; it must start with {number} and "
+                "a space, then comes the name"
+            )
+    return [name for _, name in names]
 
 
 def kinds_and_sides(names: list[str]) -> tuple[Tensor, Tensor]:

@@ -126,7 +126,7 @@ def main():
                 path = options.out / split / kind / f"{i:04d}.png"
                 imsave(path, image, check_contrast=False)
     lines = [f"{i} {name}\n" for i, name in enumerate(PARTS)]
-    (options.out / "classes.txt").write_text("".join(lines))
+    (options.out / "classes.txt").write_text("".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ CLAIMS = (
     ("crfrnn", "unguided"), ("gibbs", "cnn"), ("gibbs", "disconnected"), ("gibbs", "crfrnn"),
     ("gibbs", "separate"), ("gibbs", "sweeps-8x10"), ("gibbs", "separate-cnn"),
     ("gibbs", "persistent"), ("gibbs", "potts"), ("gibbs", "symmetric"),
-    ("gibbs", "distance1"), ("gibbs", "ascent"), ("ascent", "separate"), ("depth", "gibbs"),
-    ("depth", "crfrnn"),
+    ("gibbs", "distance1"), ("gibbs", "ascent"), ("ascent", "separate"),
+    ("ascent", "sweeps-8x10"), ("ascent", "separate-cnn"), ("depth", "gibbs"), ("depth", "crfrnn"),
     ("sweeps-80x1", "sweeps-8x10"), ("sweeps-80x1-slow", "sweeps-8x10"),
 )  # fmt: skip
 START, END = "<!-- results: written by study.py table -->\n", "<!-- end of results -->\n"
@@ -227,12 +227,12 @@ def table(folder: Path, readme: Path | None) -> None:
     print(text)
     if readme is None:
         return
-    page = readme.read_text()
+    page = readme.read_text(encoding="utf-8")
     if START not in page or END not in page:
         raise SystemExit(f"{readme} lacks the marks {START.strip()} and {END.strip()}")
     before, rest = page.split(START)
     with replaced(readme) as part:
-        part.write_text(before + START + text + END + rest.split(END)[1])
+        part.write_text(before + START + text + END + rest.split(END)[1], encoding="utf-8")
 
 
 # --- figures -------------------------------------------------------------------------------------

@@ -5,20 +5,23 @@ The experiment of "A Generic CNN-CRF Model for Semantic Segmentation" (2015), se
     python examples/body_parts/make_frames.py --out frames
     python examples/body_parts/study.py search --data frames
     python examples/body_parts/study.py run --data frames --seeds 0 1 2 3 4
-    python examples/body_parts/study.py table
+    python examples/body_parts/study.py table --out body_parts_results
 
 `search` chooses rates, bandwidths and weights on the split "choose". `run` trains every arm with
 every seed and scores it on the split "report": seed 0 of all arms first, then seed 1. Both print
 the estimated hours first (`--estimate` prints no more than that), write one small file for each
 trial or run that has ended, and go on after the last of them when started again. `table` prints the
-table from these files, `figure` draws frames and learned tables.
+table from these files, or without --out the one of the README; `figure` draws frames and learned
+tables.
 
 frames.py describes the layout of the folder of frames.
 """
 
 import argparse
 import contextlib
+import io
 import os
+import sys
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -99,10 +102,11 @@ def estimate(study: Study, options: argparse.Namespace) -> float:
     if options.command == "search":
         for name in options.searches:
             found = study.read(f"search-{name}") or {}
-            if "best" in found:
-                continue
             dense = name.startswith("disconnected")
             count = INFERENCE_TRIALS if dense else sum(map(len, SEARCHES[name]))
+            if "best" in found and len(found["trials"]) >= count:
+                print(f"  search of {name}: done, in {study.out}")
+                continue
             arm = ARMS["disconnected" if dense else name]
             one = seconds_of(study, arm, settings.search_epochs, frames["choose"])
             left = one * (count - len(found.get("trials", ())))
@@ -111,7 +115,9 @@ def estimate(study: Study, options: argparse.Namespace) -> float:
         return total
     scored = frames["report"]
     for name in options.arms:
-        left = sum(study.read(f"{name}-seed{seed}") is None for seed in options.seeds)
+        left = sum(study.run_of(name, seed) is None for seed in options.seeds)
+        if left < len(options.seeds):
+            print(f"  {ARMS[name].title}: {len(options.seeds) - left} runs are in {study.out}")
         if not left:
             continue
         one = mean_seconds(study, name) or seconds_of(
@@ -145,6 +151,8 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     """Run a command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # redirected, it may lack the signs of a table
+        sys.stdout.reconfigure(encoding="utf-8")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -156,8 +164,12 @@ def main() -> None:
         "figure": commands.add_parser("figure", help="draw frames and tables of one seed"),
     }
     for name, sub in parsers.items():
-        sub.add_argument("--out", type=Path, default=HERE / "results" / "local",
-                         help="folder of the results")  # fmt: skip
+        ours = HERE / "results" / "local"
+        sub.add_argument(
+            "--out", type=Path, default=ours if name == "table" else Path("body_parts_results"),
+            help="folder of the results"
+            + ("; by default that of the README's" if name == "table" else ""),
+        )  # fmt: skip
         if name in ("search", "run", "figure"):
             add_study_arguments(sub)
     parsers["search"].add_argument(
@@ -189,11 +201,11 @@ def main() -> None:
         for name in options.searches:
             run_search(study, name)
         return None
+    if SEARCH_SEED in options.seeds:
+        raise SystemExit(f"seed {SEARCH_SEED} is the searches'; choose another")
     for seed in options.seeds:
-        if seed == SEARCH_SEED:
-            raise SystemExit(f"seed {seed} is the searches'; choose another")
         for name in options.arms:
-            if study.read(f"{name}-seed{seed}") is None:
+            if study.run_of(name, seed) is None:
                 print(f"{ARMS[name].title}, seed {seed}", flush=True)
                 study.write(f"{name}-seed{seed}", run_arm(study, name, seed))
     return None
