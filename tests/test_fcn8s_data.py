@@ -4,9 +4,12 @@ import functools
 import http.server
 import io
 import json
+import pickle
+import struct
 import tarfile
 import threading
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +21,9 @@ Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("scipy")
 pytest.importorskip("torch")  # fcn8s is a package of networks
 
-from fcn8s import augment, datasets, download  # noqa: E402
-from fcn8s.pictures import read_mask  # noqa: E402
+from densecrf_rnn import files  # noqa: E402
+from fcn8s import augment, datasets, digests, download  # noqa: E402
+from fcn8s.pictures import read_image, read_mask, read_names  # noqa: E402
 from fcn8s.voc import hold_out, voc_lists  # noqa: E402
 from fcn8s_files import make_sbd  # noqa: E402
 
@@ -251,6 +255,81 @@ def test_masks_whose_values_are_no_labels_are_refused(voc):
     save_jpeg(mask)
     with pytest.raises(ValueError, match="of mode RGB: its values are colours, not labels"):
         train.labels(0)
+
+
+@pytest.mark.parametrize("name", ["camvid", "voc", "context", "coco"])
+def test_datasets_can_be_sent_to_worker_processes(name, request):
+    root = request.getfixturevalue(name)
+    for pictures in datasets.load(name, root).values():
+        again = pickle.loads(pickle.dumps(pictures))
+        np.testing.assert_array_equal(again.labels(0), pictures.labels(0))
+
+
+@pytest.mark.parametrize("line, name", [
+    ("2007_000032", "2007_000032"), ("2007_000032  1", "2007_000032"),
+    ("a b.png", "a b"), ("/CamVid/Seq 1/0001TP 0.png /CamVid/Seq 1 annot/0001TP 0.png", "0001TP 0"),
+    ("img1 masks/m1.png", "img1"), ("in/img1.JPG masks/m1.png", "img1"), ("x\\my a.jpeg", "my a"),
+    ("  img.tar.png m.png", "img.tar"), ("a.png.png", "a.png"), ("a.pngs 1", "a.pngs"),
+])  # fmt: skip
+def test_names_of_lists_may_have_spaces_and_more_columns(tmp_path, line, name):
+    save_list(tmp_path / "list.txt", [line, "", "last"])
+    assert read_names(tmp_path / "list.txt") == [name, "last"]
+
+
+def png(path, values, bits, colour=0):
+    """Write a PNG file that Pillow does not write: 16 bits a channel, or grey of 2 or 4 bits."""
+    rows, columns = values.shape[:2]
+    if bits == 16:
+        raw = np.ascontiguousarray(values, ">u2").reshape(rows, -1).view(np.uint8)
+    else:
+        each = np.unpackbits(values.astype(np.uint8)[..., None], axis=2)[..., 8 - bits:]
+        raw = np.packbits(each.reshape(rows, -1), axis=1)
+    lines = b"".join(b"\0" + row.tobytes() for row in raw)
+
+    def chunk(kind, data):
+        check = zlib.crc32(kind + data).to_bytes(4, "big")
+        return len(data).to_bytes(4, "big") + kind + data + check
+
+    header = struct.pack(">IIBBBBB", columns, rows, bits, colour, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+                     + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 16])
+def test_masks_of_all_depths_hold_their_labels(tmp_path, bits):
+    labels = np.arange(35).reshape(5, 7) % min(2**bits, 20)
+    png(tmp_path / "mask.png", labels, bits)
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), labels)
+    np.testing.assert_array_equal(files.read_labels(tmp_path / "mask.png"), labels)
+
+
+def test_masks_that_hold_no_labels_are_named(tmp_path):
+    png(tmp_path / "mask.png", np.full((2, 3), 256), 16)
+    with pytest.raises(ValueError, match="mask.png holds 256 to 256; labels must be 0 to 255"):
+        read_mask(tmp_path / "mask.png")
+    Image.new("LA", (3, 2)).save(tmp_path / "mask.png")
+    with pytest.raises(ValueError, match="has a channel of transparency; save it without"):
+        read_mask(tmp_path / "mask.png")
+
+
+def test_colours_of_16_bits_are_rejected(tmp_path):
+    png(tmp_path / "a.png", np.full((4, 5, 3), 1000), 16, colour=2)
+    with pytest.raises(ValueError, match="a.png holds numbers of more than 8 bits"):
+        read_image(tmp_path / "a.png")
+    skimage = pytest.importorskip("skimage.io")
+    skimage.imsave(tmp_path / "a.tif", np.full((40, 50, 3), 1000, np.uint16), check_contrast=False)
+    with pytest.raises(ValueError, match="a.tif (holds numbers of|cannot be read)"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_masks_of_equal_size_with_other_labels_have_other_digests(camvid):
+    report = datasets.load("camvid", camvid)["report"]
+    before, mask = digests.of_pictures(report), report.items[0][1]
+    content = mask.read_bytes()
+    mask.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert digests.of_pictures(report) != before
+    mask.write_bytes(content)
+    assert digests.of_pictures(report) == before
 
 
 # --- augmentation --------------------------------------------------------------------------------

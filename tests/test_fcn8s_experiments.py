@@ -152,6 +152,23 @@ def test_without_the_search_the_crf_is_the_published_one(data, tmp_path):
         "theta_alpha": 160.0, "theta_beta": 3.0, "w_bilateral": 5.0, "w_spatial": 3.0}
 
 
+def test_an_untrained_crf_has_all_settings_of_the_rows_heads(data, tmp_path):
+    used = set()
+
+    class Noted:  # a configuration that notes what is read
+        def __getattr__(self, name):
+            used.add(name)
+            return getattr(Config(), name)
+
+    training.make_crf(Noted(), 3)
+    # The last two start with the same matrices, whatever their form.
+    assert used == {*study.HEAD, *evaluation.START, "kernel_weights", "compatibility"}
+    one = study.Study(RECIPES["small"], data, tmp_path, search=False, init="none",
+                      row_settings={"spatial": "lattice", "initial_compatibility": "zero"})
+    changes = one.untrained(tmp_path / "none.pt")
+    assert (changes["spatial"], changes["initial_compatibility"]) == ("lattice", "zero")
+
+
 def test_rows_start_from_the_same_network_with_the_same_settings_and_steps(data, out):
     command("ablations", data, out)
     trained = {row for _, *pair, _ in experiments.ABLATIONS for row, _ in pair} - {"initial"}
@@ -407,6 +424,9 @@ def test_train_and_evaluate_by_their_commands(data, tmp_path, capsys):
     main(["evaluate", str(tmp_path / training.LAST), "--data", str(data), "--iterations", "0", "5"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("after")[1] for line in lines[-2:]] == [" 0 iterations", " 5 iterations"]
+    with pytest.raises(SystemExit, match=r"the classes to score are \(99,\); .* has 0 to 10"):
+        main(["evaluate", str(tmp_path / training.LAST), "--data", str(data), "--score-classes",
+              "99"])
     with pytest.raises(SystemExit, match="fcn8s: .* has none of camvid/trainannot"):
         main([*arguments[:2], str(tmp_path), *arguments[3:]])
 

@@ -73,6 +73,49 @@ def test_files_of_others_are_not_overwritten(net, tmp_path, name, more):
     assert (tmp_path / "out" / name).read_bytes() == b"mine"
 
 
+def test_files_beside_results_are_not_overwritten(net, tmp_path):
+    out = tmp_path / "out"
+    for name in "ab":
+        photo().save(tmp_path / f"{name}.jpg")
+    run(net, tmp_path / "a.jpg", "--out", out, "--size", 0)
+    for name, more in (("b.png", []), ("a.npy", ["--logits"])):
+        (out / name).write_bytes(b"mine")
+        with pytest.raises(SystemExit, match=f"out/{name} exists, and .* holds no predict.json"):
+            run(net, tmp_path, "--out", out, "--size", 0, *more)
+        assert (out / name).read_bytes() == b"mine"
+        (out / name).unlink()
+    run(net, tmp_path, "--out", out, "--size", 0, "--logits")
+    assert (out / "a.npy").exists() and (out / "b.npy").exists()
+
+
+def test_labels_of_another_image_of_the_same_name_are_kept(net, tmp_path):
+    out = tmp_path / "out"
+    for folder in ("p", "q"):
+        (tmp_path / folder).mkdir()
+        photo().save(tmp_path / folder / "a.png")
+    run(net, tmp_path / "p", "--out", out, "--size", 0)
+    before = (out / "a.png").read_bytes()
+    with pytest.raises(SystemExit, match="a.png is for the labels of .*p/a.png, and .*q/a.png has"):
+        run(net, tmp_path / "q", "--out", out, "--size", 0)
+    assert (out / "a.png").read_bytes() == before
+    photo().save(tmp_path / "p/a.png")  # the same image, changed
+    run(net, tmp_path / "p", "--out", out, "--size", 0)
+    assert (out / "a.png").read_bytes() != before
+    (tmp_path / "p").rename(tmp_path / "moved")
+    run(net, tmp_path / "moved", "--out", out, "--size", 0)
+
+
+def test_logits_of_an_image_that_has_changed_are_made_again(net, tmp_path):
+    image, out = tmp_path / "a.png", tmp_path / "out"
+    photo().save(image)
+    run(net, image, "--out", out, "--size", 0, "--logits")
+    before = (out / "a.npy").read_bytes()
+    photo().save(image)
+    run(net, image, "--out", out, "--size", 0)
+    run(net, image, "--out", out, "--size", 0, "--logits")
+    assert (out / "a.npy").read_bytes() != before
+
+
 def test_an_interrupted_call_continues_and_damaged_notes_overwrite_nothing(
         net, tmp_path, monkeypatch):
     for name in "abc":
@@ -222,7 +265,7 @@ def test_voc_test_takes_any_folder_and_a_list_with_repeats(net, tmp_path, monkey
     with tarfile.open(tmp_path / "out/results.tgz") as tar:
         assert [name.rsplit("/", 1)[1] for name in tar.getnames()] == [
             f"{name}.png" for name in VOC_NAMES[:2]]
-    assert len(json.loads((tmp_path / "out/predict.json").read_text())["images"]) == 2
+    assert len(json.loads((tmp_path / "out/predict.json").read_text())["results"]) == 2
     listed.write_text("")
     with pytest.raises(SystemExit, match="test.txt names no image"):
         run(net, folder, "--voc-test", "--out", tmp_path / "out", "--size", 0)

@@ -150,6 +150,15 @@ def test_voc_2011_is_read_from_its_archive(tmp_path):
         datasets.load("voc", tmp_path)
 
 
+@pytest.mark.parametrize("name, holds", [
+    ("VOC2007", False), ("voc2007", False), ("VOC2007_trainval", False), ("VOC-2010", False),
+    ("VOC2012", True), ("voc2012_all", True), ("my images", True), ("2007", True),
+])
+def test_a_folder_named_after_another_year_is_not_voc_2012(tmp_path, name, holds):
+    folder = make_voc(tmp_path).rename(tmp_path / name)
+    assert ("voc" in datasets.present(folder)) == holds
+
+
 # --- masks ---------------------------------------------------------------------------------------
 
 

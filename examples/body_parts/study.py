@@ -151,8 +151,6 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     """Run a command."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # redirected, it may lack the signs of a table
-        sys.stdout.reconfigure(encoding="utf-8")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -212,4 +210,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):  # redirected, it may lack the signs of a table
+        sys.stdout.reconfigure(encoding="utf-8")
     main()

@@ -6,6 +6,7 @@ import shlex
 import sys
 from dataclasses import replace
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from . import datasets, download, evaluation, predict, published, voc
 from .config import RECIPES, Config, Recipe, parse_setting
 from .experiments import ABLATIONS, EXPERIMENTS
 from .pictures import LAYOUT, check_masks
-from .study import Study
+from .study import Study, check_classes
 from .training import load_trained, read_checkpoint, train
 
 EXAMPLES = """
@@ -273,6 +274,7 @@ def evaluate(args) -> None:
     device = local_device(args.device)
     name = read_checkpoint(args.checkpoint)["config"]["dataset"]
     pictures = datasets.load(name, args.data)[args.part]
+    check_classes(args.score_classes, pictures)
     model, _ = load_trained(args.checkpoint, len(pictures.classes))
     wanted = args.iterations or [None]
     found = evaluation.confusions(model, pictures, wanted, device)
@@ -301,4 +303,6 @@ def local_device(device: str) -> str:
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, TextIOWrapper):  # redirected, it may lack the signs of a table
+        sys.stdout.reconfigure(encoding="utf-8")
     main()

@@ -99,9 +99,6 @@ def context(root: Path) -> dict[str, Pictures]:
     masks = find(root, *PLACES["context"])
     classes, table = context_table(masks.parent)
 
-    def read(path):
-        return table[read_mat(path, "LabelMap")]
-
     parts = {}
     for split in ("train", "val"):
         # VOC's lists name images that Context does not annotate.
@@ -109,10 +106,15 @@ def context(root: Path) -> dict[str, Pictures]:
                  for n in read_names(voc2010 / "ImageSets/Main" / f"{split}.txt"))
         parts[split] = existing([item for item in found if item[1].exists()],
                                 f"Pascal Context's {split} list")
-    whole = Pictures("Pascal Context", classes, (), read)
+    whole = Pictures("Pascal Context", classes, (), partial(read_context, table))
     kept, held = hold_out(parts["train"])
     return {"train": whole.part(kept, "train"), "select": whole.part(held, "held out of train"),
             "report": whole.part(parts["val"], "val")}
+
+
+def read_context(table: np.ndarray, path) -> np.ndarray:
+    """Read labels through the table of `context_table`."""
+    return table[read_mat(path, "LabelMap")]
 
 
 def context_table(folder: Path) -> tuple[tuple[str, ...], np.ndarray]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import lru_cache
 from pathlib import Path
 
 from .pictures import Pictures
@@ -26,11 +27,24 @@ def of_file(path: str | Path) -> str:
 
 
 def of_pictures(pictures: Pictures) -> str:
-    """Return a digest of the names and sizes of image and label files, without their folder."""
+    """Return a digest of the names of image and label files, images' sizes and labels' contents.
+
+    Folders do not matter. Images are large, and those of equal size are seldom different; label
+    files are small, and changed labels often leave their size as it was.
+    """
     digest = hashlib.sha256(str(pictures.classes).encode())
     for image, labels in pictures.items:
-        for path in (image, labels):
-            if isinstance(path, Path):
-                size = path.stat().st_size if path.exists() else "absent"
-                digest.update(f"{path.name} {size}\n".encode())
+        size = image.stat().st_size if image.exists() else "absent"
+        digest.update(f"{image.name} {size}\n".encode())
+        if isinstance(labels, Path):
+            content = "absent"
+            if labels.exists():
+                state = labels.stat()
+                content = _of_labels(labels, state.st_size, state.st_mtime_ns)
+            digest.update(f"{labels.name} {content}\n".encode())
     return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=None)
+def _of_labels(path: Path, size: int, changed: int) -> str:
+    return of_file(path)

@@ -226,7 +226,7 @@ def figure3(study: Study, count: int = 5) -> Path:
             rows.append([image, *(figures.colours(m, study.labels) for m in maps)])
         figures.grid(path, ("picture", "truth", *NAMES.values()), rows)
         text = f"# figure3\n\n{provenance(study, ('plain', 'end-to-end'))}\n\n![](figure3.png)\n"
-        (study.out / "figure3.md").write_text(text)
+        (study.out / "figure3.md").write_text(text, encoding="utf-8")
     return study.out / "figure3.md"
 
 

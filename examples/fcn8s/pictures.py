@@ -1,5 +1,6 @@
 """Images with their labels, and the reading of images, masks and lists of names."""
 
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from tqdm import tqdm
 IGNORE = 255
 # Extensions of images that a list names without one; the first is VOC's.
 ENDS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+PATH = re.compile(rf"\s*(\S.*?(?:{'|'.join(map(re.escape, ENDS))}))(?=\s|$)")
 LAYOUT = "see examples/fcn8s/README.md for the layout"
 # What Pillow raises for damaged files. (UnidentifiedImageError is an OSError.)
 DAMAGED = (OSError, ValueError, SyntaxError, zlib.error, Image.DecompressionBombError)
@@ -110,7 +112,7 @@ def read_image(path: str | Path, upright: bool = False) -> np.ndarray:
     """
     try:
         with Image.open(path) as file:
-            mode = file.mode
+            mode, deep = file.mode, bits_of(file) > 8
             turned = ImageOps.exif_transpose(file) if upright else file
             pixels = np.asarray(turned.convert("RGB"))
     except FileNotFoundError as error:
@@ -119,7 +121,7 @@ def read_image(path: str | Path, upright: bool = False) -> np.ndarray:
         raise ValueError(
             f"{path} cannot be read as an image ({error}); remove it or replace it"
         ) from error
-    if mode.startswith(("I", "F")):
+    if deep or mode.startswith(("I", "F")):
         raise ValueError(
             f"{path} holds numbers of more than 8 bits (mode {mode}); the networks take 0..255, so "
             "convert it"
@@ -127,21 +129,37 @@ def read_image(path: str | Path, upright: bool = False) -> np.ndarray:
     return pixels
 
 
+def bits_of(file: Image.Image) -> int:
+    """Return the bits of a PNG or TIFF file's numbers; Pillow drops the low ones of colours."""
+    if file.format == "TIFF":
+        return max(file.tag_v2.get(258, (8,)))  # BitsPerSample
+    if file.format == "PNG":
+        with open(file.filename, "rb") as header:
+            return header.read(25)[24]  # the depth in IHDR
+    return 8
+
+
 def read_mask(path: str | Path) -> np.ndarray:
     """Read an image whose pixel values (or palette indices) are labels."""
     try:
         with Image.open(path) as file:
-            mode = file.mode
+            mode, bits = file.mode, bits_of(file)
             values = np.asarray(file)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} does not exist") from error
     except DAMAGED as error:
         raise ValueError(f"{path} cannot be read ({error}); unpack it once more") from error
-    if mode not in ("P", "L", "1"):
+    if mode == "LA":
+        raise ValueError(f"{path} has a channel of transparency; save it without")
+    if mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
         raise ValueError(
             f"{path} is of mode {mode}: its values are colours, not labels; use masks "
             "whose pixel values are the labels"
         )
+    if values.max(initial=0) > IGNORE or values.min(initial=0) < 0:
+        raise ValueError(f"{path} holds {values.min()} to {values.max()}; labels must be 0 to 255")
+    if mode == "L" and bits < 8:  # Pillow stretches grey values to 0..255
+        values = values // (255 // (2**bits - 1))
     return values.astype(np.uint8)
 
 
@@ -164,6 +182,7 @@ def read_names(path: Path) -> list[str]:
     """Return the names in a list file, one per line; of paths, the name without its extension.
 
     Some lists have more columns (the mask's path, whether an object is there): the first counts.
+    It may have spaces if it has an extension, see `first_column`.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -171,9 +190,23 @@ def read_names(path: Path) -> list[str]:
         raise FileNotFoundError(f"the list {path} does not exist; {LAYOUT}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not in UTF-8; save it so, with a name per line") from error
-    names = (PurePosixPath(line.split()[0].replace("\\", "/")).name
-             for line in text.splitlines() if line.strip())
+    columns = (first_column(line) for line in text.splitlines() if line.strip())
+    names = (PurePosixPath(column.replace("\\", "/")).name for column in columns)
     return [name.removesuffix(next((e for e in ENDS if name.endswith(e)), "")) for name in names]
+
+
+def first_column(line: str) -> str:
+    """Return the first column of a line of a list, which may hold spaces.
+
+    `a b.png m.png` begins with a path with spaces: its first word has no extension. In
+    `a masks/a.png` the first word is a name, because what follows is a path of its own.
+    """
+    first = line.split()[0]
+    path = PATH.match(line)
+    if first.endswith(ENDS) or path is None:
+        return first
+    folders = "/" in first or "\\" in first
+    return first if not folders and re.search(r"[/\\]", path[1]) else path[1]
 
 
 def image_of(folder: Path, name: str) -> Path:

@@ -5,6 +5,7 @@ import tarfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -87,7 +88,7 @@ class Predicting:
     ------
     ValueError
         `out` holds predictions of another network or with other settings, or label images would
-        overwrite other files.
+        overwrite other files, or the labels of another image of the same name.
     """
 
     checkpoint: str | Path
@@ -96,7 +97,9 @@ class Predicting:
     iterations: int | None = None
     size: int | None = None
     device: str = "cpu"
-    done: dict = field(init=False)
+    # Of each PNG file that is ours: "from", its image; "labels" and "logits", the digest of the
+    # image that each of its two files was made of, None if it is still to be made.
+    done: dict[str, dict] = field(init=False)
     own: bool = field(init=False)  # whether `out` was made by an earlier call
 
     def __post_init__(self):
@@ -114,7 +117,7 @@ class Predicting:
                 f"{self.out} holds predictions of another network, or with another --iterations "
                 f"or --size; give another --out, or remove {self.out}"
             )
-        self.made_of, self.done, self.own = made_of, known.get("images", {}), bool(known)
+        self.made_of, self.done, self.own = made_of, known.get("results", {}), bool(known)
 
     @property
     def labels(self) -> int:
@@ -129,6 +132,11 @@ class Predicting:
         folder = folder or self.out
         self.check_targets(images, folder)
         folder.mkdir(parents=True, exist_ok=True)
+        for path in images:  # noted before they are written, so that a killed call can continue
+            entry = self.done.setdefault(self.name_of(path, folder), {"labels": None})
+            entry["from"] = str(path.resolve())
+            if self.logits:
+                entry.setdefault("logits", None)
         self.remember()
         if self.logits and (settings := head_settings(self.model)):
             write_settings(self.out / CRF, settings)
@@ -137,12 +145,11 @@ class Predicting:
             for path in tqdm(images, "labels", leave=False, disable=None):
                 target = folder / f"{path.stem}.png"
                 scores = folder / f"{path.stem}.npy" if self.logits else None
-                wanted = [digests.of_file(path), self.logits]
-                name = str(target.relative_to(self.out))
-                there = target.exists() and (scores is None or scores.exists())
-                if not there or self.done.get(name) != wanted:
+                digest, entry = digests.of_file(path), self.done[self.name_of(path, folder)]
+                wanted = {"labels": target} | ({"logits": scores} if self.logits else {})
+                if any(not p.exists() or entry[kind] != digest for kind, p in wanted.items()):
                     self.label(read_image(path, upright), target, scores)
-                    self.done[name] = wanted
+                    entry |= dict.fromkeys(wanted, digest)
                     if time.monotonic() - noted > REMEMBERED:
                         self.remember()
                         noted = time.monotonic()
@@ -151,19 +158,38 @@ class Predicting:
             self.remember()
         return written
 
+    def name_of(self, image: Path, folder: Path) -> str:
+        """Return the name of an image's labels in `done`."""
+        return (folder / f"{image.stem}.png").relative_to(self.out).as_posix()
+
     def check_targets(self, images: list[Path], folder: Path) -> None:
-        """Raise ValueError if labels would lie among the images, or overwrite what is not ours."""
+        """Raise ValueError if labels would lie among the images, or overwrite other files."""
         inside = next((p for p in images if p.resolve().parent == folder.resolve()), None)
         if inside is not None:
             raise ValueError(f"{folder} is the folder of {inside}; give another --out for labels")
-        ends = (".png", ".npy") if self.logits else (".png",)
-        targets = (folder / f"{path.stem}{end}" for path in images for end in ends)
-        there = None if self.own else next((path for path in targets if path.exists()), None)
-        if there is not None:
-            raise ValueError(
-                f"{there} exists, and {self.out} holds no {ABOUT} that says it is a result; give "
-                "another --out, or remove the file"
-            )
+        kinds = {"labels": ".png"} | ({"logits": ".npy"} if self.logits else {})
+        for path in images:
+            entry = self.done.get(self.name_of(path, folder), {})
+            for kind, end in kinds.items():
+                target = folder / f"{path.stem}{end}"
+                if target.exists() and kind not in entry:
+                    self.reject(target)
+            other = Path(entry.get("from", path.resolve()))
+            if other != path.resolve() and entry["labels"] != digests.of_file(path):
+                raise ValueError(
+                    f"{folder / path.stem}.png is for the labels of {other}, and {path} has the "
+                    "same name; give another --out"
+                )
+        settings = self.out / CRF
+        if self.logits and settings.exists() and not self.own:
+            self.reject(settings)
+
+    def reject(self, target: Path) -> NoReturn:
+        """Raise the error for a file that is not ours."""
+        raise ValueError(
+            f"{target} exists, and {self.out} holds no {ABOUT} that says it is a result; give "
+            "another --out, or remove the file"
+        )
 
     @torch.no_grad()
     def label(self, image: np.ndarray, target: Path, scores: Path | None) -> None:
@@ -182,7 +208,7 @@ class Predicting:
     def remember(self) -> None:
         """Store what has been written, and from what."""
         with replaced(self.out / ABOUT) as part:
-            part.write_text(json.dumps({"made_of": self.made_of, "images": self.done}, indent=1))
+            part.write_text(json.dumps({"made_of": self.made_of, "results": self.done}, indent=1))
 
 
 def images_in(paths) -> list[Path]:
@@ -244,9 +270,10 @@ def voc_test(predicting: Predicting, root: Path, year: int = 2012) -> Path:
             f"{absent[0]}; unpack VOC's test archive, which its evaluation server "
             "(host.robots.ox.ac.uk:8080) offers after a login"
         )
-    inside = SERVER.format(year=year)
+    inside, archive = SERVER.format(year=year), predicting.out / "results.tgz"
+    if archive.exists() and not predicting.own:
+        predicting.reject(archive)
     written = predicting.run(images, predicting.out / inside, upright=False)
-    archive = predicting.out / "results.tgz"
     with replaced(archive) as part, tarfile.open(part, "w:gz") as tar:
         for path in written:
             tar.add(path, f"{inside}/{path.name}")

@@ -242,6 +242,6 @@ def published(paths, scoring: Scoring) -> Path:
         lines.append(f"| {row['row']} | {row['mean IU']:.2f} | {between} | {row['published']} | "
                      f"{row['file']} |")
     path = scoring.out / "published.md"
-    path.write_text("\n".join(lines) + "\n")
-    print(path.read_text())
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(path.read_text(encoding="utf-8"))
     return path

@@ -6,6 +6,7 @@ taken from there, so a command that was stopped goes on where it stood when it i
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -47,7 +48,17 @@ ROWS = {
 # Of a study, and not for --set: its seeds, and the rows that have a head.
 OWN = ("seed", "crf", "freeze_fcn")
 # Settings of the head before it learns, that a search does not choose.
-HEAD = ("iterations", "eval_iterations", "theta_gamma", "update", "tied")
+HEAD = ("iterations", "eval_iterations", "theta_gamma", "update", "tied", "spatial",
+        "initial_compatibility")
+
+
+def check_classes(classes: Sequence[int] | None, pictures: Pictures) -> None:
+    """Raise ValueError for classes to score that are none of the pictures'."""
+    count = len(pictures.classes)
+    if classes is not None and not (classes and all(0 <= c < count for c in classes)):
+        raise ValueError(
+            f"the classes to score are {tuple(classes)}; {pictures.name} has 0 to {count - 1}"
+        )
 
 
 @dataclass
@@ -115,13 +126,7 @@ class Study:
                 )
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"the limit is {self.limit}; score at least one picture")
-        if self.score_classes is not None:
-            wrong = [c for c in self.score_classes if not 0 <= c < self.labels]
-            if wrong or not self.score_classes:
-                raise ValueError(
-                    f"the classes to score are {self.score_classes}; {self.report.name} has 0 to "
-                    f"{self.labels - 1}"
-                )
+        check_classes(self.score_classes, self.report)
 
     # --- settings ---
 

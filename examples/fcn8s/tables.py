@@ -45,7 +45,7 @@ def save(study: Study, name: str, result: dict, trained: Sequence[str] = ("end-t
     if is_first():
         text = json.dumps({"command": study.command, "machines": study.machines(trained), **result})
         with replaced(study.out / f"{name}.json") as part:
-            part.write_text(text + "\n")
+            part.write_text(text + "\n", encoding="utf-8")
 
 
 def write(study: Study, name: str, header, rows, trained, note: str, **intervals) -> Path:
@@ -59,6 +59,6 @@ def write(study: Study, name: str, header, rows, trained, note: str, **intervals
                  "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
         lines += ["| " + " | ".join(row) + " |" for row in rows]
         lines += ["", note] * bool(note) + ["", f"![]({name}.png)"]
-        path.write_text("\n".join(lines) + "\n")
-        print(path.read_text())
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        print(path.read_text(encoding="utf-8"))
     return path

@@ -18,6 +18,8 @@ HELD_OUT = 40
 PAPER_COUNTS = {"train": 11685, "reduced validation": 346}
 # SBD as unpacked, and as torchvision leaves it; below --data, VOC's folder or next to it.
 SBD = ("benchmark_RELEASE/dataset", "sbd/dataset", "SBD/dataset", "benchmark_RELEASE", "sbd", "SBD")
+# The year in a folder's name, such as VOC2007, voc2007, VOC_2007 and VOC2007_trainval.
+YEAR = re.compile(r"^voc\D{0,3}(\d{4})(?!\d)", re.IGNORECASE)
 
 
 def places(year: int) -> tuple[str, ...]:
@@ -35,7 +37,7 @@ def folder_of(root: Path, year: int) -> Path | None:
         folder = root / place
         if (folder / "JPEGImages").exists():
             named = {int(n) for path in (Path(os.path.abspath(folder)), folder.resolve())
-                     for n in re.findall(r"^VOC(\d{4})$", path.name)}
+                     for n in YEAR.findall(path.name)}
             if named <= {year} and (named or year == 2012):
                 return folder
     return None
@@ -60,7 +62,7 @@ def advice(root: Path, year: int = 2012) -> str:
         return f"; VOC {year} is in {deeper[0]}, so give --data {deeper[0]}"
     years = sorted({path.parent.name for depth in ("", "*/", "*/*/")
                     for path in root.glob(f"{depth}VOC2*/JPEGImages")}
-                   | set(re.findall(r"^VOC\d{4}$", Path(os.path.abspath(root)).name)))
+                   | {f"VOC{n}" for n in YEAR.findall(Path(os.path.abspath(root)).name)})
     return f"; it holds {', '.join(years)}, not VOC{year}" if years else ""
 
 
