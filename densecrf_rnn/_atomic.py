@@ -13,6 +13,7 @@ from . import _platform
 
 _PREFIX = ".part-"  # a prefix, because writers choose the format by the extension
 _END = 32  # characters of a name that its temporary name ends in: names may be of full length
+_OLD = ".old"  # ends the temporary name of a folder that is being replaced
 _COUNT = itertools.count()
 
 
@@ -68,7 +69,7 @@ def _replace(partial: Path, path: Path) -> None:
         _rename(partial, path)
         return
     # No operating system replaces a folder that is not empty.
-    old = partial.with_name(f"{partial.name}.old")
+    old = partial.with_name(f"{partial.name}{_OLD}")
     _rename(path, old)
     try:
         _rename(partial, path)
@@ -114,8 +115,12 @@ def remove_leftovers(folder: Path | str) -> int:
     """
     found = list(Path(folder).glob(f"{_PREFIX}*"))
     for partial in found:
+        if partial.name.endswith(_OLD):
+            _finish(partial)
+    left = [partial for partial in found if partial.exists()]
+    for partial in left:
         _remove(partial)
-    return len(found)
+    return len(left)
 
 
 def remove_leftovers_of(path: Path | str) -> None:
@@ -124,10 +129,30 @@ def remove_leftovers_of(path: Path | str) -> None:
     For a path in a folder that others may write into; it reads the whole folder.
     """
     path = Path(path)
-    for partial in path.parent.glob(f"{_PREFIX}*-{glob.escape(path.name)}"):
+    end = glob.escape(path.name[-_END:])
+    found = [*path.parent.glob(f"{_PREFIX}*-{end}{_OLD}"), *path.parent.glob(f"{_PREFIX}*-{end}")]
+    for partial in found:
         process = partial.name.removeprefix(_PREFIX).split("-")[0]
         if process.isdecimal() and not _platform.runs(int(process)):
+            if partial.name.endswith(_OLD):
+                _finish(partial, path)
             _remove(partial)
+
+
+def _finish(old: Path, path: Path | None = None) -> None:
+    """Put a new folder in its place, if a process was killed after it had set the `old` aside.
+
+    Without `path`, the name of the place is the end of that of `old`. If the whole name was longer,
+    the folder gets what remains of it, unless there is one whose name ends so.
+    """
+    partial = old.with_name(old.name.removesuffix(_OLD))
+    end = partial.name.split("-", 3)[-1]
+    place = partial.with_name(end) if path is None else path
+    named = [p.name for p in old.parent.iterdir() if not p.name.startswith(_PREFIX)]
+    if len(end) == _END and path is None and any(name.endswith(end) for name in named):
+        return
+    if not place.exists():
+        _rename(partial if partial.exists() else old, place)
 
 
 def _remove(path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ._typing import Array
+from .checks.arrays import is_masked
 
 __all__ = [
     "bootstrap_interval", "border_distance", "class_accuracy", "class_dice", "class_iu",
@@ -197,6 +198,11 @@ def check_labels(name: str, found: Array, labels: int, ignore: int) -> None:
 
 
 def _check_kind(name: str, labels: Array) -> None:
+    if is_masked(labels):
+        raise TypeError(
+            f"{name} is a masked array, whose mask would not count; pass {name}.data, and a truth "
+            f"that is `ignore` where np.ma.getmaskarray({name}) is True"
+        )
     if labels.dtype.kind not in "iub":
         raise TypeError(
             f"{name} has dtype {labels.dtype}; label maps hold integers, so pass labels "
@@ -277,6 +283,7 @@ def class_dice(confusion: Array) -> Array:
     >>> class_dice(np.array([[2, 0], [1, 1]])).round(3).tolist()
     [0.8, 0.667]
     """
+    confusion = np.asarray(confusion, np.float64)  # twice an integer may exceed its dtype
     return _ratio(2 * np.diag(confusion), confusion.sum(0) + confusion.sum(1))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from ._limits import FILTER_VARIANCE
 from ._typing import Array
 from . import checks, unaries
+from .checks.storage import is_read_only, is_shared
 from .checks.units import spread
 from .inference import grid
 from .kernels import (
@@ -464,13 +465,6 @@ def _joined(
     return np.concatenate(parts, axis)
 
 
-def _is_read_only(out: Any) -> bool:
-    """Return whether an array says that it cannot be written: of NumPy, zarr or h5py."""
-    flags, file = (getattr(out, name, None) for name in ("flags", "file"))
-    closed = getattr(flags, "writeable", True) is False or getattr(file, "mode", "") == "r"
-    return closed or getattr(out, "read_only", False) is True
-
-
 def _check_out(
     out: Any, logits: Sliceable, image: Sliceable, mask: Sliceable | None, labels: bool
 ) -> None:
@@ -478,7 +472,7 @@ def _check_out(
         raise TypeError(
             f"out is {type(out).__name__}; it must be a writable array (NumPy, zarr, h5py)"
         )
-    if _is_read_only(out):
+    if is_read_only(out):
         raise ValueError("out is read-only; give an array that is opened for writing")
     wanted = logits.shape[1:] if labels else logits.shape
     if tuple(out.shape) != tuple(wanted):
@@ -492,9 +486,8 @@ def _check_out(
     if not labels and dtype.kind != "f":
         raise TypeError(f"out has dtype {dtype}; marginals need floating point (float32)")
     for name, array in (("logits", logits), ("image", image), ("mask", mask)):
-        arrays = isinstance(out, np.ndarray) and isinstance(array, np.ndarray)
-        if out is array or (arrays and np.may_share_memory(out, array)):
+        if array is not None and is_shared(out, array):
             raise ValueError(
-                f"out shares memory with {name}, which is still read for the halos of later "
+                f"out holds the same data as {name}, which is still read for the halos of later "
                 "tiles; give another array"
             )

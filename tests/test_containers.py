@@ -348,6 +348,26 @@ def test_the_record_counts_missing_chunks_and_strict_refuses_them(end, tile, tmp
     assert "1 of 2 chunks" in said and "leave --strict out" in said
 
 
+def test_a_result_that_has_lost_a_chunk_is_made_again(tmp_path, capfd):
+    pytest.importorskip("tqdm", reason="the commands need the extra cli")
+    zarr = pytest.importorskip("zarr")
+    for name, shape in (("logits", (2, 40, 50)), ("images", (40, 50, 3))):
+        (tmp_path / name).mkdir()
+        stored = zarr.open_array(str(tmp_path / name / "a.zarr"), mode="w", shape=shape, dtype="f4")
+        stored[...] = np.random.default_rng(0).normal(size=shape)
+    command = ["refine", *(str(tmp_path / name) for name in ("logits", "images"))]
+    command += ["-o", str(tmp_path / "out"), "--iterations", "1", "--tile", "16"]
+    assert main(command) == 0
+    out = tmp_path / "out/a.zarr"
+    want = np.asarray(zarr.open_array(str(out), mode="r"))
+    capfd.readouterr()
+    assert main(command) == 0 and "1 were done before" in capfd.readouterr().out
+    largest = max((p for p in out.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest.unlink()
+    assert main(command) == 0 and "1 refined" in capfd.readouterr().out
+    np.testing.assert_array_equal(zarr.open_array(str(out), mode="r"), want)
+
+
 def test_files_next_to_a_geotiff_are_inputs_as_well(tmp_path, capfd):
     pytest.importorskip("tqdm", reason="the commands need the extra cli")
     pytest.importorskip("rasterio", reason="needs the extra raster")

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from densecrf_rnn import files
-from densecrf_rnn.cli import main
+from densecrf_rnn.cli import _parser, explore, main
+from densecrf_rnn.explore import scenes
 from densecrf_rnn.files.geometry import TOLERANCE, Turn
 from densecrf_rnn.files.windows import turned
 
@@ -447,6 +448,21 @@ def test_rasters_of_another_direction_are_turned(rasters, name, tile):
     assert run(*RASTERS, *tile, "--out", "found") == 0
     found, expected = (next(Path(out).glob("logits.*")) for out in ("found", "expected"))
     np.testing.assert_array_equal(files.read_labels(found), files.read_labels(expected))
+
+
+@pytest.mark.parametrize("turned", ["logits", "truth"])
+def test_explore_turns_the_truth_as_the_image(rasters, turned):
+    scene = rasters.scene
+    scene["truth"] = scene["logits"].argmax(0)[None].astype(np.uint8)
+    rasters("truth")
+    rasters(turned, south_up=True)
+    Path("true").mkdir()
+    Path("truth.tif").rename("true/logits.tif")
+    words = ["explore", "logits.tif", "image.tif", "true"]
+    (source,) = explore._sources_of(_parser(words).parse_args(words)).values()
+    found = scenes.load(source)
+    np.testing.assert_array_equal(found.truth, scene["truth"][0])
+    np.testing.assert_array_equal(found.before, scene["truth"][0])
 
 
 @TILE

@@ -661,3 +661,18 @@ def test_a_radius_is_a_whole_number_above_zero(helper, radius):
 def test_annealing_refuses_to_warm_up():
     with pytest.raises(ValueError, match="hottest is 0.1 and coldest 1"):
         gibbs.annealed(LOGITS, TABLES, [(0, 1)], sweeps=3, hottest=0.1, coldest=1)
+
+
+# --- the dtype of labels -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype, labels", [(np.uint8, 300), (np.int8, 200)])
+def test_a_dtype_that_cannot_hold_all_labels_is_rejected(dtype, labels):
+    """The result has the dtype of the labels given, and would wrap."""
+    logits = np.zeros((labels, 3, 4), np.float32)
+    logits[-1] = 5
+    tables, start = np.zeros((1, labels, labels), np.float32), np.zeros((3, 4), dtype)
+    for function in (gibbs.icm, gibbs.sweep):
+        with pytest.raises(TypeError, match=rf"cannot hold label {labels - 1}; pass .*int32"):
+            function(logits, start, tables, [(0, 1)])
+    assert (gibbs.icm(logits, start.astype(np.int32), tables, [(0, 1)]) == labels - 1).all()

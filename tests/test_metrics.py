@@ -327,3 +327,28 @@ def test_one_image_has_an_interval_without_width():
 def test_intervals_of_nothing_are_refused(images, options, message):
     with pytest.raises(ValueError, match=message):
         bootstrap_interval(confusions_of(images), mean_iu, **options)
+
+
+# --- masked arrays and small integers ------------------------------------------------------------
+
+
+def test_masked_arrays_are_rejected_since_their_mask_would_not_count():
+    labels = np.array([[0, 1], [1, 0]])
+    masked = np.ma.array(labels, mask=[[False, False], [True, True]])
+    for truth, prediction, name in ((masked, labels, "truth"), (labels, masked, "prediction")):
+        for function in (confusion_matrix, lambda t, p, n: trimap_confusions(t, p, [1], n)):
+            with pytest.raises(TypeError, match=f"{name} is a masked array.*pass {name}.data"):
+                function(truth, prediction, 2)
+    with pytest.raises(TypeError, match="masked array"):
+        border_distance(masked, 2)
+    # What the message says.
+    found = confusion_matrix(np.where(np.ma.getmaskarray(masked), 255, masked.data), labels, 2)
+    assert found.tolist() == [[1, 0], [0, 1]]
+    assert confusion_matrix(np.ma.array(labels), labels, 2).sum() == 4
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32])
+def test_scores_of_counts_near_the_largest_of_their_dtype_are_exact(dtype):
+    confusion = np.diag(np.full(2, np.iinfo(dtype).max // 2 + 1)).astype(dtype)
+    for score in (class_dice, class_iu, class_accuracy):
+        assert score(confusion).tolist() == [1, 1]

@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import io
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ torch = pytest.importorskip("torch")
 import nn_problems as make  # noqa: E402
 from processes import environment, results_of_two  # noqa: E402
 from densecrf_rnn import CRFRNN, onnx_runtime  # noqa: E402
+from densecrf_rnn.kernels import Bilateral, Spatial  # noqa: E402
 from densecrf_rnn.nn import export_onnx  # noqa: E402
 
 SIZES = ((6, 7), (9, 5), (12, 8))
@@ -186,6 +188,21 @@ def test_onnx_export_refuses_a_model_without_a_head_and_options_that_the_node_la
     monkeypatch.setattr(model.crf, "forward", lambda logits, image: logits + 1)
     with pytest.raises(ValueError, match="an option that its ONNX node does not support"):
         export_onnx(model, (images(6, 7),))
+
+
+@pytest.mark.parametrize("options, name", [
+    ({"kernels": [Bilateral(2.0, 100.0), Spatial(8.0)]}, "kernels"),
+    ({"trainable_bandwidths": True}, "learned bandwidths"),
+    ({"method": "exact"}, "method='exact'"), ({"update": "relu"}, "update='relu'"),
+    ({"tied": False}, "tied=False"),
+])  # fmt: skip
+def test_onnx_export_refuses_an_option_whose_result_is_equal_on_the_example(options, name):
+    """On an image of one colour, kernels of any bandwidths give the same."""
+    model = CRFRNN.wrap(torch.nn.Conv2d(3, 3, 1), 3, **options).eval()
+    if "trainable_bandwidths" in options:
+        torch.nn.init.ones_(model.crf.log_bandwidths)
+    with pytest.raises(ValueError, match=re.escape(f"its ONNX node does not support ({name})")):
+        export_onnx(model, (torch.zeros(1, 3, 8, 9),))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

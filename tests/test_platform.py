@@ -14,7 +14,7 @@ import pytest
 
 import densecrf_rnn
 from densecrf_rnn import _platform
-from densecrf_rnn._atomic import remove_leftovers_of
+from densecrf_rnn._atomic import remove_leftovers, remove_leftovers_of
 from densecrf_rnn.engines import contract
 from densecrf_rnn.files import record, windows
 
@@ -145,3 +145,34 @@ def test_leftovers_of_a_process_that_ended_are_removed_and_others_kept(tmp_path)
     kept.touch()
     remove_leftovers_of(tmp_path / "a.txt")
     assert list(tmp_path.iterdir()) == [kept]
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a" * 60 + ".zarr"])
+@pytest.mark.parametrize("one", [True, False])
+def test_a_folder_whose_replacement_was_killed_is_put_in_its_place(tmp_path, name, one):
+    """Between setting the old folder aside and renaming the new one, neither has its name."""
+    child = multiprocessing.get_context("spawn").Process(target=int)
+    child.start()
+    child.join()
+    end = name[-32:]
+    for ending, content in (("", "new"), (".old", "old")):
+        folder = tmp_path / f".part-{child.pid}-0-{end}{ending}"
+        folder.mkdir()
+        (folder / content).touch()
+    if one:
+        remove_leftovers_of(tmp_path / name)
+    else:
+        remove_leftovers(tmp_path)
+    (found,) = tmp_path.iterdir()
+    assert found.name == (name if one else end)
+    assert [path.name for path in found.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a" * 60 + ".zarr"])
+def test_a_folder_that_was_replaced_is_not_replaced_by_its_old_content(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "new").touch()
+    (tmp_path / f".part-1-0-{name[-32:]}.old").mkdir()
+    remove_leftovers(tmp_path)
+    (found,) = tmp_path.iterdir()
+    assert [path.name for path in found.iterdir()] == ["new"]

@@ -421,8 +421,52 @@ def test_a_result_that_cannot_be_written_is_refused_before_anything_is_computed(
 def test_a_result_written_over_its_input_is_refused():
     logits, image = random_problem(3, (30, 31))
     for out in (logits, logits[:]):
-        with pytest.raises(ValueError, match="out shares memory with logits"):
+        with pytest.raises(ValueError, match="out holds the same data as logits"):
             refine_tiled(logits, image, SMALL, tile=8, out=out)
+
+
+def twice_of_h5py(folder, logits):
+    file = pytest.importorskip("h5py").File(folder / "a.h5", "w")
+    file["logits"] = logits
+    return file["logits"], file["logits"]
+
+
+def twice_of_zarr(folder, logits):
+    zarr = pytest.importorskip("zarr")
+    options = {"shape": logits.shape, "dtype": logits.dtype}
+    zarr.open_array(str(folder / "a.zarr"), mode="w", **options)[...] = logits
+    one = zarr.open_array(str(folder / "a.zarr"), mode="r+")
+    return one, zarr.open_array(f"{folder}/x/../a.zarr", mode="r+")
+
+
+def twice_mapped(folder, logits):
+    np.save(folder / "a.npy", logits)
+    other = np.load(folder / "x/../a.npy", mmap_mode="r+")
+    return np.asarray(np.load(folder / "a.npy", mmap_mode="r")), other[:]
+
+
+@pytest.mark.parametrize("twice", [twice_of_h5py, twice_of_zarr, twice_mapped])
+def test_a_result_written_over_its_input_in_a_file_is_refused(tmp_path, twice):
+    logits, image = random_problem(3, (30, 31))
+    (tmp_path / "x").mkdir()
+    one, other = twice(tmp_path, logits)
+    with pytest.raises(ValueError, match="out holds the same data as logits"):
+        refine_tiled(one, image, SMALL, tile=8, out=other)
+
+
+def test_results_next_to_their_input_in_a_file_are_written(tmp_path):
+    logits, image = random_problem(3, (30, 31))
+    both = np.memmap(tmp_path / "a.bin", logits.dtype, "w+", shape=(2, *logits.shape))
+    both[0] = logits
+    other = np.memmap(tmp_path / "a.bin", logits.dtype, "r+", shape=both.shape)
+    want = refine_tiled(logits, image, SMALL, tile=8)
+    for values, out in ((both[0], other[1]), (both[0], both[1])):
+        out[:] = 0
+        refine_tiled(values, image, SMALL, tile=8, out=out)
+        np.testing.assert_array_equal(out, want)
+    for values, out in ((both[0], other[0]), (both[0, :, ::-1], other[0]), (both[1], other[1])):
+        with pytest.raises(ValueError, match="out holds the same data as logits"):
+            refine_tiled(values, image, SMALL, tile=8, out=out)
 
 
 @pytest.mark.parametrize("bad", ["logits", "image"])

@@ -30,13 +30,18 @@ def array_kind(name: str, array: Any, *, batched: bool) -> None:
     unmasked(name, array)
 
 
-def unmasked(name: str, array: Any) -> None:
-    """Reject a masked array of NumPy, because its mask would be ignored."""
+def is_masked(array: Any) -> bool:
+    """Return whether an array is a masked array of NumPy that has a mask."""
     # The module is slow to import, and imported where such an array exists. While another thread
     # imports it, it may lack the class.
     known = sys.modules.get("numpy.ma")
     kind = getattr(known, "MaskedArray", None)
-    if known and kind and isinstance(array, kind) and array.mask is not known.nomask:
+    return bool(known and kind and isinstance(array, kind) and array.mask is not known.nomask)
+
+
+def unmasked(name: str, array: Any) -> None:
+    """Reject a masked array of NumPy, because its mask would be ignored."""
+    if is_masked(array):
         axis = {"logits": ".any(0)", "image": ".any(-1)"}.get(name, "")
         raise TypeError(
             f"{name} is a masked array; pass {name}.data and the pixels to refine as mask="

@@ -17,6 +17,7 @@ from .._typing import Array
 from ..checks.wording import size as shown
 from ..files import formats
 from ..files.npy import is_of_regions
+from ..files.pillow import is_saliency
 from ..files.sources import by_stem, is_file
 from . import UserError, progress, user_errors
 from ._label_options import occurring
@@ -170,7 +171,7 @@ def _read(
     if of_truth and args.ignore is not None or palette:
         seen = seen & (array != (255 if args.ignore is None else args.ignore))
     values = occurring(array[seen].astype(np.int64)) if seen.any() else []
-    if len(set(values) - {0}) <= 1:
+    if len(set(values) - {0}) <= 1 and not (picture and is_saliency(path)):
         return array != 0, seen
     if of_truth or array.dtype.kind != "u" or array.dtype.itemsize > 2:
         raise ValueError(

@@ -14,11 +14,12 @@ import numpy as np
 from .._typing import Array
 from .. import checks, files, metrics
 from ..checks.wording import size as shown
-from ..files import LabelValues, formats, nnunet
+from ..files import formats, nnunet
 from ..files.alignment import first_placed
 from ..files.exif import check_upright, orientation
 from ..files.npy import is_of_regions, names_of_maps
 from ..files.label_maps import integers
+from ..files.pillow import is_saliency
 from ..files.sizes import expecting
 from ..postprocess import most_probable
 from ..samples import IGNORE
@@ -100,13 +101,17 @@ def count(
     images: list[Array] = []
     unpredicted = 0
     bands: Array = np.zeros((len(args.predictions), len(args.trimap), 0, 0), np.int64)
+    sources = [_Source(list(paths)) for paths in zip(*(match.paths[:-1] for match in found))]
     for match in progress(args.quiet, iterable=found, desc="scoring", unit="image"):
         messages.about(match.stem)
         *paths, truth_path = match.paths
         truth = truths.read(truth_path, exif="apply" if args.exif == "auto" else args.exif)
         grid = first_placed((truth_path, args.truth_key), *((path, args.key) for path in paths))
         with expecting(truth.size):
-            stored = [_prediction(path, args, truth, truths) for path in paths]
+            stored = [
+                _prediction(path, args, truth, truths, source)
+                for path, source in zip(paths, sources, strict=True)
+            ]
         predictions = [
             files.aligned(
                 _nodata.predicted(one, args.ignore if truths.values is None else None, fixed),
@@ -202,11 +207,43 @@ def _grown(confusions: Array, labels: int) -> Array:
     return np.pad(confusions, [(0, 0)] * (confusions.ndim - 2) + [(0, more)] * 2)
 
 
-def _prediction(path: Path, args: argparse.Namespace, truth: Array, truths: Truths) -> Array:
+class _Source:
+    """The files of one of PREDICTIONS; whether some are sure to hold grey values of scores."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+        self._scores: bool | None = None
+
+    def holds_scores(self, args: argparse.Namespace, labels: set[int]) -> bool:
+        """Return whether a file holds other unsigned integers than `labels`; reads them once."""
+        if self._scores is None:
+            self._scores = any(self._of_scores(path, args, labels) for path in self._paths)
+        return self._scores
+
+    @staticmethod
+    def _of_scores(path: Path, args: argparse.Namespace, labels: set[int]) -> bool:
+        if files.read_palette(path) is not None:
+            return False
+        array = _grey_values(path, None if files.extension(path) == ".npy" else args.key)
+        small = array.dtype.kind == "u" and array.itemsize <= 2
+        return small and not set(occurring(array)) <= labels
+
+
+def _grey_values(path: Path, key: str | None) -> Array:
+    """Read a file of scores; of a picture, its grey values."""
+    use = "grey_maps" if formats.can(path, "grey_maps") else "scores"
+    array: Array = formats.read(path, use, key)
+    return array
+
+
+def _prediction(
+    path: Path, args: argparse.Namespace, truth: Array, truths: Truths, source: _Source
+) -> Array:
     """Read a label map of the size of the `truth`; if the file holds scores, return their argmax.
 
     Beside files of scores, files that hold the truth's labels, as `refine` writes them, are label
-    maps whatever --kind says.
+    maps whatever --kind says; unless a text in them, or other files of their `source`, say that
+    these are low probabilities.
     """
     kind, axes, size, values = args.kind, truth.ndim, truth.shape, truths.values
     # The array of a .npy file has no name; --key is for other files.
@@ -220,8 +257,7 @@ def _prediction(path: Path, args: argparse.Namespace, truth: Array, truths: Trut
     if kind is None and not picture:
         array: Array = formats.read(path, "labels", key)  # accepts any number of axes
     else:
-        use = "grey_maps" if formats.can(path, "grey_maps") else "scores"
-        array = formats.read(path, use, key)
+        array = _grey_values(path, key)
         if kind is not None and picture:
             check_upright(path)
         valid = files.read_valid(path, "scores", exif="ignore")
@@ -234,7 +270,13 @@ def _prediction(path: Path, args: argparse.Namespace, truth: Array, truths: Trut
     if kind is None and (not of_scores or (picture and len(array) == 1)):
         return files.read_labels(path, exif=args.exif, size=size, **of_labels)
     known = np.unique(truth[truth != truths.ignore])
-    if _is_label_map(array, axes, valid, known, values):
+    listed = () if values is None else values.values_of_one_channel
+    allowed = {*range(max(2, int(known.max(initial=0)) + 1)), *listed}
+    if _is_label_map(array, axes, valid, allowed) and not (
+        kind is not None
+        and array.dtype.kind == "u"
+        and ((picture and is_saliency(path)) or source.holds_scores(args, allowed))
+    ):
         labels = integers(path, array[0] if array.ndim > axes else array)
         inside = labels if valid is None else np.where(valid, labels, 0)
         labels = inside if values is None else values.labels(path, inside)
@@ -270,20 +312,16 @@ def _prediction(path: Path, args: argparse.Namespace, truth: Array, truths: Trut
     return np.where(lacking, _nodata.NO_DATA, labels) if lacking.any() else labels
 
 
-def _is_label_map(
-    array: Array, axes: int, valid: Array | None, known: Array, values: LabelValues | None
-) -> bool:
-    """Return whether a file read as scores holds the labels 0..L-1 of the `known` true ones."""
+def _is_label_map(array: Array, axes: int, valid: Array | None, allowed: set[int]) -> bool:
+    """Return whether a file read as scores holds none but `allowed` labels."""
     if array.dtype.kind not in "biu" or array.ndim > axes + 1:
         return False
     if array.ndim == axes + 1 and len(array) > 1:
         return False
     if array.dtype.kind != "u" or array.itemsize > 2:
         return True
-    listed = () if values is None else values.values_of_one_channel
     inside = array if valid is None else array[..., valid]
-    labels = {*range(max(2, int(known.max(initial=0)) + 1)), *listed}
-    return set(occurring(inside)) <= labels
+    return set(occurring(inside)) <= allowed
 
 
 def _check_one_distribution(path: Path, maps: Array, lacking: Array, kind: str | None) -> None:

@@ -134,7 +134,7 @@ def _scene(
     try:
         with files.allowing(args.max_bytes):  # a thread of the page has no context of the command
             problem = inputs.read(match)
-            truth = None if path is None else _truth(inputs, args, path, problem)
+            truth = None if path is None else _truth(inputs, args, match, path, problem)
     except (TypeError, ValueError) as error:
         raise ValueError(reason_of(match, error)) from error
     image = match.paths[1]
@@ -150,10 +150,13 @@ def _scene(
     )  # fmt: skip
 
 
-def _truth(inputs: Inputs, args: argparse.Namespace, path: Path, problem: Problem) -> Array:
+def _truth(
+    inputs: Inputs, args: argparse.Namespace, match: files.Match, path: Path, problem: Problem
+) -> Array:
     """Read true labels as channels of the logits; those that are not scored become IGNORE."""
     truths = Truths(args)
-    truth = truths.read(path, size=problem.logits.shape[1:])
+    truth = inputs.zyx(path, truths.read(path, size=problem.logits.shape[1:]))
+    truth = files.aligned(truth, path, key=args.truth_key, **inputs.grid(match))
     if truths.values is None and occurring(truth) == [0, samples.IGNORE]:
         warnings.warn(
             f"{path}: holds only 0 and {samples.IGNORE}, of which {samples.IGNORE} is taken for "
@@ -169,6 +172,8 @@ def _truth(inputs: Inputs, args: argparse.Namespace, path: Path, problem: Proble
             f"give true labels of these, or {samples.IGNORE} for pixels that are not scored"
         )
     unscored = (truth == truths.ignore) | ~np.isin(truth, names)
+    if problem.valid is not None:
+        unscored |= ~problem.valid
     return np.where(unscored, samples.IGNORE, channels)
 
 

@@ -90,6 +90,15 @@ def read_nodata(path: Path) -> int | None:
     return int(found) if found.isdecimal() else None
 
 
+def is_saliency(path: Path) -> bool:
+    """Return whether a text in a PNG file says that it holds probabilities, as `write_saliency`."""
+    if path.suffix.lower() != ".png":
+        return False
+    with opened(path) as image:
+        image.load()  # a text may follow the pixels
+        return bool(image.info.get(_SALIENCY[0]) == _SALIENCY[1])
+
+
 def read_palette(path: Path) -> Array | None:
     """Read the colours of a palette image, uint8 [256, 3]; None for other images.
 

@@ -156,9 +156,14 @@ class Record:
                 data = data[self._journal.write(data) :]
 
     def _size(self, output: str) -> int | None:
-        """Return the size of an output in bytes: 0 for a folder (.zarr), None if it is missing."""
+        """Return the size of an output in bytes, of a folder (.zarr) that of all its files.
+
+        None if it is missing.
+        """
         path = self._folder / output
-        return path.stat().st_size if path.is_file() else 0 if path.is_dir() else None
+        if path.is_dir():
+            return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        return path.stat().st_size if path.is_file() else None
 
     def _earlier(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the options by digest and the files by stem that earlier runs recorded."""

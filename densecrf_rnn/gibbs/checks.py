@@ -35,6 +35,16 @@ def check_labelled_model(
     return vectors
 
 
+def check_holds(labels: Array, count: int) -> None:
+    """Check that the dtype of `labels`, which the result also has, holds the labels 0..count-1."""
+    most = 1 if labels.dtype.kind == "b" else np.iinfo(labels.dtype).max
+    if most < count - 1:
+        raise TypeError(
+            f"labels has dtype {labels.dtype}, which the result also has and which cannot hold "
+            f"label {count - 1}; pass labels.astype(np.int32)"
+        )
+
+
 def check_edges(logits: Any, tables: Any, offsets: Any, mask: Any, *, batched: bool) -> Array:
     """Check tables, offsets and mask for logits that are checked; return offsets [C, 2] int32."""
     size = tuple(logits.shape[1 + batched :])

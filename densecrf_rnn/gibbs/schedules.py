@@ -11,7 +11,7 @@ import numpy as np
 from .. import checks
 from .._typing import Array
 from ..inference.running import softmax
-from .checks import check_labelled_model, check_model
+from .checks import check_holds, check_labelled_model, check_model
 from .model import Offsets
 from .sweeps import Sampler, chain_of
 
@@ -220,6 +220,7 @@ def icm(
     0
     """
     vectors = check_labelled_model(logits, labels, tables, offsets, mask)
+    check_holds(labels, len(logits))
     state = chain_of(logits, labels, tables, vectors, mask, backend, threads)
     run_icm(state, checks.count("sweeps", sweeps, 0))
     return state.result_like(labels)

@@ -12,7 +12,7 @@ from ..engines import default_threads
 from ..engines.gibbs import GibbsEngine, GibbsProblem, gibbs_engine
 from ..postprocess import label_dtype
 from .checks import (
-    SEED_BITS, SWEEP_BITS, check_labelled_model, check_logits, check_potentials,
+    SEED_BITS, SWEEP_BITS, check_holds, check_labelled_model, check_logits, check_potentials,
     inverse_temperatures,
 )  # fmt: skip
 from .model import Offsets, as_batch
@@ -64,7 +64,10 @@ class Sampler:
         return np.maximum(self.labels[0], 0).astype(label_dtype(self.logits.shape[1]))
 
     def result_like(self, labels: Array) -> Array:
-        """Return the first image's labels in the dtype of `labels`; outside the mask, `labels`."""
+        """Return the first image's labels in the dtype of `labels`; outside the mask, `labels`.
+
+        `check_holds` has checked that the dtype holds all labels.
+        """
         return np.where(self.labels[0] < 0, labels, self.labels[0]).astype(labels.dtype)
 
 
@@ -163,6 +166,7 @@ def sweep(
     False
     """
     vectors = check_labelled_model(logits, labels, tables, offsets, mask)
+    check_holds(labels, len(logits))
     sweeps = checks.count("sweeps", sweeps, 0)
     state = chain_of(
         logits, labels, tables, vectors, mask, backend, threads, seed, chain, first_sweep
