@@ -25,7 +25,8 @@ NATIVE = {"densecrf_rnn._cpu", "densecrf_rnn._cuda"}
 # the package itself gathers the public names, so it may import anything.
 LAYERS = (
     {"_typing", "_limits", "_platform"},
-    {"_atomic", "checks", "metrics"},
+    {"_atomic", "checks"},
+    {"metrics"},
     {"params", "unaries", "upsampling", "postprocess"},
     {"kernels"},
     {"reference"},
