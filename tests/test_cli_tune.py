@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from test_tune import planted
 
-from densecrf_rnn import CRFParams, files, metrics, tuning
+from densecrf_rnn import CRFParams, files, metrics, refine, tuning
 from densecrf_rnn.cli import main
 
 pytest.importorskip("optuna")
@@ -151,6 +151,82 @@ def test_a_study_of_other_files_is_not_gone_on_with(data, capsys):
     ):
         assert main(["tune", *arguments, *QUICK, "--study", "study.db"]) == 2
         assert words in one_sentence(capsys)
+
+
+def test_a_study_of_files_that_have_changed_is_not_gone_on_with(data, capsys):
+    assert tune("--study", "study.db") == 0
+    before = (data / "params.json").read_bytes()
+    for seed in range(3):  # another network, same names
+        example = planted(seed)
+        np.save(data / "logits" / example.name, example.logits[::-1])
+    capsys.readouterr()
+    assert tune("--study", "study.db") == 2
+    assert "study.db holds a study 'all' with other contents of logits: " in one_sentence(capsys)
+    assert (data / "params.json").read_bytes() == before
+
+
+def test_settings_to_begin_with_that_no_range_holds_are_kept_if_nothing_is_better(data, capsys):
+    """The truth is what they give, so that they score 100 %."""
+    start = CRFParams(3, 9.87654, w_bilateral=2, w_spatial=0)
+    files.write_settings("start.json", files.Settings(start, iterations=2))
+    for seed in range(3):
+        e = planted(seed)
+        e.truth = refine(e.logits, e.image, start, iterations=2).argmax(0).astype(np.uint8)
+        write(data, e)
+    assert tune("--params", "start.json") == 0
+    out = capsys.readouterr().out
+    assert files.read_settings("params.json").params == start
+    assert number(out, "best setting") == 100 and "3 settings tried" in out
+    assert f"setting 1: 100.00, {start}" in out
+
+
+def test_the_result_of_another_search_is_kept_and_that_of_its_continuation_is_not(data, capsys):
+    def kept(*arguments):
+        """The contents of the file if the next search keeps it under another name."""
+        old = (data / "params.json").read_text()
+        known = set(data.glob("params.*.json"))
+        capsys.readouterr()
+        assert tune(*arguments) == 0
+        said = "params.json held other settings, which are now " in capsys.readouterr().err
+        new = set(data.glob("params.*.json")) - known
+        assert said == bool(new) and all(file.read_text() == old for file in new)
+        return said
+
+    assert tune("--trials", "4") == 0
+    assert not kept("--trials", "4")
+    assert not kept("--trials", "9")
+    assert kept("--trials", "1", "--seed", "3", "--theta-beta", "7")
+    assert kept("--trials", "9")
+    assert kept("--trials", "1")  # fewer
+    assert kept("--trials", "6", "--seed", "3")
+    assert not kept("--trials", "7", "--seed", "3", "--study", "study.db")
+    assert not kept("--trials", "2", "--seed", "3", "--study", "study.db")  # which has seven
+    for seed in range(3):
+        example = planted(seed)
+        np.save(data / "logits" / example.name, example.logits[::-1])
+    assert kept("--trials", "7", "--seed", "3")
+
+
+def test_equal_settings_of_another_search_are_not_kept_twice(data, capsys):
+    assert tune("--trials", "1") == 0
+    for other in (["--seed", "5"], ["--theta-gamma", "2,4"]):  # all find the first setting
+        assert tune("--trials", "1", *other) == 0
+    assert "held other settings" not in capsys.readouterr().err
+    assert not (data / "params.1.json").exists()
+
+
+def test_what_gradients_learned_is_kept_if_a_search_has_none_or_other_passes(data, capsys):
+    pytest.importorskip("torch")
+    ranges = ("--theta-beta", "11", "--w-bilateral", "0.3", "--w-spatial", "0.1")
+    assert tune(*ranges, "--gradient") == 0
+    learned = (data / "params.json").read_text()
+    assert files.read_settings("params.json").compatibility is not None
+    assert tune(*ranges, "--gradient") == 0
+    assert not (data / "params.1.json").exists()
+    assert tune(*ranges, "--gradient", "--passes", "1") == 0
+    assert (data / "params.1.json").read_text() == learned
+    assert tune(*ranges) == 0
+    assert (data / "params.2.json").exists()
 
 
 def test_labels_of_many_bits_never_wrap(data, capsys):

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import warnings
 import weakref
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -130,11 +131,68 @@ def test_the_base_is_tried_first_so_that_nothing_worse_is_found():
     assert found.score >= outcomes[0].score
 
 
-def test_a_base_outside_the_ranges_is_not_tried():
-    outcomes = []
-    task = replace(TASK, ranges={"theta_beta": (5, 200)})
-    tune(EXAMPLES[:1], task, trials=1, on_trial=outcomes.append)
-    assert 5 <= outcomes[0].params.theta_beta <= 200
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"w_spatial": 0},
+        {"theta_beta": 1.23456, "w_spatial": 0.01},
+        {"w_spatial": (0.2, 0.4)},
+        {"theta_beta": 12.3456, "w_bilateral": 3.14159},  # inside, but of more than three digits
+        {"theta_alpha": (9.87654, 7), "w_bilateral": 3.14159},
+    ],
+)
+@pytest.mark.parametrize("per_lattice", [1, 3])
+def test_the_base_is_tried_first_exactly_whatever_the_ranges(changes, per_lattice):
+    base, outcomes = replace(NARROW, **{"theta_beta": 20} | changes), []
+    ranges = tuning.RANGES | {"theta_beta": (5, 50)}
+    found = tune(
+        EXAMPLES[:2], replace(TASK, base=base, ranges=ranges), trials=4, per_lattice=per_lattice,
+        on_trial=outcomes.append,
+    )  # fmt: skip
+    assert outcomes[0].params == base and all(o.params != base for o in outcomes[1:])
+    assert [o.number for o in outcomes] == [1, 2, 3, 4] and len(found.study.trials) == 4
+    assert outcomes[0].score == metrics.mean_iu(confusions(EXAMPLES[:2], base, TASK).sum(0))
+    assert tuning.settings(found.study, base)[0] == (base, outcomes[0].score)
+    assert found.score == max(o.score for o in outcomes)
+
+
+def best_at(params):
+    """A task and examples whose best setting is the base, by far: a score that no other has."""
+    target = confusions(EXAMPLES[:2], params, TASK).sum(0)
+
+    def score(confusion):
+        return 2.0 if np.array_equal(confusion, target) else metrics.mean_iu(confusion)
+
+    return replace(TASK, base=params, score=score, ranges={"theta_beta": (40, 200)})
+
+
+@pytest.mark.parametrize("theta", [21.2345, 51.2345])
+def test_nothing_worse_than_the_base_is_found_and_a_study_scores_it_once(theta, tmp_path):
+    base, outcomes = replace(NARROW, theta_beta=theta), []
+    file = str(tmp_path / "study.db")
+    task = best_at(base)
+    for trials in (1, 3, 16):
+        found = tune(
+            EXAMPLES[:2], task, trials=trials, study_file=file, on_trial=outcomes.append
+        )
+        assert found.params == base and found.score == 2.0
+        assert len(found.study.trials) == len(outcomes) == trials
+    assert [o.number for o in outcomes] == list(range(1, 17))
+    assert [o.best for o in outcomes] == [True] + 15 * [False]
+    assert [o.params for o in outcomes].count(base) == 1
+
+
+def test_a_base_outside_the_ranges_leaves_the_sampler_and_the_importances_their_scores():
+    ranges = {"theta_beta": (1, 200), "w_spatial": (0.001, 0.01)}
+    task = replace(TASK, base=replace(NARROW, w_spatial=0), ranges=ranges)
+    found = tune(EXAMPLES, task, trials=40, per_lattice=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        shares = tuning.importances(found.study)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["theta_beta"] > shares["w_spatial"]
+    together = found.study.sampler.infer_relative_search_space(found.study, found.study.trials[-1])
+    assert together == found.study.trials[-1].distributions
 
 
 def test_values_have_three_digits_so_that_what_is_printed_is_what_was_scored():
@@ -179,7 +237,8 @@ def test_binary_logits_are_scored_at_their_threshold():
 
 def test_importances_of_the_one_parameter_that_matters_are_highest():
     ranges = {"theta_beta": (1, 200), "w_spatial": (0.001, 0.01)}  # the other does next to nothing
-    found = tune(EXAMPLES, replace(TASK, ranges=ranges), trials=24, per_lattice=1)
+    task = replace(TASK, base=replace(NARROW, w_spatial=0.005), ranges=ranges)
+    found = tune(EXAMPLES, task, trials=24, per_lattice=1)
     shares = tuning.importances(found.study)
     assert sum(shares.values()) == pytest.approx(1)
     assert shares["theta_beta"] > shares["w_spatial"]
@@ -264,6 +323,41 @@ def test_a_study_of_something_else_is_not_gone_on_with(options, changed, study_o
     options = {"examples": EXAMPLES[:2], "task": TASK, **options}
     with pytest.raises(ValueError, match=f"holds a study 'tune' with other {changed}"):
         tune(**options, trials=2, study_file=study_of_two)
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("logits", lambda e: {"logits": e.logits[::-1].copy()}),
+        ("image", lambda e: {"image": 255 - e.image}),
+        ("truth", lambda e: {"truth": 1 - e.truth}),
+        ("mask", lambda e: {"mask": e.truth > 0}),
+        ("spacing", lambda e: {"spacing": (2.0, 1.0)}),
+    ],
+)
+def test_a_study_of_other_contents_under_the_same_names_is_not_gone_on_with(
+    part, change, study_of_two
+):
+    examples = [EXAMPLES[0], replace(EXAMPLES[1], **change(EXAMPLES[1]))]
+    words = f"holds a study 'tune' with other contents of {part}: sha256 .*, now sha256 .*; name"
+    with pytest.raises(ValueError, match=words):
+        tune(examples, TASK, trials=1, study_file=study_of_two)
+
+
+def test_equal_contents_in_other_arrays_are_known_again(study_of_two):
+    changes = {"logits": np.asfortranarray(EXAMPLES[1].logits), "image": EXAMPLES[1].image.copy()}
+    tune([EXAMPLES[0], replace(EXAMPLES[1], **changes)], TASK, trials=1, study_file=study_of_two)
+
+
+def test_a_study_of_an_earlier_version_without_contents_is_not_gone_on_with(tmp_path):
+    file = str(tmp_path / "study.db")
+    tune(EXAMPLES[:1], TASK, trials=1, study_file=file)
+    study = optuna.load_study(study_name="tune", storage=f"sqlite:///{file}")
+    known = study.user_attrs["task"]
+    study.set_user_attr("task", {k: v for k, v in known.items() if "contents" not in k})
+    words = "holds a study 'tune' with other contents of logits: None, now .*; name another file$"
+    with pytest.raises(ValueError, match=words):
+        tune(EXAMPLES[:1], TASK, trials=2, study_file=file)
 
 
 def test_a_study_that_knew_another_option_is_not_gone_on_with(study_of_two):

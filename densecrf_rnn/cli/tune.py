@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -104,7 +105,9 @@ def run(args: argparse.Namespace) -> int:
             find = partial(_find, task=task, args=args, say=say)
             folds = tuning.cross_validate(examples, args.folds, find, task)
         found = _find(examples, 0, task, args, say)
-    settings = files.Settings(found.params, task.iterations, found.compatibility, _name(task))
+    settings = files.Settings(
+        found.params, task.iterations, found.compatibility, _name(task, found, args)
+    )
     if kept := _kept(args.out, settings):
         to_stderr(f"densecrf-rnn tune: note: {args.out} held other settings, which are now {kept}")
     files.write_settings(args.out, settings)
@@ -117,23 +120,51 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _name(task: tuning.Task) -> str:
-    """Return a name of the search: equal if its files and its options are."""
-    text = json.dumps(task.describe(), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def _name(task: tuning.Task, found: tuning.Tuned, args: argparse.Namespace) -> str:
+    """Return a name of the search: equal but for the trials if one can continue the other."""
+    facts = {
+        "task": task.describe(),
+        "contents": dict(found.contents),
+        "seed": args.seed,
+        "passes": args.passes if args.gradient else None,
+    }
+    text = json.dumps(facts, sort_keys=True, default=str)
+    trials = len(found.study.trials)  # more than --trials if the study had more
+    return f"{hashlib.sha256(text.encode()).hexdigest()[:12]}, {trials} trials"
 
 
 def _kept(path: Path, settings: files.Settings) -> Path | None:
-    """Give the file `path` another name unless the same search wrote it; return that name."""
+    """Give the file `path` another name if results would be lost; return that name."""
     if not path.is_file():
         return None
     with contextlib.suppress(OSError, ValueError):
-        if files.read_settings(path).tuned == settings.tuned:
+        old = files.read_settings(path)
+        if _same(old, settings) or _continues(old.tuned, settings.tuned):
             return None
     names = (path.with_name(f"{path.stem}.{n}{path.suffix}") for n in itertools.count(1))
     free = next(name for name in names if not os.path.lexists(name))
     path.rename(free)
     return free
+
+
+def _same(old: files.Settings, new: files.Settings) -> bool:
+    """Return whether two settings refine alike, whatever search found them."""
+    return old.to_dict() | {"tuned": ""} == new.to_dict() | {"tuned": ""}
+
+
+def _continues(old: str, new: str) -> bool:
+    """Return whether the search named `new` has all trials of that named `old`, see `_name`.
+
+    Names of earlier versions, which hold no number of trials, are not continued.
+    """
+    pattern = re.compile(r"(\w+), (\d{1,9}) trials", re.ASCII)
+    before, after = pattern.fullmatch(old), pattern.fullmatch(new)
+    return (
+        before is not None
+        and after is not None
+        and before[1] == after[1]
+        and int(before[2]) <= int(after[2])
+    )
 
 
 def _silent(text: str) -> None:

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +13,8 @@ from .. import checks
 from ..kernels import bandwidths_of
 from ..params import CRFParams
 from .advice import advise
-from .study import completed, ended, held, open_study, setting, stored, value_of
-from .task import Example, Scorer, Task, confusions
+from .study import completed, ended, held, open_study, sampler, setting, stored, value_of
+from .task import Contents, Example, Scorer, Task, confusions, counted
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -75,9 +75,11 @@ class Tuned:
     confusions, confusions_alone : ndarray [examples, L, L]
         The confusion matrices behind `score` and `score_alone`; for `metrics.bootstrap_interval`.
     study : optuna.Study
-        All settings tried.
+        All settings tried. The first has no parameters if the base lies outside the ranges.
     compatibility : ndarray [L, L], optional
         Learned by `nn.tuning`; None is Potts.
+    contents : mapping
+        Checksums of the logits, images, true labels, masks and spacings of the examples.
 
     Examples
     --------
@@ -97,6 +99,7 @@ class Tuned:
     confusions_alone: Array
     study: "Study"
     compatibility: Array | None = None
+    contents: Mapping[str, str] = field(default_factory=dict)
 
 
 def tune(
@@ -120,14 +123,15 @@ def tune(
     task : Task
         What is searched, and how it is scored.
     trials : int, at least 1
-        Number of settings to try, including those of an earlier run of the same study.
+        Number of settings to try, including `task.base`, which is the first, and those of an
+        earlier run of the same study.
     seed : int, at least 0
         Random seed. Results are reproducible, whether or not the search was interrupted.
     per_lattice : int, at least 1
         Number of settings that share theta_alpha and theta_beta, and so the lattice of each image.
     study_file : str, optional
-        SQLite file that stores the search, so that it can be resumed; default none. Only one
-        process can use it at a time.
+        SQLite file that stores the search, so that it can be resumed with examples of the same
+        names and contents; default none. Only one process can use it at a time.
     study_name : str
         Name of the study in that file.
     on_trial : callable, optional
@@ -168,13 +172,14 @@ def tune(
     seed = checks.count("seed", seed, 0)
     per_lattice = checks.count("per_lattice", per_lattice, 1)
     checks.package("optuna", "the search", "'densecrf-rnn[tune]'")
-    alone = confusions(examples, None, task)
+    contents = Contents()
+    alone = counted(examples, None, task, contents=contents)
     score_alone = task.score(alone.sum(0))
     if math.isnan(score_alone):
         raise ValueError("the score is NaN: no label that counts occurs in the truth")
     advise(examples, task)
     with held(study_file):
-        search = _Search(examples, task, seed, study_file, study_name)
+        search = _Search(examples, task, seed, study_file, study_name, contents.facts())
         while search.ended < trials:
             for outcome in search.round(min(per_lattice, trials - search.ended)):
                 if on_trial is not None:
@@ -186,7 +191,10 @@ def tune(
         )
     params = setting(task.base, search.study.best_trial.params)
     after = confusions(examples, params, task)
-    return Tuned(params, task.score(after.sum(0)), score_alone, after, alone, search.study)
+    return Tuned(
+        params, task.score(after.sum(0)), score_alone, after, alone, search.study,
+        contents=contents.facts(),
+    )  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -205,8 +213,9 @@ class _Search:
     """
 
     def __init__(
-        self, examples: Sequence[Example], task: Task, seed: int, file: str | None, name: str
-    ) -> None:
+        self, examples: Sequence[Example], task: Task, seed: int, file: str | None, name: str,
+        contents: Mapping[str, str],
+    ) -> None:  # fmt: skip
         import optuna
 
         self._examples, self._task, self._seed = examples, task, seed
@@ -214,7 +223,7 @@ class _Search:
         self._stored = None
         if file is not None:
             images = [examples[i].name for i in range(len(examples))]
-            facts = {**task.describe(), "seed": seed, "images": images}
+            facts = {**task.describe(), "seed": seed, "images": images, **contents}
             self._stored, self._file = open_study(file, name, facts), file
             with stored(file):
                 self.study.add_trials(self._stored.get_trials(deepcopy=False))
@@ -224,19 +233,18 @@ class _Search:
         self.ended = len(ended(self.study))
 
     def round(self, count: int) -> list[Outcome]:
-        """Score `count` settings that share a lattice, each until it ends or is pruned."""
-        import optuna
+        """Score `count` settings that share a lattice, each until it ends or is pruned.
 
+        A base outside the ranges is scored alone: others cannot share its bandwidths.
+        """
         # A new sampler, seeded by the trials that have ended: a resumed search then draws the same
         # settings as one that was never interrupted.
         state = np.random.SeedSequence([self._seed, self.ended]).generate_state(1)
-        self.study.sampler = optuna.samplers.TPESampler(
-            seed=int(state[0]), multivariate=True, n_startup_trials=_STARTUP
-        )
-        running = [self._ask()]
-        first = running[0].trial.params
-        shared = {name: first[name] for name in bandwidths_of("w_bilateral") if name in first}
-        running += [self._ask(shared) for _ in range(count - 1)]
+        self.study.sampler = sampler(self._task.ranges, int(state[0]), _STARTUP)
+        running = [self._ask() if self.ended else self._ask_base()]
+        if first := running[0].trial.params:
+            shared = {name: first[name] for name in bandwidths_of("w_bilateral") if name in first}
+            running += [self._ask(shared) for _ in range(count - 1)]
         batch = list(running)
         for index in range(len(self._examples)):
             if not running:
@@ -248,16 +256,24 @@ class _Search:
                     running.remove(entry)
         return [self._tell(entry, pruned=entry not in running) for entry in batch]
 
-    def _ask(self, fixed: Mapping[str, float] | None = None) -> _Trial:
-        """Propose a setting, with the values in `fixed`; the very first is the task's base."""
+    def _ask_base(self) -> _Trial:
+        """Propose the task's base, exactly.
+
+        The sampler learns from it if it is in the ranges. Else its trial has no parameters, because
+        Optuna takes none outside their range.
+        """
         task = self._task
-        if fixed is None and self.ended == 0:
-            base = {name: value_of(task.base, name) for name in task.ranges}
-            known = {name: value for name, value in base.items() if value is not None}
-            if len(known) == len(base) and all(
-                low <= known[name] <= high for name, (low, high) in task.ranges.items()
-            ):
-                fixed = known
+        base = {name: value_of(task.base, name) for name in task.ranges}
+        known = {
+            name: value
+            for name, value in base.items()
+            if value is not None and task.ranges[name][0] <= value <= task.ranges[name][1]
+        }
+        return self._ask(known) if len(known) == len(base) else _Trial(self.study.ask(), task.base)
+
+    def _ask(self, fixed: Mapping[str, float] | None = None) -> _Trial:
+        """Propose a setting, with the values in `fixed`."""
+        task = self._task
         if fixed:
             self.study.enqueue_trial(dict(fixed))
         trial = self.study.ask()

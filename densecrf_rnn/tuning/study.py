@@ -13,6 +13,9 @@ from ..params import CRFParams
 
 if TYPE_CHECKING:
     from optuna import Study
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import TPESampler
+    from optuna.trial import FrozenTrial
 
 _HELD: set[str] = set()  # files that this process holds
 _DIGITS = 3  # significant digits of values tried: printed settings are exactly those scored
@@ -21,9 +24,11 @@ _DIGITS = 3  # significant digits of values tried: printed settings are exactly 
 def setting(base: CRFParams, values: Mapping[str, float]) -> CRFParams:
     """Return `base` with these values, rounded to three significant digits.
 
-    If `base` has several bandwidths, the value replaces the first; the others keep their ratio.
+    Values of `base` itself are not rounded: the first setting tried is exactly `base`. If it has
+    several bandwidths, the value replaces the first; the others keep their ratio.
     """
-    return replace(base, **{n: _rounded(v) for n, v in varied(base, values).items()})
+    new = {name: value for name, value in values.items() if value != value_of(base, name)}
+    return replace(base, **{n: _rounded(v) for n, v in varied(base, new).items()})
 
 
 def varied(base: CRFParams, values: Mapping[str, float]) -> dict[str, Any]:
@@ -104,12 +109,40 @@ def importances(study: "Study") -> dict[str, float]:
     >>> importances(tune([one], Task(iterations=2), trials=2).study)  # fewer than four scores
     {}
     """
+    from optuna import create_study
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-    if len({t.value for t in completed(study)}) < 4:
+    # A base outside the ranges is a trial without parameters, of which the evaluator would warn.
+    searched = [t for t in completed(study) if t.params]
+    if len({t.value for t in searched}) < 4:
         return {}
-    found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+    part = create_study(direction="maximize")
+    part.add_trials(searched)
+    found = get_param_importances(part, evaluator=PedAnovaImportanceEvaluator())
     return {name: float(share) for name, share in found.items()}
+
+
+def sampler(ranges: Mapping[str, tuple[float, float]], seed: int, startup: int) -> "TPESampler":
+    """Return a sampler of all `ranges` together, drawing `startup` settings at random first.
+
+    Optuna's own samples only the parameters that all trials have: none if the base, which is the
+    first trial, lies outside the ranges.
+    """
+    import optuna
+
+    space: dict[str, BaseDistribution] = {
+        name: optuna.distributions.FloatDistribution(*ranges[name], log=True)
+        for name in sorted(ranges)
+        if ranges[name][0] < ranges[name][1]
+    }
+
+    class Sampler(optuna.samplers.TPESampler):
+        def infer_relative_search_space(
+            self, study: "Study", trial: "FrozenTrial"
+        ) -> "dict[str, BaseDistribution]":
+            return dict(space)
+
+    return Sampler(seed=seed, multivariate=True, n_startup_trials=startup)
 
 
 def open_study(file: str, name: str, facts: dict[str, Any]) -> "Study":

@@ -1,5 +1,6 @@
 """The definition of a search: its examples, the ranges of its parameters and its scores."""
 
+import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -110,7 +111,8 @@ class Task:
     Parameters
     ----------
     base : CRFParams
-        The first setting tried, and the values of all parameters that are not searched.
+        The first setting tried, exactly and whatever the ranges, so that nothing worse is found;
+        and the values of all parameters that are not searched.
     ranges : mapping of parameter name to (low, high)
         Parameters to search, among those of `RANGES`. They are sampled on a logarithmic scale, so
         both ends must be positive. If `base` has several bandwidths, one per axis or channel, the
@@ -239,6 +241,17 @@ def confusions(
     >>> confusions([one], None, Task()).tolist()
     [[[0, 12], [12, 0]]]
     """
+    return counted(examples, params, task, compatibility)
+
+
+def counted(
+    examples: Sequence[Example],
+    params: CRFParams | None,
+    task: Task,
+    compatibility: Array | None = None,
+    contents: "Contents | None" = None,
+) -> Array:
+    """Do what `confusions` does, and add each example to `contents` while it is in memory."""
     if len(examples) == 0:
         raise ValueError("examples is empty; give at least one image with logits and truth")
     found: list[Array] = []
@@ -246,6 +259,8 @@ def confusions(
     for index in range(len(examples)):
         one = Scorer(examples[index], task)
         found.append(one.confusion(params, compatibility))
+        if contents is not None:
+            one.add_to(contents)
         if len(found[-1]) != len(found[0]):
             raise ValueError(
                 f"{one.name}: logits have {len(found[-1])} labels where those of "
@@ -258,9 +273,34 @@ def confusions(
         warnings.warn(
             f"the truth holds only 0 and {task.ignore}, which is ignored, so label 0 everywhere "
             f"scores 100 %; if {task.ignore} is the foreground, pass truth // {task.ignore}",
-            stacklevel=2,
+            stacklevel=3,
         )
     return counts
+
+
+class Contents:
+    """Checksums of the examples of a search: other files may have the same names."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Any] = {}
+
+    def add(self, **parts: Any) -> None:
+        """Add the parts of the next example: arrays, or None for those it lacks."""
+        for name, part in parts.items():
+            digest = self._sums.setdefault(name, hashlib.sha256())
+            if part is None:
+                digest.update(b"none;")
+                continue
+            array = np.ascontiguousarray(part)
+            digest.update(f"{array.dtype.str} {np.shape(part)};".encode())
+            digest.update(array.reshape(-1).view(np.uint8))  # bytes, which are not copied
+
+    def facts(self) -> dict[str, str]:
+        """Return a checksum per part, for the facts of a study."""
+        return {
+            f"contents of {name}": f"sha256 {digest.hexdigest()[:16]}"
+            for name, digest in self._sums.items()
+        }
 
 
 class Scorer:
@@ -272,6 +312,13 @@ class Scorer:
         self.pixels = 0 if example.truth is None else example.truth.size
         self._logits, self._image = example.logits, example.image  # read from disk once
         self._lattices: Lattices = {}
+
+    def add_to(self, contents: Contents) -> None:
+        """Add all that a score depends on to the checksums."""
+        contents.add(
+            logits=self._logits, image=self._image, truth=self._example.truth,
+            **optional(self._example),
+        )  # fmt: skip
 
     def confusion(self, params: CRFParams | None, compatibility: Array | None = None) -> Array:
         """Return the confusion matrix [L, L] of a setting, or of the logits if it is None."""
