@@ -369,6 +369,45 @@ def test_volumes_in_array_files_take_their_spacing_from_the_option(volume):
     np.testing.assert_array_equal(labels_of(folder, "scan", ".npy"), expected)
 
 
+def test_only_an_image_without_a_header_takes_its_spacing_from_the_logits(volume):
+    import nibabel
+
+    folder, expected = volume
+    logits = np.load(folder / "scan.npy")
+    image = files.read_image(folder / "scan.nii.gz")
+    np.save(folder / "image.npy", image[..., 0])
+    nibabel.save(nibabel.Nifti1Image(logits.transpose(3, 2, 1, 0), AFFINE), folder / "maps.nii.gz")
+    assert call(folder, logits="maps.nii.gz", images="image.npy") == 0
+    np.testing.assert_array_equal(labels_of(folder, "maps", ".npy"), expected)
+    shutil.rmtree(folder / "out")
+    assert call(folder, "--spacing", "1,1,1", logits="maps.nii.gz", images="image.npy") == 0
+    plain = refine(logits, image, START).argmax(0)
+    np.testing.assert_array_equal(labels_of(folder, "maps", ".npy"), plain)
+    # without an affine: a voxel size of 1, but no place that contradicts that of the image
+    nibabel.save(nibabel.Nifti1Image(logits.transpose(3, 2, 1, 0), None), folder / "maps.nii.gz")
+    assert call(folder, logits="maps.nii.gz", images="scan.nii.gz") == 0
+    np.testing.assert_array_equal(labels_of(folder, "maps", ".nii.gz"), expected)
+
+
+@pytest.mark.parametrize("upsample, spacing", [("centers", "2.4,1,0.75"), ("corners", "3,1.125,1")])
+def test_enlarged_logits_lend_an_image_the_spacing_of_their_parts(volume, upsample, spacing):
+    import nibabel
+
+    folder, _ = volume
+    stored = np.load(folder / "scan.npy")[:, :3, ::2, ::2].T  # x, y, z: 5, 4 and 3 voxels
+    image = files.read_image(folder / "scan.nii.gz")
+    steps = {"centers": (1.35, 2, 4), "corners": (2, 2.625, 6)}[upsample]
+    nibabel.save(nibabel.Nifti1Image(stored, np.diag([*steps, 1])), folder / "maps.nii.gz")
+    np.save(folder / "image.npy", image[..., 0])
+    found = []
+    for options in ([], ["--spacing", spacing]):
+        options += ["--upsample", upsample, "--write", "marginals", "--dtype", "float32"]
+        assert call(folder, *options, logits="maps.nii.gz", images="image.npy") == 0
+        found.append(files.read_maps(folder / "out" / "maps.npz", key="marginals"))
+        shutil.rmtree(folder / "out")
+    np.testing.assert_allclose(*found, atol=1e-5)
+
+
 @pytest.mark.parametrize("options", [[], ["--axes", "xyz"]])
 @pytest.mark.parametrize("leading", [(1,), (1, 1)])
 def test_volumes_of_one_logit_are_binary(volume, options, leading):

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra import numpy as npst
 
-from densecrf_rnn import CRFParams, files, samples
+from densecrf_rnn import CRFParams, files, refine, samples
 from densecrf_rnn.files import formats, halves, npy
 from densecrf_rnn.files import hashing
 from densecrf_rnn.files.record import FolderInUseError, Record, checksum
@@ -367,12 +367,103 @@ def test_grey_labels_of_few_bits_are_not_stretched(tmp_path, pictures, bits):
     np.testing.assert_array_equal(files.read_labels(tmp_path / "a.png"), labels)
 
 
-@pytest.mark.parametrize("most", [20, 255, 1000, 65535])
-def test_labels_in_a_pgm_are_not_stretched(tmp_path, pictures, most):
-    labels = RNG.integers(0, most + 1, (5, 6))
-    stored = labels.astype(np.uint8 if most < 256 else ">u2")
-    (tmp_path / "a.pgm").write_bytes(b"P5\n# labels\n6 5\n%d\n" % most + stored.tobytes())
-    np.testing.assert_array_equal(files.read_labels(tmp_path / "a.pgm"), labels)
+LARGEST = [1, 5, 20, 100, 255, 1000, 4095, 65535]  # values that headers of PGM and PPM may name
+
+
+def write_netpbm(path, kind, samples, most):
+    """Write samples [H, W] or [H, W, 3] as PGM or PPM of the kind "P2", "P3", "P5" or "P6"."""
+    height, width = samples.shape[:2]
+    head = b"%s # a comment\n#9 9\n%d %d\n# 7\n%d\n" % (kind.encode(), width, height, most)
+    if kind in ("P2", "P3"):
+        data = b"# 8 8\n" + b"\n".join(b"%d" % value for value in samples.ravel())
+    else:
+        data = samples.astype(np.uint8 if most < 256 else ">u2").tobytes()
+    path.write_bytes(head + data)
+
+
+@pytest.mark.parametrize("most", LARGEST)
+@pytest.mark.parametrize("kind", ["P2", "P3", "P5", "P6"])
+def test_every_value_of_a_pgm_and_ppm_is_read_as_it_is_stored(tmp_path, pictures, kind, most):
+    values = np.resize(np.arange(most + 1), (2, (most + 2) // 2))
+    colours = np.stack([values, most - values, values[:, ::-1]], -1)
+    samples = values if kind in ("P2", "P5") else colours
+    write_netpbm(tmp_path / "a.ppm", kind, samples, most)
+    image = files.read_image(tmp_path / "a.ppm")
+    np.testing.assert_array_equal(image, samples.reshape(*values.shape, -1))
+    assert image.dtype == (np.uint8 if most < 256 else np.uint16)
+
+
+@pytest.mark.parametrize("most", LARGEST)
+@pytest.mark.parametrize("kind", ["P2", "P3", "P5", "P6"])
+def test_labels_and_masks_in_a_pgm_and_ppm_are_not_stretched(tmp_path, pictures, kind, most):
+    labels = np.resize(np.arange(most + 1), (2, (most + 2) // 2))
+    stored = labels if kind in ("P2", "P5") else np.repeat(labels[..., None], 3, -1)
+    write_netpbm(tmp_path / "a.ppm", kind, stored, most)
+    np.testing.assert_array_equal(files.read_labels(tmp_path / "a.ppm"), labels)
+    np.testing.assert_array_equal(files.read_mask(tmp_path / "a.ppm"), labels > 0)
+
+
+@pytest.mark.parametrize("most", [1, 100, 255, 4095, 65535])
+def test_the_largest_value_of_a_pgm_of_probabilities_stands_for_1(tmp_path, pictures, most):
+    values = np.array([[0, most // 2, most]])
+    write_netpbm(tmp_path / "a.pgm", "P5", values, most)
+    maps = files.read_maps(tmp_path / "a.pgm")
+    np.testing.assert_allclose(maps[0] / np.iinfo(maps.dtype).max, values / most, atol=2e-3)
+
+
+def test_a_pgm_whose_header_is_wrong_is_refused(tmp_path, pictures):
+    write_netpbm(tmp_path / "a.pgm", "P5", np.array([[3, 200]]), 100)
+    for read in (files.read_image, files.read_labels):
+        with pytest.raises(ValueError, match="holds 200, but its header says that 100 is the larg"):
+            read(tmp_path / "a.pgm")
+    (tmp_path / "b.pgm").write_bytes(b"P5 2 1 10#\n0 \0\1")  # Pillow takes this for 100
+    with pytest.raises(ValueError, match="header does not begin with three plain numbers"):
+        files.read_image(tmp_path / "b.pgm")
+
+
+BLOCKS = np.kron(np.arange(6, dtype=np.uint8).reshape(2, 3) * 40, np.ones((16, 16), np.uint8))
+WEBP = {
+    "plain": {}, "extended": {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"},
+    "animated": {"save_all": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("values, kept", [((0, 255), True), ((0, 1), False), ((2, 3), False)])
+@pytest.mark.parametrize("end", ["jpg", "webp"])
+def test_two_labels_in_a_lossy_file_are_taken_if_they_are_black_and_white(
+    tmp_path, end, values, kept
+):
+    """Of nearly equal labels such a file keeps little, and what it keeps may be any two values."""
+    pil = pytest.importorskip("PIL.Image")
+    labels = np.full((16, 16), values[0], np.uint8)
+    labels[:, 8:] = values[1]
+    options = {"quality": 100} if end == "jpg" else {"quality": 100, "method": 6}
+    pil.fromarray(labels).save(tmp_path / f"a.{end}", **options)
+    found = np.unique(np.asarray(pil.open(tmp_path / f"a.{end}")))
+    if len(found) < 2:
+        return  # nothing is left to tell it by
+    if kept:
+        assert files.read_labels(tmp_path / f"a.{end}").max() == 255
+    else:
+        with pytest.raises(ValueError, match="changes labels where they meet"):
+            files.read_labels(tmp_path / f"a.{end}")
+
+
+@pytest.mark.parametrize("container", WEBP)
+@pytest.mark.parametrize("lossless", [False, True])
+def test_labels_in_a_lossy_webp_are_refused(tmp_path, pictures, container, lossless):
+    first, more = pictures.fromarray(BLOCKS), dict(WEBP[container], lossless=lossless)
+    if container == "animated":
+        more["append_images"] = [pictures.fromarray(255 - BLOCKS)]
+    first.save(tmp_path / "a.webp", **more)
+    assert (b"VP8X" in (tmp_path / "a.webp").read_bytes()) == (container != "plain")
+    if lossless:
+        np.testing.assert_array_equal(files.read_labels(tmp_path / "a.webp"), BLOCKS)
+        return
+    for read in (files.read_labels, files.read_mask):
+        with pytest.raises(ValueError, match="values, but lossy WebP changes labels where they"):
+            read(tmp_path / "a.webp")
+    assert files.read_image(tmp_path / "a.webp").shape[:2] == BLOCKS.shape
 
 
 def test_a_tiff_with_a_palette_is_an_image_of_colours_and_a_map_of_indices(tmp_path):
@@ -415,6 +506,26 @@ def test_volumes_are_turned_round_and_carry_their_spacing(tmp_path, nibabel, end
     np.testing.assert_array_equal(image, stored.transpose(2, 1, 0)[..., None])
     assert files.read_spacing(path) == (4.0, 2.0, 1.5)
     assert files.read_spacing("a.png") is None
+
+
+@pytest.mark.parametrize("end", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("dtype", ["i2", "f4"])
+def test_big_endian_volumes_are_read_in_native_byte_order(tmp_path, nibabel, end, dtype):
+    stored = RNG.integers(0, 3000, (5, 6, 7)).astype(f">{dtype}")
+    path = tmp_path / f"a{end}"
+    header = nibabel.Nifti1Header(endianness=">")
+    nibabel.save(nibabel.Nifti1Image(stored, AFFINE, header), path)
+    assert not nibabel.load(path).get_data_dtype().isnative
+    image, maps, labels = (
+        read(path) for read in (files.read_image, files.read_maps, files.read_labels)
+    )
+    assert all(found.dtype.isnative for found in (image, maps, labels))
+    np.testing.assert_array_equal(image[..., 0], stored.T)
+    np.testing.assert_array_equal(maps[0], stored.T)
+    np.testing.assert_array_equal(labels, stored.T)
+    np.testing.assert_array_equal(files.read_mask(path), stored.T != 0)
+    logits = np.zeros((2, *image.shape[:3]), np.float32)
+    assert refine(logits, image).shape == logits.shape  # which takes native byte order only
 
 
 def test_logits_and_channels_of_volumes_are_the_fourth_axis(tmp_path, nibabel):

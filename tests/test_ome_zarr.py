@@ -178,16 +178,19 @@ REFINE = (
 )  # fmt: skip
 
 
+@pytest.mark.parametrize("named", ["image.zarr", "image.npy"])
 @pytest.mark.parametrize("tile", [(), ("--tile", 64)])
-def test_refine_measures_in_the_scale_of_the_image(scan, tile, tmp_path):
+def test_refine_measures_in_the_scale_of_the_image_or_else_the_logits(scan, tile, named, tmp_path):
     logits, image = scan
-    assert run(*REFINE, *tile) == 0
+    np.save(tmp_path / "image.npy", image[..., None])
+    assert run(*REFINE[:2], named, *REFINE[3:], *tile) == 0
     params = CRFParams(4, 5, 3, w_bilateral=3, w_spatial=3)
     expected = refine(
         logits, image[..., None], params, iterations=2, spacing=tuple(SCALE.values())
     )
-    found = files.read_labels(tmp_path / "out" / f"logits{'.zarr' if tile else '.npy'}")
-    np.testing.assert_array_equal(found, expected.argmax(0))
+    (path,) = (tmp_path / "out").glob("logits.*")
+    assert path.suffix == (".zarr" if tile and named == "image.zarr" else ".npy")
+    np.testing.assert_array_equal(files.read_labels(path), expected.argmax(0))
 
 
 @pytest.mark.parametrize("tile", [(), ("--tile", 64)])

@@ -19,7 +19,7 @@ from .. import checks, files, unaries
 from ..checks.wording import size as shown
 from ..files import exif, formats, modalities, nnunet, tiff
 from ..files.alignment import first_placed
-from ..files.geometry import Geometry
+from ..files.geometry import Geometry, enlarged_spacing
 from ..files.label_values import positions
 from ..files.reading import check_whole, stored_logits
 from ..files.sizes import expecting
@@ -94,7 +94,7 @@ def add_content_options(parser: argparse.ArgumentParser, regions: bool = True) -
         help="folder, quoted pattern or file of masks; pixels where the mask is 0 are excluded")
     add("--spacing", type=_types.spacing, metavar="X,X[,X]",
         help="pixel size along each axis, [D,]H,W, in the unit of --theta-alpha and --theta-gamma "
-        "(default for volumes: from the NIfTI header or the OME-Zarr scale, else 1)")
+        "(default for volumes: from a NIfTI header or OME-Zarr scale, the image's first, else 1)")
     add_exif_option(add)
     for name, more in (("logits", ""), ("image", "; several, as _0000,_0001, join the channels of "
                        "several files, such as the modalities of a scan"), ("mask", "")):
@@ -317,7 +317,7 @@ class Inputs:
             image = np.where(has_image[..., None], image, image.dtype.type(0))
         spacing = args.spacing
         if spacing is None and axes == 3:
-            spacing = files.read_spacing(match.paths[1], key=args.image_key)
+            spacing = self._spacing(match, logits, image)
         logits = self._as_logits(match, logits, image, mask)
         if args.temperature != 1:
             if self.kind(match) == "logits" and args.temperature < 1:  # then they may exceed 1
@@ -335,6 +335,16 @@ class Inputs:
             "1" if spacing is None else ",".join(f"{s:g}" for s in spacing),
         )  # fmt: skip
         return Problem(logits, image, mask, valid, spacing)
+
+    def _spacing(self, match: files.Match, maps: Array, image: Array) -> tuple[float, ...] | None:
+        """Return the voxel size that the image states or, if it states none, the logits do."""
+        args = self._args
+        own = files.read_spacing(match.paths[1], key=args.image_key)
+        spacing = files.read_spacing(match.paths[0], key=args.key) if own is None else own
+        if own is not None or spacing is None or args.upsample is None:
+            return spacing
+        fine = args.covers or image.shape[:-1]
+        return enlarged_spacing(spacing, maps.shape[1:], fine, args.upsample)
 
     def kind(self, match: files.Match) -> Literal["logits", "probabilities", "labels"]:
         """Return what the maps of a file hold; those of regions, one of the first two."""

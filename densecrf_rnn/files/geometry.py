@@ -194,6 +194,25 @@ def _turn(
     return Turn(order, flipped)
 
 
+def enlarged_spacing(
+    spacing: Sequence[float], size: Sequence[int], covers: Sequence[int], upsample: Upsample
+) -> tuple[float, ...]:
+    """Return the size of pixels once those of this `spacing` are enlarged to a size `covers`.
+
+    Examples
+    --------
+    >>> enlarged_spacing((8.0, 3.0), (2, 3), (4, 5), "centers")
+    (4.0, 1.8)
+    >>> enlarged_spacing((8.0, 3.0), (2, 3), (5, 5), "corners")
+    (2.0, 1.5)
+    """
+    inner = int(upsample == "corners")  # the distance of the corners' centres is what stays
+    return tuple(
+        step * (few - inner) / (many - inner) if min(few, many) > 1 else step * few / many
+        for step, few, many in zip(spacing, size, covers)
+    )
+
+
 def corner_shift(difference: Array, size: Sequence[int]) -> Array:
     """Return how far affines that differ by `difference` move a corner at most, along each axis."""
     corners = np.array(list(itertools.product(*((-0.5, n - 0.5) for n in size), [1.0])))

@@ -22,7 +22,7 @@ _FIRST_VOXEL = 2**24  # most bytes before the voxels: a header and notes
 def read_volume(path: Path) -> Array:
     """Read a volume [D, H, W], or [C, D, H, W] if the file has channels, on its axis 4 or 5.
 
-    Values are scaled by the slope and intercept of the header.
+    Its byte order is native. Values are scaled by the slope and intercept of the header.
     """
     image = _load(path)
     dtype = image.get_data_dtype()
@@ -39,7 +39,7 @@ def read_volume(path: Path) -> Array:
             f"{path}: a NIfTI file of shape {data.shape}; it must be [x, y, z] or "
             "[x, y, z, channel]"
         )
-    return np.ascontiguousarray(data.T)
+    return np.ascontiguousarray(data.T, data.dtype.newbyteorder("="))
 
 
 def read_scores(path: Path) -> Array:

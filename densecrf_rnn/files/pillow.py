@@ -1,7 +1,6 @@
 """PNG, JPEG and other 2-D images as images or label maps, decoded by Pillow."""
 
 import io
-import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,14 +9,12 @@ import numpy as np
 from .. import samples
 from .._atomic import replaced
 from .._typing import Array
-from . import sizes
+from . import netpbm, sizes
 from .label_values import check_opaque, grey
 from .paths import required
 
 Palette = Array | Literal["none"] | None
 
-_GAP = rb"(?:\s|#[^\n]*\n)+"
-_PGM = re.compile(rb"P[25]" + _GAP + rb"\d+" + _GAP + rb"\d+" + _GAP + rb"(\d+)")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BIT_DEPTH, _COLOUR_TYPE = slice(24, 25), slice(25, 26)  # where a PNG file stores them
 _GREY = b"\0"  # colour type of a PNG without colours
@@ -35,6 +32,13 @@ def read_image(path: Path) -> Array:
     dropped. The pixels are as stored; `exif.upright` turns them.
     """
     image = _open(path)
+    pixels = _samples(path, image)
+    pixels = _full_range(image) if pixels is None else pixels
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _full_range(image: Any) -> Array:
+    """Return an image's grey values or colours, which Pillow stretches to 8 or 16 bits."""
     if image.mode in ("P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"):
         image = image.convert("RGB")
     elif image.mode == "LA":
@@ -42,7 +46,12 @@ def read_image(path: Path) -> Array:
     pixels = np.asarray(image)
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
-    return pixels if pixels.ndim == 3 else pixels[..., None]
+    return pixels
+
+
+def _samples(path: Path, image: Any) -> Array | None:
+    """Return the pixels of a PGM or PPM as they are stored; None for other files."""
+    return netpbm.read_samples(path) if image.format == "PPM" else None
 
 
 def read_labels(path: Path) -> Array:
@@ -53,16 +62,44 @@ def read_labels(path: Path) -> Array:
             f"{path}: holds probabilities of the foreground, not labels; pass kind='probabilities'"
         )
     one = image.mode in _ONE_CHANNEL
-    labels = np.asarray(image) if one else grey(path, _with_alpha(image))
-    if image.format == "JPEG" and (found := len(np.unique(labels))) > 2:
+    stored = _samples(path, image)
+    if stored is None:
+        stored = np.asarray(image) if one else _with_alpha(image)
+    labels = stored if one else grey(path, stored)
+    lossy = _lossy_format(path, image)
+    if lossy is not None and not _is_clear(found := np.unique(labels)):
         raise ValueError(
-            f"{path}: holds {found} values, but JPEG changes labels where they meet; save label "
-            "maps and masks as PNG, from before they became JPEG or with a threshold. For "
-            "probabilities of the foreground, pass kind='probabilities'"
+            f"{path}: holds {len(found)} values, but {lossy} changes labels where they meet; save "
+            f"label maps and masks as PNG, from before they became {lossy} or with a threshold. "
+            "For probabilities of the foreground, pass kind='probabilities'"
         )
     if labels.dtype == bool:
         labels = labels.astype(np.uint8)
     return _unscaled(path, labels) if one else labels
+
+
+def _is_clear(values: Array) -> bool:
+    """Return whether a lossy file with these values can hold what was saved: black and white."""
+    return len(values) < 2 or (len(values) == 2 and values[0] == 0 and values[1] > _MAX_INDEX // 2)
+
+
+def _lossy_format(path: Path, image: Any) -> str | None:
+    """Return the name of the format if it stores other pixels than those saved, else None."""
+    if image.format == "WEBP":
+        return "lossy WebP" if _is_lossy_webp(path.read_bytes()) else None
+    return "JPEG" if image.format == "JPEG" else None
+
+
+def _is_lossy_webp(content: bytes) -> bool:
+    """Return whether the first image of a WebP, alone or of an animation, is compressed lossily."""
+    at = 12  # chunks follow "RIFF", the size and "WEBP": a name, a size, and the data
+    while at + 8 <= len(content):
+        name, size = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "little")
+        if name in (b"VP8 ", b"VP8L"):
+            return name == b"VP8 "
+        # a frame of an animation holds chunks itself, after 16 bytes; data end at an even byte
+        at += 8 + (16 if name == b"ANMF" else size + size % 2)
+    return False
 
 
 def read_colours(path: Path) -> Array | None:
@@ -117,7 +154,7 @@ def _palette(image: Any) -> Array:
 
 def read_maps(path: Path) -> Array:
     """Read grey values as one map of probabilities [1, H, W], uint8 or uint16."""
-    pixels = read_image(path)
+    pixels = np.atleast_3d(_full_range(_open(path)))  # of which the largest value stands for 1
     if (pixels != pixels[..., :1]).any():
         raise ValueError(f"{path}: holds colours; probabilities of the foreground are grey values")
     if pixels.dtype == np.int32:  # Pillow's mode for some files of 16 bits
@@ -234,16 +271,12 @@ def _dtype(image: Any) -> str:
 
 
 def _unscaled(path: Path, labels: Array) -> Array:
-    """Undo Pillow's scaling: it maps grey ranges such as 0..15 to 0..255 or 0..65535."""
+    """Undo Pillow's scaling of a PNG: it maps the grey values of 2 or 4 bits to 0..255."""
     with open(path, "rb") as file:
-        head = file.read(4096)
-    if head.startswith(_PNG) and head[_COLOUR_TYPE] == _GREY:
-        most = 2 ** head[_BIT_DEPTH][0] - 1
-    elif pgm := _PGM.match(head):
-        most = int(pgm[1])
-    else:
+        head = file.read(26)
+    if not head.startswith(_PNG) or head[_COLOUR_TYPE] != _GREY:
         return labels
-    full = _MAX_INDEX if most <= _MAX_INDEX else MAX_GREY
-    if most in (1, full):  # 1 bit is not scaled
+    most = 2 ** head[_BIT_DEPTH][0] - 1
+    if most in (1, _MAX_INDEX, MAX_GREY):  # 1 bit is not scaled
         return labels
-    return np.rint(labels * (most / full)).astype(labels.dtype)
+    return np.rint(labels * (most / _MAX_INDEX)).astype(labels.dtype)

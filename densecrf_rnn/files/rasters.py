@@ -167,9 +167,9 @@ def refine_raster(
             content, scores.path, kind, names, confidence, unsure, temperature, clip, seen,
             multilabel, scale,
         )  # fmt: skip
-        place = guide.geometry()
-        if spacing is None and place is not None and place.standard == "OME-Zarr" and axes == 3:
-            spacing = place.spacing
+        for place in (guide.geometry(), scores.geometry()) if axes == 3 else ():
+            if spacing is None and place is not None and place.standard == "OME-Zarr":
+                spacing = place.spacing
         parts = tiles.refined_tiles(
             u, windows.filled(channels), params, tile=tile, halo=halo,
             compatibility=compatibility, multilabel=multilabel, iterations=iterations, mask=seen,
