@@ -62,6 +62,20 @@ def test_label_maps_beside_probabilities_are_still_label_maps(tmp_path):
     assert found[0]["confusion"] == found[1]["confusion"]
 
 
+def test_label_maps_of_more_labels_than_some_truths_have_are_still_label_maps(tmp_path):
+    labels = np.arange(168, dtype=np.uint8).reshape(12, 14) % 5
+    for name in ("truth", "labels"):
+        (tmp_path / name).mkdir()
+    for stem, true in (("a", labels % 2), ("b", labels)):
+        Image.fromarray(true).save(tmp_path / f"truth/{stem}.png")
+        Image.fromarray(true).save(tmp_path / f"labels/{stem}.png")
+    places = [str(tmp_path / name) for name in ("labels", "truth")]
+    arguments = ["--kind", "probabilities", "--json", str(tmp_path / "scores.json")]
+    assert main(["evaluate", *places, *arguments]) == 0
+    found = json.loads((tmp_path / "scores.json").read_text())["predictions"][0]["confusion"]
+    assert np.trace(found) == np.sum(found)
+
+
 def test_an_absent_region_of_low_probabilities_is_absent(tmp_path):
     truth = np.zeros((12, 14), np.uint8)
     truth[3:7, 2:9] = 1

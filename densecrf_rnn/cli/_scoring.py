@@ -214,19 +214,21 @@ class _Source:
         self._paths = paths
         self._scores: bool | None = None
 
-    def holds_scores(self, args: argparse.Namespace, labels: set[int]) -> bool:
-        """Return whether a file holds other unsigned integers than `labels`; reads them once."""
+    def holds_scores(self, args: argparse.Namespace) -> bool:
+        """Return whether a file holds unsigned integers too large for labels; reads them once."""
         if self._scores is None:
-            self._scores = any(self._of_scores(path, args, labels) for path in self._paths)
+            self._scores = any(self._of_scores(path, args) for path in self._paths)
         return self._scores
 
     @staticmethod
-    def _of_scores(path: Path, args: argparse.Namespace, labels: set[int]) -> bool:
+    def _of_scores(path: Path, args: argparse.Namespace) -> bool:
         if files.read_palette(path) is not None:
             return False
         array = _grey_values(path, None if files.extension(path) == ".npy" else args.key)
-        small = array.dtype.kind == "u" and array.itemsize <= 2
-        return small and not set(occurring(array)) <= labels
+        if array.dtype.kind != "u" or array.itemsize > 2:
+            return False
+        void = np.iinfo(array.dtype).max  # perhaps, in a label map
+        return any(MANY < value < void for value in occurring(array))
 
 
 def _grey_values(path: Path, key: str | None) -> Array:
@@ -275,7 +277,7 @@ def _prediction(
     if _is_label_map(array, axes, valid, allowed) and not (
         kind is not None
         and array.dtype.kind == "u"
-        and ((picture and is_saliency(path)) or source.holds_scores(args, allowed))
+        and ((picture and is_saliency(path)) or (allowed <= {0, 1} and source.holds_scores(args)))
     ):
         labels = integers(path, array[0] if array.ndim > axes else array)
         inside = labels if valid is None else np.where(valid, labels, 0)
