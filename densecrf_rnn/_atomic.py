@@ -148,10 +148,9 @@ def _finish(old: Path, path: Path | None = None) -> None:
     partial = old.with_name(old.name.removesuffix(_OLD))
     end = partial.name.split("-", 3)[-1]
     place = partial.with_name(end) if path is None else path
-    named = [p.name for p in old.parent.iterdir() if not p.name.startswith(_PREFIX)]
-    if len(end) == _END and path is None and any(name.endswith(end) for name in named):
-        return
-    if not place.exists():
+    like = old.parent.glob(f"*{glob.escape(end)}") if path is None and len(end) == _END else ()
+    taken = place.exists() or any(not p.name.startswith(_PREFIX) for p in like)
+    if not taken:
         _rename(partial if partial.exists() else old, place)
 
 

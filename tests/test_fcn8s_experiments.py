@@ -152,6 +152,10 @@ def test_without_the_search_the_crf_is_the_published_one(data, tmp_path):
         "theta_alpha": 160.0, "theta_beta": 3.0, "w_bilateral": 5.0, "w_spatial": 3.0}
 
 
+def test_a_study_loads_no_dataset_before_it_is_needed(tmp_path):
+    assert not study.Study(RECIPES["small"], tmp_path / "no data", tmp_path)._parts
+
+
 def test_an_untrained_crf_has_all_settings_of_the_rows_heads(data, tmp_path):
     used = set()
 

@@ -95,7 +95,7 @@ def test_labels_of_another_image_of_the_same_name_are_kept(net, tmp_path):
         photo().save(tmp_path / folder / "a.png")
     run(net, tmp_path / "p", "--out", out, "--size", 0)
     before = (out / "a.png").read_bytes()
-    with pytest.raises(SystemExit, match="a.png is for the labels of .*p/a.png, and .*q/a.png has"):
+    with pytest.raises(SystemExit, match="a.png holds the labels of .*p/a.png, and .*q/a.png has"):
         run(net, tmp_path / "q", "--out", out, "--size", 0)
     assert (out / "a.png").read_bytes() == before
     photo().save(tmp_path / "p/a.png")  # the same image, changed
@@ -103,6 +103,9 @@ def test_labels_of_another_image_of_the_same_name_are_kept(net, tmp_path):
     assert (out / "a.png").read_bytes() != before
     (tmp_path / "p").rename(tmp_path / "moved")
     run(net, tmp_path / "moved", "--out", out, "--size", 0)
+    (out / "a.png").unlink()  # as if it had been noted, but a killed call had not made it
+    run(net, tmp_path / "q", "--out", out, "--size", 0)
+    assert (out / "a.png").exists()
 
 
 def test_logits_of_an_image_that_has_changed_are_made_again(net, tmp_path):

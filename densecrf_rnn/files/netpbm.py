@@ -22,10 +22,9 @@ def read_samples(path: Path) -> Array | None:
     ValueError
         The header, or a value that exceeds the largest one it names, is wrong.
     """
-    with open(path, "rb") as file:
-        if file.read(2) not in (b"P2", b"P3", b"P5", b"P6"):
-            return None
     content = path.read_bytes()
+    if content[:2] not in (b"P2", b"P3", b"P5", b"P6"):
+        return None
     header = _HEADER.match(content)
     if header is None:
         raise ValueError(

@@ -11,14 +11,13 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import learning
-import numpy as np
 import torch
 from frames import Frames, class_names, scores
 from learning import GibbsOptions
@@ -155,7 +154,7 @@ class Study:
             "network": settings.network, "width": settings.width,
             "first_epochs": settings.first_epochs, "size": [height, width],
             "frames": [len(split) for split in self.splits.values()],
-            "digest": digest([*self.names, *self.splits.values()]),
+            "digest": digest(self.names, self.splits.values()),
         }  # fmt: skip
         out.mkdir(parents=True, exist_ok=True)
         work.mkdir(parents=True, exist_ok=True)
@@ -252,13 +251,12 @@ class Study:
         return scores(predicted, self.splits[split].labels, self.names)
 
 
-def digest(parts: list[Any]) -> str:
+def digest(names: list[str], splits: Iterable[Frames]) -> str:
     """Return a digest of names and frames, which does not depend on how files store them."""
-    found = hashlib.sha256()
-    for part in parts:
-        arrays = [] if isinstance(part, str) else [part.depth.numpy(), part.labels.numpy()]
-        for data in [part.encode()] if isinstance(part, str) else map(np.ascontiguousarray, arrays):
-            found.update(data)
+    found = hashlib.sha256(str(names).encode())
+    for split in splits:
+        for part in (split.depth, split.labels):
+            found.update(part.contiguous().numpy())
     return found.hexdigest()[:16]
 
 

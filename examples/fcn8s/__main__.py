@@ -274,7 +274,8 @@ def evaluate(args) -> None:
     device = local_device(args.device)
     name = read_checkpoint(args.checkpoint)["config"]["dataset"]
     pictures = datasets.load(name, args.data)[args.part]
-    check_classes(args.score_classes, pictures)
+    if args.score_classes is not None:
+        check_classes(args.score_classes, pictures)
     model, _ = load_trained(args.checkpoint, len(pictures.classes))
     wanted = args.iterations or [None]
     found = evaluation.confusions(model, pictures, wanted, device)

@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from densecrf_rnn.files import read_labels
+
 IGNORE = 255
 # Extensions of images that a list names without one; the first is VOC's.
 ENDS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
@@ -159,7 +161,7 @@ def read_mask(path: str | Path) -> np.ndarray:
     if values.max(initial=0) > IGNORE or values.min(initial=0) < 0:
         raise ValueError(f"{path} holds {values.min()} to {values.max()}; labels must be 0 to 255")
     if mode == "L" and bits < 8:  # Pillow stretches grey values to 0..255
-        values = values // (255 // (2**bits - 1))
+        values = read_labels(path)
     return values.astype(np.uint8)
 
 

@@ -174,11 +174,12 @@ class Predicting:
                 target = folder / f"{path.stem}{end}"
                 if target.exists() and kind not in entry:
                     self.reject(target)
-            other = Path(entry.get("from", path.resolve()))
-            if other != path.resolve() and entry["labels"] != digests.of_file(path):
+            labels, other = folder / f"{path.stem}.png", Path(entry.get("from", path.resolve()))
+            clash = labels.exists() and other != path.resolve()
+            if clash and entry["labels"] != digests.of_file(path):
                 raise ValueError(
-                    f"{folder / path.stem}.png is for the labels of {other}, and {path} has the "
-                    "same name; give another --out"
+                    f"{labels} holds the labels of {other}, and {path} has the same name; give "
+                    "another --out"
                 )
         settings = self.out / CRF
         if self.logits and settings.exists() and not self.own:

@@ -52,10 +52,10 @@ HEAD = ("iterations", "eval_iterations", "theta_gamma", "update", "tied", "spati
         "initial_compatibility")
 
 
-def check_classes(classes: Sequence[int] | None, pictures: Pictures) -> None:
+def check_classes(classes: Sequence[int], pictures: Pictures) -> None:
     """Raise ValueError for classes to score that are none of the pictures'."""
     count = len(pictures.classes)
-    if classes is not None and not (classes and all(0 <= c < count for c in classes)):
+    if not classes or not all(0 <= c < count for c in classes):
         raise ValueError(
             f"the classes to score are {tuple(classes)}; {pictures.name} has 0 to {count - 1}"
         )
@@ -126,7 +126,8 @@ class Study:
                 )
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"the limit is {self.limit}; score at least one picture")
-        check_classes(self.score_classes, self.report)
+        if self.score_classes is not None:  # else no dataset is loaded yet
+            check_classes(self.score_classes, self.report)
 
     # --- settings ---
 
